@@ -1,0 +1,36 @@
+# make demo: install and run the whole journey on the demo set. make test: everything CI runs.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: install demo test serve lock benchmark
+.DEFAULT_GOAL := install
+
+install: .venv/.installed
+
+# uv resolves nothing here: it installs what the lock file names, quickly.
+.venv/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet "uv==0.13.8"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: install
+	$(BIN)/augment run demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+benchmark: install
+	$(BIN)/pytest -m benchmark -s tests/benchmarks
+
+serve: install
+	$(BIN)/python -m flows.serve
+
+# After a change of pyproject.toml's ranges.
+lock: install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate pyproject.toml -o requirements.lock

@@ -1,0 +1,1 @@
+"""WHEN: the flows a person deploys and runs, and the command line."""

@@ -1,0 +1,1 @@
+"""WHAT: plain Python. No Prefect, nothing at import."""

@@ -1,0 +1,43 @@
+"""Captioners: what a picture shows, in a sentence. To add one: a file here with a class like `Template`, and a line.
+
+Post-processing rules are data and live in rules.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from lib.registry import Family, MemberSettings
+
+CAPTIONERS = Family(
+    "captioner",
+    {
+        "template": "lib.captioners.template:Template",
+        "blip2": "lib.captioners.blip2:Blip2",
+        "blip2-flan-t5-xl": "lib.captioners.blip2:Blip2FlanT5",
+    },
+)
+
+
+class Captioner(Protocol):
+    """The contract; tests/test_captioners.py holds every registered member to it."""
+
+    VERSION: ClassVar[int]  # raised whenever the same picture would get another sentence
+    MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
+    LICENCE: ClassVar[str]
+    SEES: ClassVar[bool]  # False: works from the labels alone, pictures may be None
+    Settings: ClassVar[type[MemberSettings]]
+
+    def __init__(self, settings: Any, model: Any) -> None:
+        """`model`: a lib.models.ModelRef, or None where MODEL is None. Nothing heavy happens here."""
+        ...
+
+    def caption(self, pictures: Sequence[np.ndarray | None], labels: Sequence[Sequence[str]]) -> list[str]:
+        """One raw caption each. pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box."""
+        ...
+
+    @property
+    def batch_size(self) -> int: ...

@@ -1,0 +1,41 @@
+"""Annotation formats: where data enters. To add one: a file here with a `read` function, and a line below.
+
+A reader turns what lies on disk into `Dataset` without opening pictures more than their header; lib/ingest.py then
+checks the pictures themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import pyarrow as pa
+
+from lib.registry import Family
+from lib.settings import DatasetSettings
+
+FORMATS = Family(
+    "format",
+    {
+        "coco": "lib.formats.coco:read",
+        "loco": "lib.formats.loco:read",
+        "voc": "lib.formats.voc:read",
+        "yolo": "lib.formats.yolo:read",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled data set as its annotations tell it."""
+
+    images: pa.Table  # ImageRow; size, mtime_ns, digest, frame not filled in yet
+    objects: pa.Table  # ObjectRow
+    envelope: bytes  # JSON object: every top-level key of the source in its order, "images" and "annotations" emptied
+
+
+def read_dataset(settings: DatasetSettings) -> Dataset:
+    """Read annotations in any registered format. Raises AugmentError that names file and place."""
+    read = cast("Callable[[DatasetSettings], Dataset]", FORMATS[settings.format])
+    return read(settings)

@@ -1,0 +1,120 @@
+"""Parquet manifests: written last and by rename, so that existence means complete; digests checked on reading.
+
+    ref = write_manifest(path, rows, PlanRow)      # rows: DataFrame, pa.Table or list of PlanRow
+    plan = read_manifest(path, PlanRow)            # DataFrame
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from lib.errors import AugmentError
+from lib.schemas import Row, arrow_schema
+
+
+class Ref(BaseModel):
+    """A file and what it must be: the small value that stages hand to each other."""
+
+    path: str
+    rows: int
+    sha256: str
+
+    def intact(self) -> bool:
+        """Is the file still there, with these bytes?"""
+        path = Path(self.path)
+        return path.is_file() and file_digest(path) == self.sha256
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that is flushed and renamed onto it at the end, or removed on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write bytes so that a reader finds all of them or the former file."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row]) -> pa.Table:
+    """Rows in any of the three forms as a table of exactly the row type's schema."""
+    schema = arrow_schema(row_type)
+    if isinstance(rows, pa.Table):
+        return rows.select(schema.names).cast(schema)
+    if isinstance(rows, pd.DataFrame):
+        return pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
+    columns = list(zip(*(astuple(r) for r in rows), strict=True)) or [()] * len(fields(row_type))
+    return pa.table([pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema=schema)
+
+
+def write_manifest(path: Path, rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row]) -> Ref:
+    """Write rows as Parquet by rename. Equal rows give equal bytes."""
+    table = to_table(rows, row_type)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=1)
+        sha256 = file_digest(temporary)
+    return Ref(path=str(path), rows=table.num_rows, sha256=sha256)
+
+
+def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a manifest, or some columns of it.
+
+    Raises AugmentError where the file is missing, is no Parquet file, or has other columns than the row type.
+    """
+    try:
+        table = pq.read_table(path, columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        stage = path.stem
+        raise AugmentError(f"{path} not found: stage {stage!r} writes it; run the flow up to there first") from None
+    except pa.ArrowInvalid as error:
+        raise AugmentError(f"{path} cannot be read as Parquet ({error}): delete it and run again") from None
+    expected = arrow_schema(row_type)
+    if columns:
+        expected = pa.schema([expected.field(name) for name in columns])
+    if not table.schema.equals(expected):
+        raise AugmentError(
+            f"{path} has other columns than {row_type.__name__}:\n  found    {_columns(table.schema)}\n"
+            f"  expected {_columns(expected)}\ndelete it and run again"
+        )
+    return table
+
+
+def read_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """`read_table` as a DataFrame."""
+    return read_table(path, row_type, columns).to_pandas()
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{f.name}:{f.type}" for f in schema)

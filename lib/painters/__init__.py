@@ -1,0 +1,75 @@
+"""Painters: which model fills the region. To add one: a file here with a class like `CopyPaste`, and a line below.
+
+A painter is built once per process (its weights loaded on first use), serves one shard at a time, and is a pure
+function of its inputs: same pass, same canvas, same paint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from lib.registry import Family, MemberSettings
+from lib.requests import Pass
+
+PAINTERS = Family(
+    "painter",
+    {
+        "copy-paste": "lib.painters.copy_paste:CopyPaste",
+        "gligen": "lib.painters.gligen:Gligen",
+        "gligen-inpaint": "lib.painters.gligen:GligenInpaint",
+    },
+)
+
+
+@dataclass(frozen=True)
+class PassInput:
+    """One pass with its pixels, all at the painter's shape (H, W) = spec.shape."""
+
+    spec: Pass
+    canvas: np.ndarray  # uint8 (H, W, 3) RGB: the picture under the window, edges repeated beyond the frame
+    mask: np.ndarray  # bool (H, W): True = paint here
+    donor: np.ndarray | None = None  # uint8 (h, w, 3) RGB: the donor's crop at its own size, where the pass has one
+    donor_mask: np.ndarray | None = None  # bool (h, w): the donor's own pixels in its crop
+
+
+@dataclass(frozen=True)
+class Paint:
+    """What a painter gives back for one pass."""
+
+    image: np.ndarray  # uint8 (H, W, 3) RGB at the pass's shape
+    latents: Any = None  # (C, h, w) float32 CPU tensor before decoding, where there is one
+    decoder: Any = None  # callable latents -> image, where there is one (composite `reconstruct` needs it)
+
+
+class Painter(Protocol):
+    """The contract; tests/test_painters.py holds every registered member to it."""
+
+    VERSION: ClassVar[int]  # raised whenever the same request would give other pixels
+    EDITS: ClassVar[frozenset[str]]  # edits it serves
+    MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
+    LICENCE: ClassVar[str]  # of that checkpoint
+    MAX_BOXES: ClassVar[int | None]  # boxes one pass can hold; more is a reason, never a cut
+    NEEDS_DONOR: ClassVar[bool]
+    Settings: ClassVar[type[MemberSettings]]
+
+    def __init__(self, settings: Any, model: Any) -> None:
+        """`model`: a lib.models.ModelRef, or None where MODEL is None. Nothing heavy happens here."""
+        ...
+
+    @staticmethod
+    def shape(settings: Any, width: int, height: int) -> tuple[int, int]:
+        """(height, width) in pixels at which a window of width × height pixels is painted."""
+        ...
+
+    def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
+        """Paint passes of one shape, each with its own boxes, phrases, prompt, seed. Order kept."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many passes `paint` should get at once; a shorter batch is padded inside."""
+        ...

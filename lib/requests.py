@@ -1,0 +1,111 @@
+"""A request: everything random already decided, so that generating is a pure function of it.
+
+A request is an ordered list of passes over one source picture. Its canonical JSON is its identity; keys are SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+XYXY = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Donor(Frozen):
+    """A real object to paste: where it lies in which source picture."""
+
+    annotation: str  # annotation key
+    digest: str  # of the donor's picture
+    box: tuple[int, int, int, int]  # xyxy, whole pixels, the crop
+    polygon: tuple[tuple[float, ...], ...] | None  # x, y, x, y, ... in donor picture pixels, None = the whole crop
+
+
+class Pass(Frozen):
+    """One painting: a window of the picture, seen at the painter's shape."""
+
+    window: tuple[int, int, int, int]  # xyxy, whole pixels of the picture; may reach beyond the frame
+    shape: tuple[int, int]  # (height, width) pixels at which the painter works
+    region: tuple[tuple[int, int, int, int], ...]  # xyxy rectangles to paint, whole pixels of the picture
+    boxes: tuple[XYXY, ...]  # xyxy, pixels of the painter's shape, one per phrase
+    phrases: tuple[str, ...]  # what is in each box
+    prompt: str
+    negative_prompt: str
+    seed: int  # 0 .. 2^63-1
+    donor: Donor | None = None
+
+
+class Label(Frozen):
+    """One annotation of the synthetic picture."""
+
+    source: str | None  # key of the annotation it comes from
+    edited: bool  # False: its record is copied as it is, ids apart
+    bbox: tuple[float, float, float, float] | None = None  # xywh pixels, edited ones
+    segmentation: tuple[tuple[float, ...], ...] | None = None  # polygons, pixels, edited ones
+    area: float | None = None  # pixels², edited ones
+
+
+class Request(Frozen):
+    """What to make from one source picture."""
+
+    image_key: str
+    source: str  # digest of the source picture's bytes
+    frame: str  # "upright" or "stored", as ImageRow
+    width: int
+    height: int
+    split: str
+    variant: int
+    edit: str
+    painter: dict[str, Any]  # identity: name, version, settings, model id and revision
+    composite: dict[str, Any]  # identity: name, version, settings
+    passes: tuple[Pass, ...]
+    labels: tuple[Label, ...]
+
+
+def canonical(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8. Raises ValueError on NaN or infinity."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def key_of(*parts: Any) -> str:
+    """SHA-256 over the canonical JSON of the parts, hex."""
+    return hashlib.sha256(canonical(list(parts))).hexdigest()
+
+
+def draw(*parts: Any) -> int:
+    """A 63-bit number from SHA-256 over the parts: seed, edit, source digest, annotation ids, variant, purpose."""
+    return int(key_of(*parts)[:16], 16) >> 1
+
+
+def draw_unit(*parts: Any) -> float:
+    """`draw` as a float in [0, 1)."""
+    return draw(*parts) / 2**63
+
+
+def smallest(candidates: Sequence[str], *parts: Any) -> str:
+    """The candidate with the smallest hash: adding one changes the choice only where the new one wins.
+
+    Raises ValueError for no candidates.
+    """
+    return min(candidates, key=lambda candidate: draw(*parts, candidate))
+
+
+def picture_keys(request: Request) -> list[tuple[str, str]]:
+    """(paint key, picture key) of each pass: a later pass starts from the picture before it."""
+    keys: list[tuple[str, str]] = []
+    before = request.source
+    frame = [request.frame, request.width, request.height]
+    for step in request.passes:
+        paint = key_of("paint", step, request.painter, before, frame)
+        before = key_of("picture", paint, request.composite)
+        keys.append((paint, before))
+    return keys

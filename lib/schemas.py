@@ -1,0 +1,171 @@
+"""The rows that pass between stages, each declared once; Arrow schemas are derived from them.
+
+Every row has `key` (unique within its stage), `status` ("ok" or "rejected"), `reason` (a stable word, empty when ok)
+and `detail` (for a person: file, place, value). Boxes are xywh in pixels of the picture's upright frame.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+
+OK = "ok"
+REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    key: str
+    status: str  # "ok" | "rejected"
+    reason: str  # "" when ok, else a stable word such as box_too_small
+    detail: str  # for a person
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow(Row):
+    """Stage ingest: one picture. key = the source id as JSON text ('12', '"a"'), '#n' appended to colliding ones."""
+
+    file_name: str  # as the source names it
+    path: str  # posix, relative to the images folder; "" where none was found
+    split: str  # "train", "val", ...
+    group: str  # pictures of one group never lie on two sides of a split; "" = alone
+    width: int  # pixels, >= 1; as annotated; 0 = not known before the picture is read
+    height: int
+    frame: str  # "upright": turned by EXIF; "stored": annotated as stored, EXIF ignored; "" = not read yet
+    size: int  # bytes, -1 = not read yet
+    mtime_ns: int  # -1 = not read yet
+    digest: str  # SHA-256 of the file's bytes, hex; "" = not read
+    record: bytes  # the source record, a JSON object, byte for byte
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow(Row):
+    """Stage ingest: one annotation. key = the source id as JSON text. A rejected one stays in the final set as it is
+    (unless its picture is gone or its id collides) but is neither edited nor used as donor."""
+
+    image_key: str
+    category_id: str  # JSON text
+    category: str  # name
+    x: float  # left, pixels
+    y: float  # top, pixels
+    w: float  # > 0, pixels, when ok
+    h: float
+    crowd: bool
+    polygon: bool  # has a segmentation that is more than its box
+    record: bytes  # the source record, a JSON object, byte for byte
+
+
+@dataclass(frozen=True, slots=True)
+class SelectRow(Row):
+    """Stage select: one picture. key = image key."""
+
+    digest: str
+    split: str
+    width: int
+    height: int
+    objects: list[str]  # keys of the annotations an edit may use
+    categories: list[str]  # their distinct names, sorted
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRow(Row):
+    """Stage caption: one picture. key = image key."""
+
+    raw: str  # as the captioner said it
+    caption: str  # after the rules
+    prompt: str  # caption.prompt filled in
+    captioner: str  # identity: name, model, revision, version
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow(Row):
+    """Stage plan: one request. key = SHA-256 of the request's canonical JSON."""
+
+    image_key: str
+    variant: int  # 0 .. variants-1
+    request: bytes  # canonical JSON of lib.requests.Request
+    barred: list[str]  # "annotation key: reason" of boxes this request leaves alone
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRow(Row):
+    """Stage generate: one synthetic picture. key = request key."""
+
+    image_key: str
+    picture: str  # picture key in the store
+    sha256: str  # of the encoded file
+    name: str  # file name everywhere a person meets it
+    width: int
+    height: int
+    painted: int  # passes painted in the run that wrote this row
+    reused: int  # passes found in the store
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenRow(Row):
+    """Stage screen: one synthetic picture. key = request key."""
+
+    image_key: str
+    picture: str
+    sha256: str
+    name: str
+    mean: float  # 0 .. 255, grey
+    std: float  # 0 .. 127.5, grey
+    pixels: str  # SHA-256 of the decoded pixels and size
+
+
+@dataclass(frozen=True, slots=True)
+class DrawRow(Row):
+    """Stage draw: one drawn picture in <workspace>/drawn. key = request key."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRow(Row):
+    """Stage review: one synthetic picture. key = request key."""
+
+    image_key: str
+    picture: str
+    sha256: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRow(Row):
+    """Stage finalise: one picture of the final set. key = "original:<image key>" or "synthetic:<request key>"."""
+
+    image_id: str  # JSON text
+    file_name: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    annotations: int  # boxes that came with it
+
+
+_ARROW = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.large_binary(),
+    list[str]: pa.list_(pa.string()),
+}
+
+
+def arrow_schema(row_type: type[Row]) -> pa.Schema:
+    """The Arrow schema of a row type, columns in the order of its fields."""
+    hints = typing.get_type_hints(row_type)
+    return pa.schema([_arrow_field(f.name, hints[f.name]) for f in fields(row_type)])
+
+
+def _arrow_field(name: str, hint: typing.Any) -> pa.Field:
+    if isinstance(hint, types.UnionType):
+        (inner,) = [a for a in typing.get_args(hint) if a is not type(None)]
+        return pa.field(name, _ARROW[inner], nullable=True)
+    return pa.field(name, _ARROW[hint], nullable=False)

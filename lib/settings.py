@@ -1,0 +1,102 @@
+"""What a run can be told, as small typed values; defaults stand here and nowhere else.
+
+Each model is one parameter of the flow. A family choice (painter, edit, composite, captioner, extractor) is a name, or
+a name with that member's own settings: `painter: copy-paste` or `painter: {name: copy-paste, blend: 4}`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Unknown names are refused, with the known ones in the error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Choice(BaseModel):
+    """A member of a family by name, with values for that member's own settings beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(description="the member's name; `augment presets` lists them")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The member's own settings as given."""
+        return dict(self.model_extra or {})
+
+
+class DatasetSettings(Settings):
+    images: Path = Field(description="folder with the pictures")
+    annotations: Path | None = Field(
+        None, description="annotation file, or folder of files (voc, yolo); none: beside the pictures, as the format has it"
+    )
+    format: str = Field("coco", description="coco, loco, yolo or voc")
+    split: str | None = Field(
+        None,
+        description="name of the split that all pictures are in ('train', 'val'); 'official': as the data set itself "
+        "says; none: the format's default (official where the files say it, else train)",
+    )
+    group: str | None = Field(
+        None,
+        description="what must stay on one side of a split: a field of the picture's record (video_id, say), or "
+        "'folder' for the folder that the picture lies in",
+    )
+    max_pixels: int = Field(100_000_000, ge=1, description="a larger picture is set aside, pixels")
+
+
+class SelectSettings(Settings):
+    """Nothing is limiting by default. Each rule sets aside with its own reason."""
+
+    split: str = Field("train", description="split whose pictures may be used; synthetic pictures stay in it")
+    categories: list[str] | None = Field(None, description="pictures must hold one of these, and only these are edited")
+    max_objects: int | None = Field(None, ge=0, description="pictures with more boxes are set aside")
+    max_categories: int | None = Field(None, ge=0, description="pictures with more distinct categories are set aside")
+    exempt: list[str] = Field([], description="categories that do not count in max_objects and max_categories")
+    min_box: float = Field(0, ge=0, description="boxes with a shorter side, pixels, are not edited")
+    min_box_area: float = Field(0, ge=0, le=1, description="boxes that cover less of the picture are not edited")
+    max_box_area: float = Field(1, ge=0, le=1, description="boxes that cover more of the picture are not edited")
+    min_picture: int = Field(0, ge=0, description="pictures with a shorter side, pixels, are set aside")
+    max_per_category: int | None = Field(
+        None, ge=1, description="at most so many pictures a category; a picture counts for its rarest category"
+    )
+    require_objects: bool = Field(False, description="set aside pictures without a usable box")
+
+
+class CaptionSettings(Settings):
+    captioner: str | Choice = Field("template", description="template, blip2, or a name with its settings")
+    rules: str | dict[str, Any] | None = Field(
+        None, description="post-processing: a preset's name (s3), or rules as data (see lib/captioners/rules.py)"
+    )
+    prompt: str = Field("{caption}", description="painter's prompt; {caption} {label} {width} {height} are filled in")
+
+
+class ScreenSettings(Settings):
+    black: float = Field(8, ge=0, le=255, description="mean grey at or under which a picture is black")
+    blank: float = Field(4, ge=0, description="grey standard deviation at or under which a picture is blank")
+    duplicates: bool = Field(True, description="set aside pictures equal to an earlier one or to their source")
+
+
+class ReviewSettings(Settings):
+    pick: Literal["all", "folder", "list"] = Field("all", description="what a person picked")
+    path: Path | None = Field(
+        None, description="folder: picked files (copies of drawn or plain pictures, names kept); list: a text file"
+    )
+
+
+class FinaliseSettings(Settings):
+    originals: Literal["all", "selected", "none"] = Field("all", description="which source pictures join the final set")
+    format: Literal["png", "jpeg"] = Field("png", description="synthetic pictures; jpeg uses the source's own tables")
+    yolo: bool = Field(False, description="also write YOLO labels (labels/, classes.txt)")
+    s3_pair: bool = Field(False, description="also write selected_ann.json and original_selected_ann.json")
+
+
+class EvaluateSettings(Settings):
+    extractor: str | None = Field("pixels", description="features for FID and KID: pixels, inception; none: skip")
+
+
+Models = Literal["full", "mini"]

@@ -1,0 +1,1 @@
+"""HOW: Prefect tasks. A manifest in, a manifest out; retries, caching, limits, progress, artifacts."""
