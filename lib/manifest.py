@@ -1,7 +1,7 @@
 """Parquet manifests: written last and by rename, so that existence means complete; digests checked on reading.
 
-    ref = write_manifest(path, rows, PlanRow)      # rows: DataFrame, pa.Table or list of PlanRow
-    plan = read_manifest(path, PlanRow)            # DataFrame
+ref = write_manifest(path, rows, PlanRow)      # rows: DataFrame, pa.Table or list of PlanRow
+plan = read_manifest(path, PlanRow)            # DataFrame
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ class Ref(BaseModel):
     rows: int
     sha256: str
 
+    @property
+    def file(self) -> Path:
+        return Path(self.path)
+
     def intact(self) -> bool:
         """Is the file still there, with these bytes?"""
-        path = Path(self.path)
-        return path.is_file() and file_digest(path) == self.sha256
+        return self.file.is_file() and file_digest(self.file) == self.sha256
 
 
 @contextlib.contextmanager

@@ -13,12 +13,36 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lib.errors import AugmentError
+from lib.models import ModelRef
 
 
 class MemberSettings(BaseModel):
     """Base of every member's settings: frozen, and unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Settings that say where and how, not what: they are no part of a key.
+_NOT_IDENTITY = {"batch_size", "model", "device", "dtype"}
+
+
+class Member(BaseModel):
+    """A chosen member with its settings, checked, and its pinned checkpoint: small values that can travel."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    name: str
+    version: int
+    settings: dict[str, Any]
+    model: ModelRef | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What its results depend on; part of their keys."""
+        told: dict[str, Any] = {"name": self.name, "version": self.version}
+        told["settings"] = {k: v for k, v in self.settings.items() if k not in _NOT_IDENTITY}
+        if self.model is not None:
+            told["model"] = {"id": self.model.id, "revision": self.model.revision}
+        return told
 
 
 class Family(Mapping[str, Any]):
@@ -52,3 +76,13 @@ class Family(Mapping[str, Any]):
             raise AugmentError(
                 f"{self.kind} {name!r}, setting {place!r}: {first['msg']} (got {first['input']!r}); it has: {known}"
             ) from None
+
+    def member(self, name: str, values: Mapping[str, Any], model: ModelRef | None = None) -> Member:
+        """A member by name with its settings checked."""
+        settings = self.settings(name, values).model_dump(mode="json")
+        return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model)
+
+    def build(self, member: Member) -> Any:
+        """The member itself. Nothing heavy happens before its first use."""
+        made, settings = self[member.name], self.settings(member.name, member.settings)
+        return made(settings) if member.model is None else made(settings, member.model)

@@ -25,6 +25,8 @@ class Donor(Frozen):
     annotation: str  # annotation key
     digest: str  # of the donor's picture
     box: tuple[int, int, int, int]  # xyxy, whole pixels, the crop
+    frame: str  # how its picture is turned, as ImageRow
+    flip: bool  # mirrored before it is pasted
     polygon: tuple[tuple[float, ...], ...] | None  # x, y, x, y, ... in donor picture pixels, None = the whole crop
 
 

@@ -63,11 +63,12 @@ class SelectRow(Row):
     """Stage select: one picture. key = image key."""
 
     digest: str
+    frame: str
     split: str
     width: int
     height: int
     objects: list[str]  # keys of the annotations an edit may use
-    categories: list[str]  # their distinct names, sorted
+    labels: list[str]  # their category names, one per object
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class ScreenRow(Row):
 class DrawRow(Row):
     """Stage draw: one drawn picture in <workspace>/drawn. key = request key."""
 
+    image_key: str
     name: str
     sha256: str
 

@@ -22,7 +22,7 @@ class Choice(BaseModel):
     """A member of a family by name, with values for that member's own settings beside it."""
 
     model_config = ConfigDict(extra="allow")
-    name: str = Field(description="the member's name; `augment presets` lists them")
+    name: str = Field("", description="the member's name (`augment presets` lists them); none: the preset's member")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -33,7 +33,8 @@ class Choice(BaseModel):
 class DatasetSettings(Settings):
     images: Path = Field(description="folder with the pictures")
     annotations: Path | None = Field(
-        None, description="annotation file, or folder of files (voc, yolo); none: beside the pictures, as the format has it"
+        None,
+        description="annotation file, or folder of files (voc, yolo); none: beside the pictures, as the format has it",
     )
     format: str = Field("coco", description="coco, loco, yolo or voc")
     split: str | None = Field(

@@ -33,7 +33,6 @@ class PassInput:
     canvas: np.ndarray  # uint8 (H, W, 3) RGB: the picture under the window, edges repeated beyond the frame
     mask: np.ndarray  # bool (H, W): True = paint here
     donor: np.ndarray | None = None  # uint8 (h, w, 3) RGB: the donor's crop at its own size, where the pass has one
-    donor_mask: np.ndarray | None = None  # bool (h, w): the donor's own pixels in its crop
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Painter(Protocol):
     MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
     LICENCE: ClassVar[str]  # of that checkpoint
     MAX_BOXES: ClassVar[int | None]  # boxes one pass can hold; more is a reason, never a cut
-    NEEDS_DONOR: ClassVar[bool]
+    NEEDS_DONOR: ClassVar[bool]  # True: plan gives each pass one, chosen among those that `fits` allows
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any, model: Any) -> None:

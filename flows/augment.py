@@ -1,0 +1,106 @@
+"""The journey: labelled pictures in, augmented COCO out.
+
+augment run demo                                   # from the command line
+prefect deployment run augment/loco --watch        # after `make serve`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import prefect.runtime
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from lib.errors import AugmentError
+from lib.presets import check_parameters
+from lib.settings import (
+    CaptionSettings,
+    Choice,
+    DatasetSettings,
+    EvaluateSettings,
+    FinaliseSettings,
+    Models,
+    ReviewSettings,
+    ScreenSettings,
+    SelectSettings,
+)
+from tasks.caption import caption_images
+from tasks.draw import draw_images
+from tasks.evaluate import evaluate_pictures
+from tasks.finalise import finalise_dataset
+from tasks.generate import generate_images
+from tasks.ingest import ingest_dataset
+from tasks.plan import plan_pictures
+from tasks.progress import Progress
+from tasks.review import review_images
+from tasks.run import Run, open_run
+from tasks.screen import screen_images
+from tasks.select import select_images
+
+WATCH = Progress()  # the command line puts its bars here
+
+
+@flow(name="augment", task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)  # type: ignore[arg-type]
+def augment(
+    dataset: DatasetSettings,
+    select: SelectSettings | None = None,
+    preset: str = "copy-paste",
+    caption: CaptionSettings | None = None,
+    edit: str | Choice | None = None,
+    painter: str | Choice | None = None,
+    composite: str | Choice | None = None,
+    models: Models = "full",
+    variants: int = 1,
+    screen: ScreenSettings | None = None,
+    review: ReviewSettings | None = None,
+    finalise: FinaliseSettings | None = None,
+    evaluate: EvaluateSettings | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    workspace: Path | None = None,
+) -> State[None]:
+    """Grow a labelled data set: select pictures, caption them, paint, screen, draw, review, finalise, evaluate.
+
+    Args:
+        dataset: where pictures and annotations lie, and their format.
+        select: which pictures and boxes may be used.
+        preset: a name for edit × painter × composite and their values; `augment presets` lists them.
+        caption: captioner, post-processing rules and prompt.
+        edit: what to paint where; a name, or a name with its settings.
+        painter: which model fills it; a name, or a name with its settings.
+        composite: how the paint returns to the picture; a name, or a name with its settings.
+        models: published checkpoints (full) or the small ones in data/models (mini).
+        variants: pictures made from each source.
+        screen: when a picture is set aside.
+        review: what a person picked.
+        finalise: what the final set holds.
+        evaluate: features for FID and KID.
+        seed: every random choice follows from it.
+        limit: pictures at most, after selection.
+        workspace: folder of the run; none: data/runs/NAME of the deployment.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    name = prefect.runtime.deployment.name or (workspace.name if workspace else "run")
+    try:
+        with open_run(check_parameters(given), name, WATCH) as run:
+            return journey(run)
+    except AugmentError as error:
+        return Failed(message=str(error))
+
+
+def journey(run: Run) -> State[None]:
+    """The stages in their order."""
+    ingested = ingest_dataset(run)
+    selected = select_images(run, ingested)
+    captions = caption_images(run, ingested, selected)
+    plan = plan_pictures(run, ingested, selected, captions)
+    pictures = generate_images(run, ingested, plan)
+    screened = screen_images(run, ingested, pictures)
+    draw_images(run, ingested, plan, screened)
+    reviewed = review_images(run, screened)
+    final = finalise_dataset(run, ingested, plan, reviewed)
+    evaluate_pictures(run, ingested, selected, final)
+    return Completed(message=f"{final.rows} pictures in {run.root / 'final'}")

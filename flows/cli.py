@@ -1,0 +1,287 @@
+"""The command line: `augment run | status | presets | evaluate | notify | fetch`. `augment COMMAND --help` explains.
+
+Prefect is imported only by the commands that need it, after its settings are made quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lib.errors import AugmentError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Errors a user can mend are one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except AugmentError as error:
+        ERR.print(f"augment: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        ERR.print("augment: stopped; the same command goes on where it was")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="augment", description="Grow labelled detection data sets.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(commands, "run", run_flow, "run the journey: a deployment of prefect.yaml, or a YAML file")
+    run.add_argument("what", metavar="NAME_OR_FILE")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="a.b=value", help="one parameter, as YAML: select.max_objects=6"
+    )
+    status = _command(commands, "status", show_status, "what the last run of a workspace did")
+    status.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    _command(commands, "presets", show_presets, "the presets: triple, checkpoints, licences")
+    evaluate = _command(commands, "evaluate", evaluate_sets, "FID and KID of two folders or COCO files")
+    evaluate.add_argument("real", type=Path, metavar="REAL")
+    evaluate.add_argument("generated", type=Path, metavar="GENERATED")
+    evaluate.add_argument(
+        "--extractor", default="inception", help="inception (pytorch-fid's) or pixels; default %(default)s"
+    )
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    notify = _command(commands, "notify", notify_update, "tell Prefect that a data set was updated")
+    notify.add_argument("name", metavar="NAME")
+    fetch = _command(commands, "fetch", fetch_dataset, "download a public data set into data/raw")
+    fetch.add_argument("name", choices=["loco"])
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    return parser
+
+
+# run
+
+
+def run_flow(options: argparse.Namespace) -> int:
+    """The flow, with bars, on the configured Prefect server, or on a temporary one where none answers."""
+    values, name, base = load_parameters(options.what)
+    for assignment in options.set:
+        set_value(values, assignment)
+    os.chdir(base)
+    values.setdefault("workspace", str(Path("data/runs") / name))
+    from lib.presets import check_parameters
+
+    parameters = check_parameters(values)
+    _prepare_prefect()
+    with ERR.status("starting …"):
+        from flows import augment as flow_module
+    with _bars() as watch:
+        flow_module.WATCH.watch = watch
+        state = flow_module.augment.with_options(flow_run_name=name)(**values, return_state=True)
+    if not state.is_completed():
+        raise AugmentError(_why(state))
+    _tell(Path(parameters.workspace or ".").absolute())
+    return 0
+
+
+def load_parameters(what: str) -> tuple[dict[str, Any], str, Path]:
+    """(parameters, name, folder that relative paths start from) of a deployment or a YAML file."""
+    path = Path(what)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return _read_yaml(path), path.stem, Path.cwd()
+    deployments = {d["name"]: d for d in _read_yaml(CHECKOUT / "prefect.yaml")["deployments"]}
+    if what not in deployments:
+        known = ", ".join(sorted(deployments))
+        raise AugmentError(f"no deployment {what!r} in prefect.yaml: known are {known}; or give a YAML file")
+    return dict(deployments[what]["parameters"]), what, CHECKOUT
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        told = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise AugmentError(f"{path} not found: give a YAML file with parameters, or a deployment's name") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AugmentError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(told, dict):
+        raise AugmentError(f"{path} holds no mapping: expected parameters such as 'dataset: {{images: …}}'")
+    return told
+
+
+def set_value(values: dict[str, Any], assignment: str) -> None:
+    """Put `a.b=value` into nested parameters; the value is YAML."""
+    place, equals, text = assignment.partition("=")
+    if not equals or not place:
+        raise AugmentError(f"--set {assignment!r}: expected a.b=value, such as select.max_objects=6")
+    *parents, last = place.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        # A bare name is a member with its defaults: setting one of its values opens it up.
+        values[parent] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+        values = values[parent]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise AugmentError(f"--set {assignment!r}: {text!r} is not valid YAML") from None
+
+
+def _prepare_prefect() -> None:
+    """Quiet settings, and a temporary server where the configured one does not answer."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from flows.events import live_api_url
+
+    if live_api_url() is None:
+        os.environ["PREFECT_API_URL"] = ""
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+
+
+def _why(state: Any) -> str:
+    """The reason of a failed run in one sentence."""
+    return state.message or f"the run ended {state.name}"
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per stage on a terminal, a line per finished stage elsewhere."""
+    if not ERR.is_terminal:
+        yield lambda stage, done, total: ERR.print(f"{stage}: {done} of {total}") if done == total else None
+        return
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=ERR) as progress:
+        bars: dict[str, Any] = {}
+
+        def watch(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)
+
+        yield watch
+
+
+def _tell(workspace: Path) -> None:
+    """Where everything lies, after a run."""
+    _print_account(json.loads((workspace / "status.json").read_bytes()))
+    shown = {
+        "annotations": workspace / "final" / "annotations.json",
+        "pictures": workspace / "final" / "images",
+        "contact sheet": workspace / "contact_sheet.jpg",
+        "drawn boxes": workspace / "drawn",
+        "report": workspace / "report" / "metrics.json",
+    }
+    for what, path in shown.items():
+        if path.exists():
+            OUT.print(f"{what:>14}  {path}")
+
+
+# status, presets
+
+
+def show_status(options: argparse.Namespace) -> int:
+    """The account of a workspace's last run."""
+    account = json.loads(_status_file(options.run).read_bytes())
+    if options.json:
+        print(json.dumps(account, indent=2))
+    else:
+        _print_account(account)
+    return 0
+
+
+def _status_file(run: str) -> Path:
+    places = [Path(run), Path("data/runs") / run, CHECKOUT / "data" / "runs" / run]
+    for place in places:
+        if (place / "status.json").is_file():
+            return place / "status.json"
+    raise AugmentError(f"no run {run!r}: looked for status.json in {', '.join(str(p) for p in places)}")
+
+
+def _print_account(account: dict[str, Any]) -> None:
+    table = Table(title=f"{account['run']}: {account['state']}", title_justify="left")
+    for column in ("stage", "rows", "ok", "painted", "reused", "set aside"):
+        table.add_column(column, justify="left" if column in ("stage", "set aside") else "right")
+    for stage, told in account["stages"].items():
+        reasons = ", ".join(f"{reason} {count}" for reason, count in told["rejected"].items())
+        more = ", ".join(f"{name} {told[name]}" for name in ("new", "changed", "gone") if told.get(name))
+        counts = (str(told[name]) for name in ("rows", "ok", "painted", "reused"))
+        table.add_row(stage, *counts, "; ".join(text for text in (reasons, more) if text))
+    OUT.print(table)
+    if account.get("error"):
+        OUT.print(account["error"], style="red", markup=False)
+
+
+def show_presets(options: argparse.Namespace) -> int:
+    """A table of the presets."""
+    from lib.presets import preset_rows
+
+    table = Table(show_lines=True)
+    rows = preset_rows()
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    OUT.print(table)
+    return 0
+
+
+# evaluate, notify, fetch
+
+
+def evaluate_sets(options: argparse.Namespace) -> int:
+    """Scores of two sets."""
+    from lib.evaluate import evaluate, summary, write_json
+
+    result = evaluate(options.real, options.generated, options.extractor)
+    if options.json:
+        write_json(result, options.json)
+    OUT.print(summary(result), markup=False)
+    return 0
+
+
+def notify_update(options: argparse.Namespace) -> int:
+    """Emit `dataset.updated` for a deployment's data set."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from flows.events import notify
+
+    notify(options.name)
+    OUT.print(f"dataset.updated sent for dataset.{options.name}")
+    return 0
+
+
+def fetch_dataset(options: argparse.Namespace) -> int:
+    """Download a public data set."""
+    from lib.fetch import fetch_loco
+
+    with _bars() as watch:
+        folder = fetch_loco(CHECKOUT / "data" / "raw" / "loco", lambda done, total: watch("fetch", done, total))
+    OUT.print(f"LOCO lies in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

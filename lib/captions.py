@@ -1,0 +1,103 @@
+"""Caption stage: a sentence per selected picture, made once, frozen for its picture, model and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from lib.captioners.rules import Rules, apply_rules, fill_prompt, load_rules
+from lib.generate import Load
+from lib.images import PictureError
+from lib.registry import Member
+from lib.requests import canonical, key_of
+from lib.schemas import OK, REJECTED, CaptionRow
+from lib.settings import CaptionSettings
+from lib.store import Store
+
+Advance = Callable[[int], None]
+
+
+class CaptionForm(BaseModel):
+    """What a caption depends on beside its picture: the captioner's identity, the rules, the prompt's form."""
+
+    model_config = ConfigDict(frozen=True)
+    identity: dict[str, Any]
+    rules: Rules
+    prompt: str
+
+
+def make_caption_form(settings: CaptionSettings, captioner: Member) -> CaptionForm:
+    """Check rules and prompt; raises AugmentError that lists what is known."""
+    fill_prompt(settings.prompt, "", "", 1, 1)
+    return CaptionForm(identity=captioner.identity(), rules=load_rules(settings.rules), prompt=settings.prompt)
+
+
+def caption_pictures(
+    selected: pd.DataFrame,
+    form: CaptionForm,
+    store: Store,
+    load: Load,
+    captioner: Any,
+    advance: Advance = lambda n: None,
+) -> list[CaptionRow]:
+    """A CaptionRow per SelectRow.
+
+    load: (digest, frame) → uint8 (H, W, 3) RGB; captioner: a CAPTIONERS member, asked only for pictures whose caption
+    is not in the store. A picture that cannot be read any more becomes a row with its reason.
+    """
+    rows = list(selected.itertuples(index=False))
+    keys = {row.key: _key(row, form) for row in rows}
+    known = {image: found for image, key in keys.items() if (found := store.get("caption", key)) is not None}
+    advance(len(known))
+    told = dict(known)
+    failed: dict[str, PictureError] = {}
+    missing = [row for row in rows if row.key not in known]
+    for start in range(0, len(missing), captioner.batch_size):
+        batch = missing[start : start + captioner.batch_size]
+        pictures, faults = _load_all(batch, captioner.SEES, load)
+        failed |= faults
+        readable = [row for row in batch if row.key not in faults]
+        said = captioner.caption(pictures, [row.labels for row in readable]) if readable else []
+        for row, raw in zip(readable, said, strict=True):
+            told[row.key] = _frozen(raw, row.labels, form)
+            store.put("caption", keys[row.key], told[row.key])
+        advance(len(batch))
+    return [_row(row, told.get(row.key), failed.get(row.key), row.key in known, form) for row in rows]
+
+
+def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.ndarray | None], dict[str, PictureError]]:
+    pictures: list[np.ndarray | None] = []
+    faults: dict[str, PictureError] = {}
+    for row in batch:
+        try:
+            pictures.append(load(row.digest, row.frame) if sees else None)
+        except PictureError as error:
+            faults[row.key] = error
+    return pictures, faults
+
+
+def _key(row: Any, form: CaptionForm) -> str:
+    rules = form.rules
+    return key_of("caption", row.digest, row.frame, sorted(row.labels), form.identity, rules)
+
+
+def _frozen(raw: str, labels: Sequence[str], form: CaptionForm) -> bytes:
+    caption, reason = apply_rules(form.rules, raw, sorted(set(labels)))
+    return canonical({"raw": raw, "caption": caption, "reason": reason})
+
+
+def _row(row: Any, frozen: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:
+    name = canonical(form.identity).decode()
+    if frozen is None:
+        reason, detail = (fault.reason, fault.detail) if fault else ("caption_lost", "")
+        return CaptionRow(row.key, REJECTED, reason, detail, "", "", "", name, False)
+    told = msgspec.json.decode(frozen)
+    label = " and ".join(sorted(set(row.labels)))
+    prompt = fill_prompt(form.prompt, told["caption"], label, row.width, row.height)
+    status, detail = (REJECTED, told["raw"]) if told["reason"] else (OK, "")
+    return CaptionRow(row.key, status, told["reason"], detail, told["raw"], told["caption"], prompt, name, reused)

@@ -1,0 +1,362 @@
+"""Finalise: where data leaves. One COCO file and one folder of pictures: the originals as they were, and the new ones.
+
+`final/` holds no date, host, path or run id: equal inputs give equal bytes. annotations.json is written last.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from lib.geometry import clip_xyxy, xywh_to_xyxy
+from lib.images import encode_jpeg, load_rgb
+from lib.manifest import atomic_path, atomic_write, file_digest
+from lib.requests import Label, Request, key_of
+from lib.schemas import OK, REJECTED, FinalRow
+from lib.settings import FinaliseSettings
+from lib.store import Store
+
+VERSION = 1
+Advance = Callable[[int], None]
+
+# Annotations that cannot be edited but are the user's own and stay in the final set.
+_STAYS = ("box_empty", "box_malformed", "box_outside", "category_unknown")
+
+
+def final_objects(images: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
+    """The source annotations that the final set holds: those of kept pictures, with a unique id."""
+    kept = objects.image_key.isin(images.key[kept_pictures(images)])
+    return objects[kept & ((objects.status == OK) | objects.reason.isin(_STAYS))]
+
+
+def kept_pictures(images: pd.DataFrame) -> pd.Series:
+    """bool per ImageRow: could be read, whether or not it can be edited."""
+    return (images.status == OK) | (images.reason == "size_mismatch")
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Ids of synthetic pictures and boxes: assigned once above the maximum, and remembered."""
+
+    images: dict[str, int]  # request key → image id
+    annotations: dict[str, int]  # "request key:position of the label" → annotation id
+
+    @classmethod
+    def read(cls, path: Path) -> Ids:
+        """The remembered ids; none where there are none yet."""
+        if not path.is_file():
+            return cls({}, {})
+        return cls(**msgspec.json.decode(path.read_bytes()))
+
+    def assign(self, requests: Mapping[str, Request], image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
+        """Ids for all these requests, in their order; an id that an original now uses is given anew."""
+        labels = [f"{key}:{i}" for key, request in requests.items() for i in range(len(request.labels))]
+        return Ids(_assign(self.images, requests, image_ids), _assign(self.annotations, labels, annotation_ids))
+
+    def write(self, path: Path) -> None:
+        """By rename."""
+        atomic_write(path, msgspec.json.encode({"images": self.images, "annotations": self.annotations}))
+
+
+def _assign(known: Mapping[str, int], keys: Iterable[str], originals: Iterable[str]) -> dict[str, int]:
+    taken = {int(i) for i in originals if i.lstrip("-").isdigit()}
+    result = {key: i for key, i in known.items() if i not in taken}
+    following = max([0, *taken, *result.values()]) + 1
+    for key in keys:
+        if key not in result:
+            result[key] = following
+            following += 1
+    return result
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What ingest told, as finalise needs it."""
+
+    images: pd.DataFrame  # ImageRow
+    objects: pd.DataFrame  # ObjectRow
+    envelope: bytes
+    root: Path  # folder with the source pictures
+
+
+def finalise(
+    folder: Path,
+    sources: Sources,
+    reviewed: pd.DataFrame,
+    requests: Mapping[str, Request],
+    ids: Ids,
+    settings: FinaliseSettings,
+    store: Store,
+    known: pd.DataFrame | None,
+    advance: Advance = lambda n: None,
+) -> list[FinalRow]:
+    """Write the final set into `folder` and return a FinalRow per picture.
+
+    reviewed: ReviewRows that are ok; requests: by key, of those rows; known: the former FinalRows, whose unchanged
+    files are not read again.
+    """
+    originals = _originals(sources, requests, settings)
+    names = final_names(originals)
+    memo = {} if known is None else {row.file_name: row for row in known.itertuples(index=False)}
+    writer = _Writer(folder / "images", memo, advance)
+    rows = [_place_original(row, names[row.key], sources, writer) for row in originals.itertuples(index=False)]
+    by_key = sources.images.set_index("key")
+    rows += [
+        _place_synthetic(row, by_key.loc[row.image_key], requests[row.key], ids, sources.root, settings, store, writer)
+        for row in reviewed.itertuples(index=False)
+    ]
+    writer.sweep({row.file_name for row in rows if row.status == OK})
+    _write_annotations(folder, sources, originals, names, requests, ids, rows, settings)
+    return rows
+
+
+def _originals(sources: Sources, requests: Mapping[str, Request], settings: FinaliseSettings) -> pd.DataFrame:
+    kept = sources.images[kept_pictures(sources.images)]
+    if settings.originals == "none":
+        return kept.iloc[:0]
+    if settings.originals == "selected":
+        return kept[kept.key.isin({request.image_key for request in requests.values()})]
+    return kept
+
+
+def final_names(originals: pd.DataFrame) -> dict[str, str]:
+    """File name of each original in final/images: its own; its path where another picture has the same name."""
+    same = Counter(name.casefold() for name in originals.file_name)
+    return {
+        key: name if same[name.casefold()] == 1 and _safe(name) else path
+        for key, name, path in zip(originals.key, originals.file_name, originals.path, strict=True)
+    }
+
+
+def _safe(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+class _Writer:
+    """Writes pictures by rename and leaves alone what is already there, by size and time or by digest."""
+
+    def __init__(self, folder: Path, memo: Mapping[str, Any], advance: Advance) -> None:
+        self.folder, self.memo, self.advance = folder, memo, advance
+
+    def place(self, name: str, sha256: str, make: Callable[[Path], object]) -> tuple[int, int]:
+        """(size, mtime_ns) of the file `name` with this digest; `make` writes it where it is not there.
+
+        Raises ValueError where what `make` wrote has another digest.
+        """
+        path = self.folder / name
+        if not self._there(path, name, sha256):
+            with atomic_path(path) as temporary:
+                make(temporary)
+                if file_digest(temporary) != sha256:
+                    raise ValueError(f"{name} changed while it was copied")
+        self.advance(1)
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    def _there(self, path: Path, name: str, sha256: str) -> bool:
+        if not path.is_file():
+            return False
+        row, stat = self.memo.get(name), path.stat()
+        if row is not None and (row.sha256, row.size, row.mtime_ns) == (sha256, stat.st_size, stat.st_mtime_ns):
+            return True
+        return file_digest(path) == sha256
+
+    def sweep(self, wanted: set[str]) -> None:
+        """Remove what does not belong to the final set."""
+        if not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(self.folder).as_posix() not in wanted:
+                path.unlink()
+
+
+def _place_original(row: Any, name: str, sources: Sources, writer: _Writer) -> FinalRow:
+    key = f"original:{row.key}"
+    try:
+        source = sources.root / row.path
+        size, mtime_ns = writer.place(name, row.digest, lambda to: shutil.copyfile(source, to))
+    except (ValueError, FileNotFoundError) as error:
+        return FinalRow(key, REJECTED, "image_changed", f"{row.path}: {error}", row.key, name, "", 0, 0, 0)
+    return FinalRow(key, OK, "", "", row.key, name, row.digest, size, mtime_ns, 0)
+
+
+def _place_synthetic(
+    row: Any,
+    source: Any,
+    request: Request,
+    ids: Ids,
+    root: Path,
+    settings: FinaliseSettings,
+    store: Store,
+    writer: _Writer,
+) -> FinalRow:
+    key, image_id = f"synthetic:{row.key}", str(ids.images[row.key])
+    kind, item, name = "picture", row.picture, row.name
+    if settings.format == "jpeg":
+        kind, item, name = "jpeg", key_of("jpeg", row.picture, source.digest), str(Path(row.name).with_suffix(".jpg"))
+        _keep_jpeg(store, item, row.picture, root / source.path)
+    sha256 = store.sha256(kind, item)
+    if sha256 is None:
+        return FinalRow(key, REJECTED, "picture_lost", "no longer in the store: run again", image_id, name, "", 0, 0, 0)
+    size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))
+    return FinalRow(key, OK, "", "", image_id, name, sha256, size, mtime_ns, len(request.labels))
+
+
+def _keep_jpeg(store: Store, item: str, picture: str, source: Path) -> None:
+    """The picture as JPEG with its source's tables, in the store; nothing where the picture is lost."""
+    png = None if store.has("jpeg", item) else store.get("picture", picture)
+    if png is not None:
+        store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=source.read_bytes()))
+
+
+def _write_annotations(
+    folder: Path,
+    sources: Sources,
+    originals: pd.DataFrame,
+    names: Mapping[str, str],
+    requests: Mapping[str, Request],
+    ids: Ids,
+    rows: list[FinalRow],
+    settings: FinaliseSettings,
+) -> None:
+    """annotations.json, one more file per split where there are several, and what was asked for beside them."""
+    placed = {row.key: row for row in rows if row.status == OK}
+    originals = originals[[f"original:{key}" in placed for key in originals.key]]
+    objects = final_objects(sources.images, sources.objects)
+    synthetic = [(key, requests[key], placed[f"synthetic:{key}"]) for key in requests if f"synthetic:{key}" in placed]
+    maker = _Maker(sources, objects, names, ids, several=sources.images.split.nunique() > 1)
+    wanted = {"annotations.json": maker.coco(originals, synthetic)}
+    if maker.several:
+        for split in sorted(originals.split.unique()):
+            own = [s for s in synthetic if s[1].split == split]
+            wanted[f"annotations-{split}.json"] = maker.coco(originals[originals.split == split], own)
+    if settings.s3_pair:
+        used = sources.images[sources.images.key.isin({request.image_key for _, request, _ in synthetic})]
+        wanted["selected_ann.json"] = maker.coco(used.iloc[:0], synthetic)
+        wanted["original_selected_ann.json"] = maker.coco(used, [])
+    labels = maker.yolo(wanted["annotations.json"]) if settings.yolo else {}
+    for path in [*folder.glob("*.json"), *folder.glob("classes.txt"), *folder.glob("labels/**/*.txt")]:
+        if path.relative_to(folder).as_posix() not in wanted | labels:
+            path.unlink()
+    for name, data in (labels | wanted).items():  # annotations last: they say that the set is complete
+        if not (folder / name).is_file() or (folder / name).read_bytes() != data:
+            atomic_write(folder / name, data)
+
+
+class _Maker:
+    """Builds COCO bytes: originals' records byte for byte, new ones with their provenance."""
+
+    def __init__(
+        self, sources: Sources, objects: pd.DataFrame, names: Mapping[str, str], ids: Ids, several: bool
+    ) -> None:
+        self.envelope = msgspec.json.decode(sources.envelope, type=dict[str, msgspec.Raw])
+        self.images = sources.images.set_index("key")
+        self.objects, self.names, self.ids, self.several = objects, names, ids, several
+        self.records = dict(zip(objects.key, objects.record, strict=True))
+
+    def coco(self, originals: pd.DataFrame, synthetic: list[tuple[str, Request, FinalRow]]) -> bytes:
+        images = [self._original(row) for row in originals.itertuples(index=False)]
+        annotations = list(self.objects.record[self.objects.image_key.isin(originals.key)])
+        for key, request, row in synthetic:
+            images.append(self._image(key, request, row))
+            annotations += [self._annotation(key, request, i, label) for i, label in enumerate(request.labels)]
+        parts = {**self.envelope, "images": _list(images), "annotations": _list(annotations)}
+        return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
+
+    def _original(self, row: Any) -> bytes:
+        name = self.names.get(row.key, row.file_name)
+        return bytes(row.record) if name == row.file_name else _patched(row.record, {"file_name": name})
+
+    def _image(self, key: str, request: Request, row: FinalRow) -> bytes:
+        source = self.images.loc[request.image_key]
+        told = msgspec.json.decode(source.record, type=dict[str, msgspec.Raw])
+        record: dict[str, Any] = {
+            "id": self.ids.images[key],
+            "file_name": row.file_name,
+            "width": request.width,
+            "height": request.height,
+        }
+        if "license" in told:
+            record["license"] = told["license"]
+        if self.several:
+            record["split"] = request.split
+        record["source_image_id"] = msgspec.Raw(_id(request.image_key))
+        record["source_file_name"] = source.file_name
+        record["edit"] = request.edit
+        record["painter"] = request.painter["name"]
+        record["composite"] = request.composite["name"]
+        record["variant"] = request.variant
+        return msgspec.json.encode(record)
+
+    def _annotation(self, key: str, request: Request, position: int, label: Label) -> bytes:
+        assert label.source is not None
+        changes: dict[str, Any] = {
+            "id": self.ids.annotations[f"{key}:{position}"],
+            "image_id": self.ids.images[key],
+        }
+        if label.edited:
+            changes["bbox"], changes["segmentation"], changes["area"] = label.bbox, label.segmentation, label.area
+        changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
+        return _patched(self.records[label.source], changes)
+
+    def yolo(self, coco: bytes) -> dict[str, bytes]:
+        """YOLO labels of a COCO file: class, centre x, centre y, width, height as shares of the picture."""
+        told = msgspec.json.decode(coco)
+        codes = {_text(c["id"]): code for code, c in enumerate(told["categories"])}
+        # Sources may leave the size out; ingest measured it.
+        known = dict(zip(self.images.index, zip(self.images.width, self.images.height, strict=True), strict=True))
+        sizes = {_text(i["id"]): known.get(_text(i["id"])) or (i["width"], i["height"]) for i in told["images"]}
+        lines: dict[str, list[str]] = {image: [] for image in sizes}
+        for note in told["annotations"]:
+            image, category = _text(note["image_id"]), _text(note["category_id"])
+            if not note.get("iscrowd") and category in codes:
+                lines[image].append(_yolo_line(codes[category], note.get("bbox"), sizes[image]))
+        files = {
+            f"labels/{PurePosixPath(i['file_name']).with_suffix('.txt')}": "".join(lines[_text(i["id"])]).encode()
+            for i in told["images"]
+        }
+        classes = "".join(f"{c['name']}\n" for c in told["categories"]).encode()
+        return {**files, "classes.txt": classes}
+
+
+def _text(value: Any) -> str:
+    """An id as JSON text, the form of keys."""
+    return msgspec.json.encode(value).decode()
+
+
+def _yolo_line(code: int, bbox: Any, size: tuple[int, int]) -> str:
+    """ "" for a box that is none."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return ""
+    x0, y0, x1, y1 = clip_xyxy(xywh_to_xyxy(np.array(bbox, dtype=np.float64)), *size)
+    if x1 <= x0 or y1 <= y0:
+        return ""
+    values = (x0 + x1) / 2 / size[0], (y0 + y1) / 2 / size[1], (x1 - x0) / size[0], (y1 - y0) / size[1]
+    return f"{code} " + " ".join(f"{value:.6f}" for value in values) + "\n"
+
+
+def _list(records: list[bytes]) -> bytes:
+    return b"[\n" + b",\n".join(records) + b"\n]" if records else b"[]"
+
+
+def _patched(record: bytes, changes: Mapping[str, Any]) -> bytes:
+    """A JSON object with some fields changed or added, the others byte for byte."""
+    told: dict[str, Any] = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**told, **changes})
+
+
+def _id(key: str) -> bytes:
+    """The source id's JSON text in a row's key."""
+    return key.encode()

@@ -1,0 +1,501 @@
+"""COCO instances JSON, as clean as the original or as wild as people's exports.
+
+Every record is kept byte for byte; beside it a typed decode of the few fields that are needed, the whole list in one
+call. Only when that call fails are records decoded one by one, so that each fault becomes a row with its JSON path.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, cast
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Raw
+
+from lib.errors import AugmentError
+from lib.formats import Dataset
+from lib.formats.records import (
+    Verdicts,
+    images_folder,
+    make_table,
+    packed_column,
+    read_bytes,
+    text_column,
+    unique_keys,
+)
+from lib.images import inside, plain_path
+from lib.schemas import ImageRow, ObjectRow
+from lib.settings import DatasetSettings
+
+_NULL = Raw(b"null")
+_NO_BOX = (np.nan,) * 4
+
+Locate = Callable[[Raw, str], str]  # (record, file_name) -> name of the picture under the images folder
+Split = Callable[[Raw], str]  # record -> split
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Raw
+    file_name: str
+    width: float | None = None
+    height: float | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: Raw
+    image_id: Raw
+    category_id: Raw
+    bbox: tuple[float, float, float, float] | None = None
+    iscrowd: bool | int | float | None = None
+    segmentation: Raw = _NULL
+
+
+class _PlainAnnotation(msgspec.Struct, gc=False):
+    """Ids that are whole numbers, as in almost every file: decoded twice as fast as bytes."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float] | None = None
+    iscrowd: bool | int | float | None = None
+    segmentation: Raw = _NULL
+
+
+class _LooseImage(msgspec.Struct, gc=False):
+    file_name: Raw = _NULL
+
+
+class _LooseAnnotation(msgspec.Struct, gc=False):
+    """What can be saved of an annotation that is not as it should be."""
+
+    id: Raw = _NULL
+    image_id: Raw = _NULL
+    category_id: Raw = _NULL
+    segmentation: Raw = _NULL
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: Raw
+    name: str
+
+
+_T = TypeVar("_T")
+
+
+def read(settings: DatasetSettings) -> Dataset:
+    """Read a COCO file. Raises AugmentError that names file and place; a bad record is a rejected row instead."""
+    root = images_folder(settings)
+    path = settings.annotations or find_json(root)
+    return read_document(read_bytes(path), str(path), settings)
+
+
+def find_json(root: Path) -> Path:
+    """The one JSON file in the images folder, or else in `annotations` beside it; raises AugmentError otherwise."""
+    for folder in (root, root.parent / "annotations"):
+        found = sorted(folder.glob("*.json"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(p.name for p in found[:5])
+            raise AugmentError(f"{len(found)} JSON files in {folder} ({names}): set dataset.annotations to one of them")
+    raise AugmentError(
+        f"no *.json in {root} or {root.parent / 'annotations'}: set dataset.annotations to the COCO file"
+    )
+
+
+def read_document(
+    data: bytes | bytearray,
+    where: str,
+    settings: DatasetSettings,
+    locate: Locate | None = None,
+    split: Split | None = None,
+) -> Dataset:
+    """A COCO document, bytes of JSON, as tables.
+
+    where: its name in errors. locate and split: how another format finds a picture and its split in an image record;
+    by default `file_name` and `settings.split`.
+    """
+    buffer = bytearray(data) if isinstance(data, bytes) else data
+    with _no_garbage_collection():
+        top = _top_level(buffer, where)
+        envelope, names = _envelope(top), _category_names(top["categories"], where)
+        image_raws, object_raws = (_decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
+        images = _image_columns(image_raws, top["images"], settings, where, locate, split)
+        images["record"] = packed_column(image_raws, buffer)
+        image_table = make_table(ImageRow, images)
+        objects = _object_columns(object_raws, top["annotations"], image_table, names)
+        objects["record"] = packed_column(object_raws, buffer)
+        return Dataset(image_table, make_table(ObjectRow, objects), envelope)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A million small objects without cycles are made and dropped: looking for cycles among them costs a third."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def _top_level(data: bytearray, where: str) -> dict[str, Raw]:
+    if data.startswith(b"\xef\xbb\xbf"):
+        del data[:3]
+    _check_utf8(data, where)
+    top = _decode_top(data, dict[str, Raw], "$", where)
+    for name in ("images", "annotations", "categories"):
+        if name not in top:
+            found = ", ".join(list(top)[:8]) or "nothing"
+            raise AugmentError(f"{where}: $.{name} is missing (found {found}): is this a COCO instances file?")
+    return top
+
+
+def _check_utf8(data: bytearray, where: str) -> None:
+    """Raises AugmentError where the bytes are not UTF-8. Arrow looks at them in place; Python would make a string."""
+    if data.isascii():
+        return
+    offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
+    try:
+        pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(memoryview(data))).validate(full=True)
+    except pa.ArrowInvalid:
+        bad = _first_bad_byte(data)
+        raise AugmentError(f"{where}: byte {bad} is not UTF-8: save the file as UTF-8 JSON") from None
+
+
+def _first_bad_byte(data: bytearray) -> int:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(data)
+
+
+def _decode_top(data: bytearray | Raw, kind: type[_T], place: str, where: str) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise AugmentError(f"{where}: {_placed(str(error), place)}: is this a COCO instances file?") from None
+    except msgspec.DecodeError as error:
+        message = str(error)
+        if "truncated" in message:
+            message = f"JSON ends too early, at byte {len(data)}: the file is truncated, fetch it again"
+        raise AugmentError(f"{where}: {message}") from None
+
+
+def _placed(message: str, place: str) -> str:
+    """msgspec's message with its path ("$" = the value given) put below `place`."""
+    if "`$" in message:
+        return re.sub(r"`\$", lambda _: f"`{place}", message, count=1)
+    return f"{message} - at `{place}`"
+
+
+def _category_names(block: Raw, where: str) -> dict[str, str]:
+    """Category id, JSON text, to name."""
+    names: dict[str, str] = {}
+    for i, category in enumerate(_decode_top(block, list[_Category], "$.categories", where)):
+        key = bytes(category.id).decode()
+        if names.setdefault(key, category.name) != category.name:
+            raise AugmentError(
+                f"{where}: $.categories[{i}].id {key} is both {names[key]!r} and {category.name!r}: they need two ids"
+            )
+    return names
+
+
+def _envelope(top: dict[str, Raw]) -> bytes:
+    values = {name: b"[]" if name in ("images", "annotations") else bytes(raw) for name, raw in top.items()}
+    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in values.items()) + b"}"
+
+
+def _decode_records(
+    raws: list[Raw], block: Raw, kinds: Sequence[type[_T]], mend: Callable[[Raw], _T], place: str
+) -> tuple[list[_T], dict[int, str]]:
+    """All records as the first kind that fits them all; else one by one as the last, `mend` making up the misfits.
+
+    Returns the records, and by row number what was wrong with those made up.
+    """
+    for kind in kinds:
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(block, type=list[kind]), {}  # type: ignore[valid-type]
+    decoder, records, faults = msgspec.json.Decoder(kinds[-1]), list[_T](), dict[int, str]()
+    for i, raw in enumerate(raws):
+        try:
+            records.append(decoder.decode(raw))
+        except msgspec.MsgspecError as error:
+            faults[i] = _placed(str(error), f"{place}[{i}]")
+            records.append(mend(raw))
+    return records, faults
+
+
+def _id_column(ids: Sequence[Raw | int]) -> pa.Array:
+    """Ids as JSON text."""
+    if not ids or isinstance(ids[0], Raw):
+        return text_column(cast("Sequence[Raw]", ids))
+    try:
+        return pa.array(ids, pa.int64()).cast(pa.string())
+    except OverflowError:
+        return pa.array([str(i) for i in ids], pa.string())
+
+
+def _keys(ids: pa.Array, broken: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Keys of records, and which of them repeat; a record without an id is called by its row number, "#7"."""
+    if not broken.any():
+        return unique_keys(ids)
+    numbered = [f"#{i}" if bad else key for i, (key, bad) in enumerate(zip(ids.to_pylist(), broken, strict=True))]
+    return unique_keys(pa.array(numbered, pa.string()))
+
+
+def _mask(n: int, rows: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    mask[list(rows)] = True
+    return mask
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def _mend_image(raw: Raw) -> _Image:
+    try:
+        name = msgspec.json.decode(msgspec.json.decode(raw, type=_LooseImage).file_name, type=str)
+    except msgspec.MsgspecError:
+        name = ""
+    return _Image(_NULL, name)
+
+
+def _image_columns(
+    raws: list[Raw],
+    block: Raw,
+    settings: DatasetSettings,
+    where: str,
+    locate: Locate | None,
+    split: Split | None,
+) -> dict[str, Any]:
+    records, faults = _decode_records(raws, block, [_Image], _mend_image, "$.images")
+    n = len(records)
+    without_id = np.fromiter((r.id == _NULL for r in records), bool, n)
+    verdicts = Verdicts(n)
+    verdicts.reject(_mask(n, list(faults)) | without_id, "record_malformed", lambda i: _no_id(faults, "images", i))
+    keys, repeated = _keys(_id_column([r.id for r in records]), without_id)
+    verdicts.reject(repeated, "image_id_duplicate", lambda i: f"$.images[{i}].id {_text(records[i].id)} came before")
+    paths = _paths(raws, records, settings.images, locate, verdicts.ok)
+    verdicts.reject(
+        np.fromiter((p is None for p in paths), bool, n),
+        "path_outside_root",
+        lambda i: f"$.images[{i}]: {records[i].file_name!r} leads out of the images folder",
+    )
+    return {
+        "key": keys,
+        **verdicts.columns(),
+        "file_name": pa.array([r.file_name for r in records], pa.string()),
+        "path": pa.array([p or "" for p in paths], pa.string()),
+        "split": _splits(raws, verdicts.ok, settings, where, split),
+        "group": _groups(raws, paths, verdicts.ok, settings),
+        "width": _pixels([r.width for r in records]),
+        "height": _pixels([r.height for r in records]),
+        "frame": "",
+        "size": -1,
+        "mtime_ns": -1,
+        "digest": "",
+    }
+
+
+def _no_id(faults: dict[int, str], name: str, i: int) -> str:
+    return faults.get(i) or f"Expected an id, got `null` - at `$.{name}[{i}].id`"
+
+
+def _text(id: Raw | int) -> str:
+    return str(id) if isinstance(id, int) else bytes(id).decode()
+
+
+def _paths(
+    raws: list[Raw], records: list[_Image], root: Path, locate: Locate | None, ok: np.ndarray
+) -> list[str | None]:
+    """Paths under root, None where a name leaves it; the disk is asked only about unusual names."""
+    names = [r.file_name for r in records]
+    if locate is not None:
+        names = [locate(raw, n) if good else n for raw, n, good in zip(raws, names, ok.tolist(), strict=True)]
+    return [name if (plain := plain_path(name)) == name else _unusual(root, name, plain) for name in names]
+
+
+def _unusual(root: Path, name: str, plain: str | None) -> str | None:
+    if plain is None or "\\" not in name:
+        return plain
+    found = inside(root, name)
+    return None if found is None else found.relative_to(root).as_posix()
+
+
+def _splits(
+    raws: list[Raw], ok: np.ndarray, settings: DatasetSettings, where: str, split: Split | None
+) -> pa.Array | str:
+    if split is not None:
+        return pa.array([split(raw) if good else "" for raw, good in zip(raws, ok.tolist(), strict=True)], pa.string())
+    if settings.split != "official":
+        return settings.split or "train"
+    splits = _field(raws, "split", ok)
+    if missing := [i for i, text in enumerate(splits) if not text and ok[i]]:
+        raise AugmentError(
+            f"{where}: $.images[{missing[0]}] has no field 'split' ({len(missing)} of {len(raws)} have none): "
+            "set dataset.split to a name instead of 'official'"
+        )
+    return pa.array(splits, pa.string())
+
+
+def _groups(raws: list[Raw], paths: list[str | None], ok: np.ndarray, settings: DatasetSettings) -> pa.Array | str:
+    if settings.group is None:
+        return ""
+    if settings.group == "folder":
+        folders = [str(PurePosixPath(path or "").parent) for path in paths]
+        return pa.array(["" if folder == "." else folder for folder in folders], pa.string())
+    return pa.array(_field(raws, settings.group, ok), pa.string())
+
+
+def _field(raws: list[Raw], name: str, ok: np.ndarray) -> list[str]:
+    """One field of every ok record: a string as it is, another value as JSON text, "" where missing or null."""
+    kind: Any = msgspec.defstruct("Field", [("value", Raw, _NULL)], rename={"value": name})
+    decoder = msgspec.json.Decoder(kind)
+    return [_field_text(decoder.decode(raw).value) if good else "" for raw, good in zip(raws, ok.tolist(), strict=True)]
+
+
+def _field_text(value: Raw) -> str:
+    text = _text(value)
+    if text.startswith('"'):
+        return str(msgspec.json.decode(value))
+    return "" if text == "null" else text
+
+
+def _pixels(values: list[float | None]) -> np.ndarray:
+    """Whole pixels; 0, not known, for what is missing, not positive or absurd."""
+    numbers = np.array([v or 0 for v in values], np.float64)
+    return np.rint(np.where((numbers > 0) & (numbers < 2**31), numbers, 0)).astype(np.int64)
+
+
+# --- annotations -------------------------------------------------------------------------------------------------
+
+
+def _mend_annotation(raw: Raw) -> _Annotation:
+    try:
+        loose = msgspec.json.decode(raw, type=_LooseAnnotation)
+    except msgspec.MsgspecError:
+        loose = _LooseAnnotation()
+    return _Annotation(loose.id, loose.image_id, loose.category_id, segmentation=loose.segmentation)
+
+
+def _decode_annotations(raws: list[Raw], block: Raw) -> tuple[list[_Annotation], dict[int, str]]:
+    # The plain kind has the same fields: all that follows asks an id only for its column or its text.
+    kinds: list[type[_Annotation]] = [cast("type[_Annotation]", _PlainAnnotation), _Annotation]
+    return _decode_records(raws, block, kinds, _mend_annotation, "$.annotations")
+
+
+def _object_columns(raws: list[Raw], block: Raw, images: pa.Table, names: dict[str, str]) -> dict[str, Any]:
+    records, faults = _decode_annotations(raws, block)
+    n = len(records)
+    ids, image_ids, category_ids = (
+        _id_column([getattr(r, field) for r in records]) for field in ("id", "image_id", "category_id")
+    )
+    boxes = np.array([r.bbox or _NO_BOX for r in records], np.float64).reshape(n, 4)
+    image_rows = _rows(image_ids, images["key"])
+    category_rows = _rows(category_ids, pa.array(list(names), pa.string()))
+    without_id = np.fromiter((r.id == _NULL for r in records), bool, n)
+    keys, repeated = _keys(ids, without_id)
+    verdicts = _judge_records(records, faults, without_id, repeated)
+    verdicts.reject(image_rows < 0, "image_unknown", lambda i: _place(records, i, "image_id"))
+    verdicts.reject(category_rows < 0, "category_unknown", lambda i: _place(records, i, "category_id"))
+    _judge_boxes(verdicts, boxes, faults, images, image_rows)
+    return {
+        "key": keys,
+        **verdicts.columns(),
+        "image_key": image_ids,
+        "category_id": category_ids,
+        "category": pa.array([*names.values(), ""], pa.string()).take(pa.array(category_rows % (len(names) + 1))),
+        **{name: np.nan_to_num(boxes[:, k]) for k, name in enumerate("xywh")},
+        "crowd": np.fromiter((bool(r.iscrowd) for r in records), bool, n),
+        "polygon": has_shape([r.segmentation for r in records], boxes),
+    }
+
+
+def _judge_records(
+    records: list[_Annotation], faults: dict[int, str], without_id: np.ndarray, repeated: np.ndarray
+) -> Verdicts:
+    verdicts = Verdicts(len(records))
+    beyond_box = [i for i, message in faults.items() if f"`$.annotations[{i}].bbox" not in message]
+    malformed = _mask(len(records), beyond_box) | without_id
+    verdicts.reject(malformed, "record_malformed", lambda i: _no_id(faults, "annotations", i))
+    verdicts.reject(repeated, "annotation_id_duplicate", lambda i: f"{_place(records, i, 'id')} came before")
+    return verdicts
+
+
+def _place(records: list[_Annotation], i: int, field: str) -> str:
+    return f"$.annotations[{i}].{field} {_text(getattr(records[i], field))}"
+
+
+def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
+    """Row number of each value, -1 where it is not there."""
+    return pc.fill_null(pc.index_in(values, value_set=among), -1).to_numpy(zero_copy_only=False)
+
+
+def _judge_boxes(
+    verdicts: Verdicts, boxes: np.ndarray, faults: dict[int, str], images: pa.Table, image_rows: np.ndarray
+) -> None:
+    x, y, w, h = boxes.T
+    missing = "Expected 4 finite numbers - at `$.annotations[{}].bbox`"
+    verdicts.reject(np.isnan(x), "box_malformed", lambda i: faults.get(i) or missing.format(i))
+    verdicts.reject((w <= 0) | (h <= 0), "box_empty", lambda i: f"$.annotations[{i}].bbox is {w[i]:g}×{h[i]:g} pixels")
+    sizes = np.stack([images[name].to_numpy() for name in ("width", "height")], axis=1)
+    width, height = np.concatenate([sizes, [[0, 0]]])[image_rows].T  # -1, no such image, takes the last row
+    verdicts.reject(
+        outside(x, y, w, h, width, height),
+        "box_outside",
+        lambda i: f"$.annotations[{i}].bbox {boxes[i].tolist()} lies outside {width[i]}×{height[i]} pixels",
+    )
+
+
+def outside(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray, width: np.ndarray, height: np.ndarray
+) -> np.ndarray:
+    """(N,) bool: boxes, xywh pixels, that share nothing with their picture; False where its size is 0, not known."""
+    gone = (x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)
+    return gone & (width > 0) & (height > 0)
+
+
+def has_shape(segmentations: list[Raw], boxes: np.ndarray) -> np.ndarray:
+    """(N,) bool: the segmentation, JSON bytes, is an RLE or polygons that say more than the box, xywh pixels.
+
+    A rectangle has at most 5 points, so more than 9 commas settle it without parsing.
+    """
+    commas = np.fromiter((bytes(s).count(b",") for s in segmentations), np.int64, len(segmentations))
+    shaped = commas > 9
+    for i in np.flatnonzero(~shaped).tolist():
+        shaped[i] = segmentations[i] != _NULL and _is_shape(segmentations[i], boxes[i])
+    return shaped
+
+
+def _is_shape(segmentation: Raw, box: np.ndarray) -> bool:
+    try:
+        value: Any = msgspec.json.decode(segmentation)
+        if isinstance(value, dict):
+            return "counts" in value
+        polygons = [np.array(p, np.float64).reshape(-1, 2) for p in value or () if len(p) >= 6]
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return False
+    if len(polygons) != 1:
+        return len(polygons) > 1
+    x, y, w, h = box
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]])
+    return not _fills(polygons[0], corners)
+
+
+def _fills(polygon: np.ndarray, corners: np.ndarray) -> bool:
+    """Every point lies within a pixel of a corner, and every corner has one: annotators round boxes, not outlines."""
+    near = (np.abs(polygon[:, None] - corners) <= 1).all(axis=2)  # (points, 4)
+    return bool(near.any(axis=1).all() and near.any(axis=0).all())

@@ -1,0 +1,220 @@
+"""Generate: paints requests, pass by pass, and keeps every paint and picture in the store by its key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from lib.composites import COMPOSITES, compose
+from lib.geometry import crop_window, rectangles_mask
+from lib.images import PictureError, encode_png, load_rgb
+from lib.manifest import digest
+from lib.painters import Paint, PassInput
+from lib.requests import Pass, Request, picture_keys
+from lib.schemas import OK, REJECTED, PictureRow
+from lib.store import Store
+
+T = TypeVar("T")
+Advance = Callable[[int], None]
+Load = Callable[[str, str], np.ndarray]  # (digest, frame) → uint8 (H, W, 3) RGB; raises PictureError
+
+
+@dataclass
+class _Work:
+    """One request on its way: the picture so far, and what has been done."""
+
+    key: str
+    request: Request
+    keys: list[tuple[str, str]]
+    name: str
+    picture: np.ndarray | None = None
+    painted: int = 0
+    reused: int = 0
+    reason: str = ""
+    detail: str = ""
+
+
+def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
+    """The file name of a synthetic picture: its source's stem, what was done, and the request's key."""
+    stem = file_name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] or "picture"
+    safe = "".join(c if c.isalnum() or c in ",.-_ " else "_" for c in stem).strip(". ") or "picture"
+    return f"{safe[:80]}__{edit}-{painter}-{key[:12]}.png"
+
+
+def generate_pictures(
+    plan: pd.DataFrame,
+    file_names: dict[str, str],
+    painter: Any,
+    load: Load,
+    store: Store,
+    advance: Advance = lambda n: None,
+) -> list[PictureRow]:
+    """A PictureRow per PlanRow that is ok; what the store holds is not painted again.
+
+    file_names: image key → file name of the source; painter: a PAINTERS member, or None where nothing is to be painted.
+    """
+    rows: list[PictureRow] = []
+    chunk = max(1, painter.batch_size)
+    works = [_work(row, file_names) for row in plan.itertuples(index=False)]
+    for start in range(0, len(works), chunk):
+        group = works[start : start + chunk]
+        _paint_all([w for w in group if not _found(w, store)], painter, load, store)
+        rows += [_row(w, store) for w in group]
+        advance(len(group))
+    return rows
+
+
+def _work(row: Any, file_names: dict[str, str]) -> _Work:
+    request = Request.model_validate_json(row.request)
+    name = picture_name(file_names[row.image_key], row.key, request.edit, request.painter["name"])
+    return _Work(row.key, request, picture_keys(request), name)
+
+
+def _found(work: _Work, store: Store) -> bool:
+    """Is the finished picture in the store, undamaged?"""
+    if store.get("picture", work.keys[-1][1]) is None:
+        return False
+    work.reused = len(work.request.passes)
+    return True
+
+
+def _paint_all(works: list[_Work], painter: Any, load: Load, store: Store) -> None:
+    for work in works:
+        _attempt(work, _open, work, load)
+    for step in range(max((len(w.request.passes) for w in works), default=0)):
+        now = [w for w in works if not w.reason and step < len(w.request.passes)]
+        for work, paint in _paints(now, step, painter, load, store):
+            _attempt(work, _finish, work, step, paint, store)
+
+
+def _attempt(work: _Work, action: Callable[..., T], *args: Any) -> T | None:
+    """Run one item's step; a fault of the item becomes its reason. What may pass (storage, memory) goes up."""
+    try:
+        return action(*args)
+    except PictureError as error:
+        work.reason, work.detail = error.reason, error.detail
+    except (ValueError, ArithmeticError) as error:
+        work.reason, work.detail = "painting_failed", f"{type(error).__name__}: {error}"
+    return None
+
+
+def _open(work: _Work, load: Load) -> None:
+    picture = load(work.request.source, work.request.frame)
+    expected = (work.request.height, work.request.width)
+    if picture.shape[:2] != expected:
+        raise PictureError("size_mismatch", f"{work.name}: source is {picture.shape[:2]}, planned for {expected}")
+    work.picture = picture
+
+
+def _paints(works: list[_Work], step: int, painter: Any, load: Load, store: Store) -> list[tuple[_Work, np.ndarray]]:
+    """The paint of pass `step` of each work: from the store, or painted now in batches of one shape."""
+    done: list[tuple[_Work, np.ndarray]] = []
+    missing: dict[tuple[int, int], list[_Work]] = {}
+    for work in works:
+        data = store.get("paint", work.keys[step][0])
+        if data is not None:
+            work.reused += 1
+            done.append((work, load_rgb(data, "stored")))
+        else:
+            missing.setdefault(work.request.passes[step].shape, []).append(work)
+    for group in missing.values():
+        for work, paint in _paint_group(group, step, painter, load):
+            store.put("paint", work.keys[step][0], encode_png(paint.image))
+            work.painted += 1
+            done.append((work, paint.image))
+    return done
+
+
+def _paint_group(group: list[_Work], step: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:
+    """Paint one batch; where an item makes it fail, each alone, so that one cannot take the others down."""
+    inputs = [(work, _attempt(work, _input, work, step, load)) for work in group]
+    ready = [(work, item) for work, item in inputs if item is not None]
+    if not ready:
+        return []
+    try:
+        paints = painter.paint([item for _, item in ready])
+    except (ValueError, ArithmeticError):
+        alone = [(work, _attempt(work, painter.paint, [item])) for work, item in ready]
+        return [(work, paint[0]) for work, paint in alone if paint]
+    return [(work, paint) for (work, _), paint in zip(ready, paints, strict=True)]
+
+
+def _input(work: _Work, step: int, load: Load) -> PassInput:
+    spec = work.request.passes[step]
+    assert work.picture is not None
+    canvas = _resized(crop_window(work.picture, spec.window), spec.shape)
+    mask = rectangles_mask(spec.region, *work.picture.shape[:2])
+    inside = _resized(crop_window(mask, spec.window).astype(np.uint8) * 255, spec.shape) > 0
+    return PassInput(spec, canvas, inside, _donor(spec, load))
+
+
+def _resized(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w, ...) uint8 at (height, width) = shape: area averages when it shrinks, so no masked pixel is lost."""
+    import cv2
+
+    if pixels.shape[:2] == shape:
+        return np.ascontiguousarray(pixels)
+    shrinking = shape[0] * shape[1] < pixels.shape[0] * pixels.shape[1]
+    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
+def _donor(spec: Pass, load: Load) -> np.ndarray | None:
+    if spec.donor is None:
+        return None
+    x0, y0, x1, y1 = spec.donor.box
+    return load(spec.donor.digest, spec.donor.frame)[y0:y1, x0:x1]
+
+
+def _finish(work: _Work, step: int, paint: np.ndarray, store: Store) -> None:
+    """Composite a pass's paint; the picture goes into the store and is what the next pass starts from."""
+    assert work.picture is not None
+    spec, identity = work.request.passes[step], work.request.composite
+    composite = COMPOSITES[identity["name"]](COMPOSITES.settings(identity["name"], identity["settings"]))
+    work.picture = compose(work.picture, paint, spec, composite)
+    if step == len(work.request.passes) - 1:
+        store.put("picture", work.keys[step][1], encode_png(work.picture))
+
+
+def _row(work: _Work, store: Store) -> PictureRow:
+    """The row of a finished or failed work."""
+    work.picture = None
+    key = work.keys[-1][1]
+    sha256 = "" if work.reason else store.sha256("picture", key) or ""
+    return PictureRow(
+        key=work.key,
+        status=REJECTED if work.reason else OK,
+        reason=work.reason,
+        detail=work.detail,
+        image_key=work.request.image_key,
+        picture=key,
+        sha256=sha256,
+        name=work.name,
+        width=work.request.width,
+        height=work.request.height,
+        painted=work.painted,
+        reused=work.reused,
+    )
+
+
+def source_loader(paths: dict[str, str]) -> Load:
+    """A loader of pictures by digest, checked against it on reading. paths: digest → file.
+
+    Raises PictureError `image_changed` where the file is no longer the one that ingest saw.
+    """
+
+    def load(wanted: str, frame: str) -> np.ndarray:
+        path = Path(paths[wanted])
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise PictureError("image_missing", f"{path}: {error.strerror}") from None
+        if digest(data) != wanted:
+            raise PictureError("image_changed", f"{path} changed since ingest: run again")
+        return load_rgb(data, frame)
+
+    return load

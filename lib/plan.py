@@ -1,0 +1,244 @@
+"""Plan: decides everything random before a model is touched. Rows in, requests out.
+
+Draws come from SHA-256 over (seed, edit, source digest, annotation ids, variant), never from a shared stream, so a
+picture added to the data set leaves the other plans alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from lib.composites import COMPOSITES
+from lib.edits import EDITS, Box, Draft, Scene, Target
+from lib.errors import AugmentError
+from lib.geometry import clip_xyxy, outer_pixels, to_window, window_around, xywh_to_xyxy
+from lib.labels import polygons_of, redrawn
+from lib.painters import PAINTERS
+from lib.registry import Member
+from lib.requests import Donor, Label, Pass, Request, canonical, draw, key_of
+from lib.schemas import OK, REJECTED, PlanRow
+
+
+class Recipe(BaseModel):
+    """edit × painter × composite: one point of the space."""
+
+    model_config = ConfigDict(frozen=True)
+    edit: Member
+    painter: Member
+    composite: Member
+
+
+def make_recipe(edit: Member, painter: Member, composite: Member) -> Recipe:
+    """Check that the three go together; raises AugmentError that lists what is allowed."""
+    served = sorted(PAINTERS[painter.name].EDITS)
+    if edit.name not in served:
+        able = [name for name in PAINTERS if edit.name in PAINTERS[name].EDITS]
+        raise AugmentError(
+            f"painter {painter.name!r} does not serve edit {edit.name!r}: it serves {', '.join(served)}; "
+            f"{edit.name!r} can be painted by {', '.join(able)}"
+        )
+    return Recipe(edit=edit, painter=painter, composite=composite)
+
+
+@dataclass(frozen=True)
+class DonorPool:
+    """Objects that copy-paste may cut out, by category; column arrays, so that a choice is one argmin."""
+
+    sizes: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N, 2) float64 width, height, pixels
+    hashes: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N,) uint64, of the annotation and its picture
+    rows: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, objects: pd.DataFrame, images: pd.DataFrame, split: str) -> DonorPool:
+        """Usable objects, no crowds, of readable pictures of one split."""
+        pictures = images[(images.status == OK) & (images.split == split)]
+        pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
+        usable = objects[(objects.status == OK) & ~objects.crowd].merge(pictures, on="image_key")
+        sizes, hashes, rows = {}, {}, {}
+        for category, group in usable.groupby("category", sort=True):
+            boxes = clip_xyxy(xywh_to_xyxy(group[["x", "y", "w", "h"]].to_numpy()), np.inf, np.inf)
+            frame = group[["width", "height"]].to_numpy(dtype=np.float64)
+            opposite = np.minimum(boxes[:, 2:], frame)
+            sizes[str(category)] = np.maximum(opposite - boxes[:, :2], 1)
+            identity = group.digest + " " + group.key
+            hashes[str(category)] = np.array([draw("donor", i) for i in identity], dtype=np.uint64)
+            rows[str(category)] = group.reset_index(drop=True)
+        return cls(sizes, hashes, rows)
+
+    def choose(self, painter: Any, settings: Any, category: str, wh: tuple[float, float], seed: int, own: str) -> int:
+        """Index of the fitting donor with the smallest hash for this seed, never the object itself; -1 for none."""
+        if category not in self.sizes:
+            return -1
+        fits = painter.fits(settings, *wh, self.sizes[category])
+        fits &= (self.rows[category].key != own).to_numpy()
+        if not fits.any():
+            return -1
+        ranks = _mix(self.hashes[category] ^ np.uint64(seed))
+        return int(np.argmin(np.where(fits, ranks, np.iinfo(np.uint64).max)))
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele et al. 2014): spreads 64-bit values evenly, whole columns at once."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))
+
+
+def scenes(selected: pd.DataFrame, objects: pd.DataFrame, prompts: Mapping[str, str]) -> Iterator[tuple[Any, Scene]]:
+    """(SelectRow, Scene) of every selected picture, with all its usable annotations."""
+    by_image = objects.groupby("image_key", sort=False).indices
+    for row in selected.itertuples(index=False):
+        own = objects.iloc[by_image.get(row.key, [])]
+        editable = set(row.objects)
+        corners = clip_xyxy(xywh_to_xyxy(own[["x", "y", "w", "h"]].to_numpy()), row.width, row.height).tolist()
+        boxes = [
+            Box(key, category, (x0, y0, x1, y1), key in editable)
+            for key, category, (x0, y0, x1, y1) in zip(own.key, own.category, corners, strict=True)
+        ]
+        yield row, Scene(row.key, row.digest, row.width, row.height, prompts.get(row.key, ""), boxes)
+
+
+def plan_requests(
+    selected: pd.DataFrame,
+    objects: pd.DataFrame,
+    prompts: Mapping[str, str],
+    recipe: Recipe,
+    donors: DonorPool,
+    seed: int,
+    variants: int,
+) -> list[PlanRow]:
+    """One row per selected picture and variant: a request, or the reason why there is none.
+
+    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; donors: empty where the painter
+    needs none.
+    """
+    planner = _Planner(recipe, donors, seed)
+    return [
+        planner.row(row, scene, variant)
+        for row, scene in scenes(selected, objects, prompts)
+        for variant in range(variants)
+    ]
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, donors: DonorPool, seed: int) -> None:
+        self.recipe, self.donors, self.seed = recipe, donors, seed
+        self.edit = EDITS.build(recipe.edit)
+        self.painter = PAINTERS[recipe.painter.name]
+        self.painter_settings = PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
+        self.margin = COMPOSITES.build(recipe.composite).margin()
+
+    def row(self, selected: Any, scene: Scene, variant: int) -> PlanRow:
+        draft = self.edit.draft(scene)
+        limit = self.painter.MAX_BOXES
+        if limit is not None and any(len(target.boxes) > limit for target in draft.targets):
+            most = max(len(target.boxes) for target in draft.targets)
+            return self._rejected(scene, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
+        passes, redrawn_by, barred = self._passes(draft, scene, variant)
+        if not passes:
+            reason = draft.reason or barred[-1].rpartition(": ")[2]
+            return self._rejected(scene, variant, draft, reason, "; ".join((*draft.barred, *barred)))
+        request = Request(
+            image_key=scene.image_key,
+            source=scene.digest,
+            frame=selected.frame,
+            width=scene.width,
+            height=scene.height,
+            split=selected.split,
+            variant=variant,
+            edit=self.recipe.edit.name,
+            painter=self.recipe.painter.identity(),
+            composite=self.recipe.composite.identity(),
+            passes=tuple(passes),
+            labels=self._labels(draft, scene, redrawn_by),
+        )
+        data = canonical(request)
+        return PlanRow(key_of(request), OK, "", "", scene.image_key, variant, data, [*draft.barred, *barred])
+
+    def _passes(self, draft: Draft, scene: Scene, variant: int) -> tuple[list[Pass], dict[str, Pass], list[str]]:
+        passes: list[Pass] = []
+        redrawn_by: dict[str, Pass] = {}
+        barred: list[str] = []
+        for target in draft.targets:
+            step = self._pass(target, scene, variant)
+            if step is None:
+                barred += [f"{key}: no_donor" for key in target.redraws]
+                continue
+            passes.append(step)
+            redrawn_by |= dict.fromkeys(target.redraws, step)
+        return passes, redrawn_by, barred
+
+    def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | None:
+        seed = draw(self.seed, self.recipe.edit.name, scene.digest, target.redraws, variant)
+        donor = None
+        if self.painter.NEEDS_DONOR:
+            donor = self._donor(target, seed)
+            if donor is None:
+                return None
+        window, shape = self._window(target, scene)
+        boxes = clip_xyxy(to_window(np.array(target.boxes), window, shape), shape[1], shape[0])
+        return Pass(
+            window=window,
+            shape=shape,
+            region=target.region,
+            boxes=tuple(tuple(round(v, 4) for v in box) for box in boxes.tolist()),
+            phrases=target.phrases,
+            prompt=target.prompt,
+            negative_prompt=self.edit.settings.negative_prompt,
+            seed=seed,
+            donor=donor,
+        )
+
+    def _window(self, target: Target, scene: Scene) -> tuple[Any, tuple[int, int]]:
+        """The window around the target and the painter's shape for it, of one aspect: nothing is squashed."""
+        width, height, settings = scene.width, scene.height, self.painter_settings
+        if self.edit.WHOLE:
+            shape = self.painter.shape(settings, width, height)
+            return window_around((0, 0, width, height), width, height, shape, 1, 1), shape
+        corners = np.array(target.region)
+        low, high = corners[:, :2].min(axis=0) - self.margin, corners[:, 2:].max(axis=0) + self.margin
+        around = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+        if self.painter.MODEL is None:  # works at the picture's own size: no more than it needs
+            return around, self.painter.shape(settings, around[2] - around[0], around[3] - around[1])
+        edit = self.edit.settings
+        window = window_around(around, width, height, (1, 1), edit.context, edit.min_window)
+        return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
+
+    def _donor(self, target: Target, seed: int) -> Donor | None:
+        category, (x0, y0, x1, y1) = target.phrases[0], target.region[0]
+        settings = self.painter_settings
+        index = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, target.redraws[0])
+        if index < 0:
+            return None
+        row = self.donors.rows[category].iloc[index]
+        box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
+        return Donor(
+            annotation=row.key,
+            digest=row.digest,
+            box=outer_pixels(box.tolist()),
+            frame=row.frame,
+            flip=settings.flip and bool(draw("flip", seed) % 2),
+            polygon=polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None,
+        )
+
+    def _labels(self, draft: Draft, scene: Scene, redrawn_by: Mapping[str, Pass]) -> tuple[Label, ...]:
+        """Labels in the order of the source's annotations; what was barred for want of a donor stays as it is."""
+        targeted = {key for target in draft.targets for key in target.redraws}
+        labels = []
+        for box in scene.boxes:
+            if box.key in redrawn_by:
+                labels.append(redrawn(box.key, box.xyxy, redrawn_by[box.key]))
+            elif box.key in draft.keeps or (box.key in targeted and not self.edit.WHOLE):
+                labels.append(Label(source=box.key, edited=False))
+        return tuple(labels)
+
+    def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
+        key = key_of("no request", scene.image_key, scene.digest, variant, self.recipe.edit.identity(), self.seed)
+        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, b"", list(draft.barred))

@@ -1,0 +1,185 @@
+"""Presets: a name for a triple edit × painter × composite and its values, and how a run's parameters are resolved.
+
+To add one: an entry in PRESETS. Explicit values override a preset; a bare name means that member with its defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from lib.captioners import CAPTIONERS
+from lib.errors import AugmentError
+from lib.painters import PAINTERS
+from lib.settings import (
+    CaptionSettings,
+    Choice,
+    DatasetSettings,
+    EvaluateSettings,
+    FinaliseSettings,
+    Models,
+    ReviewSettings,
+    ScreenSettings,
+    SelectSettings,
+    Settings,
+)
+
+# S3's limits: exactly one category and fewer than 7 boxes a picture.
+_S3_SELECT = {"max_objects": 6, "max_categories": 1, "require_objects": True}
+_S3_CAPTION = {"captioner": {"name": "blip2"}, "rules": "s3"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "copy-paste": {
+        "about": "real objects of the same category in the boxes of every picture; needs no model",
+        "edit": {"name": "replace"},
+        "painter": {"name": "copy-paste"},
+        "composite": {"name": "feather"},
+    },
+    "coco-gligen-generation": {
+        "about": "a new picture for the same boxes, prompted by its caption (BLIP-2, then GLIGEN)",
+        "select": _S3_SELECT,
+        "caption": _S3_CAPTION,
+        "edit": {"name": "layout"},
+        "painter": {"name": "gligen", "steps": 50, "guidance": 7.5, "grounding": 1.0},
+        "composite": {"name": "none"},
+    },
+    "coco-gligen-inpainting": {
+        "about": "the boxes of a picture painted anew, the rest kept (BLIP-2, then GLIGEN inpainting)",
+        "select": _S3_SELECT,
+        "caption": _S3_CAPTION,
+        "edit": {"name": "replace"},
+        "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
+        "composite": {"name": "feather"},
+    },
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Parameters(Settings):
+    """Every parameter of the flow, as given: what is not set is taken from the preset, then from the defaults."""
+
+    dataset: DatasetSettings
+    select: SelectSettings = Field(default_factory=SelectSettings)
+    preset: str = "copy-paste"
+    caption: CaptionSettings = Field(default_factory=CaptionSettings)
+    edit: str | Choice | None = None
+    painter: str | Choice | None = None
+    composite: str | Choice | None = None
+    models: Models = "full"
+    variants: int = Field(1, ge=1, le=1000)
+    screen: ScreenSettings = Field(default_factory=ScreenSettings)
+    review: ReviewSettings = Field(default_factory=ReviewSettings)
+    finalise: FinaliseSettings = Field(default_factory=FinaliseSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    seed: int = 0
+    limit: int | None = Field(None, ge=1)
+    workspace: Path | None = None
+
+
+class Resolved(Settings):
+    """Parameters with the preset merged in: what is saved with the run."""
+
+    dataset: DatasetSettings
+    select: SelectSettings
+    preset: str
+    caption: CaptionSettings
+    captioner: Choice
+    edit: Choice
+    painter: Choice
+    composite: Choice
+    models: Models
+    variants: int
+    screen: ScreenSettings
+    review: ReviewSettings
+    finalise: FinaliseSettings
+    evaluate: EvaluateSettings
+    seed: int
+    limit: int | None
+    workspace: Path
+
+
+def check_parameters(values: dict[str, Any]) -> Parameters:
+    """Parameters from plain values; raises AugmentError that names the wrong one and the known ones."""
+    try:
+        return Parameters.model_validate(values)
+    except ValidationError as error:
+        raise AugmentError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    model: Any = Parameters
+    for part in first["loc"][:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    known = ", ".join(getattr(model, "model_fields", {}))
+    hint = f"; known are: {known}" if first["type"] == "extra_forbidden" and known else ""
+    missing = first["type"] == "missing"
+    given = "" if missing else f" (got {first['input']!r})"
+    return f"parameter {place!r}: {first['msg']}{given}{hint}"
+
+
+def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
+    """Preset and explicit values, merged. workspace: used where none is set."""
+    if given.preset not in PRESETS:
+        raise AugmentError(f"unknown preset {given.preset!r}: known are {', '.join(sorted(PRESETS))}")
+    preset = PRESETS[given.preset]
+    caption = _merged(CaptionSettings, preset.get("caption", {}), given.caption)
+    return Resolved(
+        select=_merged(SelectSettings, preset.get("select", {}), given.select),
+        caption=caption,
+        captioner=_choice(None, caption.captioner),
+        edit=_choice(preset["edit"], given.edit),
+        painter=_choice(preset["painter"], given.painter),
+        composite=_choice(preset["composite"], given.composite),
+        workspace=given.workspace or workspace,
+        **{
+            name: getattr(given, name)
+            for name in ("dataset", "preset", "models", "variants", "screen", "review", "finalise", "evaluate")
+        },
+        seed=given.seed,
+        limit=given.limit,
+    )
+
+
+def _merged(model: type[M], preset: dict[str, Any], explicit: M) -> M:
+    return model.model_validate({**preset, **explicit.model_dump(exclude_unset=True)})
+
+
+def _choice(preset: dict[str, Any] | None, explicit: str | dict[str, Any] | Choice | None) -> Choice:
+    """The explicit member; one without a name takes the preset's name, and of the same name adds to its values."""
+    if explicit is None:
+        return Choice(**(preset or {}))
+    if isinstance(explicit, str):
+        return Choice(name=explicit)
+    if isinstance(explicit, dict):
+        explicit = Choice(**explicit)
+    if preset and explicit.name in ("", preset["name"]):
+        return Choice(**{**preset, **explicit.values})
+    if not explicit.name:
+        raise AugmentError(f"values {explicit.values} without a name: say which member they are for")
+    return explicit
+
+
+def preset_rows() -> list[dict[str, str]]:
+    """One row per preset for a person: the triple, checkpoints and their licences."""
+    rows = []
+    for name, preset in PRESETS.items():
+        painter = PAINTERS[preset["painter"]["name"]]
+        captioner = CAPTIONERS[_choice(None, preset.get("caption", {}).get("captioner", "template")).name]
+        used = [member for member in (painter, captioner) if member.MODEL]
+        rows.append(
+            {
+                "preset": name,
+                "edit": preset["edit"]["name"],
+                "painter": preset["painter"]["name"],
+                "composite": preset["composite"]["name"],
+                "checkpoints": "; ".join(f"{member.MODEL} ({member.LICENCE})" for member in used) or "none needed",
+                "about": preset["about"],
+            }
+        )
+    return rows

@@ -1,0 +1,52 @@
+"""Review: what a person picked, by file name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lib.errors import AugmentError
+from lib.schemas import REJECTED
+from lib.settings import ReviewSettings
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[pd.DataFrame, list[str]]:
+    """ReviewRows of the ScreenRows that are ok, and the picked names that fit none of them.
+
+    Names count without their suffix, so a copy of the drawn or of the plain picture picks the same; what is in the
+    picked files is ignored. Raises AugmentError where `review.path` is missing from the settings or is no such thing.
+    """
+    rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name"]].copy()
+    if settings.pick == "all":
+        return rows, []
+    picked = _picked(settings)
+    stems = rows.name.map(_stem)
+    left = ~stems.isin(picked)
+    rows.loc[left, ["status", "reason"]] = [REJECTED, "not_picked"]
+    rows.loc[left, "detail"] = f"not in {settings.path}"
+    return rows, sorted(picked - set(stems))
+
+
+def _picked(settings: ReviewSettings) -> set[str]:
+    """Stems of the picked names. A folder or list that is not there yet picks nothing."""
+    path = settings.path
+    if path is None:
+        raise AugmentError(f"review.pick is {settings.pick!r} but review.path is not set: give the {settings.pick}")
+    if not path.exists():
+        return set()
+    if settings.pick == "folder":
+        if not path.is_dir():
+            raise AugmentError(f"review.path {path} is no folder: give the folder with the picked files")
+        return {_stem(file.name) for file in path.rglob("*") if file.suffix.lower() in PICTURES}
+    if not path.is_file():
+        raise AugmentError(f"review.path {path} is no file: give a text file with one name a line")
+    return {_stem(line.strip()) for line in path.read_text("utf-8-sig").splitlines() if line.strip()}
+
+
+def _stem(name: str) -> str:
+    """A name without its suffix, where it has a picture's one: names may hold other dots."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in PICTURES else path.name

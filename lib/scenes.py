@@ -1,0 +1,472 @@
+"""Warehouse scenes drawn by program: pictures whose boxes are exact, of any size, for the demo set and the mini models.
+
+    scene = render(seed=3, width=480, height=360)       # scene.image, scene.objects, scene.caption
+    python -m lib.scenes data/demo --count 24 --seed 7  # pictures and COCO annotations
+
+A scene is a small 3-D world in metres, drawn into a depth buffer at four times the resolution (lib/scene_solids.py).
+The buffer knows who owns each cell, which gives visible boxes, fractions and outlines. What is labelled is built in
+lib/scene_things.py, the room around it here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lib.manifest import atomic_write
+from lib.scene_solids import RGB, SUPERSAMPLE, Array, Camera, Canvas, Solid, bar, box, corners_of, moved, turned
+from lib.scene_things import BUILDERS, Dice, Thing
+
+CATEGORIES = tuple(BUILDERS)  # COCO ids 1, 2, ...
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One labelled object as it is seen."""
+
+    category: str  # of CATEGORIES
+    phrase: str  # "a yellow forklift"
+    bbox_xywh: tuple[float, float, float, float]  # tight around the visible cells; pixels, multiples of 1/4
+    visible: float  # seen part of what would be seen with nothing in front, 0 < visible <= 1
+    area: float  # pixels², of the visible cells
+    polygons: tuple[tuple[float, ...], ...]  # outlines of the visible parts: x, y, x, y, ... pixels; holes are not cut
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is in it."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    objects: tuple[SceneObject, ...]  # far to near
+    caption: str
+    owners: NDArray[np.uint8]  # (4H, 4W): 1 + index of the object seen there, 0 = background
+
+
+def render(seed: int, width: int = 640, height: int = 480) -> Scene:
+    """Draw scene `seed` at width × height pixels (both at least 32). Equal arguments give equal scenes.
+
+    The layout depends on the frame's shape too, since every object must fit into it. Raises ValueError for a smaller
+    frame.
+    """
+    if min(width, height) < 32:
+        raise ValueError(f"a scene of {width}x{height} pixels: at least 32x32 is needed for objects to be seen")
+    dice = Dice(f"scene {seed}")
+    # Between a view as wide and one as high as usual, but never so long that only a strip of the room is seen.
+    focal = 1.1 * min((width + height * 4 / 3) / 2, 1.8 * height)
+    camera = Camera(width, height, focal, height * dice.between(0.30, 0.40), dice.between(1.7, 2.5))
+    room = _furnish(dice)
+    things = _lay_out(dice, camera)
+    canvas = Canvas(camera, room.light)
+    canvas.pixels[:] = _paint_room(dice, camera, room)
+    canvas.draw(room.markings)
+    shadow = cv2.merge([_shadow_map(camera, room, things)] * 3)
+    cv2.multiply(canvas.pixels, shadow, dst=canvas.pixels, scale=1 / 255)
+    canvas.draw(room.solids)
+    alone = [canvas.draw_object(index, thing.solids) for index, thing in enumerate(things, start=1)]
+    seen = [_seen(canvas.owners, i, *pair) for i, pair in enumerate(zip(things, alone, strict=True), start=1)]
+    return Scene(_develop(dice, canvas.pixels, camera, room), tuple(seen), _caption(room, things), canvas.owners)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The room: nothing in it is labelled
+
+
+@dataclass(frozen=True)
+class _Room:
+    name: str  # for the caption
+    light_name: str  # of _LIGHTS
+    light: Array  # unit vector towards the light
+    wall_at: float  # metres from the camera
+    wall: RGB
+    floor: RGB
+    markings: list[Solid]  # flat on floor and wall, drawn below the shadows
+    racks: list[list[Solid]]
+
+    @property
+    def solids(self) -> list[Solid]:
+        return [solid for rack in self.racks for solid in rack]
+
+
+_LIGHTS = {"cool": (0.96, 1.0, 1.05), "neutral": (1.0, 1.0, 0.99), "warm": (1.05, 1.0, 0.91)}  # gain of R, G, B
+
+
+def _furnish(dice: Dice) -> _Room:
+    wall_at = dice.between(12, 14)
+    kind = dice.pick(["aisle", "hall", "dock"])
+    if kind == "aisle":
+        wall_at += 6
+        racks = [moved(_rack(dice, 5), s * dice.between(5.4, 6.4), 0, wall_at - 7.5, math.pi / 2) for s in (-1, 1)]
+    elif kind == "hall":
+        racks = [moved(_rack(dice, 4), dice.between(-3, 3), 0, wall_at - 0.8)]
+    else:
+        racks = [moved(_rack(dice, 3), dice.pick([-1, 1]) * dice.between(5.2, 6), 0, wall_at - 5, math.pi / 2)]
+    markings = _floor_lines(dice, wall_at)
+    if kind == "dock" or (kind == "aisle" and dice.chance(0.6)):
+        markings += _dock_doors(dice, wall_at)
+    light = np.array([dice.pick([-0.45, 0.45]), 0.8, -0.55])
+    return _Room(
+        name={"aisle": "a warehouse aisle", "hall": "a warehouse", "dock": "a warehouse at the loading dock"}[kind],
+        light_name=dice.pick(tuple(_LIGHTS)),
+        light=light / np.linalg.norm(light),
+        wall_at=wall_at,
+        wall=dice.tint(dice.pick([(196, 200, 202), (176, 186, 196), (204, 198, 184), (150, 160, 164)]), 0.05),
+        floor=dice.tint(dice.pick([(158, 156, 150), (136, 140, 142), (168, 160, 148), (120, 128, 124)]), 0.06),
+        markings=markings,
+        racks=racks,
+    )
+
+
+def _floor_lines(dice: Dice, wall_at: float) -> list[Solid]:
+    """Expansion joints, and the painted borders of the lane."""
+    paint, lane = dice.pick([(226, 186, 40), (226, 186, 40), (224, 224, 218)]), dice.between(2.4, 4.2)
+    flat, joint = (-0.02, 0.001), (112, 110, 106)
+    solids = [box((x - 0.012, x + 0.012), flat, (2.6, wall_at), joint, 0) for x in (-7.5, -2.5, 2.5, 7.5)]
+    solids += [box((-14, 14), flat, (z, z + 0.024), joint, 0) for z in np.arange(4.0, wall_at, 3.5)]
+    sides = (-lane, lane)
+    return solids + [box((x - 0.06, x + 0.06), (-0.02, 0.002), (2.6, wall_at - 1.6), paint, 0) for x in sides]
+
+
+def _dock_doors(dice: Dice, wall_at: float) -> list[Solid]:
+    """Rolling doors between striped posts."""
+    solids = []
+    for place in (-6.4, -1.6, 3.2):
+        x = place + dice.between(-0.3, 0.3)
+        colour = dice.pick([(206, 208, 210), (120, 140, 160), (198, 196, 186)])
+        solids.append(box((x - 0.22, x + 3.02), (0, 3.5), (wall_at - 0.06, wall_at), (58, 60, 64)))
+        leaf = (wall_at - 0.1, wall_at - 0.05)
+        solids += [box((x, x + 2.8), (y, y + 0.36), leaf, colour, 0.25) for y in np.arange(0.02, 3.2, 0.36)]
+        for post in ((x - 0.22, x - 0.04), (x + 2.84, x + 3.02)):
+            for i in range(8):
+                stripe = (232, 192, 30) if i % 2 else (34, 34, 36)
+                solids.append(box(post, (0.15 * i, 0.15 * i + 0.15), (wall_at - 0.14, wall_at - 0.05), stripe, 0))
+    return solids
+
+
+def _rack(dice: Dice, bays: int) -> list[Solid]:
+    """Pallet racking along x, front at z = −0.5: blue posts, orange beams, totes and crates that carry no label."""
+    bay, solids = 2.6, []
+    levels = (0.08, 1.75, 3.3)
+    posts = (np.arange(bays + 1) - bays / 2) * bay
+    blue, orange = dice.tint(dice.pick([(38, 74, 140), (58, 96, 84)]), 0.1), dice.tint((222, 106, 34), 0.08)
+    for x in posts:
+        for z in (-0.5, 0.42):
+            solids.append(box((x - 0.05, x + 0.05), (0, 5.0), (z, z + 0.08), blue))
+        solids.append(box((x - 0.08, x + 0.08), (0, 0.42), (-0.56, -0.5), (232, 192, 30)))
+        solids += [bar((x, y, -0.46), (x, y + 0.8, 0.46), 0.04, blue) for y in (0.3, 1.9, 3.5)]
+    for left in posts[:-1]:
+        for y in levels:
+            solids.append(box((left, left + bay), (y, y + 0.11), (-0.49, -0.43), orange, 0.15))
+            solids.append(box((left, left + bay), (y + 0.08, y + 0.11), (-0.43, 0.46), (128, 130, 132), 0))
+            solids += moved(_rack_goods(dice, bay - 0.3), left + 0.15, y + 0.11, 0)
+    return solids
+
+
+def _rack_goods(dice: Dice, room: float) -> list[Solid]:
+    """Plastic totes, bins and dark crates: nothing that a person would call one of CATEGORIES."""
+    solids, x = [], 0.0
+    while x < room - 0.55:
+        wide, high = dice.between(0.5, 0.8), dice.between(0.3, 0.42)
+        wide = min(wide, room - x)
+        colour = dice.pick([(52, 86, 130), (94, 100, 106), (130, 44, 42), (64, 104, 84), (178, 182, 184)])
+        for level in range(dice.pick([0, 1, 2, 2, 3])):
+            tint, y = dice.tint(colour, 0.12), level * high
+            solids.append(box((x, x + wide - 0.05), (y, y + high - 0.06), (-0.38, 0.38), tint, 0.15))
+            solids.append(box((x - 0.015, x + wide - 0.035), (y + high - 0.07, y + high), (-0.4, 0.4), tint, 0.3))
+        x += wide
+    return solids
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layout
+
+_NEAR_FAR = {"forklift": (5.6, 8.6), "pallet": (4.0, 7.5), "boxes": (4.2, 8.0), "pallet truck": (3.8, 6.8)}  # metres
+_SPREAD = {"forklift": 0.75, "pallet truck": 0.8, "pallet": 0.6, "boxes": 0.6}  # radians off the side view
+_MARGIN = 0.012  # of the frame's width, left free at its border: every object is whole
+_MIN_SIDE = 0.085  # of the frame's height: large enough to be judged by eye
+_MAX_COVER = 0.35  # of one object's box by another's
+
+
+def _lay_out(dice: Dice, camera: Camera) -> list[Thing]:
+    """One to five things that fit into the frame, stand apart and hide little of each other; far to near."""
+    wanted, things = dice.pick([1, 2, 3, 3, 4, 4, 5, 5]), list[Thing]()
+    for _ in range(6 * wanted):
+        # The largest first and what is missing likelier, or piles of boxes would take the forklift's room.
+        missing = [name for name in CATEGORIES if all(t.category != name for t in things)]
+        names = (
+            [*missing, *missing, "pallet", "boxes"] if things else ["forklift", "forklift", "pallet truck", *CATEGORIES]
+        )
+        found = BUILDERS[dice.pick(names)](dice)
+        if len(things) + 1 + (found.load is not None) <= wanted:
+            things += _find_place(dice, camera, found, things)
+    return sorted(things or [_fallback(dice, camera)], key=lambda thing: -thing.at[1])
+
+
+def _find_place(dice: Dice, camera: Camera, thing: Thing, others: Sequence[Thing]) -> list[Thing]:
+    """The thing (and its load) where it fits; empty where a few draws found no such place."""
+    group = [thing, thing.load] if thing.load else [thing]
+    corners = [corners_of(t.solids) for t in group]
+    taken = [(other, camera.bounds(corners_of(other.solids))) for other in others]
+    for _ in range(12):
+        z = dice.between(*_NEAR_FAR[thing.category])
+        x = dice.between(-0.46, 0.46) * camera.width / camera.focal * z
+        turn = dice.pick([0.0, math.pi]) + dice.between(-1, 1) * _SPREAD[thing.category]  # to the right or to the left
+        near = any(math.dist((x, z), other.at) < thing.reach + other.reach for other in others)
+        boxes = [camera.bounds(turned(points, x, 0, z, turn)) for points in corners]
+        if not near and all(_whole(camera, b) and all(_apart(b, other) for _, other in taken) for b in boxes):
+            found = thing.stand(x, z, turn)
+            return [found, found.load] if found.load else [found]
+    return []
+
+
+def _fallback(dice: Dice, camera: Camera) -> Thing:
+    """Boxes in the middle, far enough to fit: for frames so narrow that nothing else did."""
+    boxes, z = BUILDERS["boxes"](dice), 5.0
+    while not _whole(camera, camera.bounds(corners_of(boxes.stand(0, z, 0.3).solids))) and z < 11:
+        z += 0.5
+    return boxes.stand(0, z, 0.3)
+
+
+def _whole(camera: Camera, box_xyxy: Array) -> bool:
+    x0, y0, x1, y1 = box_xyxy
+    margin = _MARGIN * camera.width
+    inside = x0 >= margin and y0 >= margin and x1 <= camera.width - margin and y1 <= camera.height - margin
+    return bool(inside and min(x1 - x0, y1 - y0) >= _MIN_SIDE * camera.height)
+
+
+def _apart(a_xyxy: Array, b_xyxy: Array) -> bool:
+    shared = np.clip(np.minimum(a_xyxy[2:], b_xyxy[2:]) - np.maximum(a_xyxy[:2], b_xyxy[:2]), 0, None).prod()
+    smaller = min((a_xyxy[2:] - a_xyxy[:2]).prod(), (b_xyxy[2:] - b_xyxy[:2]).prod())
+    return bool(shared <= _MAX_COVER * smaller)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Floor, wall, shadows, and what a camera adds
+
+
+def _paint_room(dice: Dice, camera: Camera, room: _Room) -> Array:
+    """Floor and back wall, (4H, 4W, 3) uint8: smooth, so computed per pixel and enlarged."""
+    rows = (np.arange(camera.height, dtype=np.float32) + 0.5)[:, None]
+    columns = (np.arange(camera.width, dtype=np.float32) + 0.5)[None]
+    foot = camera.horizon + camera.focal * camera.above / room.wall_at  # row where wall and floor meet
+    depth = np.where(rows > foot, camera.focal * camera.above / np.maximum(rows - camera.horizon, 1), room.wall_at)
+    across = (columns - camera.width / 2) * depth / camera.focal  # metres to the right
+    lamps = np.cos(across * dice.between(0.5, 0.9) + dice.between(0, 6)) * np.cos(depth * 0.9)
+    floor = 0.97 + 0.6 * _stains(dice, across, depth) + 0.07 * lamps - 0.012 * np.abs(depth - 7)
+    up = camera.above + (camera.horizon - rows) * room.wall_at / camera.focal  # metres above the floor
+    wall = 0.82 + 0.035 * np.clip(up, 0, 6) + 0.02 * np.cos(across * 2 * math.pi / 0.6)  # corrugated
+    wall = np.where(up < 0.25, 0.5, np.where(up < 1.3, wall * 0.86, wall))
+    shade = np.where(rows > foot, floor, wall).astype(np.float32)[..., None]
+    paint = np.where(rows[..., None] > foot, np.array(room.floor), np.array(room.wall))
+    return _enlarged(np.clip(shade * paint, 0, 255).astype(np.uint8))
+
+
+def _stains(dice: Dice, across: Array, depth: Array) -> Array:
+    """Cloudy noise fixed to the floor, about −0.1 .. 0.1."""
+    rng = np.random.default_rng(dice.whole(0, 2**31))
+    total = np.zeros(across.shape, np.float32)
+    for cell, weight in ((1.6, 0.12), (0.45, 0.07), (0.12, 0.05)):  # metres
+        tile = rng.random((64, 64), dtype=np.float32) - 0.5
+        at_x, at_y = ((np.broadcast_to(v, total.shape) / cell % 64).astype(np.float32) for v in (across, depth))
+        total += weight * cv2.remap(tile, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return total
+
+
+def _shadow_map(camera: Camera, room: _Room, things: Sequence[Thing]) -> Array:
+    """(4H, 4W) uint8, 255 = lit: what the solids keep from the floor, soft as under many lamps."""
+    lit = np.ones((camera.height, camera.width), np.float32)
+    for thing in things:
+        points = corners_of(thing.solids)
+        scale = camera.focal / max(thing.at[1], 1)  # pixels a metre
+        height = points[:, 1:2]
+        if height.min() < 0.1:
+            _darken(lit, camera, points[height[:, 0] < 0.5], 0.03 * scale, 0.45)
+        _darken(lit, camera, points - room.light * height / room.light[1] * 0.4, 0.12 * scale, 0.4)
+    for rack in room.racks:
+        _darken(lit, camera, corners_of(rack), 0.25 * camera.focal / room.wall_at, 0.4)
+    return _enlarged((lit * 255).astype(np.uint8))
+
+
+def _darken(lit: Array, camera: Camera, points: Array, blur: float, strength: float) -> None:
+    """Take light from the floor below the points' hull; its rim is `blur` pixels soft."""
+    ground = points * [1, 0, 1]
+    ground[:, 2] = np.maximum(ground[:, 2], 1.0)  # stay in front of the camera
+    hull = cv2.convexHull(np.round(camera.project(ground)).astype(np.int32))
+    reach = math.ceil(3 * blur) + 1
+    x, y, wide, high = cv2.boundingRect(hull)
+    x0, y0 = max(x - reach, 0), max(y - reach, 0)
+    window = lit[y0 : max(y + high + reach, 0), x0 : max(x + wide + reach, 0)]
+    if window.size:
+        patch = np.zeros(window.shape, np.float32)
+        cv2.fillConvexPoly(patch, hull - [x0, y0], 1.0)
+        window *= 1 - strength * cv2.GaussianBlur(patch, (0, 0), max(blur, 0.4))
+
+
+def _enlarged(image: Array) -> Array:
+    size = image.shape[1] * SUPERSAMPLE, image.shape[0] * SUPERSAMPLE
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+
+def _develop(dice: Dice, pixels: Array, camera: Camera, room: _Room) -> NDArray[np.uint8]:
+    """Cells to pixels, then exposure, the light's colour, darker corners and noise."""
+    image = cv2.resize(pixels, (camera.width, camera.height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    image *= np.array(_LIGHTS[room.light_name], np.float32) * np.float32(dice.between(1.0, 1.2))
+    across, down = (np.linspace(-1, 1, n, dtype=np.float32) for n in (camera.width, camera.height))
+    image *= (1 - 0.11 * (across[None] ** 2 + down[:, None] ** 2))[..., None]
+    rng = np.random.default_rng(dice.whole(0, 2**31))
+    image += rng.normal(0, dice.between(0.8, 2.2), (*image.shape[:2], 1)).astype(np.float32)
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is seen
+
+
+def _seen(owners: Array, index: int, thing: Thing, alone: int) -> SceneObject:
+    cells = (owners == index).astype(np.uint8)
+    x0, y0, wide, high = cv2.boundingRect(cells)
+    crop = cells[y0 : y0 + high, x0 : x0 + wide]
+    count, s = int(np.count_nonzero(crop)), SUPERSAMPLE
+    return SceneObject(
+        category=thing.category,
+        phrase=thing.phrase,
+        bbox_xywh=(x0 / s, y0 / s, wide / s, high / s),
+        visible=round(count / alone, 4),
+        area=count / s**2,
+        polygons=_outlines(crop, x0, y0),
+    )
+
+
+def _outlines(cells: Array, x0: int, y0: int) -> tuple[tuple[float, ...], ...]:
+    """Outer contours in pixels, simplified by at most half a pixel; specks are left out."""
+    contours, _ = cv2.findContours(cells, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    by_size = sorted(contours, key=cv2.contourArea, reverse=True)
+    simple = [cv2.approxPolyDP(c, SUPERSAMPLE / 2, True).reshape(-1, 2) for c in by_size]
+    outlines = [c for c in simple if len(c) >= 3]
+    kept = [c for c in outlines if cv2.contourArea(c) >= 4 * SUPERSAMPLE**2] or outlines[:1]
+    middle = np.array([x0 + 0.5, y0 + 0.5])  # a contour runs through the middles of its cells
+    return tuple(tuple(float(v) for v in ((c + middle) / SUPERSAMPLE).ravel()) for c in kept)
+
+
+def _caption(room: _Room, things: Sequence[Thing]) -> str:
+    """What there is, near to far, where, and in which light."""
+    phrases = [thing.phrase for thing in reversed(things)]
+    counted = [_counted(phrase, phrases.count(phrase)) for phrase in dict.fromkeys(phrases)]
+    listed = counted[0] if len(counted) == 1 else f"{', '.join(counted[:-1])} and {counted[-1]}"
+    return f"{listed} in {room.name}, {room.light_name} light"
+
+
+def _counted(phrase: str, count: int) -> str:
+    """ "a stack of boxes", 2 → "two stacks of boxes"."""
+    if count == 1:
+        return phrase
+    _, *words = phrase.split(" ")
+    noun = next(i for i, word in enumerate(words) if word in ("stack", "pallet", "truck", "forklift"))
+    words[noun] += "s"
+    return f"{['two', 'three', 'four', 'five'][count - 2]} {' '.join(words)}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A data set
+
+
+def write_dataset(folder: Path, count: int, seed: int, size: tuple[int, int] = (480, 360)) -> dict[str, Any]:
+    """Write `count` scenes of size (width, height) pixels: folder/images/*.jpg, then folder/annotations.json (COCO).
+
+    Scene i is drawn from the same seed however many there are. Returns the annotations. Files of the same names are
+    replaced, others are left alone.
+    """
+    coco = to_coco(_written(folder, count, seed, size), seed)
+    atomic_write(folder / "annotations.json", _to_text(coco).encode())
+    return coco
+
+
+def _written(folder: Path, count: int, seed: int, size: tuple[int, int]) -> Iterator[Scene]:
+    """The scenes, one in memory at a time, each after its picture was written."""
+    for index in range(count):
+        scene = render(scene_seed(seed, index), *size)
+        data = io.BytesIO()
+        Image.fromarray(scene.image).save(data, "JPEG", quality=90)
+        atomic_write(folder / "images" / _file_name(index), data.getvalue())
+        yield scene
+
+
+def scene_seed(seed: int, index: int) -> int:
+    """The seed of a data set's scene."""
+    return seed * 1_000_000 + index
+
+
+def to_coco(scenes: Iterable[Scene], seed: int) -> dict[str, Any]:
+    """COCO annotations of a data set's scenes; ids from 1.
+
+    Beyond COCO's own fields a picture has `seed` and `caption`, an annotation `visible` (fraction) and `phrase`.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, scene in enumerate(scenes):
+        height, width = scene.image.shape[:2]
+        picture = {"id": index + 1, "file_name": _file_name(index), "width": width, "height": height, "license": 1}
+        images.append(picture | {"seed": scene_seed(seed, index), "caption": scene.caption})
+        for thing in scene.objects:
+            annotations.append(_annotation(len(annotations) + 1, index + 1, thing))
+    return {
+        "info": {"description": f"Drawn warehouse scenes, seed {seed}", "version": "1", "contributor": "augment"},
+        "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
+        "categories": [{"id": i, "name": n, "supercategory": "warehouse"} for i, n in enumerate(CATEGORIES, 1)],
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+def _annotation(key: int, image: int, thing: SceneObject) -> dict[str, Any]:
+    return {
+        "id": key,
+        "image_id": image,
+        "category_id": CATEGORIES.index(thing.category) + 1,
+        "bbox": list(thing.bbox_xywh),
+        "area": thing.area,
+        "segmentation": [list(polygon) for polygon in thing.polygons],
+        "iscrowd": 0,
+        "visible": thing.visible,
+        "phrase": thing.phrase,
+    }
+
+
+def _file_name(index: int) -> str:
+    return f"scene_{index:04d}.jpg"
+
+
+def _to_text(coco: dict[str, Any]) -> str:
+    """JSON with one record a line: small, and a changed scene is a readable difference."""
+    parts = []
+    for key, value in coco.items():
+        rows = [value] if isinstance(value, dict) else value
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        parts.append(f"{json.dumps(key)}: {lines if isinstance(value, dict) else f'[{chr(10)}{lines}{chr(10)}]'}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: python -m lib.scenes FOLDER --count 24 --seed 7 --size 480 360."""
+    parser = argparse.ArgumentParser(prog="python -m lib.scenes", description="Draw a labelled warehouse data set.")
+    parser.add_argument("folder", type=Path, help="where images/ and annotations.json go")
+    parser.add_argument("--count", type=int, default=24, help="scenes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="another seed, other scenes (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 360), metavar=("WIDTH", "HEIGHT"), help="pixels")
+    given = parser.parse_args(arguments)
+    coco = write_dataset(given.folder, given.count, given.seed, tuple(given.size))
+    print(f"{len(coco['images'])} pictures, {len(coco['annotations'])} boxes in {given.folder}")
+
+
+if __name__ == "__main__":
+    main()

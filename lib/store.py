@@ -1,0 +1,55 @@
+"""Content-addressed store: the truth of what was made. `<root>/<kind>/<first two hex>/<key>`.
+
+A file is its payload after a header line with its SHA-256, written by rename and checked on reading; a damaged one
+counts as absent and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lib.manifest import atomic_path
+
+
+class Store:
+    """Bytes by key. Keys are hex; kinds ("caption", "paint", "picture", "verdict") are folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def path(self, kind: str, key: str) -> Path:
+        """Where an item lies, whether it does or not."""
+        return self.root / kind / key[:2] / key
+
+    def has(self, kind: str, key: str) -> bool:
+        """Is there a file? Its digest is checked on reading."""
+        return self.path(kind, key).is_file()
+
+    def put(self, kind: str, key: str, data: bytes) -> str:
+        """Write an item by rename; returns the SHA-256 of its bytes."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        with atomic_path(self.path(kind, key)) as temporary, temporary.open("wb") as file:
+            file.write(sha256.encode() + b"\n")
+            file.write(data)
+        return sha256
+
+    def get(self, kind: str, key: str) -> bytes | None:
+        """An item's bytes; None where it is absent or damaged (a damaged one is removed)."""
+        path = self.path(kind, key)
+        try:
+            header, _, data = path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        if header.decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
+            path.unlink(missing_ok=True)
+            return None
+        return data
+
+    def sha256(self, kind: str, key: str) -> str | None:
+        """The digest that an item's header promises, without reading the rest; None where it is absent."""
+        try:
+            with self.path(kind, key).open("rb") as file:
+                return file.read(64).decode("ascii", "replace")
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,31 @@
+"""What a person sees of a run in the UI: a table per stage, the contact sheet, the metrics."""
+
+from __future__ import annotations
+
+import base64
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.run import Run
+
+
+def show_counts(run: Run, stage: str) -> None:
+    """A table of a stage's rows: new, reused, and set aside by reason."""
+    told = run.account["stages"][stage]
+    rows = [{"rows": "all", "count": told["rows"]}, {"rows": "ok", "count": told["ok"]}]
+    rows += [{"rows": name, "count": told[name]} for name in ("painted", "reused")]
+    rows += [{"rows": f"set aside: {reason}", "count": count} for reason, count in told["rejected"].items()]
+    rows += [{"rows": f"plan: {name}", "count": told[name]} for name in ("new", "changed", "gone") if name in told]
+    create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
+
+
+def show_sheet(run: Run, jpeg: bytes) -> None:
+    """The contact sheet, embedded: the UI blocks file links."""
+    data = base64.b64encode(jpeg).decode()
+    text = f"Whole sheet: `{run.root / 'contact_sheet.jpg'}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
+    create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
+
+
+def show_text(key: str, text: str) -> None:
+    """A note in markdown."""
+    create_markdown_artifact(text, key=key)

@@ -1,0 +1,53 @@
+"""draw: boxes and labels on every screened picture, and the run's contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib.draw import VERSION, contact_sheet, draw_pictures, sheet_jpeg
+from lib.manifest import Ref, atomic_write, read_manifest
+from lib.schemas import OK, DrawRow, ScreenRow
+from tasks.artifacts import show_sheet
+from tasks.ingest import Ingested
+from tasks.inputs import boxes_of, requests_of, sources_of
+from tasks.jobs import Job, Staged, make_job, run_stage, split_parts, stage_task
+from tasks.run import Run
+
+
+def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) -> None:
+    """Drawn pictures in <workspace>/drawn, and contact_sheet.jpg beside that folder."""
+    rows = read_manifest(screened.manifest.file, ScreenRow)
+    rows = rows[rows.status == OK]
+    where = {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
+    parts = split_parts(run, "screened", rows, ScreenRow, by="image_key")
+    jobs = [make_job(run, "draw", VERSION, {"screened": part}, where=where) for part in parts]
+    folder = run.root / "drawn"
+    staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder))
+    _sweep(folder, set(read_manifest(staged.manifest.file, DrawRow).name))
+    boxes, requests = boxes_of(ingested.objects), requests_of(plan.manifest)
+    sheet = contact_sheet(rows, requests, boxes, sources_of(ingested.images, str(run.sources)), run.store)
+    if sheet is not None:
+        atomic_write(run.root / "contact_sheet.jpg", sheet_jpeg(sheet))
+        show_sheet(run, sheet_jpeg(sheet, most=140_000))
+
+
+def _drawings_there(part: Ref, folder: Path) -> bool:
+    return all((folder / name).is_file() for name in read_manifest(part.file, DrawRow).name)
+
+
+def _sweep(folder: Path, wanted: set[str]) -> None:
+    """Remove drawings of pictures that are no longer in the run."""
+    for path in folder.glob("*.jpg"):
+        if path.name not in wanted:
+            path.unlink()
+
+
+@stage_task("draw")
+def draw_part(job: Job) -> Ref:
+    """Draw the pictures of one part."""
+    requests = requests_of(Ref.model_validate(job.where["plan"]))
+    boxes = boxes_of(Ref.model_validate(job.where["objects"]))
+    folder = Path(job.workspace) / "drawn"
+    return job.write(
+        draw_pictures(job.read("screened", ScreenRow), requests, boxes, job.store, folder, job.advance), DrawRow
+    )

@@ -1,0 +1,63 @@
+"""evaluate: do the synthetic pictures look like the real ones? FID and KID with their floor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from lib.evaluate import evaluate, summary, write_json
+from lib.manifest import Ref, read_manifest
+from lib.requests import canonical, key_of
+from lib.schemas import OK, FinalRow, ImageRow, SelectRow
+from lib.store import Store
+from tasks.artifacts import show_text
+from tasks.ingest import Ingested
+from tasks.jobs import Staged
+from tasks.progress import advance
+from tasks.run import Run
+
+VERSION = 1
+
+
+def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref) -> None:
+    """report/metrics.json: selected sources against synthetic pictures; nothing where one side has under two."""
+    extractor = run.settings.evaluate.extractor
+    if extractor is None:
+        return
+    chosen = read_manifest(selected.manifest.file, SelectRow)
+    images = read_manifest(ingested.images.file, ImageRow)
+    real = images[images.key.isin(chosen.key[chosen.status == OK])]
+    rows = read_manifest(final.file, FinalRow)
+    made = rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")]
+    run.progress.start("evaluate", len(real) + len(made))
+    if min(len(real), len(made)) < 2:
+        show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
+    else:
+        key = key_of(VERSION, extractor, sorted(real.digest), sorted(made.sha256))
+        sources = [str(run.sources / path) for path in real.path]
+        pictures = [str(run.root / "final" / "images" / name) for name in made.file_name]
+        result = measure(str(run.root), sources, pictures, extractor, key)
+        write_json(result, run.root / "report" / "metrics.json")
+        show_text("metrics", "```\n" + summary(result) + "\n```")
+    run.progress.finish("evaluate")
+
+
+@task(name="evaluate", persist_result=False)
+def measure(workspace: str, real: list[str], generated: list[str], extractor: str, key: str) -> dict[str, Any]:
+    """Scores by key in the store; features are computed only where they are not there."""
+    store = Store(Path(workspace) / "store")
+    known = store.get("metrics", key)
+    if known is not None:
+        told: dict[str, Any] = json.loads(known)
+        return told
+    result = evaluate(
+        [Path(p) for p in real],
+        [Path(p) for p in generated],
+        extractor,
+        advance=lambda count: advance(workspace, "evaluate", count),
+    )
+    store.put("metrics", key, canonical(result))
+    return result

@@ -1,0 +1,90 @@
+"""finalise: the merged COCO set in <workspace>/final."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from prefect import task
+from pydantic import BaseModel
+
+from lib.finalise import Ids, Sources, final_objects, finalise
+from lib.manifest import Ref, read_manifest, write_manifest
+from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
+from lib.settings import FinaliseSettings
+from lib.store import Store
+from tasks.artifacts import show_counts
+from tasks.ingest import Ingested
+from tasks.inputs import requests_of
+from tasks.jobs import Staged
+from tasks.progress import advance
+from tasks.run import Run
+
+
+class FinalJob(BaseModel):
+    """What the task is given."""
+
+    workspace: str
+    sources: str
+    ingested: Ingested
+    plan: Ref
+    reviewed: Ref
+    settings: FinaliseSettings
+    out: str
+
+
+def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) -> Ref:
+    """FinalRows; final/annotations.json is written last."""
+    before = _known(run.manifest("finalise"))
+    run.progress.start("finalise", ingested.images.rows + reviewed.rows)
+    ref = write_final(
+        FinalJob(
+            workspace=str(run.root),
+            sources=str(run.sources.absolute()),
+            ingested=ingested,
+            plan=plan.manifest,
+            reviewed=reviewed,
+            settings=run.settings.finalise,
+            out=str(run.manifest("finalise")),
+        )
+    )
+    run.progress.finish("finalise")
+    rows = read_manifest(ref.file, FinalRow)
+    same = ["file_name", "sha256", "mtime_ns"]
+    reused = 0 if before is None else len(rows.merge(before[same], on=same))
+    run.count("finalise", rows, painted=len(rows) - reused, reused=reused)
+    show_counts(run, "finalise")
+    return ref
+
+
+def _known(path: Path) -> pd.DataFrame | None:
+    return read_manifest(path, FinalRow) if path.is_file() else None
+
+
+@task(name="finalise", persist_result=False, retries=2, retry_delay_seconds=5)
+def write_final(job: FinalJob) -> Ref:
+    """Write the final set. Not cached: it looks at every file, and writes what is missing or different."""
+    root = Path(job.workspace)
+    images, objects = (
+        read_manifest(job.ingested.images.file, ImageRow),
+        read_manifest(job.ingested.objects.file, ObjectRow),
+    )
+    reviewed = read_manifest(job.reviewed.file, ReviewRow)
+    reviewed = reviewed[reviewed.status == OK]
+    planned = requests_of(job.plan)
+    requests = {key: planned[key] for key in reviewed.key}
+    ids = Ids.read(root / "ids.json").assign(requests, images.key, final_objects(images, objects).key)
+    ids.write(root / "ids.json")
+    sources = Sources(images, objects, job.ingested.envelope.file.read_bytes(), Path(job.sources))
+    rows = finalise(
+        root / "final",
+        sources,
+        reviewed,
+        requests,
+        ids,
+        job.settings,
+        Store(root / "store"),
+        _known(Path(job.out)),
+        lambda count: advance(job.workspace, "finalise", count),
+    )
+    return write_manifest(Path(job.out), rows, FinalRow)

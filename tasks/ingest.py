@@ -1,0 +1,93 @@
+"""ingest: annotations and pictures in; every record and every file accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from prefect import task
+from pydantic import BaseModel
+
+from lib.formats import read_dataset
+from lib.ingest import check_pictures, settle_objects
+from lib.manifest import Ref, atomic_write, file_digest, read_manifest, write_manifest
+from lib.schemas import ImageRow, ObjectRow
+from lib.settings import DatasetSettings
+from tasks.artifacts import show_counts
+from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
+from tasks.run import Run
+
+VERSION = 1
+
+
+class Ingested(BaseModel):
+    """What the later stages read."""
+
+    images: Ref
+    objects: Ref
+    envelope: Ref
+
+
+def ingest_dataset(run: Run) -> Ingested:
+    """Read the annotations, check every picture (again only where size or time changed), settle the boxes."""
+    told = read_annotations(run.settings.dataset, str(run.root / "annotated"))
+    images, objects = read_manifest(told.images.file, ImageRow), read_manifest(told.objects.file, ObjectRow)
+    run.order = {key: position for position, key in enumerate(images.key)}
+    before = _known(run.manifest("ingest"))
+    run.progress.start("ingest", len(images))
+    parts = split_parts(run, "annotated", images, ImageRow)
+    where = {"known": str(run.manifest("ingest")), "max_pixels": run.settings.dataset.max_pixels}
+    jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
+    checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
+    run.progress.finish("ingest")
+    rows = join_parts(run, checked, ImageRow, by="key")
+    settled = settle_objects(rows, objects)
+    ref = write_manifest(run.manifest("ingest"), rows, ImageRow)
+    boxes = write_manifest(run.manifest("objects"), settled, ObjectRow)
+    prune_parts(run, "ingest", checked)
+    prune_parts(run, "annotated", parts)
+    reused = _reused(rows, before)
+    run.count("ingest", rows, painted=len(rows) - reused, reused=reused)
+    run.count("objects", settled, painted=0, reused=0)
+    show_counts(run, "ingest")
+    return Ingested(images=ref, objects=boxes, envelope=told.envelope)
+
+
+@task(name="read annotations", persist_result=False)
+def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
+    """Rows as the annotations tell them, and the source's other top-level keys, as files in `folder`."""
+    told = read_dataset(dataset)
+    envelope = Path(folder) / "dataset.json"
+    atomic_write(envelope, told.envelope)
+    return Ingested(
+        images=write_manifest(Path(folder) / "images.parquet", told.images, ImageRow),
+        objects=write_manifest(Path(folder) / "objects.parquet", told.objects, ObjectRow),
+        envelope=Ref(path=str(envelope), rows=0, sha256=file_digest(envelope)),
+    )
+
+
+@task(name="ingest", task_run_name="ingest-{job.label}", persist_result=False)
+def check_part(job: Job) -> Ref:
+    """Check the pictures of one part. Not cached: only a look at each file tells whether it changed."""
+    known = [rows for rows in (_known(Path(job.where["known"])), _known(job.out)) if rows is not None]
+    rows = check_pictures(
+        job.read("images", ImageRow),
+        Path(job.sources),
+        job.where["max_pixels"],
+        pd.concat(known) if known else None,
+        job.advance,
+    )
+    return job.write(rows, ImageRow)
+
+
+def _known(path: Path) -> pd.DataFrame | None:
+    """An earlier manifest of checked pictures, whatever run wrote it."""
+    return read_manifest(path, ImageRow) if path.is_file() else None
+
+
+def _reused(rows: pd.DataFrame, before: pd.DataFrame | None) -> int:
+    """Rows whose file was not read in this run."""
+    if before is None:
+        return 0
+    same = ["path", "size", "mtime_ns"]
+    return len(rows[rows.mtime_ns >= 0].merge(before[before.mtime_ns >= 0][same].drop_duplicates(), on=same))

@@ -1,0 +1,105 @@
+"""What many jobs of a run read again: kept per process, by path and digest."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from lib.captioners import CAPTIONERS
+from lib.generate import Load, source_loader
+from lib.manifest import Ref, read_manifest, read_table
+from lib.painters import PAINTERS
+from lib.plan import DonorPool
+from lib.registry import Member
+from lib.requests import Request
+from lib.schemas import OK, ImageRow, ObjectRow, PlanRow
+
+
+def sources_of(images: Ref, folder: str) -> Load:
+    """A loader of source pictures by digest."""
+    return _sources(images.path, images.sha256, folder)
+
+
+@lru_cache(maxsize=2)
+def _sources(path: str, sha256: str, folder: str) -> Load:
+    rows = read_manifest(Path(path), ImageRow, ("digest", "path"))
+    rows = rows[rows.digest != ""]
+    return source_loader({digest: str(Path(folder) / p) for digest, p in zip(rows.digest, rows.path, strict=True)})
+
+
+def file_names_of(images: Ref) -> dict[str, str]:
+    """Image key → file name."""
+    return _file_names(images.path, images.sha256)
+
+
+@lru_cache(maxsize=2)
+def _file_names(path: str, sha256: str) -> dict[str, str]:
+    rows = read_manifest(Path(path), ImageRow, ("key", "file_name"))
+    return dict(zip(rows.key, rows.file_name, strict=True))
+
+
+def usable_objects(objects: Ref, image_keys: pd.Series) -> pd.DataFrame:
+    """The ObjectRows that are ok of some pictures."""
+    rows, places = _usable_objects(objects.path, objects.sha256)
+    found = [places[key] for key in image_keys if key in places]
+    return rows.iloc[np.concatenate(found)] if found else rows.iloc[:0]
+
+
+@lru_cache(maxsize=2)
+def _usable_objects(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    table = read_table(Path(path), ObjectRow)
+    rows = table.filter(pc.equal(table["status"], OK)).to_pandas()
+    return rows, rows.groupby("image_key", sort=False).indices
+
+
+def donors_of(objects: Ref, images: Ref, split: str) -> DonorPool:
+    """All objects of a split that may be cut out and pasted."""
+    return _donors(objects.path, objects.sha256, images.path, images.sha256, split)
+
+
+@lru_cache(maxsize=2)
+def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, split: str) -> DonorPool:
+    rows, _ = _usable_objects(objects, objects_sha256)
+    return DonorPool.of(rows, read_manifest(Path(images), ImageRow), split)
+
+
+def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:
+    """Annotation key → (category, xywh pixels), of those that are ok."""
+    return _boxes(objects.path, objects.sha256)
+
+
+@lru_cache(maxsize=2)
+def _boxes(path: str, sha256: str) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:
+    rows, _ = _usable_objects(path, sha256)
+    boxes = zip(rows.x, rows.y, rows.w, rows.h, strict=True)
+    return dict(zip(rows.key, zip(rows.category, boxes, strict=True), strict=True))
+
+
+def requests_of(plan: Ref) -> dict[str, Request]:
+    """Request key → request, of the PlanRows that are ok."""
+    rows = read_manifest(plan.file, PlanRow, ("key", "status", "request"))
+    rows = rows[rows.status == OK]
+    return {k: Request.model_validate_json(r) for k, r in zip(rows.key, rows.request, strict=True)}
+
+
+@lru_cache(maxsize=4)
+def _built(member: str) -> tuple[Any, threading.Lock]:
+    told = Member.model_validate_json(member)
+    return {"painter": PAINTERS, "captioner": CAPTIONERS}[told.kind].build(told), threading.Lock()
+
+
+@contextlib.contextmanager
+def use_member(member: dict[str, Any]) -> Iterator[Any]:
+    """A painter or captioner, built once per process, its weights kept loaded; it serves one part at a time."""
+    built, lock = _built(json.dumps(member, sort_keys=True))
+    with lock:
+        yield built

@@ -1,0 +1,221 @@
+"""Jobs: one stage over one part of the rows. Cached by content, retried where it can help, mapped over parts.
+
+A stage's rows lie in parts, hash buckets of the pictures, so that a new picture touches one part. A job's key is
+SHA-256 over the stage, its VERSION, its settings and its inputs' digests; its output is parts/<stage>/<key>.parquet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State
+from prefect.tasks import Task, exponential_backoff
+from pydantic import BaseModel
+
+from lib.errors import AugmentError
+from lib.manifest import Ref, file_digest, read_manifest, to_table, write_manifest
+from lib.requests import draw, key_of
+from lib.schemas import Row
+from lib.store import Store
+from tasks.artifacts import show_counts
+from tasks.progress import advance
+from tasks.run import Run
+
+PART_SIZE = 64  # pictures in a part: a second of copy-paste, minutes of diffusion
+MOST_PARTS = 1024
+
+
+class Job(BaseModel):
+    """What a task is given: paths, digests and small values."""
+
+    stage: str
+    key: str  # content key; names the output
+    label: str  # for a person
+    workspace: str
+    sources: str  # folder with the source pictures; not part of the key
+    inputs: dict[str, Ref]
+    settings: dict[str, Any]
+    where: dict[str, Any] = {}  # what the work needs but its result does not depend on: model folder, batch size
+
+    @property
+    def out(self) -> Path:
+        return Path(self.workspace) / "parts" / self.stage / f"{self.key[:32]}.parquet"
+
+    @property
+    def store(self) -> Store:
+        return Store(Path(self.workspace) / "store")
+
+    def read(self, name: str, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """One of the inputs as a DataFrame."""
+        return read_manifest(Path(self.inputs[name].path), row_type, columns)
+
+    def advance(self, count: int) -> None:
+        """`count` more items are done."""
+        advance(self.workspace, self.stage, count)
+
+    def write(self, rows: Any, row_type: type[Row]) -> Ref:
+        """The job's output."""
+        return write_manifest(self.out, rows, row_type)
+
+
+def make_job(
+    run: Run,
+    stage: str,
+    version: int,
+    inputs: Mapping[str, Ref],
+    settings: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> Job:
+    """A job with its content key."""
+    settings = dict(settings or {})
+    digests = {name: ref.sha256 for name, ref in inputs.items()}
+    key = key_of(stage, version, settings, digests, run.identity)
+    return Job(
+        stage=stage,
+        key=key,
+        label=key[:8],
+        workspace=str(run.root),
+        sources=str(run.sources.absolute()),
+        inputs=dict(inputs),
+        settings=settings,
+        where=dict(where or {}),
+    )
+
+
+def _cache_key(context: Any, parameters: dict[str, Any]) -> str:
+    job = parameters["job"]
+    return f"{job.stage}/{job.key}"
+
+
+def _may_pass(task: Any, run: Any, state: State[Any]) -> bool:
+    """Retry what can pass (memory, storage, a download), not what cannot (bad input, a wrong program)."""
+    try:
+        state.result()
+    except AugmentError:
+        return False
+    except (OSError, MemoryError):
+        return True
+    except Exception as error:
+        return type(error).__name__ == "OutOfMemoryError"  # torch's, without importing torch here
+    return False
+
+
+def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]:
+    """Make a function of a Job a cached, retried task. Results are small and stored as JSON, never pickled."""
+
+    return task(
+        name=stage,
+        task_run_name=stage + "-{job.label}",
+        cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
+        persist_result=True,
+        result_serializer="json",
+        retries=2,
+        retry_delay_seconds=exponential_backoff(backoff_factor=5),
+        retry_condition_fn=_may_pass,
+    )
+
+
+Done = tuple[Ref, bool]  # the output, and whether it was made in this run
+
+
+def run_jobs(jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
+    """Run jobs side by side; a cached output counts only while its file is intact and `there` finds what it promises.
+
+    Prefect reports a deleted file as cached: what is gone is made again with a refreshed cache.
+    """
+    anew = work.with_options(refresh_cache=True)
+    trusted = [_trusted(job, there) for job in jobs]
+    futures = [(work if old else anew).submit(job) for job, old in zip(jobs, trusted, strict=True)]
+    done: list[Done] = []
+    for job, future in zip(jobs, futures, strict=True):
+        ref, made = future.result(), future.state.name != "Cached"
+        # The result may come from before the workspace was moved, the file may have been damaged since.
+        if not made and (ref.path != str(job.out) or not ref.intact()):
+            ref, made = anew.submit(job).result(), True
+        done.append((ref, made))
+    return done
+
+
+def _trusted(job: Job, there: Callable[[Ref], bool]) -> bool:
+    if not job.out.is_file():
+        return False
+    try:
+        return there(Ref(path=str(job.out), rows=-1, sha256=file_digest(job.out)))
+    except AugmentError:
+        return False
+
+
+def split_parts(run: Run, stage: str, rows: pd.DataFrame, row_type: type[Row], by: str = "key") -> list[Ref]:
+    """Rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
+    if rows.empty:
+        return []
+    count = min(MOST_PARTS, 2 ** max(0, math.ceil(math.log2(len(rows) / PART_SIZE))))
+    bucket = rows[by].map(lambda key: draw("part", key) % count)
+    folder = run.root / "parts" / stage
+    return [
+        write_manifest(folder / f"{number:04d}-of-{count:04d}.parquet", group, row_type)
+        for number, group in rows.groupby(bucket.to_numpy(), sort=True)
+    ]
+
+
+def join_parts(run: Run, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> pd.DataFrame:
+    """Rows of all parts, in the order of the data set; `by` names the column with the image key."""
+    frames = [read_manifest(ref.file, row_type) for ref in parts]
+    if not frames:
+        return to_table([], row_type).to_pandas()
+    rows = pd.concat(frames, ignore_index=True)
+    return rows.iloc[rows[by].map(run.order).argsort(kind="stable")].reset_index(drop=True)
+
+
+class Staged(NamedTuple):
+    """A finished stage."""
+
+    manifest: Ref  # all rows, in the order of the data set
+    parts: list[Ref]  # the same rows as the next stage takes them
+
+
+def run_stage(
+    run: Run,
+    jobs: Sequence[Job],
+    work: Task[[Job], Ref],
+    row_type: type[Row],
+    total: int,
+    *,
+    by: str = "image_key",
+    there: Callable[[Ref], bool] = lambda ref: True,
+    tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
+    made: Callable[[Ref], int] = lambda ref: ref.rows,
+    more: Callable[[pd.DataFrame], dict[str, Any]] = lambda rows: {},
+) -> Staged:
+    """Run a stage's jobs, write its manifest, account for its rows, show them.
+
+    total: items for the progress bar; by: column with the image key; tidy: what only all rows together can tell; made:
+    how many rows of a part that was made now are new; more: entries for the account.
+    """
+    stage = work.name
+    run.progress.start(stage, total)
+    done = run_jobs(jobs, work, there)
+    run.progress.finish(stage)
+    parts = [ref for ref, _ in done]
+    rows = tidy(join_parts(run, parts, row_type, by))
+    entries = more(rows)
+    manifest = write_manifest(run.manifest(stage), rows, row_type)
+    prune_parts(run, stage, parts)
+    painted = sum(made(ref) for ref, now in done if now)
+    run.count(stage, rows, painted=painted, reused=len(rows) - painted, **entries)
+    show_counts(run, stage)
+    return Staged(manifest, parts)
+
+
+def prune_parts(run: Run, stage: str, keep: Sequence[Ref]) -> None:
+    """Remove parts of a stage that this run did not use."""
+    used = {ref.path for ref in keep}
+    for path in (run.root / "parts" / stage).glob("*.parquet"):
+        if str(path) not in used:
+            path.unlink()

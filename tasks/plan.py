@@ -1,0 +1,63 @@
+"""plan: everything random decided; requests out."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lib.manifest import Ref, read_manifest
+from lib.painters import PAINTERS
+from lib.plan import DonorPool, Recipe, plan_requests
+from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
+from tasks.ingest import Ingested
+from tasks.inputs import donors_of, usable_objects
+from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
+from tasks.run import Run
+
+VERSION = 1
+
+
+def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
+    """PlanRows: one for each captioned picture and variant."""
+    recipe, settings = run.recipe, run.settings
+    chosen = {name: getattr(recipe, name).identity() for name in ("edit", "painter", "composite")}
+    chosen |= {"seed": settings.seed, "variants": settings.variants, "split": settings.select.split}
+    where = {"recipe": recipe.model_dump(mode="json")}
+    common = {"images": ingested.images, "objects": ingested.objects}
+    jobs = [
+        make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen, where)
+        for one, two in zip(selected.parts, captions.parts, strict=True)
+    ]
+    total = sum(part.rows for part in captions.parts)
+    return run_stage(run, jobs, plan_part, PlanRow, total, more=lambda rows: _changes(run, rows))
+
+
+def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
+    """How the plan differs from the last run's: new pictures, old ones planned otherwise, old ones gone."""
+    path, same = run.manifest("plan"), ["image_key", "variant"]
+    if not path.is_file():
+        return {"new": len(rows), "changed": 0, "gone": 0}
+    before = read_manifest(path, PlanRow, ["key", *same])
+    both = before.merge(rows[["key", *same]], on=same, how="outer", suffixes=("_old", ""), indicator=True)
+    return {
+        "new": int((both["_merge"] == "right_only").sum()),
+        "changed": int(((both["_merge"] == "both") & (both.key != both.key_old)).sum()),
+        "gone": int((both["_merge"] == "left_only").sum()),
+    }
+
+
+@stage_task("plan")
+def plan_part(job: Job) -> Ref:
+    """Plan the pictures of one part."""
+    recipe = Recipe.model_validate(job.where["recipe"])
+    captions = job.read("captions", CaptionRow)
+    captions = captions[captions.status == OK]
+    selected = job.read("selected", SelectRow)
+    selected = selected[selected.key.isin(captions.key)]
+    donors = DonorPool()
+    if PAINTERS[recipe.painter.name].NEEDS_DONOR:
+        donors = donors_of(job.inputs["objects"], job.inputs["images"], job.settings["split"])
+    objects = usable_objects(job.inputs["objects"], selected.key)
+    prompts = dict(zip(captions.key, captions.prompt, strict=True))
+    rows = plan_requests(selected, objects, prompts, recipe, donors, job.settings["seed"], job.settings["variants"])
+    job.advance(len(captions))
+    return job.write(rows, PlanRow)

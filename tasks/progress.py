@@ -1,0 +1,66 @@
+"""Progress of long work: to whoever watches on the command line, and to the UI as a progress artifact."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+
+Watch = Callable[[str, int, int], None]  # (stage, done, total)
+
+_EVERY = 2.0  # seconds between two updates of an artifact: each is a call to the server
+
+
+@dataclass
+class Progress:
+    """Counts per stage; `advance` may be called from any thread."""
+
+    watch: Watch = lambda stage, done, total: None
+    _done: dict[str, int] = field(default_factory=dict)
+    _total: dict[str, int] = field(default_factory=dict)
+    _artifact: dict[str, Any] = field(default_factory=dict)
+    _shown: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, stage: str, total: int) -> None:
+        """Begin a stage of `total` items."""
+        with self._lock:
+            self._done[stage], self._total[stage] = 0, total
+            if FlowRunContext.get() and total:
+                self._artifact[stage] = create_progress_artifact(0.0, key=f"progress-{stage}", description=stage)
+                self._shown[stage] = time.monotonic()
+        self.watch(stage, 0, total)
+
+    def advance(self, stage: str, count: int) -> None:
+        """`count` more items of a stage are done."""
+        with self._lock:
+            self._done[stage] = min(self._done[stage] + count, self._total[stage])
+            done, total = self._done[stage], self._total[stage]
+            late = time.monotonic() - self._shown.get(stage, 0) > _EVERY
+            if stage in self._artifact and (late or done == total):
+                self._shown[stage] = time.monotonic()
+                update_progress_artifact(self._artifact[stage], 100.0 * done / total)
+        self.watch(stage, done, total)
+
+    def finish(self, stage: str) -> None:
+        """The stage is complete, whatever was found in the cache."""
+        self.advance(stage, self._total[stage] - self._done[stage])
+
+
+_CURRENT: dict[str, Progress] = {}  # by workspace; a worker in another process has none, and reports nothing
+
+
+def watch_workspace(workspace: str, progress: Progress) -> None:
+    """Let `advance` find this progress."""
+    _CURRENT[workspace] = progress
+
+
+def advance(workspace: str, stage: str, count: int) -> None:
+    """`count` more items of a stage of this workspace's run are done."""
+    if workspace in _CURRENT:
+        _CURRENT[workspace].advance(stage, count)

@@ -1,0 +1,37 @@
+"""review: what a person picked."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from lib.manifest import Ref, read_manifest, write_manifest
+from lib.review import review_pictures
+from lib.schemas import OK, ReviewRow, ScreenRow
+from lib.settings import ReviewSettings
+from tasks.artifacts import show_counts
+from tasks.jobs import Staged
+from tasks.run import Run
+
+
+def review_images(run: Run, screened: Staged) -> Ref:
+    """ReviewRows of the screened pictures."""
+    run.progress.start("review", screened.manifest.rows)
+    ref = pick_pictures(screened.manifest, run.settings.review, str(run.manifest("review")))
+    run.progress.finish("review")
+    rows = read_manifest(ref.file, ReviewRow)
+    run.count("review", rows, painted=0, reused=len(rows))
+    show_counts(run, "review")
+    return ref
+
+
+@task(name="review", persist_result=False)
+def pick_pictures(screened: Ref, settings: ReviewSettings, out: str) -> Ref:
+    """Match picked names. Not cached: only a look at the folder tells what was picked."""
+    from pathlib import Path
+
+    rows = read_manifest(screened.file, ScreenRow)
+    picked, strange = review_pictures(rows[rows.status == OK], settings)
+    if strange:
+        get_run_logger().warning("%d picked names fit no picture of this run, such as %s", len(strange), strange[0])
+    return write_manifest(Path(out), picked, ReviewRow)

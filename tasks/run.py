@@ -1,0 +1,168 @@
+"""A run: its resolved settings, its locked workspace, its store, its progress, and the account of every row.
+
+    with open_run(parameters, name) as run: ...
+
+Nothing here is a Prefect task; the stages beside this file hand `run` on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from lib.captioners import CAPTIONERS
+from lib.captions import CaptionForm, make_caption_form
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.manifest import atomic_write
+from lib.models import ModelRef, model_of, resolve
+from lib.painters import PAINTERS
+from lib.plan import Recipe, make_recipe
+from lib.presets import Parameters, Resolved, resolve_parameters
+from lib.registry import Family, Member
+from lib.schemas import OK
+from lib.settings import Choice
+from lib.store import Store
+from tasks.progress import Progress, watch_workspace
+
+STAGES = ("ingest", "select", "caption", "plan", "generate", "screen", "draw", "review", "finalise", "evaluate")
+
+
+@dataclass
+class Run:
+    """What the stages of one run share."""
+
+    name: str
+    settings: Resolved
+    root: Path
+    identity: str  # of the workspace: part of every cache key, so that no other workspace's result is taken
+    recipe: Recipe
+    captioner: Member
+    captions: CaptionForm
+    progress: Progress
+    order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
+    account: dict[str, Any] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root / "store")
+
+    @property
+    def sources(self) -> Path:
+        """Folder with the source pictures."""
+        return self.settings.dataset.images
+
+    def manifest(self, stage: str) -> Path:
+        return self.root / "manifests" / f"{stage}.parquet"
+
+    def count(self, stage: str, rows: pd.DataFrame, painted: int, reused: int, **more: Any) -> None:
+        """Enter a finished stage into the account and save it."""
+        rejected = rows.reason[rows.status != OK].value_counts().sort_index()
+        self.account["stages"][stage] = {
+            "rows": len(rows),
+            "ok": int((rows.status == OK).sum()),
+            "painted": painted,
+            "reused": reused,
+            "rejected": {str(reason): int(n) for reason, n in rejected.items()},
+            **more,
+        }
+        self.save()
+
+    def save(self, **more: Any) -> None:
+        """Write the account of this run, with totals: what `augment status` shows."""
+        self.account.update(more)
+        stages = self.account["stages"]
+        generated = stages.get("generate", {})
+        rejected: Counter[str] = Counter()
+        for stage in stages.values():
+            rejected.update(stage["rejected"])
+        self.account["painted"] = generated.get("painted", 0)
+        self.account["reused"] = generated.get("reused", 0)
+        self.account["rejected"] = dict(sorted(rejected.items()))
+        with self.lock:
+            atomic_write(self.root / "status.json", json.dumps(self.account, indent=2).encode())
+
+
+@contextlib.contextmanager
+def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[Run]:
+    """Resolve the settings, lock the workspace, pin the models, save what was resolved.
+
+    Raises AugmentError where the settings do not go together or another run holds the workspace.
+    """
+    settings = resolve_parameters(parameters, Path("data/runs") / name)
+    root = settings.workspace.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(root / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise AugmentError(
+            f"workspace {root} is in use by another run: wait for it, or set another workspace"
+        ) from None
+    with lock:
+        pins = _Pins(root / "models.lock")
+        captioner = _member(CAPTIONERS, settings.captioner, settings, pins)
+        run = Run(
+            name=name,
+            settings=settings,
+            root=root,
+            identity=_identity(root / ".workspace"),
+            recipe=make_recipe(
+                EDITS.member(settings.edit.name, settings.edit.values),
+                _member(PAINTERS, settings.painter, settings, pins),
+                COMPOSITES.member(settings.composite.name, settings.composite.values),
+            ),
+            captioner=captioner,
+            captions=make_caption_form(settings.caption, captioner),
+            progress=progress,
+            account={"run": name, "workspace": str(root), "state": "running", "stages": {}},
+        )
+        atomic_write(root / "settings.json", settings.model_dump_json(indent=2).encode())
+        run.save()
+        watch_workspace(str(root), progress)
+        try:
+            yield run
+        except BaseException as error:
+            run.save(state="failed", error=f"{error}" or type(error).__name__)
+            raise
+        run.save(state="completed")
+
+
+def _member(family: Family, choice: Choice, settings: Resolved, pins: _Pins) -> Member:
+    """A member with its checkpoint pinned, where it needs one."""
+    values = family.settings(choice.name, choice.values)
+    model = model_of(choice.name, family[choice.name], values, settings.models)
+    return family.member(choice.name, choice.values, pins.resolve(model) if model else None)
+
+
+class _Pins:
+    """models.lock: revisions, resolved at the first plan and kept until the file is removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pinned: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def resolve(self, model: str) -> ModelRef:
+        ref = resolve(model, self.pinned)
+        if self.pinned.get(ref.id) != ref.revision:
+            self.pinned[ref.id] = ref.revision
+            atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
+        return ref
+
+
+def _identity(path: Path) -> str:
+    """A random name that this workspace keeps."""
+    if not path.is_file():
+        atomic_write(path, uuid.uuid4().hex.encode())
+    return path.read_text()

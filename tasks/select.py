@@ -1,0 +1,32 @@
+"""select: which pictures may be used, which of their boxes."""
+
+from __future__ import annotations
+
+from lib.manifest import Ref, read_manifest, read_table
+from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
+from lib.select import OBJECT_COLUMNS, select_pictures
+from lib.settings import SelectSettings
+from tasks.ingest import Ingested
+from tasks.jobs import Job, Staged, make_job, run_stage, split_parts, stage_task
+from tasks.run import Run
+
+VERSION = 1
+
+
+def select_images(run: Run, ingested: Ingested) -> Staged:
+    """SelectRows; the parts hold those that are ok."""
+    settings = run.settings
+    chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": settings.limit}
+    job = make_job(run, "select", VERSION, {"images": ingested.images, "objects": ingested.objects}, chosen)
+    staged = run_stage(run, [job], select_all, SelectRow, ingested.images.rows, by="key")
+    rows = read_manifest(staged.manifest.file, SelectRow)
+    return Staged(staged.manifest, split_parts(run, "selected", rows[rows.status == OK], SelectRow))
+
+
+@stage_task("select")
+def select_all(job: Job) -> Ref:
+    """Apply the rules to all pictures at once."""
+    images = read_table(job.inputs["images"].file, ImageRow)
+    objects = read_table(job.inputs["objects"].file, ObjectRow, OBJECT_COLUMNS)
+    settings = SelectSettings.model_validate(job.settings["select"])
+    return job.write(select_pictures(images, objects, settings, job.settings["seed"], job.settings["limit"]), SelectRow)

@@ -1,0 +1,207 @@
+"""Tiny random checkpoints in Hugging Face form, made on the fly, so that the real loading code runs in tests.
+
+    folder = tiny_gligen(tmp_path / "gligen")                # 64 × 64 pixels in a few milliseconds a step
+    folder = tiny_gligen(tmp_path / "inpaint", inpaint=True)
+    folder = tiny_blip2(tmp_path / "blip2")                  # language="t5" for an encoder-decoder
+    ref = resolve(str(folder), {})                           # or `painter: {name: gligen, model: FOLDER}`
+
+Each is complete, of safetensors, equal bytes every time; one that is there already is left alone. As fixtures:
+
+    @pytest.fixture(scope="session")
+    def gligen_folder(tmp_path_factory): return tiny_gligen(tmp_path_factory.mktemp("tiny") / "gligen")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = "a the of on in and two three person fish boat box pallet forklift stack red blue grey small large dark".split()
+
+
+def tiny_gligen(folder: Path, inpaint: bool = False) -> Path:
+    """A gated Stable Diffusion of 32 channels: 8 pixels a latent cell, 4 (or 9) input channels. Returns `folder`."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+
+    if (folder / "model_index.json").exists():
+        return folder
+    with _seeded(1):
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=9 if inpaint else 4,
+            out_channels=4,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=32,
+            attention_head_dim=2,
+            norm_num_groups=8,
+            attention_type="gated",
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
+            sample_size=64,
+        )
+        text_encoder = _clip_text()
+        with torch.no_grad():
+            _open_gates(unet)
+            vae.decoder.conv_out.weight *= 8  # random weights give grey pictures, equal once they are uint8
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    text_encoder.save_pretrained(folder / "text_encoder")
+    _clip_tokenizer().save_pretrained(folder / "tokenizer")
+    scheduler.save_pretrained(folder / "scheduler")
+    _finish(folder)
+    return folder
+
+
+def tiny_blip2(folder: Path, language: str = "opt") -> Path:
+    """A BLIP-2 that says WORDS at random, another sentence for another picture. language: opt or t5."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
+
+    if (folder / "config.json").exists():
+        return folder
+    tokenizer = _word_tokenizer()
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {
+        "opt": {"model_type": "opt", **_opt_sizes(), **shared},
+        "t5": {"model_type": "t5", **_t5_sizes(), **shared, "decoder_start_token_id": tokenizer.pad_token_id},
+    }[language]
+    config = Blip2Config(
+        vision_config={**small, "image_size": 16, "patch_size": 8},
+        qformer_config={**small, "encoder_hidden_size": 16, "vocab_size": len(tokenizer)},
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    with _seeded(2):
+        model = Blip2ForConditionalGeneration(config).eval()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if weight.ndim > 1 or "query_tokens" in name:
+                    weight.normal_(std=0.5)  # the usual .02 says the same word for every picture
+    processor = Blip2Processor(
+        BlipImageProcessor(size={"height": 16, "width": 16}), tokenizer, num_query_tokens=config.num_query_tokens
+    )
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global random numbers from a seed inside, as they were afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _open_gates(unet: Any) -> None:
+    """Grounding has no effect in a fresh U-Net: its gates are 0 and its null features too."""
+    for name, weight in unet.named_parameters():
+        if name.endswith(("alpha_attn", "alpha_dense")):
+            weight.fill_(1.0)
+        if "position_net" in name and weight.ndim > 1:
+            weight.mul_(3)
+        if "position_net.null" in name:
+            weight.normal_(std=0.5)
+
+
+def _clip_text() -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocab = _clip_vocabulary()
+    config = CLIPTextConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=vocab["<|startoftext|>"],
+        eos_token_id=vocab["<|endoftext|>"],  # the default of 49407 would pool the first token, equal for every phrase
+        pad_token_id=vocab["<|endoftext|>"],
+    )
+    model = CLIPTextModel(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.2)  # the usual .02 gives all texts about one embedding
+    return model
+
+
+def _clip_vocabulary() -> dict[str, int]:
+    """Every byte, inside and at the end of a word: any text can be spelled, without merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return {word: number for number, word in enumerate(words)}
+
+
+def _clip_tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=77)
+
+
+def _word_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    return tokenizer
+
+
+def _opt_sizes() -> dict[str, Any]:
+    return {
+        "hidden_size": 16,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    }
+
+
+def _t5_sizes() -> dict[str, Any]:
+    return {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+
+
+def _finish(folder: Path) -> None:
+    """model_index.json, written last: its existence means that the checkpoint is complete."""
+    blocks = {
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    index = {"_class_name": "StableDiffusionGLIGENPipeline", **blocks}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
