@@ -204,14 +204,14 @@ def _beside(coco: Path, name: str) -> Path:
 def summary(result: dict[str, Any]) -> str:
     """A few lines for a person: the scores, the floor beside them, and what to mind. KID first where FID is biased."""
     floor = result["floor"]
-    beside = f"{'at ' + str(floor['m']):>12}   real against real at {floor['m']}" if floor else ""
+    beside = f" {'at ' + str(floor['m']):>12}   real against real at {floor['m']}" if floor else ""
     lines = [
         f"{result['n_real']} real, {result['n_generated']} generated pictures; features: {result['extractor']}",
-        f"     {'score':>12}{beside}",
+        f"    {'score':>12}{beside}",
     ]
     for name in ("kid", "fid") if result["biased"] else ("fid", "kid"):
-        at_m = f"{floor[name + '_at_m']:12.6g}   {_plus_minus(floor[name])}" if floor else ""
-        lines.append(f"{name.upper():<5}{result[name]:12.6g}{at_m}")
+        at_m = f" {floor[name + '_at_m']:12.4g}   {_plus_minus(floor[name])}" if floor else ""
+        lines.append(f"{name.upper():<4}{result[name]:12.4g}{at_m}")
     lines += [result[key] for key in ("note", "floor_reason") if key in result]
     if result.get("unreadable", {}).get("count"):
         first = result["unreadable"]["pictures"][0]
@@ -220,7 +220,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _plus_minus(spread: dict[str, float]) -> str:
-    return f"{spread['mean']:.6g} ± {spread['std']:.2g}"
+    return f"{spread['mean']:.4g} ± {spread['std']:.2g}"
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:

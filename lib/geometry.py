@@ -117,14 +117,6 @@ def rectangles_mask(rectangles: Sequence[IntBox], height: int, width: int) -> np
     return mask
 
 
-def polygon_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """bool (height, width): True for pixels whose centre region a polygon (x, y, x, y, ...) covers (COCO's rule)."""
-    from pycocotools import mask as coco_mask
-
-    rles = coco_mask.frPyObjects([list(p) for p in polygons], height, width)
-    return coco_mask.decode(coco_mask.merge(rles)).astype(bool)
-
-
 def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
     """Area, pixels², of simple polygons that do not overlap (shoelace formula)."""
     total = 0.0

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.formats.coco import outside
+from lib.formats.records import outside
 from lib.images import PictureError, PictureInfo, inside, inspect
 from lib.schemas import OK, REJECTED, ObjectRow, arrow_schema
 

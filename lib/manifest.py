@@ -77,7 +77,8 @@ def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row])
     if isinstance(rows, pa.Table):
         return rows.select(schema.names).cast(schema)
     if isinstance(rows, pd.DataFrame):
-        return pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
+        table = pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
+        return table.replace_schema_metadata(None)
     columns = list(zip(*(astuple(r) for r in rows), strict=True)) or [()] * len(fields(row_type))
     return pa.table([pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema=schema)
 

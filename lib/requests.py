@@ -72,10 +72,15 @@ class Request(Frozen):
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, UTF-8. Raises ValueError on NaN or infinity."""
+    """Canonical JSON of plain values and models: sorted keys, no spaces, UTF-8. ValueError on NaN or infinity."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)
+    return text.encode()
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no canonical JSON")
 
 
 def key_of(*parts: Any) -> str:

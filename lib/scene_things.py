@@ -81,7 +81,7 @@ def forklift(dice: Dice) -> Thing:
     solids += _forklift_mast(lift) + (_operator(dice) if dice.chance(0.7) else [])
     # The middle of truck and forks together is the origin, hence the shift.
     load = _shifted(pallet(dice), 1.52 - _TO_MIDDLE, lift - 0.03) if laden else None
-    return Thing("forklift", f"{_a(name)} forklift", moved(solids, -_TO_MIDDLE, 0, 0), 1.75, load=load)
+    return Thing("forklift", f"{_a(name)} forklift", moved(solids, -_TO_MIDDLE, 0, 0), 1.78, load=load)
 
 
 def _shifted(thing: Thing, x: float, y: float) -> Thing:
@@ -95,7 +95,7 @@ def _a(name: str) -> str:
 
 def _forklift_body(paint: RGB, weight: RGB) -> list[Solid]:
     wheels = [
-        disc(0.52, 0.36, 0.42, (0.30, 0.44), _DARK),
+        disc(0.52, 0.47, 0.42, (0.30, 0.44), _DARK),
         disc(0.52, 0.36, 0.36, (0.40, 0.62), _RUBBER),
         disc(0.52, 0.36, 0.20, (0.60, 0.635), (206, 206, 200)),
         disc(0.52, 0.36, 0.07, (0.63, 0.65), _DARK),
@@ -187,9 +187,9 @@ def pallet(dice: Dice) -> Thing:
             shift = 0.02 if count > 1 else 0.0
             offset = dice.between(-shift, shift), 0.146 * level, dice.between(-shift, shift)
             solids += moved(_bare_pallet(dice, wood), *offset)
-        return Thing("pallet", phrase, solids, 0.72)
+        return Thing("pallet", phrase, solids, 0.76)
     load, phrase = {"sacks": _sacks, "drums": _drums, "wrapped": _wrapped}[kind](dice)
-    return Thing("pallet", phrase, _bare_pallet(dice, wood) + moved(load, 0, 0.146, 0), 0.72)
+    return Thing("pallet", phrase, _bare_pallet(dice, wood) + moved(load, 0, 0.146, 0), 0.76)
 
 
 def _bare_pallet(dice: Dice, wood: RGB) -> list[Solid]:
@@ -305,7 +305,7 @@ def pallet_truck(dice: Dice) -> Thing:
         bar(grip + 0.14 * up - 1.15 * aside, grip + 0.14 * up + 1.15 * aside, 0.045, _RUBBER),
     ]
     solids = moved(mirrored(side) + middle, -0.42, 0, 0, scale=1.12)
-    return Thing("pallet truck", f"{_a(name)} pallet truck", solids, 0.95)
+    return Thing("pallet truck", f"{_a(name)} pallet truck", solids, 1.15)
 
 
 BUILDERS = {"forklift": forklift, "pallet": pallet, "boxes": boxes, "pallet truck": pallet_truck}

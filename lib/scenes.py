@@ -370,8 +370,9 @@ def _counted(phrase: str, count: int) -> str:
     """ "a stack of boxes", 2 → "two stacks of boxes"."""
     if count == 1:
         return phrase
-    _, *words = phrase.split(" ")
-    noun = next(i for i, word in enumerate(words) if word in ("stack", "pallet", "truck", "forklift"))
+    words = phrase.split(" ")[1:]
+    # The noun stands last, or before what it is made of: "pallet of blue drums", "pallet wrapped in film".
+    noun = next((i for i, word in enumerate(words) if word in ("of", "wrapped")), len(words)) - 1
     words[noun] += "s"
     return f"{['two', 'three', 'four', 'five'][count - 2]} {' '.join(words)}"
 

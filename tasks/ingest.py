@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from lib.formats import read_dataset
 from lib.ingest import check_pictures, settle_objects
-from lib.manifest import Ref, atomic_write, file_digest, read_manifest, write_manifest
+from lib.manifest import Ref, atomic_write, file_digest, read_manifest, read_table, write_manifest
 from lib.schemas import ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 from tasks.artifacts import show_counts
@@ -31,7 +31,7 @@ class Ingested(BaseModel):
 def ingest_dataset(run: Run) -> Ingested:
     """Read the annotations, check every picture (again only where size or time changed), settle the boxes."""
     told = read_annotations(run.settings.dataset, str(run.root / "annotated"))
-    images, objects = read_manifest(told.images.file, ImageRow), read_manifest(told.objects.file, ObjectRow)
+    images = read_manifest(told.images.file, ImageRow)
     run.order = {key: position for position, key in enumerate(images.key)}
     before = _known(run.manifest("ingest"))
     run.progress.start("ingest", len(images))
@@ -41,14 +41,14 @@ def ingest_dataset(run: Run) -> Ingested:
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
     run.progress.finish("ingest")
     rows = join_parts(run, checked, ImageRow, by="key")
-    settled = settle_objects(rows, objects)
+    settled = settle_objects(rows, read_table(told.objects.file, ObjectRow))
     ref = write_manifest(run.manifest("ingest"), rows, ImageRow)
     boxes = write_manifest(run.manifest("objects"), settled, ObjectRow)
     prune_parts(run, "ingest", checked)
     prune_parts(run, "annotated", parts)
     reused = _reused(rows, before)
     run.count("ingest", rows, painted=len(rows) - reused, reused=reused)
-    run.count("objects", settled, painted=0, reused=0)
+    run.count("objects", settled.select(["status", "reason"]).to_pandas(), painted=0, reused=0)
     show_counts(run, "ingest")
     return Ingested(images=ref, objects=boxes, envelope=told.envelope)
 

@@ -139,7 +139,7 @@ def test_missing_weights_name_both_places_and_the_choice_without_them(call, no_n
 def test_a_cached_file_whose_digest_differs_from_its_name_is_refused(no_network: Path):
     no_network.parent.mkdir(parents=True)
     no_network.write_bytes(b"half a download")
-    with pytest.raises(AugmentError, match="is damaged: its SHA-256 begins with .* its name says 6726825d"):
+    with pytest.raises(AugmentError, match=r"is damaged: its SHA-256 begins with .* its name says 6726825d"):
         Inception().check()
     with pytest.raises(AugmentError, match="is damaged"):
         Inception().extract([picture(0, 8, 8)])

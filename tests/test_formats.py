@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +287,7 @@ def test_a_file_name_that_leaves_the_folder_is_set_aside(name: str) -> None:
         (json.dumps(coco() | {"images": {}}).encode(), "`$.images`"),
         (json.dumps(coco() | {"categories": [{"id": 1}]}).encode(), "`$.categories[0]`"),
         (json.dumps(coco() | {"categories": [{"id": 1, "name": n} for n in "ab"]}).encode(), "$.categories[1].id"),
+        (json.dumps(coco(images=[image(file_name="\ud800.jpg")])).encode(), "hex escape (byte"),
         (b'{"images": ["\xff\xfe"]}', "byte 13 is not UTF-8"),
     ],
 )
@@ -483,6 +483,16 @@ def test_yolo_ids_do_not_change_when_pictures_are_added(tmp_path: Path) -> None:
         assert set(old.key) < set(new.key) and all(int(k) < 2**48 for k in new.key)
 
 
+def test_a_yolo_picture_in_two_lists_is_one_picture_and_a_rejected_row(tmp_path: Path) -> None:
+    settings = bare(tmp_path, "0 0.5 0.5 0.2 0.4", "bad")
+    write(tmp_path / "a.txt", "images/a.png")
+    write(tmp_path / "data.yaml", "train: a.txt\nval: a.txt\nnames: [cat]")
+    given = settings.model_copy(update={"annotations": tmp_path / "data.yaml"})
+    images, objects = tables(read_dataset(given))
+    assert images.reason.tolist() == ["", "image_id_duplicate"] and images.split.tolist() == ["train", "val"]
+    assert objects.reason.tolist() == ["", "record_malformed"]
+
+
 @pytest.mark.parametrize("names", ["[cat, dog]", "{0: cat, 1: dog}"])
 def test_ultralytics_swaps_images_for_labels_and_has_splits(tmp_path: Path, names: str) -> None:
     for split in ("train", "val"):
@@ -601,8 +611,3 @@ def test_the_same_boxes_in_another_format_are_the_same_rows(format: str, annotat
 def test_every_format_refuses_an_empty_folder_with_advice(tmp_path: Path, format: str) -> None:
     with pytest.raises(AugmentError, match="annotations"):
         read_dataset(DatasetSettings(images=tmp_path, format=format))
-
-
-@pytest.mark.parametrize(("format", "annotations"), NINE)
-def test_numbers_in_rows_are_finite(format: str, annotations: str) -> None:
-    assert all(math.isfinite(v) for v in boxes_of(format, annotations)[[*"xywh"]].to_numpy().ravel())

@@ -85,6 +85,7 @@ def test_equal_things_are_counted_in_the_caption():
         "pallets truck", "pallet trucks"
     )
     assert scenes._counted("an empty pallet", 2) == "two empty pallets"
+    assert scenes._counted("a pallet wrapped in film", 2) == "two pallets wrapped in film"
     assert scenes._counted("a pallet of blue drums", 1) == "a pallet of blue drums"
 
 
@@ -110,7 +111,7 @@ def test_every_thing_stands_on_the_floor_within_its_reach(name: str):
         points = np.concatenate([p for s in thing.solids for p in (s.lower, s.upper)])
         assert thing.category == name
         assert -1e-9 <= points[:, 1].min() < 0.05
-        assert np.hypot(points[:, 0], points[:, 2]).max() <= thing.reach + 0.06
+        assert np.hypot(points[:, 0], points[:, 2]).max() <= thing.reach
 
 
 def test_a_frame_too_small_to_show_anything_is_refused():
@@ -118,6 +119,7 @@ def test_a_frame_too_small_to_show_anything_is_refused():
         render(0, 31, 200)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on its own arrays
 def test_a_dataset_loads_in_pycocotools_and_keeps_its_first_scenes_when_it_grows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

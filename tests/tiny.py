@@ -56,7 +56,7 @@ def tiny_gligen(folder: Path, inpaint: bool = False) -> Path:
         text_encoder = _clip_text()
         with torch.no_grad():
             _open_gates(unet)
-            vae.decoder.conv_out.weight *= 8  # random weights give grey pictures, equal once they are uint8
+            vae.decoder.conv_out.weight *= 3  # random weights give grey pictures, equal once they are uint8
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
@@ -121,7 +121,7 @@ def _open_gates(unet: Any) -> None:
     for name, weight in unet.named_parameters():
         if name.endswith(("alpha_attn", "alpha_dense")):
             weight.fill_(1.0)
-        if "position_net" in name and weight.ndim > 1:
+        if ".fuser.linear" in name or ("position_net" in name and weight.ndim > 1):
             weight.mul_(3)
         if "position_net.null" in name:
             weight.normal_(std=0.5)

@@ -23,8 +23,10 @@ from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.records import (
     Verdicts,
+    has_shape,
     images_folder,
     make_table,
+    outside,
     packed_column,
     read_bytes,
     text_column,
@@ -286,9 +288,10 @@ def _image_columns(
     without_id = np.fromiter((r.id == _NULL for r in records), bool, n)
     verdicts = Verdicts(n)
     verdicts.reject(_mask(n, list(faults)) | without_id, "record_malformed", lambda i: _no_id(faults, "images", i))
+    readable = verdicts.ok
     keys, repeated = _keys(_id_column([r.id for r in records]), without_id)
     verdicts.reject(repeated, "image_id_duplicate", lambda i: f"$.images[{i}].id {_text(records[i].id)} came before")
-    paths = _paths(raws, records, settings.images, locate, verdicts.ok)
+    paths = _paths(raws, records, settings.images, locate, readable)
     verdicts.reject(
         np.fromiter((p is None for p in paths), bool, n),
         "path_outside_root",
@@ -299,8 +302,8 @@ def _image_columns(
         **verdicts.columns(),
         "file_name": pa.array([r.file_name for r in records], pa.string()),
         "path": pa.array([p or "" for p in paths], pa.string()),
-        "split": _splits(raws, verdicts.ok, settings, where, split),
-        "group": _groups(raws, paths, verdicts.ok, settings),
+        "split": _splits(raws, readable, settings, where, split),
+        "group": _groups(raws, paths, readable, settings),
         "width": _pixels([r.width for r in records]),
         "height": _pixels([r.height for r in records]),
         "frame": "",
@@ -319,12 +322,12 @@ def _text(id: Raw | int) -> str:
 
 
 def _paths(
-    raws: list[Raw], records: list[_Image], root: Path, locate: Locate | None, ok: np.ndarray
+    raws: list[Raw], records: list[_Image], root: Path, locate: Locate | None, readable: np.ndarray
 ) -> list[str | None]:
     """Paths under root, None where a name leaves it; the disk is asked only about unusual names."""
     names = [r.file_name for r in records]
     if locate is not None:
-        names = [locate(raw, n) if good else n for raw, n, good in zip(raws, names, ok.tolist(), strict=True)]
+        names = [locate(raw, n) if good else n for raw, n, good in zip(raws, names, readable.tolist(), strict=True)]
     return [name if (plain := plain_path(name)) == name else _unusual(root, name, plain) for name in names]
 
 
@@ -336,14 +339,16 @@ def _unusual(root: Path, name: str, plain: str | None) -> str | None:
 
 
 def _splits(
-    raws: list[Raw], ok: np.ndarray, settings: DatasetSettings, where: str, split: Split | None
+    raws: list[Raw], readable: np.ndarray, settings: DatasetSettings, where: str, split: Split | None
 ) -> pa.Array | str:
     if split is not None:
-        return pa.array([split(raw) if good else "" for raw, good in zip(raws, ok.tolist(), strict=True)], pa.string())
+        return pa.array(
+            [split(raw) if good else "" for raw, good in zip(raws, readable.tolist(), strict=True)], pa.string()
+        )
     if settings.split != "official":
         return settings.split or "train"
-    splits = _field(raws, "split", ok)
-    if missing := [i for i, text in enumerate(splits) if not text and ok[i]]:
+    splits = _field(raws, "split", readable)
+    if missing := [i for i, text in enumerate(splits) if not text and readable[i]]:
         raise AugmentError(
             f"{where}: $.images[{missing[0]}] has no field 'split' ({len(missing)} of {len(raws)} have none): "
             "set dataset.split to a name instead of 'official'"
@@ -351,20 +356,25 @@ def _splits(
     return pa.array(splits, pa.string())
 
 
-def _groups(raws: list[Raw], paths: list[str | None], ok: np.ndarray, settings: DatasetSettings) -> pa.Array | str:
+def _groups(
+    raws: list[Raw], paths: list[str | None], readable: np.ndarray, settings: DatasetSettings
+) -> pa.Array | str:
     if settings.group is None:
         return ""
     if settings.group == "folder":
         folders = [str(PurePosixPath(path or "").parent) for path in paths]
         return pa.array(["" if folder == "." else folder for folder in folders], pa.string())
-    return pa.array(_field(raws, settings.group, ok), pa.string())
+    return pa.array(_field(raws, settings.group, readable), pa.string())
 
 
-def _field(raws: list[Raw], name: str, ok: np.ndarray) -> list[str]:
-    """One field of every ok record: a string as it is, another value as JSON text, "" where missing or null."""
+def _field(raws: list[Raw], name: str, readable: np.ndarray) -> list[str]:
+    """One field of every readable record: a string as it is, another value as JSON text, "" where missing or null."""
     kind: Any = msgspec.defstruct("Field", [("value", Raw, _NULL)], rename={"value": name})
     decoder = msgspec.json.Decoder(kind)
-    return [_field_text(decoder.decode(raw).value) if good else "" for raw, good in zip(raws, ok.tolist(), strict=True)]
+    return [
+        _field_text(decoder.decode(raw).value) if good else ""
+        for raw, good in zip(raws, readable.tolist(), strict=True)
+    ]
 
 
 def _field_text(value: Raw) -> str:
@@ -458,44 +468,3 @@ def _judge_boxes(
         "box_outside",
         lambda i: f"$.annotations[{i}].bbox {boxes[i].tolist()} lies outside {width[i]}×{height[i]} pixels",
     )
-
-
-def outside(
-    x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray, width: np.ndarray, height: np.ndarray
-) -> np.ndarray:
-    """(N,) bool: boxes, xywh pixels, that share nothing with their picture; False where its size is 0, not known."""
-    gone = (x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)
-    return gone & (width > 0) & (height > 0)
-
-
-def has_shape(segmentations: list[Raw], boxes: np.ndarray) -> np.ndarray:
-    """(N,) bool: the segmentation, JSON bytes, is an RLE or polygons that say more than the box, xywh pixels.
-
-    A rectangle has at most 5 points, so more than 9 commas settle it without parsing.
-    """
-    commas = np.fromiter((bytes(s).count(b",") for s in segmentations), np.int64, len(segmentations))
-    shaped = commas > 9
-    for i in np.flatnonzero(~shaped).tolist():
-        shaped[i] = segmentations[i] != _NULL and _is_shape(segmentations[i], boxes[i])
-    return shaped
-
-
-def _is_shape(segmentation: Raw, box: np.ndarray) -> bool:
-    try:
-        value: Any = msgspec.json.decode(segmentation)
-        if isinstance(value, dict):
-            return "counts" in value
-        polygons = [np.array(p, np.float64).reshape(-1, 2) for p in value or () if len(p) >= 6]
-    except (msgspec.MsgspecError, TypeError, ValueError):
-        return False
-    if len(polygons) != 1:
-        return len(polygons) > 1
-    x, y, w, h = box
-    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]])
-    return not _fills(polygons[0], corners)
-
-
-def _fills(polygon: np.ndarray, corners: np.ndarray) -> bool:
-    """Every point lies within a pixel of a corner, and every corner has one: annotators round boxes, not outlines."""
-    near = (np.abs(polygon[:, None] - corners) <= 1).all(axis=2)  # (points, 4)
-    return bool(near.any(axis=1).all() and near.any(axis=0).all())

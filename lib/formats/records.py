@@ -1,4 +1,4 @@
-"""From bulk columns to the two tables of a Dataset: what all readers share. Nothing here loops over good rows.
+"""From bulk columns to the two tables of a Dataset: what all readers share. Columns are built whole, not row by row.
 
 A reader that has no JSON of its own writes its records as COCO records and lets lib/formats/coco.py read them.
 """
@@ -21,6 +21,8 @@ from lib.schemas import OK, REJECTED, ImageRow, ObjectRow, Row, arrow_schema
 from lib.settings import DatasetSettings
 
 Bytes = bytes | msgspec.Raw
+
+_NULL = msgspec.Raw(b"null")
 
 
 class Verdicts:
@@ -73,6 +75,8 @@ def packed_column(values: Sequence[msgspec.Raw], buffer: bytearray) -> pa.Array:
     view, start = memoryview(buffer), 0
     if values:
         start = _address(values[0]) - _address(view)
+        in_place = 0 <= start < len(view) and view[start : start + len(values[0])] == memoryview(values[0])
+        assert in_place, "msgspec.Raw copies: these pieces are not in the buffer, so they cannot be packed in it"
     end = start
     for value in values:
         begin, end = end, end + len(value)
@@ -134,6 +138,47 @@ def with_rejected(dataset: Dataset, images: Sequence[ImageRow], objects: Sequenc
         pa.concat_tables([dataset.objects, to_table(objects, ObjectRow)]),
         dataset.envelope,
     )
+
+
+def outside(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray, width: np.ndarray, height: np.ndarray
+) -> np.ndarray:
+    """(N,) bool: boxes, xywh pixels, that share nothing with their picture; False where its size is 0, not known."""
+    gone = (x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)
+    return gone & (width > 0) & (height > 0)
+
+
+def has_shape(segmentations: list[msgspec.Raw], boxes: np.ndarray) -> np.ndarray:
+    """(N,) bool: the segmentation, JSON bytes, is an RLE or polygons that say more than the box, xywh pixels.
+
+    A rectangle has at most 5 points, so more than 9 commas settle it without parsing.
+    """
+    commas = np.fromiter((bytes(s).count(b",") for s in segmentations), np.int64, len(segmentations))
+    shaped = commas > 9
+    for i in np.flatnonzero(~shaped).tolist():
+        shaped[i] = segmentations[i] != _NULL and _is_shape(segmentations[i], boxes[i])
+    return shaped
+
+
+def _is_shape(segmentation: msgspec.Raw, box: np.ndarray) -> bool:
+    try:
+        value: Any = msgspec.json.decode(segmentation)
+        if isinstance(value, dict):
+            return "counts" in value
+        polygons = [np.array(p, np.float64).reshape(-1, 2) for p in value or () if len(p) >= 6]
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return False
+    if len(polygons) != 1:
+        return len(polygons) > 1
+    x, y, w, h = box
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]])
+    return not _fills(polygons[0], corners)
+
+
+def _fills(polygon: np.ndarray, corners: np.ndarray) -> bool:
+    """Every point lies within a pixel of a corner, and every corner has one: annotators round boxes, not outlines."""
+    near = (np.abs(polygon[:, None] - corners) <= 1).all(axis=2)  # (points, 4)
+    return bool(near.any(axis=1).all() and near.any(axis=0).all())
 
 
 def stable_id(*parts: object) -> int:

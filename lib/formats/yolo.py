@@ -182,11 +182,15 @@ def _lines(path: Path) -> list[str]:
 def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, list[ObjectRow]]:
     """A COCO document, JSON bytes, and the rows of lines that cannot be in it."""
     images, annotations, rejected = [], list[dict[str, Any]](), list[ObjectRow]()
+    seen = set[str]()
     for item in items:
         width, height = _size(root, item.name)
         image_id = stable_id(item.name)
         image = {"id": image_id, "file_name": item.name, "width": width, "height": height}
         images.append(image | ({"split": item.split} if item.split else {}))
+        if item.name in seen:  # listed twice: the second picture becomes a rejected row, its boxes are there already
+            continue
+        seen.add(item.name)
         for number, line in _label_lines(item.label):
             record = {"id": stable_id(item.name, number), "image_id": image_id}
             try:

@@ -93,17 +93,20 @@ class Gligen:
         go together or hold what cannot be painted, AugmentError where the checkpoint cannot be used.
         """
         _check(batch)
-        if self._model is None:
-            has = {"in_channels": self.IN_CHANNELS, "attention_type": "gated"}
-            self._model = load_latent_diffusion(self.ref, has, weights_dtype(self.settings.dtype))
-        paints, size = run_padded(batch, self.batch_size, self._paint)
+        model = self._loaded()
+        paints, size = run_padded(batch, self.batch_size, lambda chunk: self._paint(model, chunk))
         if size < self.batch_size:
             self._fitted = size
         return paints
 
-    def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
-        model, settings = self._model, self.settings
-        assert model is not None
+    def _loaded(self) -> LatentDiffusion:
+        if self._model is None:
+            has = {"in_channels": self.IN_CHANNELS, "attention_type": "gated"}
+            self._model = load_latent_diffusion(self.ref, has, weights_dtype(self.settings.dtype))
+        return self._model
+
+    def _paint(self, model: LatentDiffusion, batch: Sequence[PassInput]) -> list[Paint]:
+        settings = self.settings
         scheduler = make_scheduler(settings.scheduler, model.scheduler_config, settings.steps, model.device)
         noise = model.noise([item.spec.seed for item in batch], batch[0].spec.shape)
         latents = self._denoise(model, scheduler, noise, batch).cpu()

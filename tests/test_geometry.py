@@ -1,0 +1,95 @@
+"""Boxes, windows and masks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib import geometry as g
+
+coordinate = st.floats(-500, 2500, allow_nan=False, width=32)
+length = st.floats(0, 2000, allow_nan=False, width=32)
+xywh = st.tuples(coordinate, coordinate, length, length)
+
+
+@given(st.lists(xywh, max_size=5))
+def test_xywh_to_xyxy_and_back_is_the_identity(boxes):
+    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    np.testing.assert_allclose(g.xyxy_to_xywh(g.xywh_to_xyxy(boxes)), boxes, atol=1e-9)
+
+
+@given(xywh, st.integers(1, 2000), st.integers(1, 2000))
+def test_a_clipped_box_lies_in_the_frame(box, width, height):
+    x0, y0, x1, y1 = g.clip_xyxy(g.xywh_to_xyxy(np.array(box)), width, height)
+    assert 0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height
+
+
+@st.composite
+def framed_box(draw):
+    width, height = draw(st.integers(8, 2000)), draw(st.integers(8, 2000))
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    x1, y1 = draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
+    return (x0, y0, x1, y1), width, height
+
+
+@given(framed_box(), st.floats(1, 4), st.integers(1, 512))
+def test_a_window_holds_its_box_and_is_square(framed, context, least):
+    box, width, height = framed
+    x0, y0, x1, y1 = g.window_around(box, width, height, (1, 1), context, least)
+    assert x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1
+    assert abs((x1 - x0) - (y1 - y0)) <= 1
+
+
+@given(framed_box(), st.floats(1, 4))
+def test_a_window_stays_in_a_frame_that_can_hold_it(framed, context):
+    box, width, height = framed
+    x0, y0, x1, y1 = g.window_around(box, width, height, (1, 1), context, 1)
+    if x1 - x0 <= width:
+        assert x0 >= 0 and x1 <= width
+    if y1 - y0 <= height:
+        assert y0 >= 0 and y1 <= height
+
+
+@given(framed_box(), st.sampled_from([(512, 512), (384, 704), (64, 128)]))
+def test_boxes_map_into_a_window_and_back(framed, shape):
+    box, width, height = framed
+    window = g.window_around(box, width, height, shape, 1.5, 64)
+    there = g.to_window(np.array(box), window, shape)
+    np.testing.assert_allclose(g.from_window(there, window, shape), box, atol=1e-6)
+    assert (there >= -1e-6).all() and (there <= np.array([shape[1], shape[0]] * 2) + 1e-6).all()
+
+
+def test_the_window_of_a_whole_frame_is_never_squashed():
+    x0, y0, x1, y1 = g.window_around((0, 0, 1920, 1080), 1920, 1080, (384, 704), 1, 1)
+    assert (x1 - x0) / (y1 - y0) == pytest.approx(704 / 384, abs=0.002)
+    assert x0 <= 0 and y0 <= 0 and x1 >= 1920 and y1 >= 1080
+
+
+def test_a_crop_beyond_the_frame_repeats_the_edge():
+    picture = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    crop = g.crop_window(picture, (-1, -1, 2, 2))
+    np.testing.assert_array_equal(crop, [[0, 0, 1], [0, 0, 1], [4, 4, 5]])
+
+
+def test_covered_share_of_other_boxes():
+    shares = g.covered_xyxy((0, 0, 10, 10), np.array([[5, 0, 15, 10], [20, 20, 30, 30], [1, 1, 2, 2], [3, 3, 3, 9]]))
+    np.testing.assert_allclose(shares, [0.5, 0, 1, 0])
+
+
+def test_a_rectangle_polygon_has_the_area_of_its_box():
+    assert g.polygon_area([g.box_polygon((2, 3, 5, 4))]) == 20
+
+
+def test_a_mask_is_true_inside_its_rectangles_and_cut_to_the_frame():
+    mask = g.rectangles_mask([(-5, -5, 2, 1), (3, 2, 99, 99)], 4, 5)
+    assert mask.tolist() == [
+        [True, True, False, False, False],
+        [False] * 5,
+        [False] * 3 + [True] * 2,
+        [False] * 3 + [True] * 2,
+    ]
+
+
+def test_polygons_are_carried_from_box_to_box():
+    (polygon,) = g.map_polygons([(0, 0, 10, 0, 10, 20)], (0, 0, 10, 20), (100, 100, 120, 110))
+    assert polygon == (100, 100, 120, 100, 120, 110)

@@ -1,0 +1,193 @@
+"""Plans: everything random decided, and unmoved by what does not concern them."""
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.manifest import to_table
+from lib.painters import PAINTERS
+from lib.plan import DonorPool, make_recipe, plan_requests
+from lib.requests import Request, picture_keys
+from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
+
+
+def image(key, width=400, height=300, split="train"):
+    digest = f"{int(key):064x}"
+    return ImageRow(
+        key, OK, "", "", f"{key}.jpg", f"{key}.jpg", split, "", width, height, "upright", 1, 1, digest, b"{}"
+    )
+
+
+def box(key, image_key, x, y, w, h, category="forklift", crowd=False, segmentation=None):
+    record = msgspec.json.encode({"id": int(key), "bbox": [x, y, w, h], "segmentation": segmentation or []})
+    return ObjectRow(key, OK, "", "", image_key, "1", category, x, y, w, h, crowd, segmentation is not None, record)
+
+
+def select(row, objects):
+    own = [o for o in objects if o.image_key == row.key and not o.crowd]
+    keys, labels = [o.key for o in own], [o.category for o in own]
+    return SelectRow(row.key, OK, "", "", row.digest, row.frame, row.split, row.width, row.height, keys, labels)
+
+
+def frame(rows, row_type) -> pd.DataFrame:
+    return to_table(rows, row_type).to_pandas()
+
+
+def recipe(edit="replace", painter="copy-paste", composite="feather", **settings):
+    return make_recipe(
+        EDITS.member(edit, settings.get("edit", {})),
+        PAINTERS.member(painter, settings.get("painter", {})),
+        COMPOSITES.member(composite, settings.get("composite", {})),
+    )
+
+
+def plan(images, objects, chosen=None, seed=0, variants=1, chain=None):
+    chain = chain or recipe()
+    usable = frame(objects, ObjectRow)
+    donors = DonorPool.of(usable, frame(images, ImageRow), "train")
+    selected = frame([select(row, objects) for row in (chosen or images)], SelectRow)
+    return plan_requests(selected, usable, {}, chain, donors, seed, variants)
+
+
+def requests(rows):
+    return [Request.model_validate_json(row.request) for row in rows if row.status == OK]
+
+
+IMAGES = [image(str(i)) for i in range(1, 41)]
+BOXES = [box(str(100 + i), str(i), 20 + 3 * i, 30 + i, 60 + i, 50 + i) for i in range(1, 41)]
+
+
+def test_every_selected_picture_has_a_row_per_variant():
+    rows = plan(IMAGES, BOXES, variants=3)
+    assert len(rows) == 120 and len({row.key for row in rows}) == 120
+
+
+def test_the_same_inputs_give_the_same_plan():
+    assert plan(IMAGES, BOXES) == plan(IMAGES, BOXES)
+
+
+def test_another_seed_and_another_variant_give_another_plan():
+    one, two = requests(plan(IMAGES, BOXES, seed=0)), requests(plan(IMAGES, BOXES, seed=1))
+    assert all(a.passes[0].seed != b.passes[0].seed for a, b in zip(one, two, strict=True))
+    first, second = requests(plan(IMAGES, BOXES, chosen=IMAGES[:1], variants=2))
+    assert first.passes[0].seed != second.passes[0].seed
+
+
+def test_one_added_donor_changes_about_one_plan_in_as_many():
+    before = {row.image_key: row.key for row in plan(IMAGES, BOXES)}
+    images, boxes = [*IMAGES, image("99")], [*BOXES, box("999", "99", 10, 10, 80, 70)]
+    after = {row.image_key: row.key for row in plan(images, boxes)}
+    changed = [key for key in before if before[key] != after[key]]
+    assert len(changed) <= 4
+
+
+def test_a_picture_is_planned_alike_alone_and_among_others():
+    together = {row.image_key: row for row in plan(IMAGES, BOXES)}
+    for one in IMAGES[:3]:
+        (alone,) = plan(IMAGES, BOXES, chosen=[one])
+        assert alone == together[one.key]
+
+
+def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape():
+    boxes = [*BOXES, box("500", "1", 200, 100, 90, 80, category="pallet")]
+    for request in requests(plan(IMAGES, boxes)):
+        (step,) = [s for s in request.passes if s.phrases == ("forklift",)]
+        assert step.donor is not None and step.donor.annotation not in {label.source for label in request.labels}
+        assert step.donor.annotation != "500"
+
+
+def test_without_a_fitting_donor_the_row_says_so():
+    (row, *_) = plan(IMAGES, [box("1", "1", 0, 0, 300, 10), *BOXES[1:]], chosen=IMAGES[:1])
+    assert (row.status, row.reason) == ("rejected", "no_donor")
+
+
+def test_a_box_that_covers_another_is_barred_and_stays():
+    boxes = [box("1", "1", 10, 10, 100, 80), box("2", "1", 20, 20, 30, 30), *BOXES[1:]]
+    (row,) = plan(IMAGES, boxes, chosen=IMAGES[:1])
+    assert row.barred == ["1: covers_other_object"]
+    labels = {label.source: label.edited for label in requests([row])[0].labels} if row.status == OK else {}
+    assert labels in ({}, {"1": False, "2": True})
+
+
+def test_crowds_are_neither_edited_nor_donors():
+    boxes = [*BOXES[:5], box("77", "1", 200, 150, 60, 50, crowd=True)]
+    for request in requests(plan(IMAGES[:5], boxes)):
+        assert all(step.donor.annotation != "77" for step in request.passes)
+        assert all(not label.edited for label in request.labels if label.source == "77")
+
+
+def test_an_edited_label_is_its_box_and_its_area_follows():
+    (label,) = requests(plan(IMAGES, BOXES, chosen=IMAGES[:1]))[0].labels
+    assert label.bbox == (23, 31, 61, 51) and label.area == 61 * 51
+    assert label.segmentation == ((23, 31, 84, 31, 84, 82, 23, 82),)
+
+
+def test_a_donors_mask_becomes_the_label_mapped_and_mirrored():
+    triangle = [[10.0, 10.0, 70.0, 10.0, 70.0, 60.0]]
+    images = [image("1"), image("2")]
+    boxes = [box("11", "1", 100, 100, 60, 50), box("12", "2", 10, 10, 60, 50, segmentation=triangle)]
+    request = requests(plan(images, boxes, chosen=images[:1]))[0]
+    (step,), (label,) = request.passes, request.labels
+    expected = (
+        (160.0, 100.0, 100.0, 100.0, 100.0, 150.0) if step.donor.flip else (100.0, 100.0, 160.0, 100.0, 160.0, 150.0)
+    )
+    assert label.segmentation == (expected,) and label.area == 1500
+
+
+def test_more_boxes_than_a_painter_takes_is_a_reason():
+    boxes = [box(str(i), "1", 10 * i, 10, 8, 8) for i in range(31)]
+    (row,) = plan([image("1")], boxes, chain=recipe("layout", "gligen", "none"))
+    assert (row.status, row.reason) == ("rejected", "too_many_boxes") and "30" in row.detail
+
+
+def test_thirty_boxes_are_planned_in_order():
+    boxes = [box(str(i), "1", 10 * i, 10, 8, 8, category=f"c{i}") for i in range(30)]
+    (request,) = requests(plan([image("1")], boxes, chain=recipe("layout", "gligen", "none")))
+    assert request.passes[0].phrases == tuple(f"c{i}" for i in range(30))
+
+
+def test_a_picture_without_boxes_has_a_reason():
+    (row,) = plan([image("1")], [], chain=recipe("layout", "gligen", "none"))
+    assert (row.status, row.reason) == ("rejected", "no_boxes_to_edit")
+
+
+def test_a_window_shows_a_small_box_large():
+    (request,) = requests(
+        plan([image("1", 1920, 1080)], [box("1", "1", 900, 500, 30, 30)], chain=recipe(painter="gligen-inpaint"))
+    )
+    (step,) = request.passes
+    x0, _, x1, _ = step.window
+    assert x1 - x0 == 256 and step.shape == (512, 512)
+    np.testing.assert_allclose(np.array(step.boxes[0][2:]) - step.boxes[0][:2], 60)
+
+
+def test_a_painter_that_does_not_serve_an_edit_is_refused_with_what_is_allowed():
+    with pytest.raises(AugmentError, match=r"'copy-paste' does not serve edit 'layout': it serves replace.*gligen"):
+        recipe("layout", "copy-paste")
+
+
+def test_the_composite_is_no_part_of_the_paints_key():
+    one = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="paste")))[0]
+    two = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="none")))[0]
+    assert picture_keys(one)[0][0] == picture_keys(two)[0][0]
+    assert picture_keys(one)[0][1] != picture_keys(two)[0][1]
+
+
+def test_a_later_pass_depends_on_the_picture_before_it():
+    boxes = [*BOXES, box("500", "1", 250, 200, 62, 52)]
+    request = requests(plan(IMAGES, boxes, chosen=IMAGES[:1]))[0]
+    assert len(request.passes) == 2
+    other = request.model_copy(update={"composite": {"name": "none"}})
+    (a1, _), (a2, _) = picture_keys(request)
+    (b1, _), (b2, _) = picture_keys(other)
+    assert a1 == b1 and a2 != b2
+
+
+def test_members_that_say_where_and_not_what_leave_keys_alone():
+    one = PAINTERS.member("gligen", {"batch_size": 1})
+    two = PAINTERS.member("gligen", {"batch_size": 8})
+    assert one.identity() == two.identity() != PAINTERS.member("gligen", {"steps": 3}).identity()

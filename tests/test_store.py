@@ -1,0 +1,50 @@
+"""The store is the truth: what is damaged counts as absent."""
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lib.store import Store
+
+KEY = "ab" * 32
+
+
+@given(st.binary(max_size=300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_put_is_got(tmp_path, data):
+    store = Store(tmp_path)
+    store.put("paint", KEY, data)
+    assert store.get("paint", KEY) == data
+
+
+def test_an_absent_item_is_none(tmp_path):
+    assert Store(tmp_path).get("paint", KEY) is None
+    assert Store(tmp_path).sha256("paint", KEY) is None
+
+
+def test_a_damaged_item_counts_as_absent_and_is_removed(tmp_path):
+    store = Store(tmp_path)
+    store.put("paint", KEY, b"some pixels")
+    path = store.path("paint", KEY)
+    path.write_bytes(path.read_bytes()[:-1] + b"X")
+    assert store.get("paint", KEY) is None
+    assert not store.has("paint", KEY)
+
+
+def test_a_truncated_item_counts_as_absent(tmp_path):
+    store = Store(tmp_path)
+    store.put("paint", KEY, b"some pixels")
+    store.path("paint", KEY).write_bytes(b"")
+    assert store.get("paint", KEY) is None
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    import hashlib
+
+    store = Store(tmp_path)
+    told = store.put("paint", KEY, b"some pixels")
+    assert told == hashlib.sha256(b"some pixels").hexdigest() == store.sha256("paint", KEY)
+
+
+def test_no_temporary_file_stays(tmp_path):
+    Store(tmp_path).put("paint", KEY, b"x")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [KEY]
