@@ -30,7 +30,7 @@ MINI = Path(__file__).resolve().parent.parent / "data" / "models" / "mini"
 OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
 model (`painter: copy-paste`)"
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import task
 
 from lib.evaluate import evaluate, summary, write_json
+from lib.features import EXTRACTORS
 from lib.manifest import Ref, read_manifest
 from lib.requests import canonical, key_of
 from lib.schemas import OK, FinalRow, ImageRow, SelectRow
@@ -36,7 +37,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     if min(len(real), len(made)) < 2:
         show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
     else:
-        key = key_of(VERSION, extractor, sorted(real.digest), sorted(made.sha256))
+        key = key_of(VERSION, EXTRACTORS[extractor].IDENTITY, sorted(real.digest), sorted(made.sha256))
         sources = [str(run.sources / path) for path in real.path]
         pictures = [str(run.root / "final" / "images" / name) for name in made.file_name]
         result = measure(str(run.root), sources, pictures, extractor, key)

@@ -75,7 +75,7 @@ def make_job(
     """A job with its content key."""
     settings = dict(settings or {})
     digests = {name: ref.sha256 for name, ref in inputs.items()}
-    key = key_of(stage, version, settings, digests, run.identity)
+    key = key_of(stage, version, settings, digests)
     return Job(
         stage=stage,
         key=key,
@@ -124,11 +124,13 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
-def run_jobs(jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
+def run_jobs(run: Run, jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
     """Run jobs side by side; a cached output counts only while its file is intact and `there` finds what it promises.
 
     Prefect reports a deleted file as cached: what is gone is made again with a refreshed cache.
     """
+    # Results lie in the workspace, so that no other workspace's are taken, and go when it goes.
+    work = work.with_options(result_storage=run.root / "results")
     anew = work.with_options(refresh_cache=True)
     trusted = [_trusted(job, there) for job in jobs]
     futures = [(work if old else anew).submit(job) for job, old in zip(jobs, trusted, strict=True)]
@@ -200,7 +202,7 @@ def run_stage(
     """
     stage = work.name
     run.progress.start(stage, total)
-    done = run_jobs(jobs, work, there)
+    done = run_jobs(run, jobs, work, there)
     run.progress.finish(stage)
     parts = [ref for ref, _ in done]
     rows = tidy(join_parts(run, parts, row_type, by))

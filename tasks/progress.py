@@ -49,7 +49,9 @@ class Progress:
 
     def finish(self, stage: str) -> None:
         """The stage is complete, whatever was found in the cache."""
-        self.advance(stage, self._total[stage] - self._done[stage])
+        left = self._total[stage] - self._done[stage]
+        if left:
+            self.advance(stage, left)
 
 
 _CURRENT: dict[str, Progress] = {}  # by workspace; a worker in another process has none, and reports nothing

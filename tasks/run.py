@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from lib.captions import CaptionForm, make_caption_form
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
+from lib.features import EXTRACTORS
 from lib.manifest import atomic_write
 from lib.models import ModelRef, model_of, resolve
 from lib.painters import PAINTERS
@@ -46,7 +46,6 @@ class Run:
     name: str
     settings: Resolved
     root: Path
-    identity: str  # of the workspace: part of every cache key, so that no other workspace's result is taken
     recipe: Recipe
     captioner: Member
     captions: CaptionForm
@@ -111,13 +110,14 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
         ) from None
     with lock:
+        if settings.evaluate.extractor is not None:
+            EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
         pins = _Pins(root / "models.lock")
         captioner = _member(CAPTIONERS, settings.captioner, settings, pins)
         run = Run(
             name=name,
             settings=settings,
             root=root,
-            identity=_identity(root / ".workspace"),
             recipe=make_recipe(
                 EDITS.member(settings.edit.name, settings.edit.values),
                 _member(PAINTERS, settings.painter, settings, pins),
@@ -160,9 +160,3 @@ class _Pins:
             atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
         return ref
 
-
-def _identity(path: Path) -> str:
-    """A random name that this workspace keeps."""
-    if not path.is_file():
-        atomic_write(path, uuid.uuid4().hex.encode())
-    return path.read_text()
