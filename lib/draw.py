@@ -114,13 +114,11 @@ def contact_sheet(
     store: Store,
     count: int = 12,
     thumb: int = 420,
-) -> Image.Image | None:
-    """Source, boxes, result, side by side for up to `count` pictures spread over the run; None for no pictures.
+) -> Image.Image:
+    """Source, boxes, result, side by side for up to `count` pictures spread over the run.
 
-    rows: ScreenRows or ReviewRows that are ok; thumb: width of one cell, pixels.
+    rows: ScreenRows that are ok, at least one; thumb: width of one cell, pixels.
     """
-    if rows.empty:
-        return None
     spread = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     strips = [_strip(row, requests[row.key], objects, load, store, thumb) for row in rows.iloc[spread].itertuples()]
     gap, head = 8, 34

@@ -28,13 +28,17 @@ VERSION = 1
 Advance = Callable[[int], None]
 
 # Annotations that cannot be edited but are the user's own and stay in the final set.
-_STAYS = ("box_empty", "box_malformed", "box_outside", "category_unknown")
+_STAYS = ("box_empty", "box_malformed", "box_outside", "category_unknown", "image_rejected")
 
 
 def final_objects(images: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
-    """The source annotations that the final set holds: those of kept pictures, with a unique id."""
+    """The source annotations that the final set holds: those of kept pictures, with a unique id and a category."""
     kept = objects.image_key.isin(images.key[kept_pictures(images)])
-    return objects[kept & ((objects.status == OK) | objects.reason.isin(_STAYS))]
+    stays = objects.reason.isin(_STAYS)
+    # Tools that read COCO trip over a record without a category; there are few to look at.
+    bare = [i for i in np.flatnonzero(stays) if b'"category_id"' not in objects.record.iloc[i]]
+    stays.iloc[bare] = False
+    return objects[kept & ((objects.status == OK) | stays)]
 
 
 def kept_pictures(images: pd.DataFrame) -> pd.Series:
@@ -157,7 +161,7 @@ class _Writer:
             with atomic_path(path) as temporary:
                 make(temporary)
                 if file_digest(temporary) != sha256:
-                    raise ValueError(f"{name} changed while it was copied")
+                    raise ValueError(f"{name} is not what it was")
         self.advance(1)
         stat = path.stat()
         return stat.st_size, stat.st_mtime_ns
@@ -208,9 +212,12 @@ def _place_synthetic(
         kind, item, name = "jpeg", key_of("jpeg", row.picture, source.digest), str(Path(row.name).with_suffix(".jpg"))
         _keep_jpeg(store, item, row.picture, root / source.path)
     sha256 = store.sha256(kind, item)
-    if sha256 is None:
-        return FinalRow(key, REJECTED, "picture_lost", "no longer in the store: run again", image_id, name, "", 0, 0, 0)
-    size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))
+    try:
+        if sha256 is None:
+            raise ValueError(f"{name} is no longer in the store")
+        size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))
+    except ValueError as error:
+        return FinalRow(key, REJECTED, "picture_lost", f"{error}: run again", image_id, name, "", 0, 0, 0)
     return FinalRow(key, OK, "", "", image_id, name, sha256, size, mtime_ns, len(request.labels))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 
+from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from lib.draw import sheet_jpeg
 from tasks.run import Run
 
 
@@ -19,11 +21,13 @@ def show_counts(run: Run, stage: str) -> None:
     create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 
 
-def show_sheet(run: Run, jpeg: bytes) -> None:
-    """The contact sheet, embedded: the UI blocks file links."""
-    data = base64.b64encode(jpeg).decode()
-    text = f"Whole sheet: `{run.root / 'contact_sheet.jpg'}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
-    create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
+def show_sheet(run: Run) -> None:
+    """The contact sheet, embedded and small: the UI blocks file links."""
+    path = run.root / "contact_sheet.jpg"
+    if path.is_file():
+        data = base64.b64encode(sheet_jpeg(Image.open(path), most=140_000)).decode()
+        text = f"Whole sheet: `{path}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
+        create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
 
 
 def show_text(key: str, text: str) -> None:

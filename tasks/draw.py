@@ -24,11 +24,11 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     folder = run.root / "drawn"
     staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder))
     _sweep(folder, set(read_manifest(staged.manifest.file, DrawRow).name))
-    boxes, requests = boxes_of(ingested.objects), requests_of(plan.manifest)
-    sheet = contact_sheet(rows, requests, boxes, sources_of(ingested.images, str(run.sources)), run.store)
-    if sheet is not None:
+    if not rows.empty and (run.account["stages"]["draw"]["painted"] or not (run.root / "contact_sheet.jpg").is_file()):
+        boxes, requests = boxes_of(ingested.objects), requests_of(plan.manifest)
+        sheet = contact_sheet(rows, requests, boxes, sources_of(ingested.images, str(run.sources)), run.store)
         atomic_write(run.root / "contact_sheet.jpg", sheet_jpeg(sheet))
-        show_sheet(run, sheet_jpeg(sheet, most=140_000))
+    show_sheet(run)
 
 
 def _drawings_there(part: Ref, folder: Path) -> bool:

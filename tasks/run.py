@@ -110,6 +110,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
         ) from None
     with lock:
+        _sweep(root)
         if settings.evaluate.extractor is not None:
             EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
         pins = _Pins(root / "models.lock")
@@ -139,6 +140,14 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
         run.save(state="completed")
 
 
+def _sweep(root: Path) -> None:
+    """Remove what a killed run left half written; the lock is ours, so nobody is writing."""
+    status = root / "status.json"
+    if status.is_file() and json.loads(status.read_bytes())["state"] != "completed":
+        for path in root.rglob(".tmp-*"):
+            path.unlink(missing_ok=True)
+
+
 def _member(family: Family, choice: Choice, settings: Resolved, pins: _Pins) -> Member:
     """A member with its checkpoint pinned, where it needs one."""
     values = family.settings(choice.name, choice.values)
@@ -159,4 +168,3 @@ class _Pins:
             self.pinned[ref.id] = ref.revision
             atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
         return ref
-

@@ -1,0 +1,99 @@
+"""Fixtures shared by all tests. Small data sets are made here; real pictures come from tests/shared.py."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """One temporary Prefect server for the session (it takes seconds to start): its API URL."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+class MadeSet:
+    """A small labelled data set on disk: textured pictures with plain coloured objects in their boxes."""
+
+    CATEGORIES = ("forklift", "pallet")
+
+    def __init__(self, folder: Path, count: int, size: tuple[int, int] = (160, 120), boxes: int = 2) -> None:
+        self.folder, self.images, self.annotations = folder, folder / "images", folder / "annotations.json"
+        self.images.mkdir(parents=True)
+        self.coco: dict[str, Any] = {
+            "info": {"description": "made for a test", "version": 1.0},
+            "licenses": [{"id": 1, "name": "Apache-2.0"}],
+            "categories": [{"id": i + 3, "name": name} for i, name in enumerate(self.CATEGORIES)],
+            "images": [],
+            "annotations": [],
+        }
+        for number in range(count):
+            self.add(number, size, boxes)
+        self.write()
+
+    def add(self, number: int, size: tuple[int, int] = (160, 120), boxes: int = 2) -> None:
+        """One more picture, drawn from its number alone."""
+        random = np.random.default_rng(number)
+        pixels = random.integers(60, 200, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        image_id = 10 + number
+        for k in range(boxes):
+            w, h = (int(v) for v in random.integers(24, 44, 2))
+            x = int(random.integers(0, size[0] // boxes - w)) + k * size[0] // boxes
+            y = int(random.integers(0, size[1] - h))
+            pixels[y : y + h, x : x + w] = random.integers(0, 256, 3)
+            pixels[y + h // 3 : y + h // 2, x + 4 : x + w - 4] = random.integers(0, 256, 3)
+            self.coco["annotations"].append(
+                {
+                    "id": 1000 + 10 * number + k,
+                    "image_id": image_id,
+                    "category_id": 3 + k % 2,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "segmentation": [],
+                    "iscrowd": 0,
+                    "colour": "unknown field",
+                }
+            )
+        name = f"picture {number:03d}.png"
+        Image.fromarray(pixels).save(self.images / name)
+        record = {"id": image_id, "file_name": name, "width": size[0], "height": size[1], "license": 1}
+        self.coco["images"].append(record)
+
+    def write(self) -> None:
+        """The COCO file as it stands."""
+        self.annotations.write_text(json.dumps(self.coco))
+
+    @property
+    def dataset(self) -> dict[str, str]:
+        """The flow's parameter."""
+        return {"images": str(self.images), "annotations": str(self.annotations)}
+
+
+@pytest.fixture
+def made_set(tmp_path: Path) -> MadeSet:
+    """Six pictures of two boxes."""
+    return MadeSet(tmp_path / "made", 6)
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    return np.asarray(Image.open(path).convert("RGB"))

@@ -1,0 +1,305 @@
+"""The whole journey on a local server: what a run makes, what a rerun makes again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MadeSet, pixels_of
+from pycocotools.coco import COCO
+
+from lib.manifest import read_manifest
+from lib.schemas import PlanRow
+from shared import shared
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def run(workspace: Path, dataset, **parameters):
+    """Run the flow; the account of the run."""
+    from flows.augment import augment
+
+    state = augment(dataset=dataset, workspace=workspace, **parameters, return_state=True)
+    account = json.loads((workspace / "status.json").read_bytes())
+    assert state.is_completed() and account["state"] == "completed", state.message
+    return account
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def assert_outside_untouched(final: Path, margin: int) -> int:
+    """Every synthetic picture equals its source outside its edited boxes; returns how many were compared."""
+    coco = json.loads((final / "annotations.json").read_bytes())
+    originals = {i["id"]: i for i in coco["images"] if "source_image_id" not in i}
+    bbox = {a["id"]: a["bbox"] for a in coco["annotations"]}
+    synthetic = [i for i in coco["images"] if "source_image_id" in i]
+    for image in synthetic:
+        made = pixels_of(final / "images" / image["file_name"])
+        source = pixels_of(final / "images" / originals[image["source_image_id"]]["file_name"])
+        outside, inside = np.ones(made.shape[:2], bool), np.zeros(made.shape[:2], bool)
+        for note in coco["annotations"]:
+            if note["image_id"] == image["id"] and note["segmentation"] != []:
+                x, y, w, h = bbox[note["source_annotation_id"]]
+                x0, y0, x1, y1 = int(x), int(y), int(np.ceil(x + w)), int(np.ceil(y + h))
+                outside[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin] = False
+                inside[max(y0, 0) : y1, max(x0, 0) : x1] = True
+        np.testing.assert_array_equal(made[outside], source[outside])
+        assert (made[inside] != source[inside]).any()
+    return len(synthetic)
+
+
+def test_a_run_ends_with_a_merged_set_that_pycocotools_loads(made_set, tmp_path):
+    account = run(tmp_path / "ws", made_set.dataset)
+    coco = COCO(str(tmp_path / "ws" / "final" / "annotations.json"))
+    assert account["stages"]["generate"]["painted"] == 6 == account["painted"]
+    assert len(coco.imgs) == 12 and len(coco.anns) == 24
+    assert len({i["file_name"] for i in coco.imgs.values()}) == 12
+    assert all((tmp_path / "ws" / "final" / "images" / i["file_name"]).is_file() for i in coco.imgs.values())
+
+
+def test_originals_are_as_they_were(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    for name in ("images", "annotations"):
+        count = len(made_set.coco[name])
+        assert final[name][:count] == made_set.coco[name]
+        assert min(r["id"] for r in final[name][count:]) > max(r["id"] for r in made_set.coco[name])
+    assert {k: v for k, v in final.items() if k not in ("images", "annotations")} == {
+        k: v for k, v in made_set.coco.items() if k not in ("images", "annotations")
+    }
+    for image in made_set.coco["images"]:
+        name = image["file_name"]
+        assert (tmp_path / "ws/final/images" / name).read_bytes() == (made_set.images / name).read_bytes()
+
+
+def test_synthetic_records_tell_where_they_come_from(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    sources = {a["id"]: a for a in made_set.coco["annotations"]}
+    for note in final["annotations"][12:]:
+        source = sources[note["source_annotation_id"]]
+        assert note["category_id"] == source["category_id"] and note["colour"] == "unknown field"
+        assert note["bbox"] == source["bbox"] and note["area"] == source["area"]
+    for image in final["images"][6:]:
+        assert image["source_image_id"] in {i["id"] for i in made_set.coco["images"]}
+        assert image["source_file_name"].startswith("picture ")
+
+
+def test_outside_the_edits_every_pixel_is_the_sources_own(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    assert assert_outside_untouched(tmp_path / "ws" / "final", margin=9) == 6
+
+
+def test_a_rerun_does_nothing_and_changes_nothing(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    before = tree(tmp_path / "ws" / "final")
+    account = run(tmp_path / "ws", made_set.dataset)
+    assert account["painted"] == 0 and account["reused"] == 6
+    assert all(stage["painted"] == 0 for stage in account["stages"].values())
+    assert tree(tmp_path / "ws" / "final") == before
+
+
+def test_one_more_picture_makes_about_its_own_rows_new(tmp_path):
+    made = MadeSet(tmp_path / "made", 20)
+    run(tmp_path / "ws", made.dataset)
+    made.add(99)
+    made.write()
+    account = run(tmp_path / "ws", made.dataset)
+    plan = account["stages"]["plan"]
+    assert plan["new"] == 1 and plan["changed"] <= 4 and plan["gone"] == 0
+    assert account["painted"] == 1 + plan["changed"]
+    assert account["stages"]["ingest"]["painted"] == 1
+    assert account["stages"]["caption"]["painted"] == 1
+
+
+def test_ids_are_remembered_when_the_set_grows(tmp_path):
+    made = MadeSet(tmp_path / "made", 4)
+    run(tmp_path / "ws", made.dataset)
+    before = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    made.add(99)
+    made.write()
+    run(tmp_path / "ws", made.dataset)
+    after = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    ids = {i["file_name"]: i["id"] for i in after["images"]}
+    kept = [i for i in before["images"] if i["file_name"] in ids]
+    assert len(kept) >= 5 and all(ids[i["file_name"]] == i["id"] for i in kept if i["id"] not in (109,))
+    assert len(set(ids.values())) == len(ids)
+
+
+@pytest.mark.parametrize(
+    "what", ["store/picture", "drawn", "final/images", "parts/plan", "parts/generate", "manifests"]
+)
+def test_a_deleted_output_is_noticed_and_made_again(made_set, tmp_path, what):
+    run(tmp_path / "ws", made_set.dataset)
+    before = tree(tmp_path / "ws" / "final")
+    files = [p for p in sorted((tmp_path / "ws" / what).rglob("*")) if p.is_file()]
+    assert files
+    shutil.rmtree(tmp_path / "ws" / what)
+    run(tmp_path / "ws", made_set.dataset)
+    assert all(p.is_file() for p in files)
+    assert tree(tmp_path / "ws" / "final") == before
+
+
+def test_a_damaged_picture_in_the_store_is_noticed_when_the_final_set_is_gone(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    before = tree(tmp_path / "ws" / "final")
+    victim = next(p for p in (tmp_path / "ws/store/picture").rglob("*") if p.is_file())
+    victim.write_bytes(victim.read_bytes()[:-20])
+    shutil.rmtree(tmp_path / "ws" / "final")
+    for _ in range(2):  # the first run may set the row aside, the next makes it again
+        run(tmp_path / "ws", made_set.dataset)
+    assert tree(tmp_path / "ws" / "final") == before
+
+
+def test_two_workspaces_of_equal_inputs_give_equal_bytes(made_set, tmp_path):
+    run(tmp_path / "one", made_set.dataset)
+    run(tmp_path / "two", made_set.dataset)
+    assert tree(tmp_path / "one" / "final") == tree(tmp_path / "two" / "final")
+
+
+def test_limit_counts_pictures_after_selection(made_set, tmp_path):
+    account = run(tmp_path / "ws", made_set.dataset, limit=2, select={"categories": ["forklift"]})
+    assert account["stages"]["select"]["ok"] == 2
+    assert account["stages"]["select"]["rejected"] == {"over_limit": 4}
+    assert account["painted"] == 2
+
+
+def test_variants_are_different_pictures(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset, variants=3)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    assert len(final["images"]) - 6 > 12
+
+
+def test_review_by_folder_keeps_what_was_picked(made_set, tmp_path):
+    review = {"pick": "folder", "path": str(tmp_path / "picked")}
+    account = run(tmp_path / "ws", made_set.dataset, review=review)
+    assert account["stages"]["review"]["rejected"] == {"not_picked": 6}
+    (tmp_path / "picked").mkdir()
+    for drawn in sorted((tmp_path / "ws" / "drawn").iterdir())[:2]:
+        shutil.copy(drawn, tmp_path / "picked")
+    account = run(tmp_path / "ws", made_set.dataset, review=review)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    picked = {p.stem for p in (tmp_path / "picked").iterdir()}
+    assert {Path(i["file_name"]).stem for i in final["images"][6:]} == picked
+    assert account["painted"] == 0
+
+
+def test_yolo_labels_and_the_s3_pair_on_request(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset, finalise={"yolo": True, "s3_pair": True})
+    final = tmp_path / "ws" / "final"
+    assert (final / "classes.txt").read_text() == "forklift\npallet\n"
+    (first, _) = (final / "labels" / "picture 000.txt").read_text().splitlines()
+    x, y, w, h = made_set.coco["annotations"][0]["bbox"]
+    code, *values = first.split()
+    assert code == "0"
+    np.testing.assert_allclose(
+        [float(v) for v in values], [(x + w / 2) / 160, (y + h / 2) / 120, w / 160, h / 120], atol=1e-6
+    )
+    picked, originals = COCO(str(final / "selected_ann.json")), COCO(str(final / "original_selected_ann.json"))
+    assert len(picked.imgs) == len(originals.imgs) == 6
+    assert not set(picked.anns) & set(originals.anns)
+    run(tmp_path / "ws", made_set.dataset)
+    assert not (final / "classes.txt").exists() and not (final / "selected_ann.json").exists()
+
+
+def test_jpeg_results_use_the_sources_tables(tmp_path):
+    from PIL import Image
+
+    made = MadeSet(tmp_path / "made", 4)
+    for record in made.coco["images"]:
+        path = made.images / record["file_name"]
+        record["file_name"] = path.with_suffix(".jpg").name
+        Image.fromarray(pixels_of(path)).save(path.with_suffix(".jpg"), quality=71)
+        path.unlink()
+    made.write()
+    run(tmp_path / "ws", made.dataset, finalise={"format": "jpeg"})
+    images = tmp_path / "ws" / "final" / "images"
+    tables = {}
+    for path in images.iterdir():
+        with Image.open(path) as image:
+            tables[path.name] = image.quantization
+    assert len([name for name in tables if "__" in name]) == 4 == len(tables) - 4
+    assert all(table == tables["picture 000.jpg"] for table in tables.values())
+
+
+def test_synthetic_pictures_come_from_the_train_split_only(tmp_path):
+    made = MadeSet(tmp_path / "made", 6)
+    for number, record in enumerate(made.coco["images"]):
+        record["split"] = "val" if number % 3 == 0 else "train"
+    made.write()
+    account = run(tmp_path / "ws", {**made.dataset, "split": "official"})
+    assert account["stages"]["select"]["rejected"] == {"other_split": 2}
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    val = {i["id"] for i in made.coco["images"] if i["split"] == "val"}
+    assert all(i["source_image_id"] not in val and i["split"] == "train" for i in final["images"][6:])
+    validation = json.loads((tmp_path / "ws" / "final" / "annotations-val.json").read_bytes())
+    assert {i["id"] for i in validation["images"]} == val
+    donors = [
+        step["donor"]["annotation"]
+        for row in read_manifest(tmp_path / "ws/manifests/plan.parquet", PlanRow).request
+        for step in json.loads(row)["passes"]
+    ]
+    held_out = {str(a["id"]) for a in made.coco["annotations"] if a["image_id"] in val}
+    assert donors and not held_out & set(donors)
+
+
+def test_every_stage_accounts_for_every_row(made_set, tmp_path):
+    (made_set.images / "picture 001.png").unlink()
+    (made_set.images / "picture 002.png").write_bytes(b"\x89PNG broken")
+    account = run(tmp_path / "ws", made_set.dataset)
+    stages = account["stages"]
+    assert stages["ingest"]["rejected"] == {"image_broken": 1, "image_missing": 1}
+    for name, stage in stages.items():
+        assert stage["rows"] == stage["ok"] + sum(stage["rejected"].values()), name
+    order = ["ingest", "select", "caption", "plan", "generate", "screen", "review"]
+    for before, after in zip(order, order[1:], strict=False):
+        assert stages[after]["rows"] == stages[before]["ok"], (before, after)
+    assert len(COCO(str(tmp_path / "ws" / "final" / "annotations.json")).imgs) == 4 + 4
+
+
+def test_a_picture_that_changes_between_ingest_and_painting_is_a_reason(made_set, tmp_path, monkeypatch):
+    from tasks import generate
+
+    real = generate.sources_of
+
+    def change(*args):
+        (made_set.images / "picture 003.png").write_bytes((made_set.images / "picture 004.png").read_bytes())
+        return real(*args)
+
+    monkeypatch.setattr(generate, "sources_of", change)
+    account = run(tmp_path / "ws", made_set.dataset)
+    assert account["stages"]["generate"]["rejected"].get("image_changed", 0) >= 1
+    assert account["state"] == "completed"
+
+
+def test_two_runs_in_one_workspace_are_refused(made_set, tmp_path):
+    from filelock import FileLock
+
+    from flows.augment import augment
+
+    run(tmp_path / "ws", made_set.dataset)
+    with FileLock(tmp_path / "ws" / ".lock"):
+        state = augment(dataset=made_set.dataset, workspace=tmp_path / "ws", return_state=True)
+    assert state.is_failed() and "in use by another run" in state.message
+
+
+def test_bad_annotations_end_the_run_with_one_sentence(tmp_path):
+    from flows.augment import augment
+
+    (tmp_path / "broken.json").write_text('{"images": [')
+    dataset = {"images": str(tmp_path), "annotations": str(tmp_path / "broken.json")}
+    state = augment(dataset=dataset, workspace=tmp_path / "ws", return_state=True)
+    assert state.is_failed() and "broken.json" in state.message and "Traceback" not in state.message
+
+
+def test_the_real_forklifts_end_in_a_merged_set(tmp_path):
+    photographs = shared("loco_forklifts", "forklifts")
+    dataset = {"images": str(photographs), "format": "loco"}
+    account = run(tmp_path / "ws", dataset, edit="replace", painter="copy-paste", composite="feather", limit=12)
+    assert account["painted"] >= 11
+    coco = COCO(str(tmp_path / "ws" / "final" / "annotations.json"))
+    assert len(coco.imgs) == 49 + account["stages"]["screen"]["ok"]
+    assert_outside_untouched(tmp_path / "ws" / "final", margin=9)
