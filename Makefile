@@ -29,7 +29,7 @@ benchmark: install
 	$(BIN)/pytest -m benchmark -s tests/benchmarks
 
 serve: install
-	$(BIN)/python -m flows.serve
+	$(BIN)/python -m flows.serve $(if $(PORT),--port $(PORT))
 
 # After a change of pyproject.toml's ranges.
 lock: install

@@ -41,7 +41,7 @@ def notify(name: str) -> None:
     try:
         with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
-    except (httpx.HTTPError, RuntimeError) as error:  # a cloud server has no such door: RuntimeError or 4xx
+    except httpx.HTTPError as error:
         raise AugmentError(f"the server at {url} did not take the event ({error}): {START_ONE}") from None
 
 
@@ -76,8 +76,10 @@ def _served() -> str | None:
 
 
 def _answers(url: str) -> bool:
-    with temporary_settings({PREFECT_API_URL: url}):
-        try:
-            return httpx.get(f"{url}/health", timeout=_PATIENCE).is_success
-        except httpx.HTTPError:
-            return False
+    key = get_current_settings().api.key
+    # The key is for the configured server alone.
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key and url == _configured() else {}
+    try:
+        return httpx.get(f"{url}/health", headers=headers, timeout=_PATIENCE).is_success
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False

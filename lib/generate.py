@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,9 +149,8 @@ def _input(work: _Work, step: int, load: Load) -> PassInput:
     spec = work.request.passes[step]
     assert work.picture is not None
     canvas = _resized(crop_window(work.picture, spec.window), spec.shape)
-    mask = rectangles_mask(spec.region, *work.picture.shape[:2])
-    inside = _resized(crop_window(mask, spec.window).astype(np.uint8) * 255, spec.shape) > 0
-    return PassInput(spec, canvas, inside, _donor(spec, load))
+    mask = rectangles_mask(spec.region, spec.window).astype(np.uint8) * 255
+    return PassInput(spec, canvas, _resized(mask, spec.shape) > 0, _donor(spec, load))
 
 
 def _resized(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -201,12 +201,14 @@ def _row(work: _Work, store: Store) -> PictureRow:
     )
 
 
-def source_loader(paths: dict[str, str]) -> Load:
-    """A loader of pictures by digest, checked against it on reading. paths: digest → file.
+def source_loader(paths: dict[str, str], keep: int = 64) -> Load:
+    """A loader of pictures by digest, checked against it on reading; the last `keep` stay decoded, read-only.
 
-    Raises PictureError `image_changed` where the file is no longer the one that ingest saw.
+    paths: digest → file. The loader raises PictureError `image_missing` or, where the file is no longer the one that
+    ingest saw, `image_changed`.
     """
 
+    @lru_cache(maxsize=keep)
     def load(wanted: str, frame: str) -> np.ndarray:
         path = Path(paths[wanted])
         try:
@@ -215,6 +217,8 @@ def source_loader(paths: dict[str, str]) -> Load:
             raise PictureError("image_missing", f"{path}: {error.strerror}") from None
         if digest(data) != wanted:
             raise PictureError("image_changed", f"{path} changed since ingest: run again")
-        return load_rgb(data, frame)
+        pixels = load_rgb(data, frame)
+        pixels.flags.writeable = False
+        return pixels
 
     return load

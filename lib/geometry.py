@@ -109,11 +109,12 @@ def crop_window(picture: np.ndarray, window: IntBox) -> np.ndarray:
     return np.pad(inner, (*pad, *([(0, 0)] * (picture.ndim - 2))), mode="edge")
 
 
-def rectangles_mask(rectangles: Sequence[IntBox], height: int, width: int) -> np.ndarray:
-    """bool (height, width): True inside any of the whole-pixel xyxy rectangles, cut to the frame."""
-    mask = np.zeros((height, width), dtype=bool)
+def rectangles_mask(rectangles: Sequence[IntBox], view: IntBox) -> np.ndarray:
+    """bool (h, w) of a whole-pixel xyxy view: True inside any of the whole-pixel xyxy rectangles."""
+    left, top, right, bottom = view
+    mask = np.zeros((bottom - top, right - left), dtype=bool)
     for x0, y0, x1, y1 in rectangles:
-        mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+        mask[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = True
     return mask
 
 

@@ -14,17 +14,20 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib.errors import AugmentError
 from lib.manifest import file_digest
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MINI = Path(__file__).resolve().parent.parent / "data" / "models" / "mini"
 OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
@@ -96,7 +99,9 @@ def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
     missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
     for index in folder.glob("**/*.safetensors.index.json"):
         shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        missing += sorted(str((index.parent / s).relative_to(folder)) for s in shards if not (index.parent / s).exists())
+        missing += sorted(
+            str((index.parent / s).relative_to(folder)) for s in shards if not (index.parent / s).exists()
+        )
     return missing
 
 
@@ -153,6 +158,29 @@ def weights_dtype(name: str = "auto") -> torch.dtype:
     return dtype
 
 
+def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[R]]) -> tuple[list[R], int]:
+    """`run` over chunks of exactly `size` items, the last one padded by repeating its last item.
+
+    Bits depend on the batch's shape, so a short batch must not change it. Where the GPU's memory is not enough, all is
+    run again at half the size, down to 1. Returns the results in order and the size that fitted. Raises
+    torch.OutOfMemoryError where not even one fits.
+    """
+    import torch
+
+    while True:
+        try:
+            results: list[R] = []
+            for start in range(0, len(items), size):
+                chunk = list(items[start : start + size])
+                results += run(chunk + chunk[-1:] * (size - len(chunk)))[: len(chunk)]
+            return results, size
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+        torch.cuda.empty_cache()  # outside of `except`, whose traceback would keep the tensors alive
+
+
 def _folder(name: str, folder: Path) -> ModelRef:
     return ModelRef(name, folder_revision(folder), folder)
 
@@ -189,12 +217,11 @@ def _split(model: str) -> tuple[str, str]:
 def _hub_revision(model: str) -> str:
     """The commit that a hub id means now: asked of the hub, else of its cache."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, revision = _split(model)
     if _COMMIT.fullmatch(revision):
         return revision
-    transport = HfHubHTTPError.__bases__[0]  # HTTPError of whichever httpx the hub's client is built on
     try:
         sha = HfApi().model_info(name, revision=revision, timeout=20).sha
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
@@ -202,7 +229,7 @@ def _hub_revision(model: str) -> str:
             f"model {model!r}: the hub has no such checkpoint, or it is gated and needs your login "
             f"(`hf auth login`): {_line(error)}"
         ) from None
-    except (OSError, transport) as error:
+    except (OSError, _transport_error()) as error:
         return _cached_revision(model, f"{type(error).__name__}: {_line(error)}")
     assert sha is not None, f"the hub gave no commit for {model}"
     return sha
@@ -236,21 +263,31 @@ def _snapshot(ref: ModelRef, patterns: list[str]) -> Path:
 
     name, _ = _split(ref.id)
     place = _cache_folder(name)
-    transport = HfHubHTTPError.__bases__[0]
     try:
         return Path(snapshot_download(name, revision=ref.revision, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
         raise AugmentError(f"model {ref} cannot be downloaded: {_line(error)}; is it gated? `hf auth login`") from None
     except LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
-            raise AugmentError(f"model {ref} is not complete in {place}, and HF_HUB_OFFLINE is set; {OFFLINE}") from None
+            raise AugmentError(
+                f"model {ref} is not complete in {place}, and HF_HUB_OFFLINE is set; {OFFLINE}"
+            ) from None
         raise ConnectionError(f"model {ref} is not complete in {place}, and the hub did not answer: {error}") from error
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
             raise AugmentError(f"model {ref} cannot be downloaded: {_line(error)}") from None
         raise ConnectionError(f"model {ref}: {_line(error)}") from error
-    except transport as error:
+    except _transport_error() as error:
         raise ConnectionError(f"model {ref}: {type(error).__name__}: {_line(error)}") from error
+
+
+def _transport_error() -> type[Exception]:
+    """HTTPError of whichever httpx the hub's client is built on: no OSError, unlike the hub's own errors."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = HfHubHTTPError.__bases__[0]
+    assert issubclass(base, Exception), base
+    return base
 
 
 def _why_missing(folder: Path, missing: Sequence[str]) -> str:

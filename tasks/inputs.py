@@ -91,15 +91,23 @@ def requests_of(plan: Ref) -> dict[str, Request]:
     return {k: Request.model_validate_json(r) for k, r in zip(rows.key, rows.request, strict=True)}
 
 
+def _build(member: str) -> Any:
+    told = Member.model_validate_json(member)
+    return {"painter": PAINTERS, "captioner": CAPTIONERS}[told.kind].build(told)
+
+
 @lru_cache(maxsize=4)
 def _built(member: str) -> tuple[Any, threading.Lock]:
-    told = Member.model_validate_json(member)
-    return {"painter": PAINTERS, "captioner": CAPTIONERS}[told.kind].build(told), threading.Lock()
+    return _build(member), threading.Lock()
 
 
 @contextlib.contextmanager
 def use_member(member: dict[str, Any]) -> Iterator[Any]:
-    """A painter or captioner, built once per process, its weights kept loaded; it serves one part at a time."""
-    built, lock = _built(json.dumps(member, sort_keys=True))
+    """A painter or captioner. One with weights is built once per process and serves one part at a time."""
+    told = json.dumps(member, sort_keys=True)
+    if member["model"] is None:
+        yield _build(told)
+        return
+    built, lock = _built(told)
     with lock:
         yield built

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.composites import COMPOSITES, compose
+from lib.composites import COMPOSITES, compose, cut_window
 from lib.errors import AugmentError
 from lib.requests import Pass
 
@@ -18,6 +18,14 @@ def noise(seed, height, width):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def reach_of(composite, spec, height=60, width=90):
+    """float32 (height, width): alpha brought into the whole frame."""
+    x0, y0, x1, y1 = view = cut_window(spec.window, width, height)
+    alpha = np.zeros((height, width), np.float32)
+    alpha[y0:y1, x0:x1] = composite.alpha(spec, view)
+    return alpha
+
+
 @pytest.fixture(params=sorted(COMPOSITES))
 def composite(request):
     return COMPOSITES.build(COMPOSITES.member(request.param, {}))
@@ -29,13 +37,13 @@ def test_outside_its_reach_every_pixel_is_the_pictures_own(composite, region):
     window = (max(region[0] - 12, 0), max(region[1] - 12, 0), min(region[2] + 12, 90), min(region[3] + 12, 60))
     spec = make_pass(region, window, (32, 32))
     result = compose(picture, noise(1, 32, 32), spec, composite)
-    outside = composite.alpha(spec, 60, 90) == 0
+    outside = reach_of(composite, spec) == 0
     np.testing.assert_array_equal(result[outside], picture[outside])
 
 
 def test_reach_goes_no_further_than_the_margin(composite):
     spec = make_pass((40, 30, 50, 40), (0, 0, 90, 60), (60, 90))
-    rows, columns = np.nonzero(composite.alpha(spec, 60, 90))
+    rows, columns = np.nonzero(reach_of(composite, spec))
     if composite.margin() or type(composite).__name__ == "Paste":
         assert columns.min() >= 40 - composite.margin() and columns.max() < 50 + composite.margin()
         assert rows.min() >= 30 - composite.margin() and rows.max() < 40 + composite.margin()
@@ -66,7 +74,7 @@ def test_a_window_beyond_the_frame_is_cut(composite):
 
 def test_feather_fades_from_the_paint_to_the_picture():
     feather = COMPOSITES.build(COMPOSITES.member("feather", {}))
-    alpha = feather.alpha(make_pass((30, 0, 60, 60), (0, 0, 90, 60), (60, 90)), 60, 90)
+    alpha = reach_of(feather, make_pass((30, 0, 60, 60), (0, 0, 90, 60), (60, 90)))
     row = alpha[30]
     assert row[45] == 1 and row[10] == 0
     assert (np.diff(row[20:40]) >= -1e-6).all() and 0 < row[27] < 1

@@ -80,8 +80,8 @@ def test_a_rectangle_polygon_has_the_area_of_its_box():
     assert g.polygon_area([g.box_polygon((2, 3, 5, 4))]) == 20
 
 
-def test_a_mask_is_true_inside_its_rectangles_and_cut_to_the_frame():
-    mask = g.rectangles_mask([(-5, -5, 2, 1), (3, 2, 99, 99)], 4, 5)
+def test_a_mask_is_true_inside_its_rectangles_and_cut_to_the_view():
+    mask = g.rectangles_mask([(5, 5, 12, 11), (13, 12, 99, 99)], (10, 10, 15, 14))
     assert mask.tolist() == [
         [True, True, False, False, False],
         [False] * 5,

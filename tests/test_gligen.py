@@ -8,9 +8,9 @@ import torch
 from tiny import tiny_gligen
 
 from lib.errors import AugmentError
-from lib.models import resolve
-from lib.painters import PAINTERS, PassInput
-from lib.painters.denoise import aspect_shape, denoise, load_latent_diffusion, paint_cells, run_padded
+from lib.models import resolve, run_padded
+from lib.painters import PAINTERS, PassInput, gligen
+from lib.painters.denoise import aspect_shape, denoise, load_latent_diffusion, paint_cells
 from lib.painters.gligen import Gligen, GligenInpaint, _grounding
 from lib.painters.schedulers import SCHEDULERS, make_scheduler
 from lib.requests import Pass
@@ -20,8 +20,14 @@ BOTH = pytest.mark.parametrize("kind", [Gligen, GligenInpaint])
 
 # What the tiny weights paint, sampled; a change of the output needs a raised VERSION and a new line here.
 GOLDEN = {
-    ("gligen", 1): [],
-    ("gligen-inpaint", 1): [],
+    (
+        "gligen",
+        1,
+    ): "-3.202 3.011 -1.075 3.317 -5.054 0.983 -3.804 -3.216 4.153 -1.235 2.594 3.62 0.676 4.034 -1.982 -3.789",
+    (
+        "gligen-inpaint",
+        1,
+    ): "-5.521 3.176 3.381 -0.209 -6.135 2.084 -2.175 -4.515 1.806 0.992 3.706 1.889 0.364 8.727 -0.92 -3.919",
 }
 
 
@@ -37,7 +43,7 @@ def painter(folders):
     loaded = {}
 
     def make(kind, **settings):
-        made = kind(kind.Settings(**{"steps": 3, "batch_size": 2, **settings}), resolve(str(folders[kind]), {}))
+        made = kind(kind.Settings(**{"steps": 3, **settings}), resolve(str(folders[kind]), {}))
         made._model = loaded.setdefault(kind, made._loaded() if kind not in loaded else None)
         return made
 
@@ -69,28 +75,34 @@ def same(a, b):
 
 
 @BOTH
-def test_a_pass_gives_equal_bits_alone_in_a_batch_in_any_order_and_on_another_day(painter, folders, kind):
+def test_a_pass_gives_equal_bits_alone_among_others_in_any_order_and_on_another_day(painter, folders, kind):
     work = [
         item(1),
         item(2, boxes=((30, 30, 60, 60), (0, 0, 9, 9)), phrases=("boat", "man")),
         item(3, prompt="a storm"),
     ]
-    together = painter(kind, batch_size=3).paint(work)
+    together = painter(kind).paint(work)
     order = [2, 0, 1]
-    shuffled = painter(kind, batch_size=3).paint([work[i] for i in order])
-    alone = [painter(kind, batch_size=3).paint([one])[0] for one in work]
-    fresh = kind(kind.Settings(steps=3, batch_size=3), resolve(str(folders[kind]), {})).paint(work[:2])
+    shuffled = painter(kind).paint([work[i] for i in order])
+    alone = [painter(kind).paint([one])[0] for one in work]
+    fresh = kind(kind.Settings(steps=3), resolve(str(folders[kind]), {})).paint(work[:2])
     assert all(same(together[i], shuffled[place]) for place, i in enumerate(order))
     assert all(same(a, b) for a, b in zip(together, alone, strict=True))
     assert all(same(a, b) for a, b in zip(together, fresh, strict=False))
 
 
 @BOTH
-def test_another_batch_size_stays_within_rounding(painter, kind):
-    work = [item(seed) for seed in range(4)]
-    four, one = painter(kind, batch_size=4).paint(work), painter(kind, batch_size=1).paint(work)
-    for a, b in zip(four, one, strict=True):
-        assert (a.latents - b.latents).abs().max() < 1e-3
+def test_a_batch_paints_each_with_its_own_boxes_text_and_noise_within_rounding(painter, kind):
+    """As a GPU does it; measured here up to 1e-5 of a spread of 4."""
+    work = [
+        item(1),
+        item(2, boxes=((30, 30, 60, 60), (0, 0, 9, 9)), phrases=("boat", "man")),
+        item(3, prompt="a storm", negative="fog", mask=np.ones((SIDE, SIDE), dtype=bool)),
+    ]
+    own = painter(kind)
+    for batch in (work, work[::-1]):
+        for single, among in zip(own.paint(batch), own._paint(batch), strict=True):
+            assert (single.latents - among.latents).abs().max() < 1e-3
 
 
 @BOTH
@@ -220,7 +232,7 @@ def test_passes_that_cannot_be_painted_are_value_errors(painter, kind):
         [item(boxes=((0, 0, 9, 9),), phrases=())],
         [item(mask=np.zeros((8, 8), dtype=bool))],
     ):
-        with pytest.raises(ValueError, match="shape|boxes"):
+        with pytest.raises(ValueError, match=r"shape|boxes"):
             painter(kind).paint(bad)
 
 
@@ -251,14 +263,17 @@ def test_the_shape_keeps_the_aspect_and_the_area_in_whole_multiples_of_64(size, 
 
 
 def test_out_of_memory_halves_the_batch_for_good_and_ends_at_one(painter, monkeypatch):
+    """On a GPU: a CPU takes one at a time anyway."""
     sizes, full = [], painter(Gligen, batch_size=4)
+    assert full.batch_size == 1
+    monkeypatch.setattr(gligen, "device", lambda: torch.device("cuda"))
     paint = full._paint
 
-    def tight(model, batch):
+    def tight(batch):
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("full")
-        return paint(model, batch)
+        return paint(batch)
 
     monkeypatch.setattr(full, "_paint", tight)
     assert len(full.paint([item(1), item(2)])) == 2
@@ -334,7 +349,7 @@ def test_output_changes_only_with_the_version(painter, kind):
     latents = painter(kind, steps=4).paint([item(11)])[0].latents
     found = [round(v, 3) for v in latents[:, 1:5:3, 1:5:3].flatten().tolist()]
     assert (name, kind.VERSION) in GOLDEN, f"a new VERSION of {name} needs its values in GOLDEN: {found}"
-    expected = GOLDEN[name, kind.VERSION]
+    expected = [float(v) for v in GOLDEN[name, kind.VERSION].split()]
     assert found == pytest.approx(expected, abs=1e-2), f"{name} paints otherwise: raise VERSION; now {found}"
 
 
@@ -384,7 +399,7 @@ def test_diffusers_pipeline_paints_the_same_from_the_same_noise(painter, pipelin
     pipe = pipeline(Gligen, make_scheduler(name, model.scheduler_config, 10, torch.device("cpu")))
     noise = model.noise([9], (SIDE, SIDE))
     theirs = ask(pipe, noise, grounding, 10, output_type="latent")[0]
-    [ours] = painter(Gligen, steps=10, grounding=grounding, scheduler=name, batch_size=1).paint([item(9, **TWO)])
+    [ours] = painter(Gligen, steps=10, grounding=grounding, scheduler=name).paint([item(9, **TWO)])
     assert (ours.latents - theirs).abs().max() < 1e-4
     picture = np.asarray(ask(pipe, noise, grounding, 10, output_type="pil")[0]).astype(int)
     assert np.abs(picture - ours.image).max() <= 1
@@ -404,7 +419,7 @@ def test_diffusers_pipeline_inpaints_the_same_once_its_draws_are_ours(painter, p
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self: self.mode())
     picture = Image.fromarray(item().canvas)
     theirs = ask(pipe, noise, 1.0, 6, output_type="latent", gligen_inpaint_image=picture)[0]
-    [ours] = painter(GligenInpaint, steps=6, scheduler=name, batch_size=1).paint([item(9, mask=mask, **TWO)])
+    [ours] = painter(GligenInpaint, steps=6, scheduler=name).paint([item(9, mask=mask, **TWO)])
     painted = paint_cells([mask], 8, torch.device("cpu"))[0, 0] > 0
     assert painted.float().mean() > 0.2
     assert (ours.latents - theirs)[:, painted].abs().max() < 1e-4

@@ -209,7 +209,7 @@ def test_a_mini_model_is_a_folder_of_the_checkout_and_a_missing_one_says_what_to
 def test_a_broken_checkpoint_is_told_as_such_and_faults_of_storage_and_memory_pass():
     ref = ModelRef("org/name", SHA, None)
     for error in (OSError("no such key"), ValueError("bad"), RuntimeError("size mismatch")):
-        with pytest.raises(AugmentError, match="org/name .* cannot be loaded"), reading(ref):
+        with pytest.raises(AugmentError, match=r"org/name .* cannot be loaded"), reading(ref):
             raise error
     for error in (OSError(5, "input/output error"), ConnectionError("gone"), torch.OutOfMemoryError("full")):
         with pytest.raises(type(error)), reading(ref):

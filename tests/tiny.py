@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-WORDS = "a the of on in and two three person fish boat box pallet forklift stack red blue grey small large dark".split()
+WORDS = """a the of on in and two three person fish boat box pallet forklift stack
+red blue grey small large dark""".split()  # noqa: SIM905
 
 
 def tiny_gligen(folder: Path, inpaint: bool = False) -> Path:

@@ -1,7 +1,7 @@
 """blip2 and blip2-flan-t5-xl: what a picture shows, said by BLIP-2 (Li et al. 2023, arXiv 2301.12597) without a prompt.
 
-The seed system S3 preferred OPT 6.7b to 2.7b: `captioner: {name: blip2, model: Salesforce/blip2-opt-6.7b}`. OPT's weights
-are not for commercial use; those of Flan-T5 are free. Another BLIP-2: another class of two lines.
+The seed system S3 preferred OPT 6.7b to 2.7b: `captioner: {name: blip2, model: Salesforce/blip2-opt-6.7b}`. The weights
+of OPT are not for commercial use, those of Flan-T5 are free. Another BLIP-2: another class of two lines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.errors import AugmentError
-from lib.models import ModelRef, device, local_path, reading, weights_dtype
+from lib.models import ModelRef, device, local_path, reading, run_padded, weights_dtype
 from lib.registry import MemberSettings
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json")
@@ -27,7 +27,7 @@ class Blip2Settings(MemberSettings):
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
     max_new_tokens: int = Field(30, ge=1, description="the longest caption, tokens")
     quantize: Literal["auto", "8bit", "no"] = Field("auto", description="auto: 8bit on GPUs under 16 GB")
-    batch_size: int | None = Field(None, ge=1, description="pictures at once; none: 16 on a GPU, 1 on a CPU")
+    batch_size: int = Field(16, ge=1, description="pictures at once on a GPU; a CPU takes one at a time")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Blip2:
 
     @property
     def batch_size(self) -> int:
-        return self.settings.batch_size or (16 if device().type == "cuda" else 1)
+        # On a CPU the bits would depend on a picture's place in the batch, see painters/gligen.py.
+        return self.settings.batch_size if device().type == "cuda" else 1
 
     def caption(self, pictures: Sequence[np.ndarray | None], labels: Sequence[Sequence[str]]) -> list[str]:
         """One caption each; pictures: uint8 (H, W, 3) RGB of any sizes. The labels are not looked at.
@@ -61,24 +62,22 @@ class Blip2:
         seen = [picture for picture in pictures if picture is not None]
         if len(seen) != len(pictures):
             raise ValueError("blip2 describes pictures, and got none for some: use captioner template for labels alone")
-        if self._loaded is None:
-            self._loaded = _load(self.ref, _eight_bit(self.settings.quantize))
-        starts = range(0, len(seen), self.batch_size)
-        return [text for start in starts for text in self._say(self._loaded, seen[start : start + self.batch_size])]
+        return run_padded(seen, self.batch_size, self._say)[0]
 
-    def _say(self, loaded: _Loaded, pictures: Sequence[np.ndarray]) -> list[str]:
-        """Captions of a batch, padded to its full size so that bits do not depend on how many there are."""
+    def _say(self, pictures: Sequence[np.ndarray]) -> list[str]:
         import torch
 
+        if self._loaded is None:
+            self._loaded = _load(self.ref, _eight_bit(self.settings.quantize))
+        loaded = self._loaded
         pixels = torch.cat([_pixels(loaded.processor.image_processor, picture) for picture in pictures])
-        padded = torch.cat([pixels, pixels[-1:].expand(self.batch_size - len(pixels), -1, -1, -1)])
-        padded = padded.to(loaded.model.device, loaded.model.vision_model.dtype)
+        pixels = pixels.to(loaded.model.device, weights_dtype())
         tokens = loaded.model.generate(
-            padded, do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens, use_cache=True
+            pixels, do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens
         )
         # A decoder-only language model gives its prompt back, image placeholders included: words of no tokenizer.
         placeholder, nothing = loaded.model.config.image_token_index, loaded.processor.tokenizer.pad_token_id
-        words = tokens[: len(pictures)].masked_fill(tokens[: len(pictures)] == placeholder, nothing)
+        words = tokens.masked_fill(tokens == placeholder, nothing)
         return [text.strip() for text in loaded.processor.batch_decode(words, skip_special_tokens=True)]
 
 

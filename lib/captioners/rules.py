@@ -67,7 +67,9 @@ def load_rules(value: str | Mapping[str, Any] | None) -> Rules:
         return RULES["none"]
     if isinstance(value, str):
         if value not in RULES:
-            raise AugmentError(f"unknown caption rules {value!r}: known are {', '.join(sorted(RULES))}, or fields as data")
+            raise AugmentError(
+                f"unknown caption rules {value!r}: known are {', '.join(sorted(RULES))}, or fields as data"
+            )
         return RULES[value]
     try:
         return Rules(**value)

@@ -1,6 +1,6 @@
 """Composites: how the paint returns to the picture. To add one: a file here with a class like `Paste`, and a line.
 
-Outside `reach` every pixel is the picture's own, bit for bit; tests/test_composites.py holds every member to it.
+Where `alpha` is 0 every pixel is the picture's own, bit for bit; tests/test_composites.py holds every member to it.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ class Composite(Protocol):
         """Pixels by which the reach may go beyond the region; the window holds them."""
         ...
 
-    def alpha(self, spec: Pass, height: int, width: int) -> np.ndarray:
-        """float32 (height, width), 0 to 1: the paint's share of each pixel of the picture."""
+    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
+        """float32 (h, w), 0 to 1: the paint's share of each pixel of `view`, the part of the window in the frame."""
         ...
 
 
 def compose(picture: np.ndarray, paint: np.ndarray, spec: Pass, composite: Composite) -> np.ndarray:
     """Bring paint (h, w, 3) uint8, at the pass's shape, into a picture (H, W, 3) uint8; both RGB. A new array."""
     height, width = picture.shape[:2]
-    alpha = composite.alpha(spec, height, width)
-    x0, y0, x1, y1 = inside = _cut(spec.window, width, height)
-    scaled = _to_window(paint, spec.window, inside)
-    share = alpha[y0:y1, x0:x1, None]
+    x0, y0, x1, y1 = view = cut_window(spec.window, width, height)
+    scaled = _to_window(paint, spec.window, view)
+    share = composite.alpha(spec, view)[..., None]
     result = picture.copy()
     below = result[y0:y1, x0:x1]
     mixed = np.rint(scaled * share + below * (1 - share)).astype(np.uint8)
@@ -55,17 +54,18 @@ def compose(picture: np.ndarray, paint: np.ndarray, spec: Pass, composite: Compo
     return result
 
 
-def _cut(window: IntBox, width: int, height: int) -> IntBox:
+def cut_window(window: IntBox, width: int, height: int) -> IntBox:
+    """The part of a window that lies in the frame, xyxy whole pixels."""
     return max(window[0], 0), max(window[1], 0), min(window[2], width), min(window[3], height)
 
 
-def _to_window(paint: np.ndarray, window: IntBox, inside: IntBox) -> np.ndarray:
-    """The paint at the window's size, cut to its part inside the frame. Untouched where the sizes are equal."""
+def _to_window(paint: np.ndarray, window: IntBox, view: IntBox) -> np.ndarray:
+    """The paint at the window's size, cut to the view. Untouched where the sizes are equal."""
     import cv2
 
     wide, high = window[2] - window[0], window[3] - window[1]
     if paint.shape[:2] != (high, wide):
         shrinking = wide * high < paint.shape[0] * paint.shape[1]
         paint = cv2.resize(paint, (wide, high), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
-    left, top = inside[0] - window[0], inside[1] - window[1]
-    return paint[top : top + inside[3] - inside[1], left : left + inside[2] - inside[0]]
+    left, top = view[0] - window[0], view[1] - window[1]
+    return paint[top : top + view[3] - view[1], left : left + view[2] - view[0]]

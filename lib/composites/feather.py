@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from lib.geometry import rectangles_mask
+from lib.geometry import IntBox, rectangles_mask
 from lib.registry import MemberSettings
 from lib.requests import Pass
 
@@ -36,14 +36,13 @@ class Feather:
     def margin(self) -> int:
         return self.settings.enlarge + self.settings.kernel // 2
 
-    def alpha(self, spec: Pass, height: int, width: int) -> np.ndarray:
+    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
         """The blurred mask; at the frame's border the region counts as going on."""
         import cv2
 
         grow = self.settings.enlarge
-        mask = rectangles_mask(
-            [(x0 - grow, y0 - grow, x1 + grow, y1 + grow) for x0, y0, x1, y1 in spec.region], height, width
-        )
+        grown = [(x0 - grow, y0 - grow, x1 + grow, y1 + grow) for x0, y0, x1, y1 in spec.region]
+        mask = rectangles_mask(grown, view)
         kernel = (self.settings.kernel, self.settings.kernel)
         alpha = cv2.GaussianBlur(mask.astype(np.float32), kernel, self.settings.sigma, borderType=cv2.BORDER_REPLICATE)
         # Float noise far from the region must not count as reach.

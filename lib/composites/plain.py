@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lib.geometry import rectangles_mask
+from lib.geometry import IntBox, rectangles_mask
 from lib.registry import MemberSettings
 from lib.requests import Pass
 
@@ -28,12 +28,12 @@ class _Plain:
 class Whole(_Plain):
     """none: the paint as it came, window and all."""
 
-    def alpha(self, spec: Pass, height: int, width: int) -> np.ndarray:
-        return rectangles_mask([spec.window], height, width).astype(np.float32)
+    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
+        return np.ones((view[3] - view[1], view[2] - view[0]), dtype=np.float32)
 
 
 class Paste(_Plain):
     """paste: the paint inside the region, the picture's own pixels elsewhere."""
 
-    def alpha(self, spec: Pass, height: int, width: int) -> np.ndarray:
-        return rectangles_mask(spec.region, height, width).astype(np.float32)
+    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
+        return rectangles_mask(spec.region, view).astype(np.float32)

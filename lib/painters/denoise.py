@@ -5,8 +5,8 @@
     picture = model.decode(latents[0])
 
 Pipelines seed a whole batch at once; here every picture has its own noise, text and conditions, and its bits do not
-depend on its neighbours: texts are encoded one at a time, and so are pictures, and the U-Net always sees one batch size.
-A painter adds what is its own through `before_step` (change the latents), `extra` (more input channels) and `attention`
+depend on its neighbours: texts and pictures are encoded one at a time, and the U-Net always sees one batch size. A
+painter adds what is its own through `before_step` (change the latents), `extra` (more input channels) and `attention`
 (cross-attention arguments); gligen.py is the example.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,9 +28,9 @@ from lib.models import ModelRef, device, local_path, reading
 if TYPE_CHECKING:
     import torch
 
-T = TypeVar("T")
-R = TypeVar("R")
-BeforeStep = Callable[["torch.Tensor", int, "torch.Tensor"], "torch.Tensor"]  # latents, step from 0, time step → latents
+BeforeStep = Callable[
+    ["torch.Tensor", int, "torch.Tensor"], "torch.Tensor"
+]  # latents, step from 0, time step → latents
 
 UNET_CONFIG = "unet/config.json"
 NEEDED = (
@@ -160,7 +160,9 @@ def denoise(
             if extra is not None:
                 seen = torch.cat([seen, extra], dim=1)
             seen = torch.cat([seen] * halves).to(dtype)
-            out = model.unet(seen, timestep, encoder_hidden_states=text, cross_attention_kwargs=attention).sample.float()
+            out = model.unet(
+                seen, timestep, encoder_hidden_states=text, cross_attention_kwargs=attention
+            ).sample.float()
             if halves == 2:
                 blank, told = out.chunk(2)
                 out = blank + guidance * (told - blank)
@@ -203,32 +205,11 @@ def aspect_shape(size: int, width: int, height: int, multiple: int = 64) -> tupl
     return high, wide
 
 
-def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[R]]) -> tuple[list[R], int]:
-    """`run` over chunks of exactly `size` items, the last one padded by repeating its last item.
-
-    Bits depend on the batch's shape, so a short batch must not change it. Where the GPU's memory is not enough, all is
-    run again at half the size, down to 1. Returns the results in order and the size that fitted. Raises
-    torch.OutOfMemoryError where not even one fits.
-    """
-    import torch
-
-    while True:
-        try:
-            results: list[R] = []
-            for start in range(0, len(items), size):
-                chunk = list(items[start : start + size])
-                results += run(chunk + chunk[-1:] * (size - len(chunk)))[: len(chunk)]
-            return results, size
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size //= 2
-        torch.cuda.empty_cache()  # outside of `except`, whose traceback would keep the tensors alive
-
-
 def _check_family(ref: ModelRef, folder: Path, unet_has: Mapping[str, Any]) -> None:
     found = json.loads((folder / UNET_CONFIG).read_bytes())
-    wrong = [f"{key} {found.get(key)!r}, expected {value!r}" for key, value in unet_has.items() if found.get(key) != value]
+    wrong = [
+        f"{key} {found.get(key)!r}, expected {value!r}" for key, value in unet_has.items() if found.get(key) != value
+    ]
     if wrong:
         raise AugmentError(f"model {ref} is of another family: its U-Net has {'; '.join(wrong)}")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from lib.models import ModelRef, device, weights_dtype
+from lib.models import ModelRef, device, run_padded, weights_dtype
 from lib.painters import Paint, PassInput
 from lib.painters.denoise import (
     BeforeStep,
@@ -27,7 +27,6 @@ from lib.painters.denoise import (
     known_kept,
     load_latent_diffusion,
     paint_cells,
-    run_padded,
 )
 from lib.painters.schedulers import make_scheduler, scheduler_name
 from lib.registry import MemberSettings
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_BOXES = 30  # grounding tokens that the checkpoints were trained with
+
 
 class GligenSettings(MemberSettings):
     """Defaults are the seed systems' values."""
@@ -52,7 +52,7 @@ class GligenSettings(MemberSettings):
     )
     scheduler: str = Field("pndm", description="pndm, ddim, euler, dpm++2m or unipc")
     size: int = Field(512, ge=64, description="painted at about size × size pixels, in the window's aspect")
-    batch_size: int | None = Field(None, ge=1, description="passes painted at once; none: 8 on a GPU, 1 on a CPU")
+    batch_size: int = Field(8, ge=1, description="passes painted at once on a GPU; a CPU paints one at a time")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="the U-Net's precision; auto: float16 on a GPU, float32 on a CPU"
     )
@@ -84,19 +84,20 @@ class Gligen:
 
     @property
     def batch_size(self) -> int:
-        return self._fitted or self.settings.batch_size or (8 if device().type == "cuda" else 1)
+        """1 on a CPU: threads cut a batch anywhere, so bits would depend on a picture's place in it (by 7e-6), and a
+        batch is no faster there.
+        """
+        return (self._fitted or self.settings.batch_size) if device().type == "cuda" else 1
 
     def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
-        """Paint passes of one shape. Equal passes give equal bits at one batch size, device and number of threads.
+        """Paint passes of one shape. Equal passes give equal bits on one device, at one batch size or thread count.
 
         Where the GPU's memory is not enough, the batch is halved, for good. Raises ValueError for passes that do not
         go together or hold what cannot be painted, AugmentError where the checkpoint cannot be used.
         """
         _check(batch)
-        model = self._loaded()
-        paints, size = run_padded(batch, self.batch_size, lambda chunk: self._paint(model, chunk))
-        if size < self.batch_size:
-            self._fitted = size
+        paints, size = run_padded(batch, self.batch_size, self._paint)
+        self._fitted = size
         return paints
 
     def _loaded(self) -> LatentDiffusion:
@@ -105,8 +106,8 @@ class Gligen:
             self._model = load_latent_diffusion(self.ref, has, weights_dtype(self.settings.dtype))
         return self._model
 
-    def _paint(self, model: LatentDiffusion, batch: Sequence[PassInput]) -> list[Paint]:
-        settings = self.settings
+    def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
+        model, settings = self._loaded(), self.settings
         scheduler = make_scheduler(settings.scheduler, model.scheduler_config, settings.steps, model.device)
         noise = model.noise([item.spec.seed for item in batch], batch[0].spec.shape)
         latents = self._denoise(model, scheduler, noise, batch).cpu()
@@ -173,16 +174,14 @@ def _check(batch: Sequence[PassInput]) -> None:
 
 
 def _grounding(model: LatentDiffusion, batch: Sequence[PassInput], guided: bool) -> dict[str, torch.Tensor]:
-    """Arguments of the U-Net's position_net: boxes (N, 30, 4) xyxy in [0, 1], phrase embeddings (N, 30, D), masks (N, 30).
+    """What the U-Net's position_net takes: boxes (N, 30, 4) xyxy in [0, 1], phrases (N, 30, D), masks (N, 30).
 
     A mask of 0 is GLIGEN's learned "no box". With guidance the unconditional half, all 0, comes first.
     """
     import torch
 
     count, size = len(batch), model.text_encoder.config.hidden_size
-    boxes, phrases, masks = (
-        torch.zeros(count, MAX_BOXES, *more) for more in ((4,), (size,), ())
-    )
+    boxes, phrases, masks = (torch.zeros(count, MAX_BOXES, *more) for more in ((4,), (size,), ()))
     for row, item in enumerate(batch):
         height, width = item.spec.shape
         for column, (box, phrase) in enumerate(zip(item.spec.boxes, item.spec.phrases, strict=True)):

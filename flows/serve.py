@@ -1,0 +1,363 @@
+"""Prefect on this machine in one command: server, work pool, deployments, zombie automation and worker.
+
+make serve                                         # or: python -m flows.serve --port 4201
+prefect deployment run augment/loco --watch        # in another shell, in the checkout
+
+Everything starts together and stops together, on Ctrl-C, on SIGTERM, or when one part ends by itself. While it runs, a
+git-ignored prefect.toml in the checkout tells every shell there where the server is. The server listens on loopback
+only, with SQLite in Prefect's home (PREFECT_HOME, or the user's usual one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lib.errors import AugmentError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+POOL = "augment"
+NOTE = "# Written by `make serve`, which removes it when it stops.\n"
+ZOMBIES = "flow runs that fell silent are crashed"
+
+STARTUP = 180.0  # seconds for server, deployments and worker, on a slow and busy machine
+GRACE = 10.0  # seconds that a child has to stop before it is killed
+
+SETTINGS = {
+    # Quiet.
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # One event at a time, the recorder takes 45 to 58 ms of CPU a task run; in batches 9 to 15.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
+    # Prompt: a queued run looks for its turn, and the worker for runs, every few seconds.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # A run is taken for dead after three beats.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit code. What a user can mend is one sentence on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="A local Prefect server with everything")
+    parser.add_argument("--port", type=int, default=4200, help="of the server, on loopback; default %(default)s")
+    port = parser.parse_args(arguments).port
+    try:
+        with stopping_on_signals():
+            serve(port)
+    except AugmentError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 1
+    except Stop:
+        print("stopped")
+        return 0
+
+
+class Stop(BaseException):
+    """SIGINT or SIGTERM came."""
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into Stop; later ones are ignored while everything stops, which has a limit."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
+        raise Stop
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+    yield
+
+
+def serve(port: int) -> NoReturn:
+    """Start everything, say so, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
+    check_port(port)
+    outside = os.environ.get("PREFECT_API_URL")
+    url = f"http://{HOST}:{port}/api"
+    os.environ.update(environment(url))  # for the children, and for Prefect, which is imported after this
+    os.chdir(CHECKOUT)
+    started = time.monotonic()
+    with contextlib.ExitStack() as children:
+        server = children.enter_context(child("server", "server", "start", "--host", HOST, "--port", str(port)))
+        wait_for("the server's health", [server], lambda: healthy(url))
+        prepare_server()
+        worker = children.enter_context(child("worker", "worker", "start", "--pool", POOL, "--name", f"port-{port}"))
+        with child("deploy", "--no-prompt", "deploy", "--all") as deploy:
+            wait_for("the deployments", [server, worker], lambda: finished(deploy))
+        wait_for("the worker", [server, worker], lambda: worker_online(f"port-{port}"))
+        noted = children.enter_context(note_api_url(url))
+        print(summary(url, noted and outside in (None, "", url), time.monotonic() - started), flush=True)
+        while True:
+            for one in (server, worker):
+                one.check()
+            time.sleep(0.5)
+
+
+def check_port(port: int) -> None:
+    """Raises AugmentError where another program has the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise AugmentError(
+                f"port {port} cannot be had ({error}): stop what listens there (another make serve?), or take another "
+                f"port: make serve PORT={port + 1 if port < 65535 else 4201}"
+            ) from None
+
+
+def environment(url: str) -> dict[str, str]:
+    """What the children need in their environment; the user's own settings of the same names give way."""
+    paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **SETTINGS,
+        "PREFECT_API_URL": url,
+        "PREFECT_API_KEY": "",  # a cloud profile's key is not for this server
+        "PREFECT_SERVER_UI_API_URL": url,  # the UI takes port 4200 unless told
+        "PREFECT_UI_URL": url.removesuffix("/api"),
+        "PWD": str(CHECKOUT),  # prefect.yaml's pull step goes there
+        "PYTHONPATH": os.pathsep.join(paths),  # flows import lib and tasks, installed or not
+    }
+
+
+# Children
+
+
+@dataclass
+class Child:
+    """A part that runs in a process group of its own, with its output in a log."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raises AugmentError where it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise AugmentError(f"the {self.name} ended by itself, exit code {code}; {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of the log, for an error."""
+        lines = self.log.read_text("utf-8", "replace").strip().splitlines()[-5:]
+        return f"its log {self.log} ends: " + (" | ".join(line.strip() for line in lines) or "(empty)")
+
+    def stop(self) -> None:
+        """End the whole group: asked first, killed after GRACE seconds. A flow run uses them to say that it crashed."""
+        deadline = time.monotonic() + GRACE
+        there = self._signal(signal.SIGTERM)
+        while there and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self.process.poll()  # an ended child is in its group until it is waited for
+            there = self._signal(0)  # asks only
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: int) -> bool:
+        """Signal the group; False where nobody is left in it."""
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def child(name: str, *command: str) -> Iterator[Child]:
+    """Run a Prefect command until the end of the block."""
+    log = logs() / f"{name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # Ctrl-C reaches this process alone, which stops the others in their order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    one = Child(name, process, log)
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+def _die_with_parent() -> None:
+    """SIGTERM for this process when the parent is killed and can stop nothing any more (Linux: prctl)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def logs() -> Path:
+    """Folder of the children's logs."""
+    from prefect.settings import get_current_settings
+
+    folder = get_current_settings().home / "augment-logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def wait_for(what: str, alive: Sequence[Child], ready: Callable[[], bool]) -> None:
+    """Poll until `ready`; raises AugmentError after STARTUP seconds, or where a child of `alive` has ended."""
+    deadline = time.monotonic() + STARTUP
+    while not ready():
+        for one in alive:
+            one.check()
+        if time.monotonic() > deadline:
+            raise AugmentError(f"waited {STARTUP:.0f} s for {what}; " + "; ".join(c.last_words() for c in alive))
+        time.sleep(0.1)
+
+
+def finished(one: Child) -> bool:
+    """Has a command ended? Raises AugmentError where it failed."""
+    if one.process.poll() not in (None, 0):
+        one.check()
+    return one.process.returncode == 0
+
+
+# The server's content
+
+
+def healthy(url: str) -> bool:
+    """Does the server answer?"""
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/health", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def prepare_server() -> None:
+    """Work pool and zombie automation, made or brought up to date."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with get_client(sync_client=True) as client:
+        pool = WorkPoolCreate(name=POOL, type="process", base_job_template=job_template())
+        client.create_work_pool(pool, overwrite=True)
+        wanted = zombie_automation()
+        there = client.read_automations_by_name(ZOMBIES)
+        if not there:
+            client.create_automation(wanted)
+        # An unchanged one is left alone: its open windows are the silent runs of the server's last life.
+        elif told(there[0]) != told(wanted):
+            client.update_automation(there[0].id, wanted)
+
+
+def told(automation: Any) -> dict[str, Any]:
+    """What an automation says, without ids."""
+    shown: dict[str, Any] = automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
+    shown["trigger"].pop("id", None)
+    return shown
+
+
+def job_template() -> dict[str, Any]:
+    """The process pool's template: runs start straight in the checkout, and outlive their worker.
+
+    With stream_output, a killed worker takes its flow runs along. A command of our own spares the supervising process
+    that Prefect starts otherwise, and its offer to install the project with uv.
+    """
+    from prefect.workers.process import ProcessWorker
+
+    template: dict[str, Any] = ProcessWorker.get_default_base_job_template()
+    variables = template["variables"]["properties"]
+    variables["stream_output"]["default"] = False
+    variables["working_dir"]["default"] = str(CHECKOUT)
+    variables["command"]["default"] = f"{sys.executable} -m prefect.engine"
+    return template
+
+
+def zombie_automation() -> Any:
+    """A flow run whose heartbeat stops for 90 s without having ended was killed with its worker: crashed."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.events import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
+
+    beat = "prefect.flow-run.heartbeat"
+    ends = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry", "Late", "Scheduled")
+    return AutomationCore(
+        name=ZOMBIES,
+        description="No heartbeat for 90 s and no end: the process was killed. Start the run again: it goes on.",
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            for_each={"prefect.resource.id"},
+            after={beat},
+            expect={beat, *(f"prefect.flow-run.{end}" for end in ends)},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=90,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat for 90 s: the process is gone")],
+    )
+
+
+def worker_online(name: str) -> bool:
+    """Has the worker reported to the server?"""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import WorkerFilter
+
+    with get_client(sync_client=True) as client:
+        found = client.read_workers_for_work_pool(POOL, worker_filter=WorkerFilter())
+    return any(worker.name == name and worker.status == "ONLINE" for worker in found)
+
+
+# What a person needs
+
+
+@contextlib.contextmanager
+def note_api_url(url: str) -> Iterator[bool]:
+    """prefect.toml in the checkout while the block runs; False where a person's own file is there already."""
+    note = CHECKOUT / "prefect.toml"
+    text = f'{NOTE}[api]\nurl = "{url}"\n'
+    if note.exists() and not note.read_text("utf-8").startswith(NOTE):
+        yield False
+        return
+    note.write_text(text, "utf-8")
+    try:
+        yield True
+    finally:
+        if note.exists() and note.read_text("utf-8") == text:
+            note.unlink()
+
+
+def summary(url: str, noted: bool, seconds: float) -> str:
+    """What runs, and what to try."""
+    export = "" if noted else f"\n  export PREFECT_API_URL={url}\n"
+    return f"""Ready after {seconds:.0f} s.
+
+  UI      {url.removesuffix("/api")}
+  logs    {logs()}
+{export}
+In another shell, in {CHECKOUT}:
+
+  .venv/bin/prefect deployment run augment/demo --watch
+  .venv/bin/augment notify loco
+
+Ctrl-C stops everything."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Figures of the journey: what orchestration costs, and what a rerun with nothing to do costs. Asserts no times.
+
+.venv/bin/pytest -m benchmark -s tests/benchmarks/test_journey_speed.py
+"""
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+import pytest
+from conftest import MadeSet
+
+from lib.generate import generate_pictures, source_loader
+from lib.images import inspect
+from lib.manifest import atomic_write, to_table
+from lib.painters import PAINTERS
+from lib.requests import Request
+from lib.schemas import PlanRow
+from lib.screen import measure_pictures
+from lib.settings import ScreenSettings
+from lib.store import Store
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
+
+
+def run(workspace: Path, made: MadeSet, **parameters) -> float:
+    """Seconds of one run of the flow on a running server."""
+    from flows.augment import augment
+
+    start = time.perf_counter()
+    state = augment(
+        dataset=made.dataset, workspace=workspace, evaluate={"extractor": None}, **parameters, return_state=True
+    )
+    assert state.is_completed(), state.message
+    return time.perf_counter() - start
+
+
+def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
+    """Seconds for the same work without Prefect: check, paint, screen, draw, write, one picture after the other.
+
+    The plan is taken from the flow's run: planning is not what is compared.
+    """
+    from lib.manifest import Ref, file_digest, read_manifest
+    from lib.schemas import PictureRow
+    from tasks.inputs import boxes_of
+
+    plan = read_manifest(workspace / "manifests" / "plan.parquet", PlanRow)
+    plan = plan[plan.status == "ok"]
+    objects = workspace / "manifests" / "objects.parquet"
+    boxes = boxes_of(Ref(path=str(objects), rows=0, sha256=file_digest(objects)))
+    painter = PAINTERS.build(PAINTERS.member("copy-paste", {}))
+    names = {str(i["id"]): i["file_name"] for i in made.coco["images"]}
+    store = Store(folder / "store")
+    start = time.perf_counter()
+    infos = {key: inspect(made.images / name, 10**8) for key, name in names.items()}
+    load = source_loader({infos[key].digest: str(made.images / name) for key, name in names.items()})
+    sources = {key: (info.digest, "upright") for key, info in infos.items()}
+    rows = generate_pictures(plan, names, painter, load, store)
+    pictures = to_table(rows, PictureRow).to_pandas()
+    measure_pictures(pictures, sources, ScreenSettings(), load, store)
+    from lib.draw import draw_pictures
+
+    requests = {key: Request.model_validate_json(data) for key, data in zip(plan.key, plan.request, strict=True)}
+    draw_pictures(pictures, requests, boxes, store, folder / "drawn")
+    for row in rows:
+        atomic_write(folder / "final" / row.name, store.get("picture", row.picture) or b"")
+    for name in names.values():
+        atomic_write(folder / "final" / name, (made.images / name).read_bytes())
+    return time.perf_counter() - start
+
+
+def test_orchestration_of_a_200_picture_run(tmp_path, prefect_server):
+    made = MadeSet(tmp_path / "made", 200, size=(1280, 720), boxes=4)
+    flow = run(tmp_path / "ws", made)
+    loop = bare_loop(made, tmp_path / "ws", tmp_path / "loop")
+    again = run(tmp_path / "ws", made)
+    print(f"\n200 pictures of 1280x720, copy-paste: flow {flow:.1f} s, bare loop {loop:.1f} s, ratio {flow / loop:.2f}")
+    print(f"rerun with nothing to do: {again:.1f} s")
+
+
+def test_a_rerun_with_nothing_to_do_on_10000_pictures(tmp_path, prefect_server):
+    made = MadeSet(tmp_path / "made", 10_000, size=(96, 72), boxes=2)
+    first = run(tmp_path / "ws", made)
+    again = run(tmp_path / "ws", made)
+    account = json.loads((tmp_path / "ws" / "status.json").read_bytes())
+    assert account["painted"] == 0 and account["stages"]["caption"]["painted"] == 0
+    start = time.perf_counter()
+    seen = sum(entry.stat().st_size for entry in os.scandir(made.images))
+    walk = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\n10,000 pictures, first run {first:.1f} s; rerun {again:.1f} s = {again / 10:.3f} ms a picture, ", end="")
+    print(f"a plain directory walk {walk / 10:.4f} ms a picture ({seen / 2**20:.0f} MiB); peak {peak:.2f} GiB")
