@@ -154,10 +154,9 @@ def _prepare_prefect() -> None:
     """Quiet settings, and a temporary server where the configured one does not answer."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    from flows.events import live_api_url
+    from flows.events import connect
 
-    if live_api_url() is None:
-        os.environ["PREFECT_API_URL"] = ""
+    connect()
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
 
 

@@ -31,6 +31,7 @@ HOST = "127.0.0.1"
 POOL = "augment"
 NOTE = "# Written by `make serve`, which removes it when it stops.\n"
 ZOMBIES = "flow runs that fell silent are crashed"
+BEAT = "prefect.flow-run.heartbeat"
 
 STARTUP = 180.0  # seconds for server, deployments and worker, on a slow and busy machine
 GRACE = 10.0  # seconds that a child has to stop before it is killed
@@ -263,9 +264,24 @@ def prepare_server() -> None:
         there = client.read_automations_by_name(ZOMBIES)
         if not there:
             client.create_automation(wanted)
-        # An unchanged one is left alone: its open windows are the silent runs of the server's last life.
+        # An unchanged one is left alone, with its open windows.
         elif told(there[0]) != told(wanted):
             client.update_automation(there[0].id, wanted)
+        watch_leftovers(client)
+
+
+def watch_leftovers(client: Any) -> None:
+    """Open the zombie automation's window for runs of an earlier life: those still alive beat in time."""
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+    from prefect.events import Event
+
+    unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    runs = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate(unfinished),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+    )
+    beats = [Event(event=BEAT, resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs]
+    client.request("POST", "/events", json=[beat.model_dump(mode="json") for beat in beats])
 
 
 def told(automation: Any) -> dict[str, Any]:
@@ -296,16 +312,16 @@ def zombie_automation() -> Any:
     from prefect.client.schemas.objects import StateType
     from prefect.events import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 
-    beat = "prefect.flow-run.heartbeat"
-    ends = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry", "Late", "Scheduled")
+    # A run that waits (for a person, for its retry) has no process and no heartbeat, and is no zombie.
+    signs = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
     return AutomationCore(
         name=ZOMBIES,
         description="No heartbeat for 90 s and no end: the process was killed. Start the run again: it goes on.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             for_each={"prefect.resource.id"},
-            after={beat},
-            expect={beat, *(f"prefect.flow-run.{end}" for end in ends)},
+            after={BEAT},
+            expect={BEAT, *(f"prefect.flow-run.{sign}" for sign in signs)},
             posture=Posture.Proactive,
             threshold=1,
             within=90,

@@ -75,7 +75,7 @@ def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.nda
     faults: dict[str, PictureError] = {}
     for row in batch:
         try:
-            pictures.append(load(row.digest, row.frame) if sees else None)
+            pictures.append(np.array(load(row.digest, row.frame)) if sees else None)
         except PictureError as error:
             faults[row.key] = error
     return pictures, faults

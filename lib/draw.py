@@ -61,7 +61,7 @@ def _tag(
     y = corner[1] - height if corner[1] >= height else corner[1]
     y = min(max(y, 0), max(size[1] - height, 0))
     pen.rectangle((x, y, x + width, y + height), fill=colour)
-    ink = (0, 0, 0) if sum(colour) > 380 else (255, 255, 255)
+    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
     pen.text((x + 3 - left, y + 3 - top), text, fill=ink, font=font)
 
 

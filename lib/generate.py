@@ -158,7 +158,7 @@ def _resized(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     import cv2
 
     if pixels.shape[:2] == shape:
-        return np.ascontiguousarray(pixels)
+        return np.array(pixels)  # a copy of its own: loaded pictures are read-only
     shrinking = shape[0] * shape[1] < pixels.shape[0] * pixels.shape[1]
     return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 

@@ -98,10 +98,8 @@ def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
     """Patterns that match no file under `folder`, and shards that an index of weights names and are not there."""
     missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
     for index in folder.glob("**/*.safetensors.index.json"):
-        shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        missing += sorted(
-            str((index.parent / s).relative_to(folder)) for s in shards if not (index.parent / s).exists()
-        )
+        shards = {index.parent / name for name in json.loads(index.read_bytes())["weight_map"].values()}
+        missing += sorted(shard.relative_to(folder).as_posix() for shard in shards if not shard.exists())
     return missing
 
 

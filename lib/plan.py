@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from lib.composites import COMPOSITES
 from lib.edits import EDITS, Box, Draft, Scene, Target
 from lib.errors import AugmentError
-from lib.geometry import clip_xyxy, outer_pixels, to_window, window_around, xywh_to_xyxy
+from lib.geometry import area_xyxy, clip_xyxy, outer_pixels, to_window, window_around, xywh_to_xyxy
 from lib.labels import polygons_of, redrawn
 from lib.painters import PAINTERS
 from lib.registry import Member
@@ -56,10 +56,12 @@ class DonorPool:
 
     @classmethod
     def of(cls, objects: pd.DataFrame, images: pd.DataFrame, split: str) -> DonorPool:
-        """Usable objects, no crowds, of readable pictures of one split."""
+        """Usable objects of readable pictures of one split; no crowds, and none with a piece of another in its box."""
         pictures = images[(images.status == OK) & (images.split == split)]
         pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
-        usable = objects[(objects.status == OK) & ~objects.crowd].merge(pictures, on="image_key")
+        shown = objects[objects.status == OK]
+        alone = ~shown.crowd & (_overlapped(shown) <= _MOST_OVERLAP)
+        usable = shown[alone].merge(pictures, on="image_key")
         sizes, hashes, rows = {}, {}, {}
         for category, group in usable.groupby("category", sort=True):
             boxes = clip_xyxy(xywh_to_xyxy(group[["x", "y", "w", "h"]].to_numpy()), np.inf, np.inf)
@@ -81,6 +83,27 @@ class DonorPool:
             return -1
         ranks = _mix(self.hashes[category] ^ np.uint64(seed))
         return int(np.argmin(np.where(fits, ranks, np.iinfo(np.uint64).max)))
+
+
+# A pasted piece of another object would be an object without a label.
+_MOST_OVERLAP = 0.1
+
+
+def _overlapped(objects: pd.DataFrame) -> np.ndarray:
+    """(N,) the largest share of each object's box that another annotated box of its picture covers."""
+    boxes = xywh_to_xyxy(objects[["x", "y", "w", "h"]].to_numpy())
+    shares = np.zeros(len(objects))
+    for places in objects.groupby("image_key", sort=False).indices.values():
+        if len(places) > 1:
+            own = boxes[places]
+            corner, opposite = (
+                np.maximum(own[:, None, :2], own[None, :, :2]),
+                np.minimum(own[:, None, 2:], own[None, :, 2:]),
+            )
+            shared = np.prod(np.clip(opposite - corner, 0, None), axis=-1)
+            np.fill_diagonal(shared, 0)
+            shares[places] = (shared / np.maximum(area_xyxy(own), 1e-9)[:, None]).max(axis=1)
+    return shares
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from lib.captioners import CAPTIONERS
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.painters import PAINTERS
 from lib.settings import (
@@ -183,3 +185,48 @@ def preset_rows() -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def parameters_markdown() -> str:
+    """docs/parameters.md: every parameter and every member's settings, from the code that reads them."""
+    parts = [_INTRODUCTION]
+    parts += [_table(f"`{name}`", model) for name, model in _GROUPS.items()]
+    for family in (EDITS, PAINTERS, COMPOSITES, CAPTIONERS):
+        parts += [_table(f"{family.kind} `{name}`", family[name].Settings) for name in family]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTRODUCTION = """# Parameters
+
+Made from the code by `.venv/bin/python -m lib.presets > docs/parameters.md`; a test holds the two together.
+
+Each heading is one parameter of the flow: `--set select.max_objects=6` on the command line, a mapping in a YAML file,
+`--param 'select={"max_objects": 6}'` in Prefect. `edit`, `painter`, `composite` and `caption.captioner` take a name, or
+a name with that member's settings: `painter: {name: gligen, steps: 30}`. Explicit values override the preset's.
+
+Plain ones: `preset` (copy-paste), `models` (full, or mini: the small ones in data/models), `variants` (1: pictures made
+from each source), `seed` (0), `limit` (none: pictures at most, after selection), `workspace` (data/runs/NAME)."""
+
+_GROUPS: dict[str, type[BaseModel]] = {
+    "dataset": DatasetSettings,
+    "select": SelectSettings,
+    "caption": CaptionSettings,
+    "screen": ScreenSettings,
+    "review": ReviewSettings,
+    "finalise": FinaliseSettings,
+    "evaluate": EvaluateSettings,
+}
+
+
+def _table(title: str, model: type[BaseModel]) -> str:
+    if not model.model_fields:
+        return f"## {title}\n\nNo settings."
+    lines = [f"## {title}", "", "| name | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
+        lines.append(f"| `{name}` | {default} | {(field.description or '').replace('|', '/')} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(parameters_markdown(), end="")

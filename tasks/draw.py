@@ -25,7 +25,7 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder))
     _sweep(folder, set(read_manifest(staged.manifest.file, DrawRow).name))
     if not rows.empty and (run.account["stages"]["draw"]["painted"] or not (run.root / "contact_sheet.jpg").is_file()):
-        boxes, requests = boxes_of(ingested.objects), requests_of(plan.manifest)
+        boxes, requests = boxes_of(ingested.objects), requests_of(plan.manifest, rows.key)
         sheet = contact_sheet(rows, requests, boxes, sources_of(ingested.images, str(run.sources)), run.store)
         atomic_write(run.root / "contact_sheet.jpg", sheet_jpeg(sheet))
     show_sheet(run)
@@ -45,9 +45,7 @@ def _sweep(folder: Path, wanted: set[str]) -> None:
 @stage_task("draw")
 def draw_part(job: Job) -> Ref:
     """Draw the pictures of one part."""
-    requests = requests_of(Ref.model_validate(job.where["plan"]))
-    boxes = boxes_of(Ref.model_validate(job.where["objects"]))
-    folder = Path(job.workspace) / "drawn"
-    return job.write(
-        draw_pictures(job.read("screened", ScreenRow), requests, boxes, job.store, folder, job.advance), DrawRow
-    )
+    rows = job.read("screened", ScreenRow)
+    requests = requests_of(Ref.model_validate(job.where["plan"]), rows.key)
+    boxes, folder = boxes_of(Ref.model_validate(job.where["objects"])), Path(job.workspace) / "drawn"
+    return job.write(draw_pictures(rows, requests, boxes, job.store, folder, job.advance), DrawRow)

@@ -71,8 +71,7 @@ def write_final(job: FinalJob) -> Ref:
     )
     reviewed = read_manifest(job.reviewed.file, ReviewRow)
     reviewed = reviewed[reviewed.status == OK]
-    planned = requests_of(job.plan)
-    requests = {key: planned[key] for key in reviewed.key}
+    requests = requests_of(job.plan, reviewed.key)
     ids = Ids.read(root / "ids.json").assign(requests, images.key, final_objects(images, objects).key)
     ids.write(root / "ids.json")
     sources = Sources(images, objects, job.ingested.envelope.file.read_bytes(), Path(job.sources))

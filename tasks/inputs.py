@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,17 @@ def _sources(path: str, sha256: str, folder: str) -> Load:
     rows = read_manifest(Path(path), ImageRow, ("digest", "path"))
     rows = rows[rows.digest != ""]
     return source_loader({digest: str(Path(folder) / p) for digest, p in zip(rows.digest, rows.path, strict=True)})
+
+
+def frames_of(images: Ref) -> dict[str, tuple[str, str]]:
+    """Image key → (digest, frame): what a loader needs."""
+    return _frames(images.path, images.sha256)
+
+
+@lru_cache(maxsize=2)
+def _frames(path: str, sha256: str) -> dict[str, tuple[str, str]]:
+    rows = read_manifest(Path(path), ImageRow, ("key", "digest", "frame"))
+    return dict(zip(rows.key, zip(rows.digest, rows.frame, strict=True), strict=True))
 
 
 def file_names_of(images: Ref) -> dict[str, str]:
@@ -84,11 +95,17 @@ def _boxes(path: str, sha256: str) -> Mapping[str, tuple[str, tuple[float, float
     return dict(zip(rows.key, zip(rows.category, boxes, strict=True), strict=True))
 
 
-def requests_of(plan: Ref) -> dict[str, Request]:
-    """Request key → request, of the PlanRows that are ok."""
-    rows = read_manifest(plan.file, PlanRow, ("key", "status", "request"))
+def requests_of(plan: Ref, keys: Iterable[str]) -> dict[str, Request]:
+    """Requests by key, of PlanRows that are ok."""
+    told = _requests(plan.path, plan.sha256)
+    return {key: Request.model_validate_json(told[key]) for key in keys}
+
+
+@lru_cache(maxsize=2)
+def _requests(path: str, sha256: str) -> dict[str, bytes]:
+    rows = read_manifest(Path(path), PlanRow, ("key", "status", "request"))
     rows = rows[rows.status == OK]
-    return {k: Request.model_validate_json(r) for k, r in zip(rows.key, rows.request, strict=True)}
+    return dict(zip(rows.key, rows.request, strict=True))
 
 
 def _build(member: str) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lib.manifest import Ref, read_manifest
-from lib.schemas import OK, ImageRow, PictureRow, ScreenRow
+from lib.manifest import Ref
+from lib.schemas import OK, PictureRow, ScreenRow
 from lib.screen import mark_duplicates, measure_pictures
 from lib.settings import ScreenSettings
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of
+from tasks.inputs import frames_of, sources_of
 from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -26,9 +26,7 @@ def screen_images(run: Run, ingested: Ingested, pictures: Staged) -> Staged:
 def screen_part(job: Job) -> Ref:
     """Judge the pictures of one part, each alone."""
     images = Ref.model_validate(job.where["images"])
-    frames = read_manifest(images.file, ImageRow, ("key", "digest", "frame"))
-    sources = {key: (digest, frame) for key, digest, frame in frames.itertuples(index=False)}
     pictures, load = job.read("pictures", PictureRow), sources_of(images, job.sources)
     settings = ScreenSettings.model_validate(job.settings)
-    rows = measure_pictures(pictures[pictures.status == OK], sources, settings, load, job.store, job.advance)
+    rows = measure_pictures(pictures[pictures.status == OK], frames_of(images), settings, load, job.store, job.advance)
     return job.write(rows, ScreenRow)

@@ -1,10 +1,12 @@
 """gligen and gligen-inpaint on tiny random weights: one seed, one picture; grounding is wired; diffusers agrees."""
 
+import json
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_gligen
 
 from lib.errors import AugmentError
@@ -351,6 +353,46 @@ def test_output_changes_only_with_the_version(painter, kind):
     assert (name, kind.VERSION) in GOLDEN, f"a new VERSION of {name} needs its values in GOLDEN: {found}"
     expected = [float(v) for v in GOLDEN[name, kind.VERSION].split()]
     assert found == pytest.approx(expected, abs=1e-2), f"{name} paints otherwise: raise VERSION; now {found}"
+
+
+def as_published(folder):
+    """Give a checkpoint the older form that the published ones have: key names, tokenizer files, configurations."""
+    text = folder / "text_encoder" / "model.safetensors"
+    weights = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(text).items()}
+    save_file({**weights, "text_model.embeddings.position_ids": torch.arange(77)[None]}, text, {"format": "pt"})
+
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(vae)
+    for new, old in older.items():
+        weights = {key.replace(f".{new}.", f".{old}."): value for key, value in weights.items()}
+    save_file(weights, vae, {"format": "pt"})
+    config = json.loads((folder / "vae" / "config.json").read_bytes())
+    (folder / "vae" / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "scaling" not in k}))
+
+    tokenizer = folder / "tokenizer"
+    vocabulary = json.loads((tokenizer / "tokenizer.json").read_bytes())["model"]["vocab"]
+    (tokenizer / "tokenizer.json").unlink()
+    (tokenizer / "vocab.json").write_text(json.dumps(vocabulary))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    (tokenizer / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}')
+
+    scheduler = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+
+
+def test_a_checkpoint_in_the_older_form_of_the_published_ones_loads_the_same(tmp_path, painter):
+    folder = tiny_gligen(tmp_path / "older")
+    as_published(folder)
+    old = Gligen(Gligen.Settings(steps=3, scheduler="ddim"), resolve(str(folder), {}))
+    work = item(prompt="A stack of Boxes, 3!", phrases=("naïve ☃ fish",))
+    new = painter(Gligen, scheduler="ddim")
+    model, other = new._loaded(), old._loaded()
+    assert all(
+        torch.equal(*pair) for pair in zip(model.encode_text("a fish"), other.encode_text("a fish"), strict=True)
+    )
+    assert torch.equal(model.encode([work.canvas]), other.encode([work.canvas]))
+    assert old.paint([work])[0].image.std() > 10
 
 
 @pytest.fixture

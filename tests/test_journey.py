@@ -1,5 +1,6 @@
 """The whole journey on a local server: what a run makes, what a rerun makes again."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import MadeSet, pixels_of
 from pycocotools.coco import COCO
+from shared import shared
 
 from lib.manifest import read_manifest
 from lib.schemas import PlanRow
-from shared import shared
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -255,7 +256,7 @@ def test_every_stage_accounts_for_every_row(made_set, tmp_path):
     for name, stage in stages.items():
         assert stage["rows"] == stage["ok"] + sum(stage["rejected"].values()), name
     order = ["ingest", "select", "caption", "plan", "generate", "screen", "review"]
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         assert stages[after]["rows"] == stages[before]["ok"], (before, after)
     assert len(COCO(str(tmp_path / "ws" / "final" / "annotations.json")).imgs) == 4 + 4
 
@@ -303,3 +304,87 @@ def test_the_real_forklifts_end_in_a_merged_set(tmp_path):
     coco = COCO(str(tmp_path / "ws" / "final" / "annotations.json"))
     assert len(coco.imgs) == 49 + account["stages"]["screen"]["ok"]
     assert_outside_untouched(tmp_path / "ws" / "final", margin=9)
+
+
+def test_odd_pictures_are_used_or_set_aside_with_a_reason(tmp_path):
+    folder = shared("odd_images", "pillow")
+    names = sorted(p.name for p in folder.iterdir() if p.name != "LICENSE")
+    names += ["../exif/Landscape_6.jpg", "not there.jpg", "ünï cödé,1.2.png"]
+    images = [{"id": i + 1, "file_name": name} for i, name in enumerate(names)]
+    boxes = [{"id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": [2, 2, 20, 20]} for i in range(len(names))]
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "odd.json").write_text(json.dumps(coco))
+    before = {p.name for p in tmp_path.parent.iterdir()}
+    account = run(tmp_path / "ws", {"images": str(folder), "annotations": str(tmp_path / "odd.json")})
+    rejected = account["stages"]["ingest"]["rejected"]
+    assert rejected["path_outside_root"] == 1 and rejected["image_missing"] == 2
+    assert rejected["image_broken"] >= 3 and rejected["image_too_large"] >= 1
+    assert account["painted"] > 30
+    assert len(COCO(str(tmp_path / "ws/final/annotations.json")).imgs) >= 60
+    assert {p.name for p in tmp_path.parent.iterdir()} == before
+
+
+ODD_BOXES = {
+    "zero": [5, 5, 0, 10],
+    "negative": [5, 5, -10, 10],
+    "overflowing": [140, 100, 60, 60],
+    "outside": [500, 500, 10, 10],
+    "three numbers": [1, 2, 3],
+    "text": "5 5 10 10",
+}
+
+
+def test_odd_boxes_and_ids_are_rows_with_reasons_and_stay_in_the_final_set(made_set, tmp_path):
+    notes = made_set.coco["annotations"]
+    for i, bbox in enumerate(ODD_BOXES.values()):
+        notes.append({"id": f"odd {i}", "image_id": 10, "category_id": 3, "bbox": bbox, "iscrowd": False})
+    notes.append(
+        {
+            "id": 2**40,
+            "image_id": 11,
+            "category_id": 4,
+            "bbox": [0, 0, 160, 120],
+            "iscrowd": True,
+            "segmentation": {"size": [120, 160], "counts": "PoS5"},
+            "area": 19200,
+        }
+    )
+    notes.append(dict(notes[0]))
+    made_set.write()
+    account = run(tmp_path / "ws", made_set.dataset)
+    rejected = account["stages"]["objects"]["rejected"]
+    assert rejected["annotation_id_duplicate"] == 1 and rejected["box_empty"] == 2 and rejected["box_outside"] == 1
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    by_id = {note["id"]: note for note in final["annotations"]}
+    assert len(by_id) == len(final["annotations"])
+    assert by_id["odd 0"] == notes[12] and by_id[2**40] == notes[18]
+    crowds = [n for n in final["annotations"] if n.get("source_annotation_id") == 2**40]
+    assert all(n["segmentation"] == notes[18]["segmentation"] and n["iscrowd"] is True for n in crowds)
+
+
+@pytest.mark.parametrize(
+    ("edit", "painter", "composite"),
+    [
+        ("replace", "gligen-inpaint", "feather"),
+        ("layout", "gligen", "none"),
+    ],
+)
+def test_the_real_forklifts_are_painted_by_a_tiny_gligen(tmp_path, edit, painter, composite):
+    from tiny import tiny_blip2, tiny_gligen
+
+    model = tiny_gligen(tmp_path / "model", inpaint=painter == "gligen-inpaint")
+    captioner = {"name": "blip2", "model": str(tiny_blip2(tmp_path / "blip2"))}
+    account = run(
+        tmp_path / "ws",
+        {"images": str(shared("loco_forklifts", "forklifts")), "format": "loco"},
+        edit=edit,
+        painter={"name": painter, "model": str(model), "size": 64, "steps": 2},
+        composite=composite,
+        caption={"captioner": captioner},
+        limit=4,
+    )
+    assert account["painted"] == 4 and account["stages"]["caption"]["painted"] == 4
+    if edit == "replace":
+        assert assert_outside_untouched(tmp_path / "ws" / "final", margin=9) == 4
+    lock = json.loads((tmp_path / "ws" / "models.lock").read_text())
+    assert all(revision.startswith("sha256:") for revision in lock.values())

@@ -100,6 +100,14 @@ def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape
         assert step.donor.annotation != "500"
 
 
+def test_an_object_with_a_piece_of_another_in_its_box_is_no_donor():
+    boxes = [box("1", "1", 10, 10, 60, 50), box("2", "2", 10, 10, 60, 50), box("3", "2", 55, 10, 60, 50, "pallet")]
+    (row,) = plan(IMAGES[:2], boxes, chosen=IMAGES[:1])
+    assert row.reason == "no_donor"
+    (row,) = plan(IMAGES[:2], [*boxes[:2], box("3", "2", 66, 10, 60, 50, "pallet")], chosen=IMAGES[:1])
+    assert row.status == OK
+
+
 def test_without_a_fitting_donor_the_row_says_so():
     (row, *_) = plan(IMAGES, [box("1", "1", 0, 0, 300, 10), *BOXES[1:]], chosen=IMAGES[:1])
     assert (row.status, row.reason) == ("rejected", "no_donor")

@@ -28,9 +28,8 @@ from lib.models import ModelRef, device, local_path, reading
 if TYPE_CHECKING:
     import torch
 
-BeforeStep = Callable[
-    ["torch.Tensor", int, "torch.Tensor"], "torch.Tensor"
-]  # latents, step from 0, time step → latents
+# (latents, step from 0, time step) → latents
+BeforeStep = Callable[["torch.Tensor", int, "torch.Tensor"], "torch.Tensor"]
 
 UNET_CONFIG = "unet/config.json"
 NEEDED = (
@@ -119,7 +118,9 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
         unet = diffusers.UNet2DConditionModel.from_pretrained(
             folder, subfolder="unet", torch_dtype=dtype, use_safetensors=True
         )
-        vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True)
+        vae = diffusers.AutoencoderKL.from_pretrained(
+            folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True
+        )
         text_encoder = transformers.CLIPTextModel.from_pretrained(
             folder / "text_encoder", use_safetensors=True, dtype=torch.float32
         )
@@ -160,13 +161,12 @@ def denoise(
             if extra is not None:
                 seen = torch.cat([seen, extra], dim=1)
             seen = torch.cat([seen] * halves).to(dtype)
-            out = model.unet(
-                seen, timestep, encoder_hidden_states=text, cross_attention_kwargs=attention
-            ).sample.float()
+            said = model.unet(seen, timestep, encoder_hidden_states=text, cross_attention_kwargs=attention)
+            epsilon = said.sample.float()
             if halves == 2:
-                blank, told = out.chunk(2)
-                out = blank + guidance * (told - blank)
-            latents = scheduler.step(out, timestep, latents).prev_sample
+                blank, asked = epsilon.chunk(2)
+                epsilon = blank + guidance * (asked - blank)
+            latents = scheduler.step(epsilon, timestep, latents).prev_sample
     return latents
 
 
@@ -207,10 +207,9 @@ def aspect_shape(size: int, width: int, height: int, multiple: int = 64) -> tupl
 
 def _check_family(ref: ModelRef, folder: Path, unet_has: Mapping[str, Any]) -> None:
     found = json.loads((folder / UNET_CONFIG).read_bytes())
-    wrong = [
-        f"{key} {found.get(key)!r}, expected {value!r}" for key, value in unet_has.items() if found.get(key) != value
-    ]
-    if wrong:
+    other = [(key, value) for key, value in unet_has.items() if found.get(key) != value]
+    if other:
+        wrong = [f"{key} {found.get(key)!r}, expected {value!r}" for key, value in other]
         raise AugmentError(f"model {ref} is of another family: its U-Net has {'; '.join(wrong)}")
 
 

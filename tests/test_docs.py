@@ -1,0 +1,76 @@
+"""Docs stay true: what they show is run or compared here."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lib.presets import check_parameters, parameters_markdown
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, holding: str) -> str:
+    """The code block of the README that holds a text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(b for b in blocks if holding in b)
+
+
+def test_the_parameters_page_is_what_the_code_says():
+    assert (ROOT / "docs" / "parameters.md").read_text() == parameters_markdown()
+
+
+def test_the_readmes_yaml_is_valid():
+    check_parameters(yaml.safe_load(block("yaml", "mine.yaml")))
+
+
+def test_the_readmes_painter_paints(tmp_path, monkeypatch):
+    from test_composites import make_pass
+
+    from lib.painters import PAINTERS, Paint, PassInput
+    from lib.registry import MemberSettings
+
+    scope = {"MemberSettings": MemberSettings, "Paint": Paint, "np": np}
+    exec(block("python", "class Grey"), scope)
+    module = type(np)("grey")
+    module.Grey = scope["Grey"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(__import__("sys").modules, "grey", module)
+    monkeypatch.setitem(PAINTERS._members, "grey", "grey:Grey")
+    painter = PAINTERS.build(PAINTERS.member("grey", {"level": 7}))
+    canvas = np.zeros((8, 9, 3), np.uint8)
+    item = PassInput(make_pass((0, 0, 9, 8), (0, 0, 9, 8), (8, 9)), canvas, np.ones((8, 9), bool))
+    (paint,) = painter.paint([item])
+    assert paint.image.shape == canvas.shape and (paint.image == 7).all()
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_tree_in_the_readme_names_files_that_are_there():
+    tree = block("", "flows/               WHEN")
+    for name in re.findall(r"\b[\w/]+\.py\b", tree):
+        assert list(ROOT.glob(f"*/{name}")) or list(ROOT.glob(f"*/*/{name}")), name
+
+
+def test_every_reason_in_the_code_stands_in_the_docs():
+    told = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs" / "workspace.md").read_text()))
+    code = "\n".join(p.read_text() for p in (ROOT / "lib").rglob("*.py"))
+    pattern = (
+        r'(?:PictureError\(|REJECTED, |reasons?\.append\(\(|rules\.append\(\(|reason=|return ")"?([a-z]+(?:_[a-z]+)+)"'
+    )
+    used = {r for r in re.findall(pattern, code) if "_" in r}
+    assert {"no_donor", "image_broken", "too_many_boxes"} - told == set()
+    assert used - told == set()
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test", "make serve"])
+def test_the_makefile_has_what_the_readme_names(command):
+    target = command.split()[1]
+    assert command in README and re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
