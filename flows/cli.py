@@ -221,11 +221,12 @@ def _status_file(run: str) -> Path:
 
 def _print_account(account: dict[str, Any]) -> None:
     table = Table(title=f"{account['run']}: {account['state']}", title_justify="left")
-    for column in ("stage", "rows", "ok", "painted", "reused", "set aside"):
-        table.add_column(column, justify="left" if column in ("stage", "set aside") else "right")
+    for column in ("stage", "rows", "ok", "painted", "reused", "set aside; more"):
+        table.add_column(column, justify="left" if column in ("stage", "set aside; more") else "right")
     for stage, told in account["stages"].items():
         reasons = ", ".join(f"{reason} {count}" for reason, count in told["rejected"].items())
-        more = ", ".join(f"{name} {told[name]}" for name in ("new", "changed", "gone") if told.get(name))
+        known = ("rows", "ok", "painted", "reused", "rejected")
+        more = ", ".join(f"{name} {count}" for name, count in told.items() if name not in known and count)
         counts = (str(told[name]) for name in ("rows", "ok", "painted", "reused"))
         table.add_row(stage, *counts, "; ".join(text for text in (reasons, more) if text))
     OUT.print(table)

@@ -11,13 +11,16 @@ from lib.draw import sheet_jpeg
 from tasks.run import Run
 
 
+_COMMON = ("rows", "ok", "painted", "reused", "rejected")
+
+
 def show_counts(run: Run, stage: str) -> None:
     """A table of a stage's rows: new, reused, and set aside by reason."""
     told = run.account["stages"][stage]
     rows = [{"rows": "all", "count": told["rows"]}, {"rows": "ok", "count": told["ok"]}]
     rows += [{"rows": name, "count": told[name]} for name in ("painted", "reused")]
     rows += [{"rows": f"set aside: {reason}", "count": count} for reason, count in told["rejected"].items()]
-    rows += [{"rows": f"plan: {name}", "count": told[name]} for name in ("new", "changed", "gone") if name in told]
+    rows += [{"rows": name, "count": told[name]} for name in told if name not in _COMMON]
     create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 
 

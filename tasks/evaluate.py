@@ -34,6 +34,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     rows = read_manifest(final.file, FinalRow)
     made = rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")]
     run.progress.start("evaluate", len(real) + len(made))
+    scores: dict[str, float] = {}
     if min(len(real), len(made)) < 2:
         show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
     else:
@@ -43,7 +44,9 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         result = measure(str(run.root), sources, pictures, extractor, key)
         write_json(result, run.root / "report" / "metrics.json")
         show_text("metrics", "```\n" + summary(result) + "\n```")
+        scores = {"kid": round(result["kid"], 6), "fid": round(result["fid"], 6)}
     run.progress.finish("evaluate")
+    run.count("evaluate", made, painted=0, reused=len(made), **scores)
 
 
 @task(name="evaluate", persist_result=False)

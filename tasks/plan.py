@@ -32,16 +32,18 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
 
 
 def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
-    """How the plan differs from the last run's: new pictures, old ones planned otherwise, old ones gone."""
+    """How the plan differs from the last run's (new pictures, old ones planned otherwise, gone), and barred boxes."""
     path, same = run.manifest("plan"), ["image_key", "variant"]
+    barred = int(rows.barred[rows.status == OK].map(len).sum())
     if not path.is_file():
-        return {"new": len(rows), "changed": 0, "gone": 0}
+        return {"new": len(rows), "changed": 0, "gone": 0, "boxes left alone": barred}
     before = read_manifest(path, PlanRow, ["key", *same])
     both = before.merge(rows[["key", *same]], on=same, how="outer", suffixes=("_old", ""), indicator=True)
     return {
         "new": int((both["_merge"] == "right_only").sum()),
         "changed": int(((both["_merge"] == "both") & (both.key != both.key_old)).sum()),
         "gone": int((both["_merge"] == "left_only").sum()),
+        "boxes left alone": barred,
     }
 
 
