@@ -164,7 +164,8 @@ class _Pins:
 
     def resolve(self, model: str) -> ModelRef:
         ref = resolve(model, self.pinned)
-        if self.pinned.get(ref.id) != ref.revision:
+        # A folder's revision is its files' digest: there is nothing to pin.
+        if ref.path is None and self.pinned.get(ref.id) != ref.revision:
             self.pinned[ref.id] = ref.revision
             atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
         return ref

@@ -15,8 +15,8 @@ README = (ROOT / "README.md").read_text()
 
 def block(language: str, holding: str) -> str:
     """The code block of the README that holds a text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    return next(b for b in blocks if holding in b)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return next(text for name, text in blocks if name == language and holding in text)
 
 
 def test_the_parameters_page_is_what_the_code_says():

@@ -386,5 +386,5 @@ def test_the_real_forklifts_are_painted_by_a_tiny_gligen(tmp_path, edit, painter
     assert account["painted"] == 4 and account["stages"]["caption"]["painted"] == 4
     if edit == "replace":
         assert assert_outside_untouched(tmp_path / "ws" / "final", margin=9) == 4
-    lock = json.loads((tmp_path / "ws" / "models.lock").read_text())
-    assert all(revision.startswith("sha256:") for revision in lock.values())
+    request = json.loads(read_manifest(tmp_path / "ws/manifests/plan.parquet", PlanRow).request[0])
+    assert request["painter"]["model"]["revision"].startswith("sha256:")
