@@ -167,20 +167,20 @@ class Child:
         return f"its log {self.log} ends: " + (" | ".join(line.strip() for line in lines) or "(empty)")
 
     def stop(self) -> None:
-        """End the whole group: asked first, killed after GRACE seconds. A flow run uses them to say that it crashed."""
+        """End the whole group: its head asked first, everybody killed after GRACE seconds."""
+        # The head alone: a worker asks its flow runs itself, and asked twice they die without a word to the server.
+        self.process.terminate()
         deadline = time.monotonic() + GRACE
-        there = self._signal(signal.SIGTERM)
-        while there and time.monotonic() < deadline:
+        while self._group_lives() and time.monotonic() < deadline:
             time.sleep(0.05)
-            self.process.poll()  # an ended child is in its group until it is waited for
-            there = self._signal(0)  # asks only
-        self._signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def _signal(self, number: int) -> bool:
-        """Signal the group; False where nobody is left in it."""
+    def _group_lives(self) -> bool:
+        self.process.poll()  # an ended child is in its group until it is waited for
         try:
-            os.killpg(self.process.pid, number)
+            os.killpg(self.process.pid, 0)
         except ProcessLookupError:
             return False
         return True

@@ -47,12 +47,19 @@ def make_recipe(edit: Member, painter: Member, composite: Member) -> Recipe:
 
 
 @dataclass(frozen=True)
-class DonorPool:
-    """Objects that copy-paste may cut out, by category; column arrays, so that a choice is one argmin."""
+class _Donors:
+    """Donors of one category, in the order of their hashes."""
 
-    sizes: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N, 2) float64 width, height, pixels
-    hashes: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N,) uint64, of the annotation and its picture
-    rows: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    sizes: np.ndarray  # (N, 2) float64 width, height, pixels
+    hashes: np.ndarray  # (N,) uint64, of the annotation and its picture, ascending
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class DonorPool:
+    """Objects that copy-paste may cut out, by category."""
+
+    categories: Mapping[str, _Donors] = field(default_factory=dict)
 
     @classmethod
     def of(cls, objects: pd.DataFrame, images: pd.DataFrame, split: str) -> DonorPool:
@@ -62,27 +69,40 @@ class DonorPool:
         shown = objects[objects.status == OK]
         alone = ~shown.crowd & (_overlapped(shown) <= _MOST_OVERLAP)
         usable = shown[alone].merge(pictures, on="image_key")
-        sizes, hashes, rows = {}, {}, {}
-        for category, group in usable.groupby("category", sort=True):
-            boxes = clip_xyxy(xywh_to_xyxy(group[["x", "y", "w", "h"]].to_numpy()), np.inf, np.inf)
-            frame = group[["width", "height"]].to_numpy(dtype=np.float64)
-            opposite = np.minimum(boxes[:, 2:], frame)
-            sizes[str(category)] = np.maximum(opposite - boxes[:, :2], 1)
-            identity = group.digest + " " + group.key
-            hashes[str(category)] = np.array([draw("donor", i) for i in identity], dtype=np.uint64)
-            rows[str(category)] = group.reset_index(drop=True)
-        return cls(sizes, hashes, rows)
+        return cls({str(category): _donors(group) for category, group in usable.groupby("category")})
 
-    def choose(self, painter: Any, settings: Any, category: str, wh: tuple[float, float], seed: int, own: str) -> int:
-        """Index of the fitting donor with the smallest hash for this seed, never the object itself; -1 for none."""
-        if category not in self.sizes:
-            return -1
-        fits = painter.fits(settings, *wh, self.sizes[category])
-        fits &= (self.rows[category].key != own).to_numpy()
-        if not fits.any():
-            return -1
-        ranks = _mix(self.hashes[category] ^ np.uint64(seed))
-        return int(np.argmin(np.where(fits, ranks, np.iinfo(np.uint64).max)))
+    def choose(self, painter: Any, settings: Any, category: str, wh: tuple[float, float], seed: int, own: str) -> Any:
+        """The fitting donor's row with the smallest hash for this seed, never the object itself; None for none.
+
+        Of a large pool only the next _LOOK donors after the seed's place in the order of hashes are looked at, then the
+        next ones, until one fits: so a choice costs the same for a million donors, and adding one moves few choices.
+        """
+        if category not in self.categories:
+            return None
+        donors = self.categories[category]
+        count, start = len(donors.hashes), int(np.searchsorted(donors.hashes, _mix(np.array([seed], np.uint64))[0]))
+        for first in range(0, count, _LOOK):
+            places = (start + np.arange(first, min(first + _LOOK, count))) % count
+            places = places[painter.fits(settings, *wh, donors.sizes[places])]
+            order = np.argsort(_mix(donors.hashes[places] ^ np.uint64(seed)))
+            for place in places[order[:2]]:  # the first may be the object itself
+                if donors.rows.key.iat[place] != own:
+                    return donors.rows.iloc[place]
+        return None
+
+
+_LOOK = 1024
+
+
+def _donors(group: pd.DataFrame) -> _Donors:
+    identities = group.digest + " " + group.key
+    hashes = _mix(np.array([draw("donor", identity) for identity in identities], dtype=np.uint64))
+    order = np.argsort(hashes, kind="stable")
+    rows = group.iloc[order].reset_index(drop=True)
+    boxes = xywh_to_xyxy(rows[["x", "y", "w", "h"]].to_numpy())
+    frame = rows[["width", "height"]].to_numpy(dtype=np.float64)
+    sizes = np.minimum(boxes[:, 2:], frame) - np.maximum(boxes[:, :2], 0)
+    return _Donors(np.maximum(sizes, 1), hashes[order], rows)
 
 
 # A pasted piece of another object would be an object without a label.
@@ -237,10 +257,9 @@ class _Planner:
     def _donor(self, target: Target, seed: int) -> Donor | None:
         category, (x0, y0, x1, y1) = target.phrases[0], target.region[0]
         settings = self.painter_settings
-        index = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, target.redraws[0])
-        if index < 0:
+        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, target.redraws[0])
+        if row is None:
             return None
-        row = self.donors.rows[category].iloc[index]
         box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
         return Donor(
             annotation=row.key,

@@ -10,8 +10,9 @@ from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.manifest import to_table
 from lib.painters import PAINTERS
+from lib.painters.copy_paste import CopyPaste
 from lib.plan import DonorPool, make_recipe, plan_requests
-from lib.requests import Request, picture_keys
+from lib.requests import Request, draw, picture_keys
 from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
 
 
@@ -98,6 +99,21 @@ def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape
         (step,) = [s for s in request.passes if s.phrases == ("forklift",)]
         assert step.donor is not None and step.donor.annotation not in {label.source for label in request.labels}
         assert step.donor.annotation != "500"
+
+
+def test_a_large_pool_is_drawn_from_evenly_and_moves_little():
+    def chosen(pool):
+        rows = [
+            pool.choose(CopyPaste, CopyPaste.Settings(), "forklift", (60, 50), draw("s", i), "") for i in range(400)
+        ]
+        return [row.key for row in rows]
+
+    images = [image(str(i)) for i in range(1, 3001)]
+    objects = frame([box(str(i), str(i), 10, 10, 60, 50) for i in range(1, 3001)], ObjectRow)
+    before = chosen(DonorPool.of(objects[:-1], frame(images, ImageRow), "train"))
+    after = chosen(DonorPool.of(objects, frame(images, ImageRow), "train"))
+    assert len(set(before)) > 330  # 400 draws of 2,999 hit about 374 different ones
+    assert sum(a != b for a, b in zip(before, after, strict=True)) <= 4
 
 
 def test_an_object_with_a_piece_of_another_in_its_box_is_no_donor():
