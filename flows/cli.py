@@ -34,6 +34,13 @@ QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    # The temporary server records events one by one unless told otherwise: three times the time of a run.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
@@ -235,16 +242,16 @@ def _print_account(account: dict[str, Any]) -> None:
 
 
 def show_presets(options: argparse.Namespace) -> int:
-    """A table of the presets."""
-    from lib.presets import preset_rows
+    """Tables of the presets and of the members that they are made of."""
+    from lib.presets import member_rows, preset_rows
 
-    table = Table(show_lines=True)
-    rows = preset_rows()
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    OUT.print(table)
+    for rows in (preset_rows(), member_rows()):
+        table = Table(show_lines=True)
+        for column in rows[0]:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row.values())
+        OUT.print(table)
     return 0
 
 

@@ -32,6 +32,7 @@ POOL = "augment"
 NOTE = "# Written by `make serve`, which removes it when it stops.\n"
 ZOMBIES = "flow runs that fell silent are crashed"
 BEAT = "prefect.flow-run.heartbeat"
+STOPPED = "make serve was stopped during the run: start it again, it goes on where it was"
 
 STARTUP = 180.0  # seconds for server, deployments and worker, on a slow and busy machine
 GRACE = 10.0  # seconds that a child has to stop before it is killed
@@ -97,7 +98,7 @@ def serve(port: int) -> NoReturn:
     """Start everything, say so, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
     check_port(port)
     outside = os.environ.get("PREFECT_API_URL")
-    url = f"http://{HOST}:{port}/api"
+    url, name = f"http://{HOST}:{port}/api", f"{socket.gethostname()}-{port}"
     os.environ.update(environment(url))  # for the children, and for Prefect, which is imported after this
     os.chdir(CHECKOUT)
     started = time.monotonic()
@@ -105,10 +106,11 @@ def serve(port: int) -> NoReturn:
         server = children.enter_context(child("server", "server", "start", "--host", HOST, "--port", str(port)))
         wait_for("the server's health", [server], lambda: healthy(url))
         prepare_server()
-        worker = children.enter_context(child("worker", "worker", "start", "--pool", POOL, "--name", f"port-{port}"))
+        children.enter_context(settling_runs(url, name))
+        worker = children.enter_context(child("worker", "worker", "start", "--pool", POOL, "--name", name))
         with child("deploy", "--no-prompt", "deploy", "--all") as deploy:
             wait_for("the deployments", [server, worker], lambda: finished(deploy))
-        wait_for("the worker", [server, worker], lambda: worker_online(f"port-{port}"))
+        wait_for("the worker", [server, worker], lambda: worker_online(name))
         noted = children.enter_context(note_api_url(url))
         print(summary(url, noted and outside in (None, "", url), time.monotonic() - started), flush=True)
         while True:
@@ -168,8 +170,7 @@ class Child:
 
     def stop(self) -> None:
         """End the whole group: its head asked first, everybody killed after GRACE seconds."""
-        # The head alone: a worker asks its flow runs itself, and asked twice they die without a word to the server.
-        self.process.terminate()
+        self.process.terminate()  # a worker kills its flow runs
         deadline = time.monotonic() + GRACE
         while self._group_lives() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -272,16 +273,43 @@ def prepare_server() -> None:
 
 def watch_leftovers(client: Any) -> None:
     """Open the zombie automation's window for runs of an earlier life: those still alive beat in time."""
-    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
     from prefect.events import Event
 
-    unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    runs = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate(unfinished),
+    resources = [{"prefect.resource.id": f"prefect.flow-run.{run.id}"} for run in unfinished_runs(client)]
+    beats = [Event(event=BEAT, resource=resource).model_dump(mode="json") for resource in resources]
+    client.request("POST", "/events", json=beats)
+
+
+def unfinished_runs(client: Any) -> list[Any]:
+    """Flow runs of the pool that a worker has taken and that have not ended."""
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+
+    runs: list[Any] = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}),
         work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
     )
-    beats = [Event(event=BEAT, resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs]
-    client.request("POST", "/events", json=[beat.model_dump(mode="json") for beat in beats])
+    return runs
+
+
+@contextlib.contextmanager
+def settling_runs(url: str, worker: str) -> Iterator[None]:
+    """At the end of the block, when the worker is gone with its runs: tell the server that these crashed.
+
+    They are killed with the worker and cannot say it themselves; the automation would take 90 s of the next life, in
+    which other runs of the data set queue behind them.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.states import Crashed
+
+    try:
+        yield
+    finally:
+        if healthy(url):
+            with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+                if online_workers(client) <= {worker}:  # another worker's runs are not ours to judge
+                    for run in unfinished_runs(client):
+                        client.set_flow_run_state(run.id, Crashed(message=STOPPED), force=True)
 
 
 def told(automation: Any) -> dict[str, Any]:
@@ -330,14 +358,20 @@ def zombie_automation() -> Any:
     )
 
 
+def online_workers(client: Any) -> set[str]:
+    """Names of the pool's workers that reported in time."""
+    from prefect.client.schemas.filters import WorkerFilter
+
+    found = client.read_workers_for_work_pool(POOL, worker_filter=WorkerFilter())
+    return {worker.name for worker in found if worker.status == "ONLINE"}
+
+
 def worker_online(name: str) -> bool:
     """Has the worker reported to the server?"""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import WorkerFilter
 
     with get_client(sync_client=True) as client:
-        found = client.read_workers_for_work_pool(POOL, worker_filter=WorkerFilter())
-    return any(worker.name == name and worker.status == "ONLINE" for worker in found)
+        return name in online_workers(client)
 
 
 # What a person needs

@@ -112,9 +112,9 @@ def finalise(
     memo = {} if known is None else {row.file_name: row for row in known.itertuples(index=False)}
     writer = _Writer(folder / "images", memo, advance)
     rows = [_place_original(row, names[row.key], sources, writer) for row in originals.itertuples(index=False)]
-    by_key = sources.images.set_index("key")
+    by_key = {row.key: row for row in sources.images.itertuples(index=False)}
     rows += [
-        _place_synthetic(row, by_key.loc[row.image_key], requests[row.key], ids, sources.root, settings, store, writer)
+        _place_synthetic(row, by_key[row.image_key], requests[row.key], ids, sources.root, settings, store, writer)
         for row in reviewed.itertuples(index=False)
     ]
     writer.sweep({row.file_name for row in rows if row.status == OK})
@@ -269,7 +269,7 @@ class _Maker:
         self, sources: Sources, objects: pd.DataFrame, names: Mapping[str, str], ids: Ids, several: bool
     ) -> None:
         self.envelope = msgspec.json.decode(sources.envelope, type=dict[str, msgspec.Raw])
-        self.images = sources.images.set_index("key")
+        self.images = {row.key: row for row in sources.images.itertuples(index=False)}
         self.objects, self.names, self.ids, self.several = objects, names, ids, several
         self.records = dict(zip(objects.key, objects.record, strict=True))
 
@@ -287,7 +287,7 @@ class _Maker:
         return bytes(row.record) if name == row.file_name else _patched(row.record, {"file_name": name})
 
     def _image(self, key: str, request: Request, row: FinalRow) -> bytes:
-        source = self.images.loc[request.image_key]
+        source = self.images[request.image_key]
         told = msgspec.json.decode(source.record, type=dict[str, msgspec.Raw])
         record: dict[str, Any] = {
             "id": self.ids.images[key],
@@ -323,7 +323,7 @@ class _Maker:
         told = msgspec.json.decode(coco)
         codes = {_text(c["id"]): code for code, c in enumerate(told["categories"])}
         # Sources may leave the size out; ingest measured it.
-        known = dict(zip(self.images.index, zip(self.images.width, self.images.height, strict=True), strict=True))
+        known = {key: (row.width, row.height) for key, row in self.images.items()}
         sizes = {_text(i["id"]): known.get(_text(i["id"])) or (i["width"], i["height"]) for i in told["images"]}
         lines: dict[str, list[str]] = {image: [] for image in sizes}
         for note in told["annotations"]:

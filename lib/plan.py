@@ -16,34 +16,24 @@ from pydantic import BaseModel, ConfigDict
 
 from lib.composites import COMPOSITES
 from lib.edits import EDITS, Box, Draft, Scene, Target
-from lib.errors import AugmentError
 from lib.geometry import area_xyxy, clip_xyxy, outer_pixels, to_window, window_around, xywh_to_xyxy
 from lib.labels import polygons_of, redrawn
-from lib.painters import PAINTERS
+from lib.painters import PAINTERS, check_served
 from lib.registry import Member
 from lib.requests import Donor, Label, Pass, Request, canonical, draw, key_of
 from lib.schemas import OK, REJECTED, PlanRow
 
 
 class Recipe(BaseModel):
-    """edit × painter × composite: one point of the space."""
+    """edit × painter × composite: one point of the space. Raises AugmentError where the painter does not serve it."""
 
     model_config = ConfigDict(frozen=True)
     edit: Member
     painter: Member
     composite: Member
 
-
-def make_recipe(edit: Member, painter: Member, composite: Member) -> Recipe:
-    """Check that the three go together; raises AugmentError that lists what is allowed."""
-    served = sorted(PAINTERS[painter.name].EDITS)
-    if edit.name not in served:
-        able = [name for name in PAINTERS if edit.name in PAINTERS[name].EDITS]
-        raise AugmentError(
-            f"painter {painter.name!r} does not serve edit {edit.name!r}: it serves {', '.join(served)}; "
-            f"{edit.name!r} can be painted by {', '.join(able)}"
-        )
-    return Recipe(edit=edit, painter=painter, composite=composite)
+    def model_post_init(self, context: Any) -> None:
+        check_served(self.edit.name, self.painter.name)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
-from lib.painters import PAINTERS
+from lib.painters import PAINTERS, check_served
 from lib.settings import (
     CaptionSettings,
     Choice,
@@ -126,17 +126,22 @@ def _explain(error: ValidationError) -> str:
 
 
 def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
-    """Preset and explicit values, merged. workspace: used where none is set."""
+    """Preset and explicit values, merged. workspace: used where none is set.
+
+    Raises AugmentError for an unknown name, and for a painter that does not serve the edit.
+    """
     if given.preset not in PRESETS:
         raise AugmentError(f"unknown preset {given.preset!r}: known are {', '.join(sorted(PRESETS))}")
     preset = PRESETS[given.preset]
+    edit, painter = _choice(preset["edit"], given.edit), _choice(preset["painter"], given.painter)
+    check_served(edit.name, painter.name)
     caption = _merged(CaptionSettings, preset.get("caption", {}), given.caption)
     return Resolved(
         select=_merged(SelectSettings, preset.get("select", {}), given.select),
         caption=caption,
         captioner=_choice(None, caption.captioner),
-        edit=_choice(preset["edit"], given.edit),
-        painter=_choice(preset["painter"], given.painter),
+        edit=edit,
+        painter=painter,
         composite=_choice(preset["composite"], given.composite),
         workspace=given.workspace or workspace,
         **{
@@ -184,6 +189,19 @@ def preset_rows() -> list[dict[str, str]]:
                 "about": preset["about"],
             }
         )
+    return rows
+
+
+def member_rows() -> list[dict[str, str]]:
+    """One row per painter and captioner for a person: what it serves, its checkpoint and licence."""
+    rows = []
+    for family in (PAINTERS, CAPTIONERS):
+        for name, member in family.items():
+            serves = ", ".join(sorted(getattr(member, "EDITS", ()))) or "captions"
+            checkpoint = member.MODEL or "none needed"
+            licence = member.LICENCE if member.MODEL else ""
+            told = {"serves": serves, "checkpoint": checkpoint, "licence": licence}
+            rows.append({"member": f"{family.kind} {name}", **told})
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,7 @@ def ingest_dataset(run: Run) -> Ingested:
     before = _known(run.manifest("ingest"))
     run.progress.start("ingest", len(images))
     parts = split_parts(run, "annotated", images, ImageRow)
+    _last_run.cache_clear()
     where = {"known": str(run.manifest("ingest")), "max_pixels": run.settings.dataset.max_pixels}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
@@ -69,7 +71,7 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
 @task(name="ingest", task_run_name="ingest-{job.label}", persist_result=False)
 def check_part(job: Job) -> Ref:
     """Check the pictures of one part. Not cached: only a look at each file tells whether it changed."""
-    known = [rows for rows in (_known(Path(job.where["known"])), _known(job.out)) if rows is not None]
+    known = [rows for rows in (_last_run(job.where["known"]), _known(job.out)) if rows is not None]
     rows = check_pictures(
         job.read("images", ImageRow),
         Path(job.sources),
@@ -78,6 +80,12 @@ def check_part(job: Job) -> Ref:
         job.advance,
     )
     return job.write(rows, ImageRow)
+
+
+@lru_cache(maxsize=1)
+def _last_run(path: str) -> pd.DataFrame | None:
+    """The last run's manifest, read once for all parts."""
+    return _known(Path(path))
 
 
 def _known(path: Path) -> pd.DataFrame | None:

@@ -28,7 +28,7 @@ from lib.features import EXTRACTORS
 from lib.manifest import atomic_write
 from lib.models import ModelRef, model_of, resolve
 from lib.painters import PAINTERS
-from lib.plan import Recipe, make_recipe
+from lib.plan import Recipe
 from lib.presets import Parameters, Resolved, resolve_parameters
 from lib.registry import Family, Member
 from lib.schemas import OK
@@ -119,10 +119,10 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             name=name,
             settings=settings,
             root=root,
-            recipe=make_recipe(
-                EDITS.member(settings.edit.name, settings.edit.values),
-                _member(PAINTERS, settings.painter, settings, pins),
-                COMPOSITES.member(settings.composite.name, settings.composite.values),
+            recipe=Recipe(
+                edit=EDITS.member(settings.edit.name, settings.edit.values),
+                painter=_member(PAINTERS, settings.painter, settings, pins),
+                composite=COMPOSITES.member(settings.composite.name, settings.composite.values),
             ),
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 # Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
-os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+from flows.cli import QUIET
+
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -11,7 +11,7 @@ from lib.errors import AugmentError
 from lib.manifest import to_table
 from lib.painters import PAINTERS
 from lib.painters.copy_paste import CopyPaste
-from lib.plan import DonorPool, make_recipe, plan_requests
+from lib.plan import DonorPool, Recipe, plan_requests
 from lib.requests import Request, draw, picture_keys
 from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
 
@@ -39,10 +39,10 @@ def frame(rows, row_type) -> pd.DataFrame:
 
 
 def recipe(edit="replace", painter="copy-paste", composite="feather", **settings):
-    return make_recipe(
-        EDITS.member(edit, settings.get("edit", {})),
-        PAINTERS.member(painter, settings.get("painter", {})),
-        COMPOSITES.member(composite, settings.get("composite", {})),
+    return Recipe(
+        edit=EDITS.member(edit, settings.get("edit", {})),
+        painter=PAINTERS.member(painter, settings.get("painter", {})),
+        composite=COMPOSITES.member(composite, settings.get("composite", {})),
     )
 
 

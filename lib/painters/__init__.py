@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from lib.errors import AugmentError
 from lib.registry import Family, MemberSettings
 from lib.requests import Pass
 
@@ -23,6 +24,15 @@ PAINTERS = Family(
         "gligen-inpaint": "lib.painters.gligen:GligenInpaint",
     },
 )
+
+
+def check_served(edit: str, painter: str) -> None:
+    """Raises AugmentError that lists what is allowed, where a painter does not serve an edit."""
+    served = sorted(PAINTERS[painter].EDITS)
+    if edit not in served:
+        able = ", ".join(name for name in PAINTERS if edit in PAINTERS[name].EDITS)
+        hint = f"{edit!r} can be painted by {able}" if able else f"no painter serves {edit!r}"
+        raise AugmentError(f"painter {painter!r} does not serve edit {edit!r}: it serves {', '.join(served)}; {hint}")
 
 
 @dataclass(frozen=True)

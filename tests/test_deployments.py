@@ -1,0 +1,116 @@
+"""prefect.yaml: what it deploys is what the flow takes, and nothing in it belongs to one machine."""
+
+from pathlib import Path, PurePath
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import DeploymentEventTrigger
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+
+from lib.errors import AugmentError
+from lib.presets import check_parameters, resolve_parameters
+
+CHECKOUT = Path(__file__).parents[1]
+TOLD = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))
+DEPLOYMENTS: dict[str, dict[str, Any]] = {told["name"]: told for told in TOLD["deployments"]}
+
+every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
+
+
+@pytest.fixture(scope="module")
+def flow():
+    entrypoints = {CHECKOUT / told["entrypoint"] for told in DEPLOYMENTS.values()}
+    assert len(entrypoints) == 1
+    return load_flow_from_entrypoint(str(entrypoints.pop()))
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in strings(inner)]
+    if isinstance(value, list):
+        return [text for inner in value for text in strings(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def form_errors(flow, parameters: dict[str, Any]) -> list[Any]:
+    """What the server holds against the parameters of a run."""
+    return validate(parameters, parameter_schema(flow).model_dump_for_openapi())
+
+
+def test_demo_loco_and_a_template_are_deployed():
+    assert set(DEPLOYMENTS) == {"demo", "loco", "coco"}
+
+
+@every_deployment
+def test_parameters_are_what_the_flow_takes(name, flow):
+    parameters = DEPLOYMENTS[name]["parameters"]
+    resolve_parameters(check_parameters(parameters), Path("unused"))
+    flow.validate_parameters(parameters)
+    assert form_errors(flow, parameters) == []
+
+
+@every_deployment
+def test_each_has_a_workspace_of_its_own_name_and_its_runs_queue(name):
+    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{name}"
+    assert DEPLOYMENTS[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+@every_deployment
+def test_the_pool_is_the_one_that_serve_makes(name):
+    from flows.serve import POOL
+
+    assert DEPLOYMENTS[name]["work_pool"]["name"] == POOL
+
+
+def test_no_path_belongs_to_one_machine():
+    assert not [text for text in strings(TOLD) if PurePath(text).is_absolute() or text.startswith("~")]
+
+
+def test_the_demo_set_lies_in_the_checkout():
+    dataset = DEPLOYMENTS["demo"]["parameters"]["dataset"]
+    assert (CHECKOUT / dataset["images"]).is_dir() and (CHECKOUT / dataset["annotations"]).is_file()
+
+
+def test_loco_has_a_schedule_that_is_paused():
+    (schedule,) = DEPLOYMENTS["loco"]["schedules"]
+    assert schedule.pop("active") is False
+    CronSchedule(**schedule)
+
+
+def test_loco_is_started_by_its_update():
+    (told,) = DEPLOYMENTS["loco"]["triggers"]
+    trigger = DeploymentEventTrigger(**told)
+    assert trigger.enabled and trigger.expect == {"dataset.updated"}
+    assert trigger.match.matches({"prefect.resource.id": "dataset.loco"})
+    assert not trigger.match.matches({"prefect.resource.id": "dataset.coco"})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"painter": "copy-paste"},
+        {"painter": {"name": "copy-paste"}},
+        {"edit": {"name": "replace"}, "composite": "feather"},
+        {"dataset": {"images": "elsewhere", "format": "loco"}},
+        {"select": {"max_objects": 6}, "limit": 3, "models": "mini"},
+    ],
+    ids=str,
+)
+def test_one_parameter_can_be_overridden_alone_in_the_run_form(flow, given):
+    parameters = {**DEPLOYMENTS["loco"]["parameters"], **given}
+    assert form_errors(flow, parameters) == []
+    flow.validate_parameters(parameters)
+    check_parameters(parameters)
+
+
+@pytest.mark.parametrize("given", [{"dataset": {"imagez": "x"}}, {"limit": "many"}, {"modelz": "mini"}], ids=str)
+def test_a_wrong_parameter_is_refused_before_a_run_starts(flow, given):
+    parameters = {**DEPLOYMENTS["loco"]["parameters"], **given}
+    with pytest.raises(AugmentError, match=next(iter(given))):
+        check_parameters(parameters)
+    if "modelz" not in given:  # names at the top are checked beside the form
+        assert form_errors(flow, parameters)
