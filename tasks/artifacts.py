@@ -10,7 +10,6 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from lib.draw import sheet_jpeg
 from tasks.run import Run
 
-
 _COMMON = ("rows", "ok", "painted", "reused", "rejected")
 
 

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-# Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
-from flows.cli import QUIET
-
-for name, value in QUIET.items():
-    os.environ.setdefault(name, value)
-os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from flows.cli import QUIET
+
+# Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")

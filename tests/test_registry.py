@@ -1,0 +1,120 @@
+"""A family: names to members, checked settings, and identities that keys are made of."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from lib.captioners import CAPTIONERS
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.features import EXTRACTORS
+from lib.models import ModelRef
+from lib.painters import PAINTERS
+from lib.registry import Family, MemberSettings
+
+FAMILIES = [EDITS, PAINTERS, COMPOSITES, CAPTIONERS, EXTRACTORS]
+REF = ModelRef("org/name", "0" * 40, Path("/somewhere"))
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.kind)
+
+
+class Brush:
+    VERSION = 3
+
+    class Settings(MemberSettings):
+        width: int = Field(2, ge=1)
+        folder: Path = Path("here")
+        batch_size: int = 4
+
+    def __init__(self, settings, model=None):
+        self.settings, self.model = settings, model
+
+
+@pytest.fixture
+def brushes():
+    return Family("brush", {"round": f"{__name__}:Brush", "flat": f"{__name__}:Brush"})
+
+
+@every_family
+def test_an_unknown_name_lists_the_known_ones(family):
+    with pytest.raises(AugmentError) as error:
+        family["nonesuch"]
+    assert f"unknown {family.kind} 'nonesuch'" in str(error.value)
+    assert all(name in str(error.value) for name in family)
+
+
+@every_family
+def test_a_name_is_in_the_family_or_not(family):
+    assert all(name in family for name in family)
+    assert "nonesuch" not in family
+
+
+@every_family
+def test_every_setting_has_a_default_and_says_what_it_means(family):
+    for name in family:
+        settings = family[name].Settings
+        settings()
+        assert all(field.description for field in settings.model_fields.values()), name
+
+
+@every_family
+def test_every_member_refuses_a_setting_that_it_has_not(family):
+    for name in family:
+        with pytest.raises(AugmentError, match=r"'no_such_setting'.*it has: "):
+            family.settings(name, {"no_such_setting": 1})
+
+
+@every_family
+def test_settings_cannot_be_changed_afterwards(family):
+    for name in family:
+        made = family.settings(name, {})
+        for field in type(made).model_fields:
+            with pytest.raises(ValueError, match="frozen"):
+                setattr(made, field, 1)
+
+
+def test_naming_the_members_imports_none_of_them():
+    code = "import sys, lib.painters as p, lib.captioners as c; list(p.PAINTERS), list(c.CAPTIONERS)\n"
+    code += "print([m for m in ('torch', 'diffusers', 'transformers', 'prefect', 'cv2') if m in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_a_wrong_value_names_member_setting_value_and_the_known_settings(brushes):
+    with pytest.raises(AugmentError) as error:
+        brushes.settings("round", {"width": 0})
+    assert all(part in str(error.value) for part in ("brush 'round'", "'width'", "got 0", "width, folder, batch_size"))
+
+
+def test_a_member_travels_as_json_and_builds_the_same(brushes):
+    member = brushes.member("flat", {"width": 5, "folder": "there"})
+    again = type(member).model_validate_json(member.model_dump_json())
+    assert again == member
+    assert brushes.build(again).settings == Brush.Settings(width=5, folder=Path("there"))
+
+
+def test_a_member_with_a_checkpoint_is_built_with_it(brushes):
+    assert brushes.build(brushes.member("round", {}, REF)).model == REF
+    assert brushes.build(brushes.member("round", {})).model is None
+
+
+def test_the_identity_holds_name_version_settings_and_the_pinned_checkpoint(brushes):
+    assert brushes.member("round", {"width": 5}, REF).identity() == {
+        "name": "round",
+        "version": 3,
+        "settings": {"width": 5, "folder": "here"},
+        "model": {"id": "org/name", "revision": "0" * 40},
+    }
+
+
+def test_where_the_checkpoint_lies_and_how_many_at_once_are_no_part_of_the_identity(brushes):
+    elsewhere = ModelRef(REF.id, REF.revision, Path("/another/place"))
+    one, two = brushes.member("round", {"batch_size": 1}, REF), brushes.member("round", {"batch_size": 9}, elsewhere)
+    assert one.identity() == two.identity()
+
+
+def test_defaults_given_or_left_out_are_one_identity(brushes):
+    assert brushes.member("round", {"width": 2}).identity() == brushes.member("round", {}).identity()
