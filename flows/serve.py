@@ -134,13 +134,16 @@ def check_port(port: int) -> None:
 
 def environment(url: str) -> dict[str, str]:
     """What the children need in their environment; the user's own settings of the same names give way."""
+    page = url.removesuffix("/api")
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **SETTINGS,
         "PREFECT_API_URL": url,
         "PREFECT_API_KEY": "",  # a cloud profile's key is not for this server
         "PREFECT_SERVER_UI_API_URL": url,  # the UI takes port 4200 unless told
-        "PREFECT_UI_URL": url.removesuffix("/api"),
+        "PREFECT_UI_URL": page,
+        # Only the UI's own pages may call the API from a browser, not every site that one visits.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{page},{page.replace(HOST, 'localhost')}",
         "PWD": str(CHECKOUT),  # prefect.yaml's pull step goes there
         "PYTHONPATH": os.pathsep.join(paths),  # flows import lib and tasks, installed or not
     }
@@ -165,8 +168,8 @@ class Child:
 
     def last_words(self) -> str:
         """The end of the log, for an error."""
-        lines = self.log.read_text("utf-8", "replace").strip().splitlines()[-5:]
-        return f"its log {self.log} ends: " + (" | ".join(line.strip() for line in lines) or "(empty)")
+        lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        return f"its log {self.log} ends: " + (" | ".join(lines[-5:]) or "(empty)")
 
     def stop(self) -> None:
         """End the whole group: its head asked first, everybody killed after GRACE seconds."""

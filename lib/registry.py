@@ -58,6 +58,9 @@ class Family(Mapping[str, Any]):
         module, _, attribute = self._members[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 

@@ -139,6 +139,13 @@ def test_it_says_where_and_listens_on_loopback_only(served):
         other.connect(("127.0.0.2", served.port))
 
 
+def test_other_web_sites_may_not_call_the_api(served):
+    for origin, allowed in ((served.url.removesuffix("/api"), True), ("http://elsewhere.example", False)):
+        answer = httpx.get(f"{served.url}/health", headers={"Origin": origin})
+        assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+        assert answer.headers.get("access-control-allow-origin") != "*"
+
+
 def test_silent_runs_are_watched_for(served):
     (automation,) = httpx.post(
         f"{served.url}/automations/filter", json={"automations": {"name": {"any_": [serve.ZOMBIES]}}}
