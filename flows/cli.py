@@ -20,27 +20,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from flows import QUIET
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+# The command line tells what matters itself; Prefect's own log goes to the server.
+SILENT = {
+    **QUIET,
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-    # The temporary server records events one by one unless told otherwise: three times the time of a run.
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
@@ -159,7 +151,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
 
 def _prepare_prefect() -> None:
     """Quiet settings, and a temporary server where the configured one does not answer."""
-    for name, value in QUIET.items():
+    for name, value in SILENT.items():
         os.environ.setdefault(name, value)
     from flows.events import connect
 
@@ -271,7 +263,7 @@ def evaluate_sets(options: argparse.Namespace) -> int:
 
 def notify_update(options: argparse.Namespace) -> int:
     """Emit `dataset.updated` for a deployment's data set."""
-    for name, value in QUIET.items():
+    for name, value in SILENT.items():
         os.environ.setdefault(name, value)
     from flows.events import notify
 

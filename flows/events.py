@@ -54,11 +54,23 @@ def live_api_url() -> str | None:
 def connect() -> str | None:
     """Use the server that answers for the rest of this process, or Prefect's temporary one; returns its API URL.
 
-    Call it before a flow starts. A prefect.toml that a killed `make serve` left behind does no harm then.
+    Call it before a flow starts. The prefect.toml of a `make serve` that was killed is removed. Raises AugmentError
+    where a server is configured otherwise and does not answer.
     """
     url = live_api_url()
-    os.environ["PREFECT_API_URL"] = url or ""
+    if url is None:
+        if _served() == _configured():
+            (CHECKOUT / "prefect.toml").unlink(missing_ok=True)
+        if not os.environ.get("PREFECT_API_URL"):  # an empty one would count as set
+            os.environ.pop("PREFECT_API_URL", None)
+    else:
+        os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
+    if url is None and _configured():
+        raise AugmentError(
+            f"Prefect is set to use {_configured()}, and nothing answers there: {START_ONE}, or unset PREFECT_API_URL "
+            "(or your profile's api url) to run on a temporary server"
+        )
     return url
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from flows import QUIET
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -38,19 +39,8 @@ STARTUP = 180.0  # seconds for server, deployments and worker, on a slow and bus
 GRACE = 10.0  # seconds that a child has to stop before it is killed
 
 SETTINGS = {
-    # Quiet.
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    **QUIET,
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # One event at a time, the recorder takes 45 to 58 ms of CPU a task run; in batches 9 to 15.
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
     # Prompt: a queued run looks for its turn, and the worker for runs, every few seconds.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -66,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=4200, help="of the server, on loopback; default %(default)s")
     port = parser.parse_args(arguments).port
     try:
-        with stopping_on_signals():
-            serve(port)
+        stop_on_signals()
+        serve(port)
     except AugmentError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
@@ -80,8 +70,7 @@ class Stop(BaseException):
     """SIGINT or SIGTERM came."""
 
 
-@contextlib.contextmanager
-def stopping_on_signals() -> Iterator[None]:
+def stop_on_signals() -> None:
     """Turn the first SIGINT or SIGTERM into Stop; later ones are ignored while everything stops, which has a limit."""
 
     def stop(number: int, frame: object) -> NoReturn:
@@ -91,7 +80,6 @@ def stopping_on_signals() -> Iterator[None]:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
-    yield
 
 
 def serve(port: int) -> NoReturn:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.cli import QUIET
+from flows.cli import SILENT
 
 # Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
-for name, value in QUIET.items():
+for name, value in SILENT.items():
     os.environ.setdefault(name, value)
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

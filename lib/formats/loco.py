@@ -36,9 +36,13 @@ class _Placed(msgspec.Struct):
 
 
 def read(settings: DatasetSettings) -> Dataset:
-    """Read a LOCO CSV or JSON; none given: annotations.csv in the images folder. Raises AugmentError."""
+    """Read a LOCO CSV or JSON; none given: annotations.csv or loco-all-v1.json beside the pictures.
+
+    Raises AugmentError.
+    """
     root = images_folder(settings)
-    path = settings.annotations or root / "annotations.csv"
+    beside = [root / name for name in ("annotations.csv", "loco-all-v1.json")]
+    path = settings.annotations or next((p for p in beside if p.is_file()), beside[0])
     is_csv = path.suffix.lower() == ".csv"
     data = csv_document(path) if is_csv else read_bytes(path)
     official = settings.split == "official" or (settings.split is None and not is_csv)
