@@ -6,6 +6,7 @@ prefect deployment run augment/loco --watch        # after `make serve`
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import prefect.runtime
@@ -41,9 +42,10 @@ from tasks.screen import screen_images
 from tasks.select import select_images
 
 WATCH = Progress()  # the command line puts its bars here
+THREADS = 2 * (os.cpu_count() or 1)  # while one decodes, another waits for the disk
 
 
-@flow(name="augment", task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)  # type: ignore[arg-type]
+@flow(name="augment", task_runner=ThreadPoolTaskRunner(max_workers=THREADS), persist_result=False)  # type: ignore[arg-type]
 def augment(
     dataset: DatasetSettings,
     select: SelectSettings | None = None,

@@ -24,7 +24,6 @@ from lib.schemas import OK, REJECTED, FinalRow
 from lib.settings import FinaliseSettings
 from lib.store import Store
 
-VERSION = 1
 Advance = Callable[[int], None]
 
 # Annotations that cannot be edited but are the user's own and stay in the final set.

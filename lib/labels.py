@@ -12,26 +12,55 @@ from lib.requests import Donor, Label, Pass
 
 
 def polygons_of(record: bytes, height: int, width: int) -> tuple[tuple[float, ...], ...] | None:
-    """The mask of a COCO annotation as polygons (x, y, x, y, ... pixels); None where there is none.
+    """The mask of a COCO annotation as polygons (x, y, x, y, ... pixels); None where there is none, or a malformed one.
 
     Run-length masks of either kind are traced along their outlines.
     """
     segmentation = msgspec.json.decode(record).get("segmentation")
-    if isinstance(segmentation, dict):
-        return _trace(segmentation, height, width)
-    polygons = tuple(tuple(float(v) for v in polygon) for polygon in segmentation or () if len(polygon) >= 6)
-    return polygons or None
+    try:
+        if isinstance(segmentation, dict):
+            return _trace(segmentation, height, width)
+        whole = [polygon for polygon in segmentation or () if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        return tuple(tuple(float(v) for v in polygon) for polygon in whole) or None
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 def _trace(rle: dict[str, Any], height: int, width: int) -> tuple[tuple[float, ...], ...] | None:
-    import cv2
-    from pycocotools import mask as coco_mask
+    """Outlines of a run-length mask. Raises ValueError for one that does not fill the picture.
 
-    if isinstance(rle.get("counts"), list):
-        rle = coco_mask.frPyObjects(rle, height, width)
-    outlines, _ = cv2.findContours(coco_mask.decode(rle), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    Not by pycocotools: of runs that are too few it leaves the rest of the mask as the memory was.
+    """
+    import cv2
+
+    counts = rle["counts"]
+    runs = _decompressed(counts) if isinstance(counts, str) else counts
+    if list(rle["size"]) != [height, width] or min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise ValueError(f"runs of a mask of {rle['size']} pixels do not fill a picture of {height}x{width}")
+    mask = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape((height, width), order="F")
+    outlines, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = tuple(tuple(float(v) for v in outline.ravel()) for outline in outlines if len(outline) >= 3)
     return polygons or None
+
+
+def _decompressed(text: str) -> list[int]:
+    """COCO's compressed runs: five bits a character, 0x20 = more follow; from the fourth on, less the one before last.
+
+    As rleFrString of pycocotools (github.com/cocodataset/cocoapi, common/maskApi.c).
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs
 
 
 def redrawn(annotation: str, xyxy: tuple[float, float, float, float], step: Pass) -> Label:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.errors import AugmentError
+from lib.formats.records import read_text
 from lib.schemas import REJECTED
 from lib.settings import ReviewSettings
 
@@ -43,7 +44,7 @@ def _picked(settings: ReviewSettings) -> set[str]:
         return {_stem(file.name) for file in path.rglob("*") if file.suffix.lower() in PICTURES}
     if not path.is_file():
         raise AugmentError(f"review.path {path} is no file: give a text file with one name a line")
-    return {_stem(line.strip()) for line in path.read_text("utf-8-sig").splitlines() if line.strip()}
+    return {_stem(line.strip()) for line in read_text(path).splitlines() if line.strip()}
 
 
 def _stem(name: str) -> str:

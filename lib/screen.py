@@ -19,6 +19,9 @@ from lib.store import Store
 VERSION = 1
 Advance = Callable[[int], None]
 
+# Nothing about the picture itself: painted again, or with its source back, it is judged again.
+_MAY_PASS = ("picture_lost", "image_missing", "image_changed")
+
 
 def measure_pictures(
     pictures: pd.DataFrame,
@@ -39,7 +42,7 @@ def measure_pictures(
         key = key_of("screen", VERSION, row.picture, row.sha256, settings)
         known = store.get("verdict", key)
         verdict = msgspec.json.decode(known) if known else _verdict(row, sources[row.image_key], settings, load, store)
-        if known is None:
+        if known is None and verdict["reason"] not in _MAY_PASS:
             store.put("verdict", key, canonical(verdict))
         rows.append(_row(row, verdict))
         advance(1)
@@ -50,12 +53,13 @@ def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: 
     data = store.get("picture", row.picture)
     if data is None:
         return {"reason": "picture_lost", "detail": f"{row.name} is no longer in the store", **_numbers(None)}
+    numbers = _numbers(None)
     try:
         pixels = load_rgb(data, "stored")
+        numbers = _numbers(pixels)
+        return {**numbers, **_judge(pixels, numbers, row, source, settings, load)}
     except PictureError as error:
-        return {"reason": error.reason, "detail": error.detail, **_numbers(None)}
-    numbers = _numbers(pixels)
-    return {**numbers, **_judge(pixels, numbers, row, source, settings, load)}
+        return {"reason": error.reason, "detail": error.detail, **numbers}
 
 
 def _judge(

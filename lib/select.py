@@ -107,8 +107,7 @@ def _crossing(images: pa.Table, split: np.ndarray) -> np.ndarray:
 
 def _cap_categories(reasons: np.ndarray, keys: list[str], columns: _Columns, cap: int, seed: int) -> None:
     """Keep at most `cap` pictures a category, rare ones first: a picture counts for its rarest category."""
-    open_ = reasons[columns.image] == ""
-    use = columns.usable & open_
+    use = columns.usable & np.isin(columns.image, np.flatnonzero(reasons == ""))
     pairs = np.unique(np.stack([columns.image[use], columns.category[use]]), axis=1)
     pictures = np.bincount(pairs[1], minlength=len(columns.names))
     order = np.lexsort((pictures[pairs[1]], pairs[0]))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from lib.manifest import Ref
 from lib.schemas import OK, PictureRow, ScreenRow
-from lib.screen import mark_duplicates, measure_pictures
+from lib.screen import VERSION, mark_duplicates, measure_pictures
 from lib.settings import ScreenSettings
 from tasks.ingest import Ingested
 from tasks.inputs import frames_of, sources_of
 from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
-
-VERSION = 1
 
 
 def screen_images(run: Run, ingested: Ingested, pictures: Staged) -> Staged:

@@ -243,9 +243,7 @@ LIMITS = st.fixed_dictionaries(
 @given(RANDOM_OBJECTS, LIMITS, st.none() | st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_no_row_is_lost_and_every_one_set_aside_has_a_reason(drawn, limits, limit):
-    objects = [
-        box(str(n), str(i), name, (side, side), crowd=crowd) for n, (i, name, side, crowd) in enumerate(drawn)
-    ]
+    objects = [box(str(n), str(i), name, (side, side), crowd=crowd) for n, (i, name, side, crowd) in enumerate(drawn)]
     rows = select(IMAGES[:10], objects, limit=limit, **limits)
     assert list(rows) == [row.key for row in IMAGES[:10]]
     assert all((row["status"] == OK) == (row["reason"] == "") for row in rows.values())
