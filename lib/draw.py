@@ -94,7 +94,8 @@ def draw_pictures(
         else:
             drawn = draw_boxes(load_rgb(data, "stored"), drawn_boxes(requests[row.key], objects))
             jpeg = _jpeg(Image.fromarray(drawn), 88)
-            atomic_write(folder / name, jpeg)
+            if not (folder / name).is_file() or (folder / name).read_bytes() != jpeg:
+                atomic_write(folder / name, jpeg)
             rows.append(DrawRow(row.key, OK, "", "", row.image_key, name, digest(jpeg)))
         advance(1)
     return rows

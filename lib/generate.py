@@ -42,9 +42,11 @@ class _Work:
 
 def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
     """The file name of a synthetic picture: its source's stem, what was done, and the request's key."""
-    stem = file_name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] or "picture"
+    last = file_name.replace("\\", "/").rpartition("/")[2]
+    stem = last.rpartition(".")[0] if "." in last else last
     safe = "".join(c if c.isalnum() or c in ",.-_ " else "_" for c in stem).strip(". ") or "picture"
-    return f"{safe[:80]}__{edit}-{painter}-{key[:12]}.png"
+    short = safe[:80].encode()[:160].decode(errors="ignore")  # file systems count bytes: 255
+    return f"{short}__{edit}-{painter}-{key[:12]}.png"
 
 
 def generate_pictures(

@@ -111,9 +111,13 @@ def check_parameters(values: dict[str, Any]) -> Parameters:
         raise AugmentError(_explain(error)) from None
 
 
+_ALTERNATIVES = ("str", "Choice", "dict[str,any]")  # what pydantic puts into the place of a value of several types
+
+
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    # Of the alternatives for one value the one that got furthest: {"name": 3} is a wrong name, not a wrong text.
+    first = max(error.errors(), key=lambda e: len(e["loc"]))
+    place = ".".join(str(part) for part in first["loc"] if part not in _ALTERNATIVES)
     model: Any = Parameters
     for part in first["loc"][:-1]:
         field = getattr(model, "model_fields", {}).get(part)
@@ -139,7 +143,7 @@ def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
     return Resolved(
         select=_merged(SelectSettings, preset.get("select", {}), given.select),
         caption=caption,
-        captioner=_choice(None, caption.captioner),
+        captioner=_captioner(preset, given.caption),
         edit=edit,
         painter=painter,
         composite=_choice(preset["composite"], given.composite),
@@ -170,6 +174,12 @@ def _choice(preset: dict[str, Any] | None, explicit: str | dict[str, Any] | Choi
     if not explicit.name:
         raise AugmentError(f"values {explicit.values} without a name: say which member they are for")
     return explicit
+
+
+def _captioner(preset: dict[str, Any], explicit: CaptionSettings) -> Choice:
+    """As `_choice`, where a preset need not name one."""
+    base = _choice(None, preset.get("caption", {}).get("captioner", CaptionSettings().captioner))
+    return _choice(base.model_dump(), explicit.captioner if "captioner" in explicit.model_fields_set else None)
 
 
 def preset_rows() -> list[dict[str, str]]:

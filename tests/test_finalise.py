@@ -1,0 +1,732 @@
+"""Where data leaves: originals as they were, new ones with ids of their own, and nothing outside the folder."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lib.finalise import Ids, Sources, final_names, final_objects, finalise
+from lib.formats import read_dataset
+from lib.images import encode_png
+from lib.ingest import check_pictures, settle_objects
+from lib.manifest import to_table
+from lib.requests import Label, Request, key_of
+from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
+from lib.settings import DatasetSettings, FinaliseSettings
+from lib.store import Store
+
+WIDTH, HEIGHT = 40, 30
+INT64, UINT64 = 2**63 - 1, 2**64 - 1
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+class Folder:
+    """A source data set, its workspace, and what the stages before finalise would have made of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.pictures = root, root / "source"
+        self.store, self.final = Store(root / "store"), root / "ws" / "final"
+        self.coco = {"info": {"year": 2024}, "images": [], "annotations": [], "categories": [{"id": 3, "name": "cat"}]}
+        self.dataset: dict[str, str] = {}
+        self.reviewed: list[ReviewRow] = []
+        self.requests: dict[str, Request] = {}
+        self.ids = Ids({}, {})
+        self.known: pd.DataFrame | None = None
+
+    def add(self, id, name="", note_ids=(), file=None, **fields):
+        """One picture (a file of `name`, or of `file` where the record names it oddly) and its annotations."""
+        name = name or f"{id}.png"
+        path = self.pictures / (file or name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(len(self.coco["images"]))).save(path)
+        record = {"id": id, "file_name": name, "width": WIDTH, "height": HEIGHT}
+        self.coco["images"].append(record | fields)
+        for note_id in note_ids:
+            self.note(note_id, id)
+
+    def note(self, id, image_id, bbox=(4, 5, 20, 10), **fields):
+        record = {"id": id, "image_id": image_id, "category_id": 3, "bbox": bbox and list(bbox), "area": 200, "iscrowd": 0}
+        self.coco["annotations"].append(record | fields)
+
+    def ingest(self) -> Sources:
+        """The rows of the ingest stage."""
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        path = self.root / "source.json"
+        path.write_text(json.dumps(self.coco))
+        told = read_dataset(DatasetSettings(images=self.pictures, annotations=path, **self.dataset))
+        images = check_pictures(told.images.to_pandas(), self.pictures, 10**6)
+        objects = settle_objects(images, told.objects)
+        return Sources(images, objects.to_pandas(), told.envelope, self.pictures)
+
+    def paint(self, id, *labels, variant=0, **changes):
+        """A synthetic picture of the source picture `id`; its request's key."""
+        values = {
+            "image_key": json.dumps(id),
+            "source": "d",
+            "frame": "upright",
+            "width": WIDTH,
+            "height": HEIGHT,
+            "split": "train",
+            "variant": variant,
+            "edit": "replace",
+            "painter": {"name": "p"},
+            "composite": {"name": "c"},
+            "passes": (),
+            "labels": labels,
+        }
+        request = Request(**(values | changes))
+        key = key_of(request)
+        sha256 = self.store.put("picture", key, encode_png(picture(1000 + variant)))
+        name = f"{key[:12]}.png"
+        self.reviewed.append(ReviewRow(key, OK, "", "", request.image_key, key, sha256, name))
+        self.requests[key] = request
+        return key
+
+    def finish(self, **values) -> list[FinalRow]:
+        """The finalise stage."""
+        sources = self.ingest()
+        reviewed = to_table(self.reviewed, ReviewRow).to_pandas()
+        objects = final_objects(sources.images, sources.objects)
+        self.ids = self.ids.assign(self.requests, sources.images.key, objects.key)
+        rows = finalise(
+            self.final,
+            sources,
+            reviewed,
+            self.requests,
+            self.ids,
+            FinaliseSettings(**values),
+            self.store,
+            self.known,
+        )
+        self.known = to_table(rows, FinalRow).to_pandas()
+        return rows
+
+    def told(self, name="annotations.json"):
+        return json.loads((self.final / name).read_bytes())
+
+    def files(self):
+        """Every file below the root but the sources and the store."""
+        inside = [p for p in self.root.rglob("*") if p.is_file() and self.store.root not in p.parents]
+        names = {p.relative_to(self.root).as_posix() for p in inside if self.pictures not in p.parents}
+        return names - {"source.json"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def kept(id):
+    return Label(source=json.dumps(id), edited=False)
+
+
+def redrawn(id):
+    box = (6.0, 7.0, 10.0, 5.0)
+    polygon = (6.0, 7.0, 16.0, 7.0, 16.0, 12.0)
+    return Label(source=json.dumps(id), edited=True, bbox=box, segmentation=(polygon,), area=25.0)
+
+
+def unique(records):
+    return len({record["id"] for record in records}) == len(records)
+
+
+# Ids
+
+
+def assign(known=None, keys=(), originals=()):
+    ids = Ids(known or {}, {}).assign(dict.fromkeys(keys, Bare()), originals, [])
+    return ids.images
+
+
+class Bare:
+    labels = ()
+
+
+def test_ids_start_above_the_largest_of_the_originals():
+    assert assign(keys=["a", "b"], originals=["5", "12", "3"]) == {"a": 13, "b": 14}
+
+
+def test_without_originals_ids_start_at_one():
+    assert assign(keys=["a"]) == {"a": 1}
+
+
+def test_ids_are_remembered_whatever_comes_later():
+    known = assign(keys=["a", "b"], originals=["5"])
+    assert assign(known, ["c", "b", "a"], ["5"]) == {"a": 6, "b": 7, "c": 8}
+
+
+def test_an_id_of_a_picture_that_went_away_is_not_given_to_another():
+    known = assign(keys=["a", "b"], originals=["5"])
+    assert assign(known, ["c"], ["5"])["c"] == 8
+
+
+def test_an_id_that_an_original_now_uses_is_given_anew():
+    assert assign({"a": 6, "b": 7}, ["a", "b"], ["5", "6"]) == {"b": 7, "a": 8}
+
+
+def test_ids_that_are_text_do_not_count():
+    assert assign(keys=["a"], originals=['"900"', '"x"', "5", '"7#2"', "5#2", "#4"]) == {"a": 6}
+
+
+@pytest.mark.parametrize("told", ["900.0", "9e2", "899.5"])  # all JSON numbers
+def test_ids_that_are_fractions_count_as_the_numbers_that_readers_see(told):
+    assert assign(keys=["a"], originals=["5", told])["a"] == (900 if told == "899.5" else 901)
+
+
+def test_a_remembered_id_equal_to_an_originals_fraction_is_given_anew():
+    assert assign({"a": 6}, ["a"], ["6.0"])["a"] == 7
+
+
+def test_negative_ids_are_ids():
+    assert assign({"a": -4}, ["a"], ["-4", "-9"]) == {"a": 1}
+
+
+@pytest.mark.parametrize("largest", [INT64, UINT64, 10**30])
+def test_an_id_beyond_64_bits_is_still_counted_up(largest, tmp_path):
+    ids = Ids(assign(keys=["a"], originals=[str(largest)]), {})
+    ids.write(tmp_path / "ids.json")
+    assert Ids.read(tmp_path / "ids.json").images == {"a": largest + 1}
+
+
+def test_annotations_have_an_id_per_label():
+    ids = Ids({}, {}).assign({"a": Request.model_construct(labels=("x", "y"))}, ["1"], ["40"])
+    assert ids.annotations == {"a:0": 41, "a:1": 42}
+
+
+def test_ids_read_back_as_written(tmp_path):
+    ids = Ids({"a": 3}, {"a:0": 9})
+    ids.write(tmp_path / "ids.json")
+    assert Ids.read(tmp_path / "ids.json") == ids
+
+
+def test_without_a_file_no_ids_are_remembered(tmp_path):
+    assert Ids.read(tmp_path / "ids.json") == Ids({}, {})
+
+
+KEYS = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=8)
+ORIGINALS = st.lists(st.integers(-5, 40).map(str) | st.text("xy", max_size=2).map(json.dumps), max_size=10)
+
+
+@given(st.lists(st.tuples(KEYS, ORIGINALS), min_size=1, max_size=5))
+def test_over_any_runs_ids_stay_unique_clear_of_originals_and_change_only_for_them(runs):
+    known: dict[str, int] = {}
+    for keys, originals in runs:
+        after = assign(known, keys, originals)
+        numbers = {int(o) for o in originals if not o.startswith('"')}
+        assert set(keys) <= set(after) and len(set(after.values())) == len(after)
+        assert not numbers & set(after.values())
+        assert all(after[key] == id for key, id in known.items() if id not in numbers and key in after)
+        known = after
+
+
+# Names
+
+
+def names(*pairs):
+    rows = pd.DataFrame([{"key": str(i), "file_name": n, "path": p} for i, (n, p) in enumerate(pairs)])
+    return list(final_names(rows).values())
+
+
+def test_a_picture_keeps_its_name():
+    assert names(("a.png", "a.png"), ("b c,d.é.png", "b c,d.é.png")) == ["a.png", "b c,d.é.png"]
+
+
+def test_pictures_of_one_name_go_by_their_paths():
+    pairs = [("a.png", "x/a.png"), ("a.png", "y/a.png"), ("b.png", "x/b.png")]
+    assert names(*pairs) == ["x/a.png", "y/a.png", "b.png"]
+
+
+def test_names_that_differ_only_in_case_go_by_their_paths():
+    assert names(("A.png", "x/A.png"), ("a.png", "y/a.png")) == ["x/A.png", "y/a.png"]
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "x/../../a.png", "", ".", "a\0.png"])
+def test_an_unsafe_name_goes_by_its_path(name):
+    assert names((name, "x/a.png")) == ["x/a.png"]
+
+
+@pytest.mark.parametrize("name", ["./a.png", "x//a.png", "x/./a.png"])
+def test_a_roundabout_name_goes_by_its_path(name):
+    path = PurePosixPath(name).as_posix()
+    assert names((name, path)) == [path]
+
+
+def test_roundabout_and_plain_names_of_two_pictures_do_not_meet():
+    assert names(("./a.png", "a.png"), ("a.png", "x/a.png")) == ["a.png", "x/a.png"]
+
+
+PARTS = st.lists(st.sampled_from(["a", "A", "b", ".", "..", "", "c.png"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.lists(PARTS, max_size=6), st.data())
+def test_final_names_are_unique_and_stay_inside(file_names, data):
+    pairs = [(name, f"{i}/p.png") for i, name in enumerate(file_names)]
+    told = names(*pairs) if pairs else []
+    normal = [str(PurePosixPath(name)) for name in told]
+    assert normal == told and len(set(told)) == len(told)
+    assert not any(".." in PurePosixPath(name).parts or name.startswith("/") for name in told)
+
+
+# Originals
+
+
+def test_without_synthetic_pictures_the_final_set_is_the_source(folder):
+    folder.add(1, "a.png", [10, 11], license=2, captured="noon")
+    folder.add(2, "b/c.png")
+    folder.note(12, 2, bbox=[1.25, 2.5, 3.125, 4], segmentation=[[1, 2, 3, 4, 5, 6]], score=1e-7)
+    folder.finish()
+    assert folder.told() == folder.coco
+    for name in ("a.png", "b/c.png"):
+        assert (folder.final / "images" / name).read_bytes() == (folder.pictures / name).read_bytes()
+
+
+FIELD_NAMES = st.text(st.characters(codec="utf-8"), max_size=8)
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), UINT64)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELD_NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+TAKEN = {"id", "image_id", "category_id", "bbox", "iscrowd", "segmentation", "file_name", "width", "height"}
+EXTRA = st.dictionaries(FIELD_NAMES.filter(lambda n: n not in TAKEN), PLAIN, max_size=3)
+ID = st.integers(-(2**63), UINT64) | st.text(st.characters(codec="utf-8"), max_size=5)
+NUMBER = st.floats(-50, 80) | st.integers(-50, 80)
+
+
+@st.composite
+def cocos(draw):
+    image_ids = draw(st.lists(ID, unique=True, min_size=1, max_size=3))
+    note_ids = draw(st.lists(ID, unique=True, max_size=5))
+    images = [draw(EXTRA) | {"id": i, "file_name": f"{n}.png"} for n, i in enumerate(image_ids)]
+    notes = [
+        draw(EXTRA)
+        | {"id": i, "image_id": draw(st.sampled_from(image_ids)), "category_id": 3}
+        | {"bbox": draw(st.lists(NUMBER, min_size=4, max_size=4)), "iscrowd": draw(st.sampled_from([0, 1, False]))}
+        for i in note_ids
+    ]
+    return draw(EXTRA.filter(lambda e: not {"images", "annotations", "categories"} & set(e))) | {
+        "images": images,
+        "categories": [{"id": 3, "name": "cat"} | draw(EXTRA.filter(lambda e: "name" not in e))],
+        "annotations": notes,
+    }
+
+
+@given(cocos())
+@settings(max_examples=40, deadline=None)
+def test_any_coco_file_comes_out_as_it_went_in(coco):
+    root = Path(tempfile.mkdtemp())
+    try:
+        own = Folder(root)
+        own.pictures.mkdir()
+        for image in coco["images"]:
+            Image.fromarray(picture(1)).save(own.pictures / image["file_name"])
+        own.coco = coco
+        own.finish()
+        assert own.told() == coco and list(own.told()) == list(coco)
+    finally:
+        shutil.rmtree(root)
+
+
+def test_records_are_copied_byte_for_byte(folder):
+    folder.add("x", "a.png")
+    folder.coco = {}
+    odd = b'{ "id" : "x",\n"file_name":"a.png", "f": 1.0e+2, "u": "\\u00e9", "big": 123456789012345678901234567890 }'
+    note = b'{"image_id": "x", "id": 7,   "category_id": 3, "bbox": [1.50, 2, 3E0, 4], "iscrowd": false}'
+    document = b'{"images": [' + odd + b'], "annotations": [' + note + b'], "categories": [{"id": 3, "name": "cat"}]}'
+    path = folder.root / "source.json"
+    path.write_bytes(document)
+    told = read_dataset(DatasetSettings(images=folder.pictures, annotations=path))
+    images = check_pictures(told.images.to_pandas(), folder.pictures, 10**6)
+    sources = Sources(images, settle_objects(images, told.objects).to_pandas(), told.envelope, folder.pictures)
+    none = to_table([], ReviewRow).to_pandas()
+    finalise(folder.final, sources, none, {}, Ids({}, {}), FinaliseSettings(), folder.store, None)
+    written = (folder.final / "annotations.json").read_bytes()
+    assert odd in written and note in written
+
+
+def test_boxes_that_cannot_be_edited_stay(folder):
+    folder.add(1, note_ids=[10])
+    folder.note(11, 1, bbox=[5, 5, 0, 4])
+    folder.note(12, 1, bbox=[500, 5, 9, 4])
+    folder.note(13, 1, bbox=[5, 5])
+    folder.note(14, 1, category_id=99)
+    folder.finish()
+    assert folder.told() == folder.coco
+
+
+def test_a_picture_of_another_size_than_annotated_stays(folder):
+    folder.add(1, note_ids=[10], width=WIDTH + 1)
+    folder.finish()
+    assert folder.told() == folder.coco
+
+
+def test_a_missing_picture_goes_with_its_boxes_and_the_rest_stays(folder):
+    folder.add(1, note_ids=[10])
+    folder.add(2, note_ids=[20])
+    (folder.pictures / "1.png").unlink()
+    folder.finish()
+    assert [i["id"] for i in folder.told()["images"]] == [2]
+    assert [a["id"] for a in folder.told()["annotations"]] == [20]
+
+
+def test_of_colliding_ids_the_first_stays(folder):
+    folder.add(1, "a.png", [10, 10])
+    folder.add(1, "b.png")
+    folder.finish()
+    told = folder.told()
+    assert [i["file_name"] for i in told["images"]] == ["a.png"] and len(told["annotations"]) == 1
+
+
+def test_a_source_that_changed_since_ingest_is_a_row_and_its_boxes_are_left_out(folder, monkeypatch):
+    folder.add(1, note_ids=[10])
+    folder.add(2, note_ids=[20])
+    sources = folder.ingest()
+    Image.fromarray(picture(77)).save(folder.pictures / "1.png")
+    monkeypatch.setattr(folder, "ingest", lambda: sources)
+    rows = folder.finish()
+    assert [(row.key, row.reason) for row in rows] == [("original:1", "image_changed"), ("original:2", "")]
+    assert [a["id"] for a in folder.told()["annotations"]] == [20]
+    assert folder.files() == {"ws/final/annotations.json", "ws/final/images/2.png"}
+
+
+@pytest.mark.parametrize(("originals", "expected"), [("all", [1, 2]), ("selected", [2]), ("none", [])])
+def test_which_originals_join_is_a_setting(folder, originals, expected):
+    folder.add(1, note_ids=[10])
+    folder.add(2, note_ids=[20])
+    folder.paint(2, kept(20))
+    folder.finish(originals=originals)
+    told = folder.told()
+    assert [i["id"] for i in told["images"] if "source_image_id" not in i] == expected
+    assert len(told["images"]) == len(expected) + 1 and len(told["annotations"]) == len(expected) + 1
+
+
+# Synthetic pictures
+
+
+def test_a_synthetic_picture_tells_where_it_comes_from(folder):
+    folder.add(7, "deep/a.png", [10], license=2)
+    folder.paint(7, redrawn(10), variant=3)
+    folder.finish()
+    image = folder.told()["images"][-1]
+    assert image == {
+        "id": 8,
+        "file_name": folder.reviewed[0].name,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "license": 2,
+        "source_image_id": 7,
+        "source_file_name": "deep/a.png",
+        "edit": "replace",
+        "painter": "p",
+        "composite": "c",
+        "variant": 3,
+    }
+
+
+def test_an_edited_box_has_its_new_shape_and_the_sources_other_fields(folder):
+    folder.add(7)
+    folder.note(10, 7, segmentation=[[1, 2, 3, 4, 5, 6]], attributes={"b": [1], "a": None}, score=0.5)
+    folder.paint(7, redrawn(10))
+    folder.finish()
+    changed = {"id": 11, "image_id": 8, "bbox": [6, 7, 10, 5], "area": 25, "source_annotation_id": 10}
+    changed["segmentation"] = [[6, 7, 16, 7, 16, 12]]
+    assert folder.told()["annotations"][-1] == folder.coco["annotations"][0] | changed
+
+
+def test_a_kept_box_is_its_sources_record_byte_for_byte_but_for_ids(folder):
+    folder.add(7)
+    folder.note(10, 7, segmentation={"size": [30, 40], "counts": "abc"}, u="é", nested={"b": 1, "a": [1.50]})
+    folder.paint(7, kept(10))
+    folder.finish()
+    told = msgspec.json.decode((folder.final / "annotations.json").read_bytes(), type=dict[str, msgspec.Raw])
+    one, two = msgspec.json.decode(told["annotations"], type=list[dict[str, msgspec.Raw]])
+    ids = {"id": b"11", "image_id": b"8", "source_annotation_id": b"10"}
+    assert {name: bytes(value) for name, value in two.items()} == {
+        name: bytes(value) for name, value in one.items()
+    } | ids
+    assert list(two)[:-1] == list(one)
+
+
+def test_ids_that_are_text_survive_and_new_ones_are_numbers(folder):
+    folder.add("seven", "a.png", ["ten", 'q"uote'])
+    folder.paint("seven", kept("ten"), redrawn('q"uote'))
+    folder.finish()
+    told = folder.told()
+    assert {name: told[name][:-n] for name, n in (("images", 1), ("annotations", 2))} == {
+        name: folder.coco[name] for name in ("images", "annotations")
+    }
+    assert told["images"][-1]["id"] == 1 and told["images"][-1]["source_image_id"] == "seven"
+    assert [(a["id"], a["image_id"], a["source_annotation_id"]) for a in told["annotations"][-2:]] == [
+        (1, 1, "ten"),
+        (2, 1, 'q"uote'),
+    ]
+
+
+@pytest.mark.parametrize("largest", [2**53 + 1, INT64, UINT64])
+def test_ids_of_64_bits_survive_to_the_last_digit(folder, largest):
+    folder.add(largest, "a.png", [largest - 1])
+    folder.paint(largest, kept(largest - 1))
+    folder.finish()
+    told = folder.told()
+    assert [i["id"] for i in told["images"]] == [largest, largest + 1]
+    assert told["images"][1]["source_image_id"] == largest
+    assert [a["source_annotation_id"] for a in told["annotations"][1:]] == [largest - 1]
+
+
+def test_ids_that_are_fractions_stay_apart_from_new_ones(folder):
+    folder.add(1, note_ids=[1.0, 2.0])
+    folder.paint(1, kept(1.0), redrawn(2.0))
+    folder.finish()
+    assert unique(folder.told()["annotations"])
+
+
+def test_ids_stay_when_pictures_and_variants_come_and_go(folder):
+    folder.add(1, note_ids=[10])
+    first = folder.paint(1, kept(10), variant=0)
+    folder.finish()
+    before = folder.told()["images"][-1]["id"]
+    folder.paint(1, kept(10), variant=1)
+    folder.reviewed.reverse()
+    folder.finish()
+    after = {i["file_name"]: i["id"] for i in folder.told()["images"]}
+    assert after[f"{first[:12]}.png"] == before and unique(folder.told()["images"])
+
+
+def test_a_new_original_with_a_synthetic_ones_id_keeps_it(folder):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    folder.finish()
+    folder.add(2, note_ids=[11])
+    folder.finish()
+    told = folder.told()
+    assert unique(told["images"]) and unique(told["annotations"])
+    assert [i["id"] for i in told["images"] if "source_image_id" not in i] == [1, 2]
+    assert told["annotations"][-1]["image_id"] == told["images"][-1]["id"] == 3
+
+
+def test_a_picture_that_left_the_store_is_a_row_and_not_in_the_set(folder):
+    folder.add(1, note_ids=[10])
+    key = folder.paint(1, kept(10))
+    folder.store.path("picture", key).unlink()
+    rows = folder.finish()
+    assert [(row.key, row.reason) for row in rows] == [("original:1", ""), (f"synthetic:{key}", "picture_lost")]
+    assert folder.told() == folder.coco
+
+
+def test_a_damaged_picture_is_a_row_and_not_in_the_set(folder):
+    folder.add(1, note_ids=[10])
+    key = folder.paint(1, kept(10))
+    path = folder.store.path("picture", key)
+    path.write_bytes(path.read_bytes()[:-1] + b"X")
+    assert folder.finish()[-1].reason == "picture_lost"
+    assert folder.files() == {"ws/final/annotations.json", "ws/final/images/1.png"}
+
+
+def test_a_jpeg_is_written_where_it_is_asked_for(folder):
+    folder.add(1, note_ids=[10])
+    key = folder.paint(1, kept(10))
+    folder.finish(format="jpeg")
+    path = folder.final / "images" / f"{key[:12]}.jpg"
+    assert path.read_bytes()[:2] == b"\xff\xd8" and folder.told()["images"][-1]["file_name"] == path.name
+
+
+def test_with_several_splits_a_synthetic_picture_is_in_its_sources(folder):
+    folder.dataset = {"split": "official"}
+    folder.add(1, note_ids=[10], split="train")
+    folder.add(2, note_ids=[20], split="val")
+    folder.paint(1, kept(10))
+    folder.finish()
+    assert folder.told()["images"][-1]["split"] == "train"
+    assert [i["id"] for i in folder.told("annotations-train.json")["images"]] == [1, 3]
+    assert [i["id"] for i in folder.told("annotations-val.json")["images"]] == [2]
+
+
+def test_a_record_that_could_not_be_read_makes_no_second_split(folder):
+    folder.dataset = {"split": "official"}
+    folder.add(1, note_ids=[10], split="train")
+    folder.coco["images"].append({"id": 2})
+    folder.paint(1, kept(10))
+    folder.finish()
+    assert "split" not in folder.told()["images"][-1]
+    assert not list(folder.final.glob("annotations-*.json"))
+
+
+def test_the_s3_pair_holds_the_new_pictures_and_their_sources(folder):
+    folder.add(1, note_ids=[10])
+    folder.add(2, note_ids=[20, 21])
+    folder.paint(2, redrawn(20), kept(21))
+    folder.finish(s3_pair=True)
+    new, old = folder.told("selected_ann.json"), folder.told("original_selected_ann.json")
+    assert [i["source_image_id"] for i in new["images"]] == [2] and len(new["annotations"]) == 2
+    assert old == folder.coco | {"images": folder.coco["images"][1:], "annotations": folder.coco["annotations"][1:]}
+
+
+# Files
+
+
+def test_every_row_tells_the_file_that_is_there(folder):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    for row in folder.finish():
+        path = folder.final / "images" / row.file_name
+        assert row.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (row.size, row.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
+
+
+def test_a_second_time_nothing_is_written(folder):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    settings = {"yolo": True, "s3_pair": True}
+    folder.finish(**settings)
+    before = {p: p.stat().st_mtime_ns for p in folder.final.rglob("*") if p.is_file()}
+    folder.finish(**settings)
+    assert {p: p.stat().st_mtime_ns for p in folder.final.rglob("*") if p.is_file()} == before
+
+
+def test_what_does_not_belong_to_the_set_is_removed(folder):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    folder.finish(yolo=True, s3_pair=True)
+    (folder.final / "images" / "old" / "er").mkdir(parents=True)
+    (folder.final / "images" / "old" / "er" / "stray.png").touch()
+    (folder.final / "annotations-old.json").touch()
+    folder.reviewed, folder.requests = [], {}
+    folder.finish()
+    assert folder.files() == {"ws/final/annotations.json", "ws/final/images/1.png"}
+    assert not (folder.final / "images" / "old").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"other")])
+def test_a_lost_or_changed_file_is_written_again(folder, damage):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    folder.finish()
+    before = {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()}
+    for path in before:
+        damage(path)
+    folder.finish()
+    assert {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["./a.png", "x//a.png", "x/./a.png", "x\\a.png", "ünï, cö.dé.png", "a\nb.png"])
+def test_an_odd_name_still_leads_to_its_picture(folder, name):
+    file = name.replace("\\", "/")
+    folder.add(1, name, [10], file=file)
+    folder.finish(yolo=True)
+    (image,) = folder.told()["images"]
+    path = folder.final / "images" / image["file_name"]
+    assert path.read_bytes() == (folder.pictures / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "../../../a.png", "/tmp/absolute.png", "x/../../a.png", "..\\a.png", "C:\\a.png"]
+)
+def test_a_name_that_leads_outside_writes_nothing_outside(folder, name):
+    folder.add(1, "good.png", [10])
+    folder.coco["images"].append({"id": 2, "file_name": name, "width": WIDTH, "height": HEIGHT})
+    for place in (folder.root / "a.png", folder.pictures / "a.png"):
+        Image.fromarray(picture(5)).save(place)
+    folder.finish(yolo=True, s3_pair=True)
+    assert all(file.startswith("ws/final/") for file in folder.files() - {"a.png"})
+
+
+@pytest.mark.parametrize("split", ["../../evil", "x/../../../evil", "/tmp/evil", "a/b", "", "..", "val 2017", "é"])
+def test_a_split_of_any_name_writes_one_file_in_the_folder(folder, split):
+    folder.dataset = {"split": "official"}
+    folder.add(1, note_ids=[10], split="train")
+    folder.add(2, note_ids=[20], split=split or " ")
+    folder.finish()
+    files = {file for file in folder.files() if file.endswith(".json")}
+    assert len(files) == 3 and all(PurePosixPath(file).parent.as_posix() == "ws/final" for file in files)
+
+
+# YOLO
+
+
+def lines(folder, name):
+    return [line.split() for line in (folder.final / "labels" / name).read_text().splitlines()]
+
+
+def test_yolo_lines_are_class_and_box_as_shares_of_the_picture(folder):
+    folder.coco["categories"] = [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}]
+    folder.add(1, "deep/a.png")
+    folder.note(10, 1, bbox=[4, 6, 20, 12])
+    folder.finish(yolo=True)
+    assert lines(folder, "deep/a.txt") == [["1", "0.350000", "0.400000", "0.500000", "0.400000"]]
+    assert (folder.final / "classes.txt").read_text() == "dog\ncat\n"
+
+
+def test_a_yolo_box_is_cut_to_its_picture(folder):
+    folder.add(1)
+    folder.note(10, 1, bbox=[-10, -10, 30, 100])
+    folder.finish(yolo=True)
+    assert lines(folder, "1.txt") == [["0", "0.250000", "0.500000", "0.500000", "1.000000"]]
+
+
+def test_crowds_and_boxes_that_are_none_have_no_yolo_line(folder):
+    folder.add(1)
+    for id, fields in enumerate([{"iscrowd": 1}, {"bbox": [1, 1, 0, 5]}, {"bbox": [99, 99, 5, 5]}, {"bbox": None}]):
+        folder.note(id, 1, **fields)
+    folder.note(90, 1, category_id=77)
+    folder.finish(yolo=True)
+    assert lines(folder, "1.txt") == []
+
+
+def test_a_picture_without_boxes_has_an_empty_yolo_file(folder):
+    folder.add(1)
+    folder.finish(yolo=True)
+    assert lines(folder, "1.txt") == []
+
+
+def test_a_synthetic_pictures_yolo_lines_are_its_own(folder):
+    folder.add(1, note_ids=[10])
+    key = folder.paint(1, redrawn(10))
+    folder.finish(yolo=True)
+    assert lines(folder, f"{key[:12]}.txt") == [["0", "0.275000", "0.316667", "0.250000", "0.166667"]]
+
+
+def test_a_yolo_line_needs_no_size_in_the_record(folder):
+    folder.add(1, note_ids=[10])
+    del folder.coco["images"][0]["width"], folder.coco["images"][0]["height"]
+    folder.finish(yolo=True)
+    assert len(lines(folder, "1.txt")) == 1
+
+
+def test_pictures_that_differ_in_their_suffix_keep_their_own_yolo_lines(folder):
+    folder.add(1, "a.png", [10])
+    folder.add(2, "a.bmp", [20, 21])
+    folder.finish(yolo=True)
+    for image, count in zip(folder.told()["images"], (1, 2), strict=True):
+        assert len(lines(folder, PurePosixPath(image["file_name"]).with_suffix(".txt"))) == count
+
+
+@given(st.tuples(*[st.floats(-20, 60)] * 2, *[st.floats(0.1, 60)] * 2))
+@settings(deadline=None)
+def test_yolo_shares_lie_in_the_picture_and_read_back_as_the_box(bbox):
+    from lib.finalise import _yolo_line
+
+    line = _yolo_line(0, list(bbox), (WIDTH, HEIGHT))
+    x0, y0 = max(bbox[0], 0), max(bbox[1], 0)
+    x1, y1 = min(bbox[0] + bbox[2], WIDTH), min(bbox[1] + bbox[3], HEIGHT)
+    if x1 <= x0 or y1 <= y0:
+        assert line == ""
+        return
+    cx, cy, w, h = (float(v) for v in line.split()[1:])
+    assert all(0 <= v <= 1 for v in (cx, cy, w, h))
+    back = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]) * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+    np.testing.assert_allclose(back, [x0, y0, x1, y1], atol=1e-4)

@@ -1,0 +1,274 @@
+"""Which model fills it; every registered painter is held to the contract, with tiny weights where it needs some."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_gligen
+
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.models import ModelRef, resolve
+from lib.painters import PAINTERS, PassInput, check_served
+from lib.painters.copy_paste import CopyPaste
+from lib.registry import MemberSettings
+from lib.requests import Donor, Pass
+
+TINY = {"gligen": {"steps": 2, "size": 64}, "gligen-inpaint": {"steps": 2, "size": 64}}
+NO_RANDOMNESS = {"copy-paste"}  # what the seed decided, plan has put into the pass
+every_painter = pytest.mark.parametrize("name", sorted(PAINTERS))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Painter name → tiny checkpoint. A new painter with a model needs a line here."""
+    root = tmp_path_factory.mktemp("painters")
+    return {
+        "gligen": tiny_gligen(root / "gligen"),
+        "gligen-inpaint": tiny_gligen(root / "inpaint", inpaint=True),
+    }
+
+
+@pytest.fixture(scope="session")
+def painters(checkpoints):
+    """Every painter, built as a run builds it."""
+    made = {}
+    for name in PAINTERS:
+        ref = resolve(str(checkpoints[name]), {}) if PAINTERS[name].MODEL else None
+        made[name] = PAINTERS.build(PAINTERS.member(name, TINY.get(name, {}), ref))
+    return made
+
+
+def noise(seed, height=64, width=64):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False, shape=None):
+    """A pass whose window is the canvas, at the painter's shape for it."""
+    canvas = noise(9) if canvas is None else canvas
+    height, width = canvas.shape[:2]
+    needs = PAINTERS[name].NEEDS_DONOR
+    donor = noise(3, 20, 20) if donor is None and needs else donor
+    told = None
+    if needs:
+        crop = (0, 0, donor.shape[1], donor.shape[0])
+        told = Donor(annotation="9", digest="d", box=crop, frame="upright", flip=flip, polygon=None)
+    mask = np.zeros((height, width), bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    spec = Pass(
+        window=(0, 0, width, height),
+        shape=(height, width),
+        region=(box,),
+        boxes=(box,),
+        phrases=("a fish",),
+        prompt="the sea",
+        negative_prompt="",
+        seed=seed,
+        donor=told,
+    )
+    return PassInput(spec, canvas, mask, donor)
+
+
+def paint(painter, *items):
+    return [made.image for made in painter.paint(list(items))]
+
+
+# The contract
+
+
+@every_painter
+def test_a_member_declares_what_plan_and_presets_need(name):
+    member = PAINTERS[name]
+    assert isinstance(member.VERSION, int) and member.VERSION >= 1
+    assert member.EDITS and set(member.EDITS) <= set(EDITS)
+    assert member.LICENCE and isinstance(member.LICENCE, str)
+    assert member.MAX_BOXES is None or member.MAX_BOXES >= 1
+    assert isinstance(member.NEEDS_DONOR, bool) and (hasattr(member, "fits") or not member.NEEDS_DONOR)
+    assert issubclass(member.Settings, MemberSettings)
+
+
+@every_painter
+def test_a_bare_name_builds_without_anything_heavy(name):
+    ref = ModelRef("org/never-downloaded", "0" * 40, Path("/nowhere")) if PAINTERS[name].MODEL else None
+    assert PAINTERS.build(PAINTERS.member(name, {}, ref)).batch_size >= 1
+
+
+@every_painter
+def test_unknown_settings_are_refused_with_the_known_ones(name):
+    with pytest.raises(AugmentError) as error:
+        PAINTERS.member(name, {"stepz": 3})
+    assert "'stepz'" in str(error.value) and all(k in str(error.value) for k in PAINTERS[name].Settings.model_fields)
+
+
+@every_painter
+def test_a_chosen_member_travels_as_json(name):
+    member = PAINTERS.member(name, {})
+    assert type(member).model_validate(json.loads(member.model_dump_json())) == member
+
+
+@every_painter
+@given(width=st.integers(1, 4000), height=st.integers(1, 4000))
+def test_any_window_has_a_shape_that_can_be_painted(name, width, height):
+    rows, columns = PAINTERS[name].shape(PAINTERS[name].Settings(), width, height)
+    assert isinstance(rows, int) and isinstance(columns, int) and rows >= 1 and columns >= 1
+
+
+@every_painter
+def test_the_paint_has_the_size_of_the_pass(painters, name):
+    for canvas in (noise(9), noise(9, 64, 128)):
+        (image,) = paint(painters[name], item(name, canvas=canvas))
+        assert image.shape == canvas.shape and image.dtype == np.uint8
+
+
+@every_painter
+def test_the_same_pass_gives_the_same_paint(painters, name):
+    np.testing.assert_array_equal(*paint(painters[name], item(name)), *paint(painters[name], item(name)))
+
+
+@every_painter
+def test_another_seed_gives_another_paint_where_the_painter_is_random(painters, name):
+    (one,), (two,) = paint(painters[name], item(name, 1)), paint(painters[name], item(name, 2))
+    assert np.array_equal(one, two) == (name in NO_RANDOMNESS)
+
+
+@every_painter
+def test_paints_come_in_the_order_of_their_passes(painters, name):
+    canvases = [noise(20), noise(21), noise(22)]
+    items = [item(name, seed, canvas=canvas) for seed, canvas in enumerate(canvases)]
+    alone = [paint(painters[name], one)[0] for one in items]
+    for together, single in zip(paint(painters[name], *items), alone, strict=True):
+        np.testing.assert_array_equal(together, single)
+
+
+@every_painter
+def test_canvas_mask_and_donor_are_not_written_to(painters, name):
+    own, untouched = item(name), item(name)
+    paint(painters[name], own)
+    for pixels in ("canvas", "mask", "donor"):
+        np.testing.assert_array_equal(getattr(own, pixels), getattr(untouched, pixels))
+
+
+@every_painter
+def test_something_is_painted_in_the_box(painters, name):
+    own = item(name)
+    (image,) = paint(painters[name], own)
+    assert (image != own.canvas)[own.mask].any()
+
+
+@pytest.mark.parametrize("edit", sorted(EDITS))
+@every_painter
+def test_an_edit_is_served_or_refused_with_who_serves_it(name, edit):
+    if edit in PAINTERS[name].EDITS:
+        check_served(edit, name)
+        return
+    with pytest.raises(AugmentError) as error:
+        check_served(edit, name)
+    able = [other for other in PAINTERS if edit in PAINTERS[other].EDITS]
+    assert all(word in str(error.value) for word in (repr(name), repr(edit), *able, *PAINTERS[name].EDITS))
+
+
+# copy-paste
+
+
+def plain(**values):
+    return CopyPaste(CopyPaste.Settings(**{"tone": 0, **values}))
+
+
+SIDES = st.integers(1, 40)
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 34), st.integers(1, 34), SIDES, SIDES, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_donor_fills_the_box_exactly_and_nothing_else(x, y, w, h, wide, high, flip):
+    canvas, red = np.zeros((64, 64, 3), np.uint8), np.full((high, wide, 3), (200, 10, 10), np.uint8)
+    own = item("copy-paste", box=(x, y, x + w, y + h), canvas=canvas, donor=red, flip=flip)
+    (image,) = paint(plain(), own)
+    np.testing.assert_array_equal((image == (200, 10, 10)).all(axis=2), own.mask)
+    np.testing.assert_array_equal(image[~own.mask], canvas[~own.mask])
+
+
+def test_a_donor_of_the_boxs_size_keeps_its_pixels():
+    donor = noise(4, 32, 32)
+    (image,) = paint(plain(), item("copy-paste", donor=donor))
+    np.testing.assert_array_equal(image[8:40, 16:48], donor)
+
+
+def test_a_window_beyond_the_frame_and_off_its_origin_is_no_matter():
+    own = item("copy-paste", donor=noise(4, 32, 32))
+    shift = {"window": (-10, 100, 54, 164), "region": ((6, 108, 38, 140),)}
+    moved = PassInput(own.spec.model_copy(update=shift), own.canvas, own.mask, own.donor)
+    np.testing.assert_array_equal(*paint(plain(), own), *paint(plain(), moved))
+
+
+def test_a_flipped_donor_is_mirrored_left_to_right():
+    donor = noise(4, 32, 32)
+    (image,) = paint(plain(), item("copy-paste", donor=donor, flip=True))
+    np.testing.assert_array_equal(image[8:40, 16:48], donor[:, ::-1])
+
+
+def test_a_smaller_donor_grows_and_a_larger_one_shrinks_without_shifting():
+    halves = np.zeros((16, 16, 3), np.uint8)
+    halves[:, 8:] = 255
+    for donor in (halves, halves.repeat(4, 0).repeat(4, 1)):
+        (image,) = paint(plain(), item("copy-paste", donor=donor))
+        assert (image[8:40, 16:30] < 40).all() and (image[8:40, 34:48] > 215).all()
+
+
+@pytest.mark.parametrize(("tone", "expected"), [(0, 60), (0.5, 110), (1, 160)])
+def test_tone_moves_the_donors_brightness_towards_its_new_place(tone, expected):
+    canvas, donor = np.full((64, 64, 3), 160, np.uint8), np.full((20, 20, 3), 60, np.uint8)
+    (image,) = paint(plain(tone=tone), item("copy-paste", canvas=canvas, donor=donor))
+    assert (image[8:40, 16:48] == expected).all()
+
+
+def test_tone_measures_the_place_and_not_what_lies_around_it():
+    canvas = np.zeros((64, 64, 3), np.uint8)
+    canvas[8:40, 16:48] = 160
+    (image,) = paint(plain(tone=1), item("copy-paste", canvas=canvas, donor=np.full((20, 20, 3), 60, np.uint8)))
+    assert (image[8:40, 16:48] == 160).all()
+
+
+def test_tone_keeps_values_in_range():
+    canvas, donor = np.full((64, 64, 3), 255, np.uint8), noise(4, 32, 32)
+    (image,) = paint(plain(tone=1), item("copy-paste", canvas=canvas, donor=donor))
+    assert (image[8:40, 16:48] >= donor).all()  # brighter everywhere: nothing wrapped around
+
+
+def test_a_pass_without_a_donor_is_refused():
+    own = item("copy-paste")
+    with pytest.raises(ValueError, match="without a donor"):
+        plain().paint([PassInput(own.spec, own.canvas, own.mask, None)])
+
+
+def fits(box, donor, **values):
+    (told,) = CopyPaste.fits(CopyPaste.Settings(**values), *box, np.array([donor], float))
+    return bool(told)
+
+
+def test_a_donor_may_grow_so_far_and_no_further():
+    assert fits((200, 100), (100, 50)) and not fits((201, 100), (100, 50))
+    assert fits((300, 150), (100, 50), max_upscale=3)
+
+
+def test_a_donor_may_shrink_as_far_as_it_must():
+    assert fits((2, 1), (2000, 1000))
+
+
+def test_a_donors_aspect_may_change_so_far_and_no_further():
+    assert fits((150, 100), (200, 200)) and not fits((151, 100), (200, 200))
+    assert fits((100, 150), (200, 200)) and not fits((100, 151), (200, 200))
+    assert not fits((150, 100), (200, 200), max_stretch=1)
+
+
+@given(st.tuples(SIDES, SIDES), st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=9))
+def test_donors_are_judged_each_for_itself(box, donors):
+    told = CopyPaste.fits(CopyPaste.Settings(), *box, np.array(donors, float))
+    assert told.tolist() == [fits(box, donor) for donor in donors]
+
+
+@given(SIDES, SIDES)
+def test_an_object_of_the_same_size_always_fits(width, height):
+    assert fits((width, height), (width, height), max_upscale=1, max_stretch=1)
