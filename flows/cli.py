@@ -24,8 +24,9 @@ from flows import QUIET
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-OUT = Console(highlight=False, soft_wrap=True)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup: a path or an error may hold square brackets.
+OUT = Console(highlight=False, markup=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 # The command line tells what matters itself; Prefect's own log goes to the server.
 SILENT = {
@@ -125,6 +126,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         told = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise AugmentError(f"{path} not found: give a YAML file with parameters, or a deployment's name") from None
+    except OSError as error:
+        raise AugmentError(f"{path} cannot be read ({error.strerror}): give a YAML file with parameters") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AugmentError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(told, dict):
@@ -140,6 +143,8 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     *parents, last = place.split(".")
     for parent in parents:
         inner = values.get(parent)
+        if not isinstance(inner, str | dict | None):
+            raise AugmentError(f"--set {assignment!r}: {parent} is {inner!r}, which holds no values of its own")
         # A bare name is a member with its defaults: setting one of its values opens it up.
         values[parent] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
         values = values[parent]
@@ -202,7 +207,11 @@ def _tell(workspace: Path) -> None:
 
 def show_status(options: argparse.Namespace) -> int:
     """The account of a workspace's last run."""
-    account = json.loads(_status_file(options.run).read_bytes())
+    path = _status_file(options.run)
+    try:
+        account = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise AugmentError(f"{path} is damaged ({error}): run again") from None
     if options.json:
         print(json.dumps(account, indent=2))
     else:

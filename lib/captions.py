@@ -51,7 +51,7 @@ def caption_pictures(
     is not in the store. A picture that cannot be read any more becomes a row with its reason.
     """
     rows = list(selected.itertuples(index=False))
-    keys = {row.key: _key(row, form) for row in rows}
+    keys = {row.key: _key(row, captioner.SEES, form) for row in rows}
     known = {image: found for image, key in keys.items() if (found := store.get("caption", key)) is not None}
     advance(len(known))
     told = dict(known)
@@ -64,7 +64,7 @@ def caption_pictures(
         readable = [row for row in batch if row.key not in faults]
         said = captioner.caption(pictures, [row.labels for row in readable]) if readable else []
         for row, raw in zip(readable, said, strict=True):
-            told[row.key] = _frozen(raw, row.labels, form)
+            told[row.key] = canonical(raw)
             store.put("caption", keys[row.key], told[row.key])
         advance(len(batch))
     return [_row(row, told.get(row.key), failed.get(row.key), row.key in known, form) for row in rows]
@@ -81,23 +81,19 @@ def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.nda
     return pictures, faults
 
 
-def _key(row: Any, form: CaptionForm) -> str:
-    rules = form.rules
-    return key_of("caption", row.digest, row.frame, sorted(row.labels), form.identity, rules)
+def _key(row: Any, sees: bool, form: CaptionForm) -> str:
+    """Of the raw caption: rules and prompt are pure, and applied to it at every run."""
+    labels = [] if sees else sorted(row.labels)
+    return key_of("caption", row.digest, row.frame, labels, form.identity)
 
 
-def _frozen(raw: str, labels: Sequence[str], form: CaptionForm) -> bytes:
-    caption, reason = apply_rules(form.rules, raw, sorted(set(labels)))
-    return canonical({"raw": raw, "caption": caption, "reason": reason})
-
-
-def _row(row: Any, frozen: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:
+def _row(row: Any, told: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:
     name = canonical(form.identity).decode()
-    if frozen is None:
+    if told is None:
         reason, detail = (fault.reason, fault.detail) if fault else ("caption_lost", "")
         return CaptionRow(row.key, REJECTED, reason, detail, "", "", "", name, False)
-    told = msgspec.json.decode(frozen)
-    label = " and ".join(sorted(set(row.labels)))
-    prompt = fill_prompt(form.prompt, told["caption"], label, row.width, row.height)
-    status, detail = (REJECTED, told["raw"]) if told["reason"] else (OK, "")
-    return CaptionRow(row.key, status, told["reason"], detail, told["raw"], told["caption"], prompt, name, reused)
+    raw, labels = msgspec.json.decode(told, type=str), sorted(set(row.labels))
+    caption, reason = apply_rules(form.rules, raw, labels)
+    prompt = fill_prompt(form.prompt, caption, " and ".join(labels), row.width, row.height)
+    status, detail = (REJECTED, raw) if reason else (OK, "")
+    return CaptionRow(row.key, status, reason, detail, raw, caption, prompt, name, reused)

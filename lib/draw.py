@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lib.generate import Load
 from lib.images import load_rgb
 from lib.manifest import atomic_write, digest
-from lib.requests import Request
+from lib.requests import Outcome
 from lib.schemas import OK, REJECTED, DrawRow
 from lib.store import Store
 
@@ -27,10 +27,10 @@ Advance = Callable[[int], None]
 Drawn = tuple[str, tuple[float, float, float, float], bool]  # category, xywh pixels, edited
 
 
-def drawn_boxes(request: Request, objects: Mapping[str, tuple[str, tuple[float, float, float, float]]]) -> list[Drawn]:
+def drawn_boxes(outcome: Outcome, objects: Mapping[str, tuple[str, tuple[float, float, float, float]]]) -> list[Drawn]:
     """What to draw on a synthetic picture. objects: annotation key → (category, xywh pixels)."""
     drawn: list[Drawn] = []
-    for label in request.labels:
+    for label in outcome.labels:
         if label.source is None:
             continue
         category, bbox = objects[label.source]
@@ -76,7 +76,7 @@ def colour_of(category: str) -> tuple[int, int, int]:
 
 def draw_pictures(
     screened: pd.DataFrame,
-    requests: Mapping[str, Request],
+    outcomes: Mapping[str, Outcome],
     objects: Mapping[str, tuple[str, tuple[float, float, float, float]]],
     store: Store,
     folder: Path,
@@ -92,7 +92,7 @@ def draw_pictures(
                 DrawRow(row.key, REJECTED, "picture_lost", "no longer in the store: run again", row.image_key, name, "")
             )
         else:
-            drawn = draw_boxes(load_rgb(data, "stored"), drawn_boxes(requests[row.key], objects))
+            drawn = draw_boxes(load_rgb(data, "stored"), drawn_boxes(outcomes[row.key], objects))
             jpeg = _jpeg(Image.fromarray(drawn), 88)
             if not (folder / name).is_file() or (folder / name).read_bytes() != jpeg:
                 atomic_write(folder / name, jpeg)
@@ -107,21 +107,24 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def spread(rows: pd.DataFrame, count: int = 12) -> pd.DataFrame:
+    """Up to `count` rows, evenly spread, for a contact sheet."""
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+
+
 def contact_sheet(
     rows: pd.DataFrame,
-    requests: Mapping[str, Request],
+    outcomes: Mapping[str, Outcome],
     objects: Mapping[str, tuple[str, tuple[float, float, float, float]]],
     load: Load,
     store: Store,
-    count: int = 12,
     thumb: int = 420,
 ) -> Image.Image:
-    """Source, boxes, result, side by side for up to `count` pictures spread over the run.
+    """Source, boxes, result, side by side.
 
     rows: ScreenRows that are ok, at least one; thumb: width of one cell, pixels.
     """
-    spread = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    strips = [_strip(row, requests[row.key], objects, load, store, thumb) for row in rows.iloc[spread].itertuples()]
+    strips = [_strip(row, outcomes[row.key], objects, load, store, thumb) for row in rows.itertuples()]
     gap, head = 8, 34
     columns = 2 if len(strips) > 3 else 1
     stacks = [strips[i::columns] for i in range(columns)]
@@ -143,11 +146,11 @@ def _heads(sheet: Image.Image, left: int, thumb: int) -> None:
         pen.text((left + i * (thumb + 6) + 2, 7), text, fill=(235, 235, 235), font=font)
 
 
-def _strip(row: Any, request: Request, objects: Any, load: Load, store: Store, thumb: int) -> Image.Image:
-    source = load(request.source, request.frame)
+def _strip(row: Any, outcome: Outcome, objects: Any, load: Load, store: Store, thumb: int) -> Image.Image:
+    source = load(outcome.source, outcome.frame)
     data = store.get("picture", row.picture)
     result = load_rgb(data, "stored") if data is not None else np.zeros_like(source)
-    boxes = drawn_boxes(request, objects)
+    boxes = drawn_boxes(outcome, objects)
     cells = [Image.fromarray(p) for p in (source, draw_boxes(source, boxes), result)]
     high = round(thumb * source.shape[0] / source.shape[1])
     strip = Image.new("RGB", (3 * thumb + 12, high), (24, 24, 28))

@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
 import pandas as pd
 
 from lib.geometry import clip_xyxy, xywh_to_xyxy
-from lib.images import encode_jpeg, load_rgb
+from lib.images import encode_jpeg, load_rgb, plain_path
 from lib.manifest import atomic_path, atomic_write, file_digest
-from lib.requests import Label, Request, key_of
+from lib.requests import Label, Outcome, key_of
 from lib.schemas import OK, REJECTED, FinalRow
 from lib.settings import FinaliseSettings
 from lib.store import Store
@@ -59,7 +62,7 @@ class Ids:
             return cls({}, {})
         return cls(**msgspec.json.decode(path.read_bytes()))
 
-    def assign(self, requests: Mapping[str, Request], image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
+    def assign(self, requests: Mapping[str, Outcome], image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
         """Ids for all these requests, in their order; an id that an original now uses is given anew."""
         labels = [f"{key}:{i}" for key, request in requests.items() for i in range(len(request.labels))]
         return Ids(_assign(self.images, requests, image_ids), _assign(self.annotations, labels, annotation_ids))
@@ -70,7 +73,7 @@ class Ids:
 
 
 def _assign(known: Mapping[str, int], keys: Iterable[str], originals: Iterable[str]) -> dict[str, int]:
-    taken = {int(i) for i in originals if i.lstrip("-").isdigit()}
+    taken = {number for i in originals if (number := _number(i)) is not None}
     result = {key: i for key, i in known.items() if i not in taken}
     following = max([0, *taken, *result.values()]) + 1
     for key in keys:
@@ -78,6 +81,18 @@ def _assign(known: Mapping[str, int], keys: Iterable[str], originals: Iterable[s
             result[key] = following
             following += 1
     return result
+
+
+def _number(key: str) -> int | None:
+    """An id's JSON text as a whole number, rounded up: readers take 7.0 and 7 for the same. None for text."""
+    try:
+        return int(key)
+    except ValueError:
+        pass
+    try:
+        return math.ceil(float(key))
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ def finalise(
     folder: Path,
     sources: Sources,
     reviewed: pd.DataFrame,
-    requests: Mapping[str, Request],
+    requests: Mapping[str, Outcome],
     ids: Ids,
     settings: FinaliseSettings,
     store: Store,
@@ -107,7 +122,7 @@ def finalise(
     files are not read again.
     """
     originals = _originals(sources, requests, settings)
-    names = final_names(originals)
+    names = final_names(originals, settings.yolo)
     memo = {} if known is None else {row.file_name: row for row in known.itertuples(index=False)}
     writer = _Writer(folder / "images", memo, advance)
     rows = [_place_original(row, names[row.key], sources, writer) for row in originals.itertuples(index=False)]
@@ -121,7 +136,7 @@ def finalise(
     return rows
 
 
-def _originals(sources: Sources, requests: Mapping[str, Request], settings: FinaliseSettings) -> pd.DataFrame:
+def _originals(sources: Sources, requests: Mapping[str, Outcome], settings: FinaliseSettings) -> pd.DataFrame:
     kept = sources.images[kept_pictures(sources.images)]
     if settings.originals == "none":
         return kept.iloc[:0]
@@ -130,18 +145,33 @@ def _originals(sources: Sources, requests: Mapping[str, Request], settings: Fina
     return kept
 
 
-def final_names(originals: pd.DataFrame) -> dict[str, str]:
-    """File name of each original in final/images: its own; its path where another picture has the same name."""
-    same = Counter(name.casefold() for name in originals.file_name)
-    return {
-        key: name if same[name.casefold()] == 1 and _safe(name) else path
-        for key, name, path in zip(originals.key, originals.file_name, originals.path, strict=True)
-    }
+def final_names(originals: pd.DataFrame, yolo: bool = False) -> dict[str, str]:
+    """File name of each original in final/images: its own; its path where another picture has the same name.
+
+    yolo: labels are found by the name without its suffix, so where two have that in common it gets its suffix's name.
+    """
+    pairs = list(zip(originals.file_name, originals.path, strict=True))
+    same = Counter(text for name, path in pairs for text in {_folded(name), _folded(path)})
+    names = [name if same[_folded(name)] == 1 and _safe(name) else path for name, path in pairs]
+    if yolo:
+        stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in {str(PurePosixPath(n)) for n in names})
+        names = [_apart(name) if stems[str(PurePosixPath(name).with_suffix(""))] > 1 else name for name in names]
+    return dict(zip(originals.key, names, strict=True))
+
+
+def _folded(name: str) -> str:
+    """As a file system may see it: without roundabout parts, case ignored."""
+    return (plain_path(name, keep_backslash=True) or name).casefold()
+
+
+def _apart(name: str) -> str:
+    """ "a.png" → "a_png.png"."""
+    path = PurePosixPath(name)
+    return str(path.with_name(f"{path.stem}_{path.suffix[1:]}{path.suffix}"))
 
 
 def _safe(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    return bool(plain_path(name, keep_backslash=True)) and ".." not in name.split("/")
 
 
 class _Writer:
@@ -175,6 +205,7 @@ class _Writer:
 
     def sweep(self, wanted: set[str]) -> None:
         """Remove what does not belong to the final set."""
+        wanted = {str(PurePosixPath(name)) for name in wanted}  # "./a.png" is a.png
         if not self.folder.is_dir():
             return
         for path in sorted(self.folder.rglob("*"), reverse=True):
@@ -198,7 +229,7 @@ def _place_original(row: Any, name: str, sources: Sources, writer: _Writer) -> F
 def _place_synthetic(
     row: Any,
     source: Any,
-    request: Request,
+    request: Outcome,
     ids: Ids,
     root: Path,
     settings: FinaliseSettings,
@@ -232,22 +263,22 @@ def _write_annotations(
     sources: Sources,
     originals: pd.DataFrame,
     names: Mapping[str, str],
-    requests: Mapping[str, Request],
+    requests: Mapping[str, Outcome],
     ids: Ids,
     rows: list[FinalRow],
     settings: FinaliseSettings,
 ) -> None:
     """annotations.json, one more file per split where there are several, and what was asked for beside them."""
     placed = {row.key: row for row in rows if row.status == OK}
-    originals = originals[[f"original:{key}" in placed for key in originals.key]]
+    originals = originals[np.array([f"original:{key}" in placed for key in originals.key], dtype=bool)]
     objects = final_objects(sources.images, sources.objects)
     synthetic = [(key, requests[key], placed[f"synthetic:{key}"]) for key in requests if f"synthetic:{key}" in placed]
-    maker = _Maker(sources, objects, names, ids, several=sources.images.split.nunique() > 1)
+    maker = _Maker(sources, objects, names, ids, several=_several_splits(sources.images))
     wanted = {"annotations.json": maker.coco(originals, synthetic)}
     if maker.several:
         for split in sorted(originals.split.unique()):
             own = [s for s in synthetic if s[1].split == split]
-            wanted[f"annotations-{split}.json"] = maker.coco(originals[originals.split == split], own)
+            wanted[f"annotations-{_file_text(split)}.json"] = maker.coco(originals[originals.split == split], own)
     if settings.s3_pair:
         used = sources.images[sources.images.key.isin({request.image_key for _, request, _ in synthetic})]
         wanted["selected_ann.json"] = maker.coco(used.iloc[:0], synthetic)
@@ -261,6 +292,15 @@ def _write_annotations(
             atomic_write(folder / name, data)
 
 
+def _several_splits(images: pd.DataFrame) -> bool:
+    return bool(images.split[kept_pictures(images)].nunique() > 1)
+
+
+def _file_text(text: str) -> str:
+    """A text from the source as part of a file name: what would lead to another folder is percent-encoded."""
+    return re.sub(r"[/\\%\0]", lambda match: quote(match[0], safe=""), text)
+
+
 class _Maker:
     """Builds COCO bytes: originals' records byte for byte, new ones with their provenance."""
 
@@ -272,7 +312,7 @@ class _Maker:
         self.objects, self.names, self.ids, self.several = objects, names, ids, several
         self.records = dict(zip(objects.key, objects.record, strict=True))
 
-    def coco(self, originals: pd.DataFrame, synthetic: list[tuple[str, Request, FinalRow]]) -> bytes:
+    def coco(self, originals: pd.DataFrame, synthetic: list[tuple[str, Outcome, FinalRow]]) -> bytes:
         images = [self._original(row) for row in originals.itertuples(index=False)]
         annotations = list(self.objects.record[self.objects.image_key.isin(originals.key)])
         for key, request, row in synthetic:
@@ -285,7 +325,7 @@ class _Maker:
         name = self.names.get(row.key, row.file_name)
         return bytes(row.record) if name == row.file_name else _patched(row.record, {"file_name": name})
 
-    def _image(self, key: str, request: Request, row: FinalRow) -> bytes:
+    def _image(self, key: str, request: Outcome, row: FinalRow) -> bytes:
         source = self.images[request.image_key]
         told = msgspec.json.decode(source.record, type=dict[str, msgspec.Raw])
         record: dict[str, Any] = {
@@ -306,7 +346,7 @@ class _Maker:
         record["variant"] = request.variant
         return msgspec.json.encode(record)
 
-    def _annotation(self, key: str, request: Request, position: int, label: Label) -> bytes:
+    def _annotation(self, key: str, request: Outcome, position: int, label: Label) -> bytes:
         assert label.source is not None
         changes: dict[str, Any] = {
             "id": self.ids.annotations[f"{key}:{position}"],
@@ -329,10 +369,11 @@ class _Maker:
             image, category = _text(note["image_id"]), _text(note["category_id"])
             if not note.get("iscrowd") and category in codes:
                 lines[image].append(_yolo_line(codes[category], note.get("bbox"), sizes[image]))
-        files = {
-            f"labels/{PurePosixPath(i['file_name']).with_suffix('.txt')}": "".join(lines[_text(i["id"])]).encode()
-            for i in told["images"]
-        }
+        texts: dict[str, str] = {}
+        for i in told["images"]:
+            name = f"labels/{PurePosixPath(i['file_name']).with_suffix('.txt')}"
+            texts[name] = texts.get(name, "") + "".join(lines[_text(i["id"])])  # one file may be two records
+        files = {name: text.encode() for name, text in texts.items()}
         classes = "".join(f"{c['name']}\n" for c in told["categories"]).encode()
         return {**files, "classes.txt": classes}
 

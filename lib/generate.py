@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from cachetools import LRUCache, cached
 
 from lib.composites import COMPOSITES, compose
 from lib.geometry import crop_window, rectangles_mask
@@ -40,18 +41,8 @@ class _Work:
     detail: str = ""
 
 
-def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
-    """The file name of a synthetic picture: its source's stem, what was done, and the request's key."""
-    last = file_name.replace("\\", "/").rpartition("/")[2]
-    stem = last.rpartition(".")[0] if "." in last else last
-    safe = "".join(c if c.isalnum() or c in ",.-_ " else "_" for c in stem).strip(". ") or "picture"
-    short = safe[:80].encode()[:160].decode(errors="ignore")  # file systems count bytes: 255
-    return f"{short}__{edit}-{painter}-{key[:12]}.png"
-
-
 def generate_pictures(
     plan: pd.DataFrame,
-    file_names: dict[str, str],
     painter: Any,
     load: Load,
     store: Store,
@@ -59,11 +50,12 @@ def generate_pictures(
 ) -> list[PictureRow]:
     """A PictureRow per PlanRow that is ok; what the store holds is not painted again.
 
-    file_names: image key → file name of the source; painter: a PAINTERS member, or None where nothing is to be painted.
+    painter: a PAINTERS member, asked only for what is not in the store.
     """
     rows: list[PictureRow] = []
-    chunk = max(1, painter.batch_size)
-    works = [_work(row, file_names) for row in plan.itertuples(index=False)]
+    # Several batches' worth of pictures at once: their passes differ in number and shape, and batches should be full.
+    chunk = 8 * painter.batch_size
+    works = [_work(row) for row in plan.itertuples(index=False)]
     for start in range(0, len(works), chunk):
         group = works[start : start + chunk]
         _paint_all([w for w in group if not _found(w, store)], painter, load, store)
@@ -72,10 +64,9 @@ def generate_pictures(
     return rows
 
 
-def _work(row: Any, file_names: dict[str, str]) -> _Work:
+def _work(row: Any) -> _Work:
     request = Request.model_validate_json(row.request)
-    name = picture_name(file_names[row.image_key], row.key, request.edit, request.painter["name"])
-    return _Work(row.key, request, picture_keys(request), name)
+    return _Work(row.key, request, picture_keys(request), row.name)
 
 
 def _found(work: _Work, store: Store) -> bool:
@@ -114,28 +105,29 @@ def _open(work: _Work, load: Load) -> None:
     work.picture = picture
 
 
-def _paints(works: list[_Work], step: int, painter: Any, load: Load, store: Store) -> list[tuple[_Work, np.ndarray]]:
+def _paints(
+    works: list[_Work], step: int, painter: Any, load: Load, store: Store
+) -> Iterator[tuple[_Work, np.ndarray]]:
     """The paint of pass `step` of each work: from the store, or painted now in batches of one shape."""
-    done: list[tuple[_Work, np.ndarray]] = []
     missing: dict[tuple[int, int], list[_Work]] = {}
     for work in works:
         data = store.get("paint", work.keys[step][0])
         if data is not None:
             work.reused += 1
-            done.append((work, load_rgb(data, "stored")))
+            yield work, load_rgb(data, "stored")
         else:
             missing.setdefault(work.request.passes[step].shape, []).append(work)
     for group in missing.values():
-        for work, paint in _paint_group(group, step, painter, load):
-            store.put("paint", work.keys[step][0], encode_png(paint.image))
-            work.painted += 1
-            done.append((work, paint.image))
-    return done
+        for batch in (group[i : i + painter.batch_size] for i in range(0, len(group), painter.batch_size)):
+            for work, paint in _paint_batch(batch, step, painter, load):
+                store.put("paint", work.keys[step][0], encode_png(paint.image))
+                work.painted += 1
+                yield work, paint.image
 
 
-def _paint_group(group: list[_Work], step: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:
+def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:
     """Paint one batch; where an item makes it fail, each alone, so that one cannot take the others down."""
-    inputs = [(work, _attempt(work, _input, work, step, load)) for work in group]
+    inputs = [(work, _attempt(work, _input, work, step, load)) for work in batch]
     ready = [(work, item) for work, item in inputs if item is not None]
     if not ready:
         return []
@@ -203,19 +195,19 @@ def _row(work: _Work, store: Store) -> PictureRow:
     )
 
 
-def source_loader(paths: dict[str, str], keep: int = 64) -> Load:
-    """A loader of pictures by digest, checked against it on reading; the last `keep` stay decoded, read-only.
+def source_loader(paths: dict[str, str], keep: int = 512 * 2**20) -> Load:
+    """A loader of pictures by digest, checked against it on reading; `keep` bytes of them stay decoded, read-only.
 
     paths: digest → file. The loader raises PictureError `image_missing` or, where the file is no longer the one that
-    ingest saw, `image_changed`.
+    ingest saw, `image_changed`; other faults of the storage, which may pass, stay OSErrors.
     """
 
-    @lru_cache(maxsize=keep)
+    @cached(LRUCache(keep, getsizeof=lambda pixels: pixels.nbytes), lock=threading.Lock())
     def load(wanted: str, frame: str) -> np.ndarray:
         path = Path(paths[wanted])
         try:
             data = path.read_bytes()
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise PictureError("image_missing", f"{path}: {error.strerror}") from None
         if digest(data) != wanted:
             raise PictureError("image_changed", f"{path} changed since ingest: run again")

@@ -46,6 +46,17 @@ def covered_xyxy(box: Sequence[float], others: np.ndarray) -> np.ndarray:
     return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
+def most_covered(boxes: np.ndarray) -> np.ndarray:
+    """(N,) the largest share of each of (N, 4) boxes that one of the others covers, 0 to 1."""
+    areas = area_xyxy(boxes)
+    shares = np.zeros(len(boxes))
+    for i in range(len(boxes)):  # row by row: N² boxes at once would be gigabytes for a crowded picture
+        shared = covered_xyxy(boxes[i], boxes) * areas
+        shared[i] = 0
+        shares[i] = shared.max() / areas[i] if areas[i] > 0 else 0
+    return shares
+
+
 def outer_pixels(xyxy: Sequence[float]) -> IntBox:
     """The smallest whole-pixel box that holds a float box."""
     x0, y0, x1, y1 = xyxy

@@ -27,7 +27,8 @@ def polygons_of(record: bytes, height: int, width: int) -> tuple[tuple[float, ..
 
 
 def _trace(rle: dict[str, Any], height: int, width: int) -> tuple[tuple[float, ...], ...] | None:
-    """Outlines of a run-length mask. Raises ValueError for one that does not fill the picture.
+    """Outlines of a run-length mask along its pixels' edges, as COCO's polygons run: each encloses the mask's own area,
+    holes apart. Raises ValueError for one that does not fill the picture.
 
     Not by pycocotools: of runs that are too few it leaves the rest of the mask as the memory was.
     """
@@ -38,9 +39,20 @@ def _trace(rle: dict[str, Any], height: int, width: int) -> tuple[tuple[float, .
     if list(rle["size"]) != [height, width] or min(runs, default=0) < 0 or sum(runs) != height * width:
         raise ValueError(f"runs of a mask of {rle['size']} pixels do not fill a picture of {height}x{width}")
     mask = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape((height, width), order="F")
-    outlines, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    polygons = tuple(tuple(float(v) for v in outline.ravel()) for outline in outlines if len(outline) >= 3)
-    return polygons or None
+    # OpenCV's outlines run through pixel centres. At twice the size a pixel's outline and its edge are half a small
+    # pixel apart on each side, which the rounding to whole pixels takes back.
+    double = np.pad(mask, 1).repeat(2, axis=0).repeat(2, axis=1)
+    outlines, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    polygons = (_corners((outline[:, 0].astype(np.int64) + 1) // 2 - 1) for outline in outlines)
+    return tuple(p for p in polygons if len(p) >= 6) or None
+
+
+def _corners(points: np.ndarray) -> tuple[float, ...]:
+    """(N, 2) points of a closed line without those in the middle of a straight piece, as x, y, x, y, ..."""
+    points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return tuple(float(v) for v in points[turns].ravel())
 
 
 def _decompressed(text: str) -> list[int]:
@@ -88,4 +100,5 @@ def donor_mask(donor: Donor, step: Pass) -> tuple[tuple[float, ...], ...] | None
         polygons = tuple(tuple(mirror - v if i % 2 == 0 else v for i, v in enumerate(p)) for p in polygons)
     mapped = map_polygons(polygons, donor.box, step.region[0])
     x0, y0, x1, y1 = step.region[0]
-    return tuple(tuple(float(np.clip(v, (x0, y0)[i % 2], (x1, y1)[i % 2])) for i, v in enumerate(p)) for p in mapped)
+    low, high = (x0, y0), (x1, y1)
+    return tuple(tuple(float(min(max(v, low[i % 2]), high[i % 2])) for i, v in enumerate(p)) for p in mapped)

@@ -41,7 +41,7 @@ class Ref(BaseModel):
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that is flushed and renamed onto it at the end, or removed on an error."""
+    """A temporary path beside `path` that is renamed onto it at the end, or removed on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
     os.close(handle)

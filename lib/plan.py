@@ -7,7 +7,7 @@ picture added to the data set leaves the other plans alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lib.composites import COMPOSITES
 from lib.edits import EDITS, Box, Draft, Scene, Target
-from lib.geometry import area_xyxy, clip_xyxy, outer_pixels, to_window, window_around, xywh_to_xyxy
+from lib.geometry import clip_xyxy, most_covered, outer_pixels, to_window, window_around, xywh_to_xyxy
 from lib.labels import polygons_of, redrawn
 from lib.painters import PAINTERS, check_served
 from lib.registry import Member
@@ -54,7 +54,9 @@ class DonorPool:
     @classmethod
     def of(cls, objects: pd.DataFrame, images: pd.DataFrame, split: str) -> DonorPool:
         """Usable objects of readable pictures of one split; no crowds, and none with a piece of another in its box."""
-        pictures = images[(images.status == OK) & (images.split == split)]
+        # A group on both sides of the split would leak through its donors.
+        outside = set(images.group[(images.split != split) & (images.group != "")])
+        pictures = images[(images.status == OK) & (images.split == split) & ~images.group.isin(outside)]
         pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
         shown = objects[objects.status == OK]
         alone = ~shown.crowd & (_overlapped(shown) <= _MOST_OVERLAP)
@@ -105,14 +107,7 @@ def _overlapped(objects: pd.DataFrame) -> np.ndarray:
     shares = np.zeros(len(objects))
     for places in objects.groupby("image_key", sort=False).indices.values():
         if len(places) > 1:
-            own = boxes[places]
-            corner, opposite = (
-                np.maximum(own[:, None, :2], own[None, :, :2]),
-                np.minimum(own[:, None, 2:], own[None, :, 2:]),
-            )
-            shared = np.prod(np.clip(opposite - corner, 0, None), axis=-1)
-            np.fill_diagonal(shared, 0)
-            shares[places] = (shared / np.maximum(area_xyxy(own), 1e-9)[:, None]).max(axis=1)
+            shares[places] = most_covered(boxes[places])
     return shares
 
 
@@ -124,18 +119,22 @@ def _mix(values: np.ndarray) -> np.ndarray:
         return values ^ (values >> np.uint64(31))
 
 
-def scenes(selected: pd.DataFrame, objects: pd.DataFrame, prompts: Mapping[str, str]) -> Iterator[tuple[Any, Scene]]:
-    """(SelectRow, Scene) of every selected picture, with all its usable annotations."""
+def scenes(
+    selected: pd.DataFrame, objects: pd.DataFrame, prompts: Mapping[str, str], seed: int
+) -> Iterator[tuple[Any, Scene]]:
+    """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
     by_image = objects.groupby("image_key", sort=False).indices
+    keys, categories = objects.key.to_numpy(object), objects.category.to_numpy(object)
+    corners = xywh_to_xyxy(objects[["x", "y", "w", "h"]].to_numpy())
     for row in selected.itertuples(index=False):
-        own = objects.iloc[by_image.get(row.key, [])]
+        own = by_image.get(row.key, np.array([], dtype=np.int64))
         editable = set(row.objects)
-        corners = clip_xyxy(xywh_to_xyxy(own[["x", "y", "w", "h"]].to_numpy()), row.width, row.height).tolist()
+        clipped = clip_xyxy(corners[own], row.width, row.height).tolist()
         boxes = [
             Box(key, category, (x0, y0, x1, y1), key in editable)
-            for key, category, (x0, y0, x1, y1) in zip(own.key, own.category, corners, strict=True)
+            for key, category, (x0, y0, x1, y1) in zip(keys[own], categories[own], clipped, strict=True)
         ]
-        yield row, Scene(row.key, row.digest, row.width, row.height, prompts.get(row.key, ""), boxes)
+        yield row, Scene(row.key, row.digest, row.width, row.height, prompts.get(row.key, ""), (seed, 0), boxes)
 
 
 def plan_requests(
@@ -154,10 +153,19 @@ def plan_requests(
     """
     planner = _Planner(recipe, donors, seed)
     return [
-        planner.row(row, scene, variant)
-        for row, scene in scenes(selected, objects, prompts)
+        planner.row(row, replace(scene, draws=(seed, variant)), variant)
+        for row, scene in scenes(selected, objects, prompts, seed)
         for variant in range(variants)
     ]
+
+
+def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
+    """The file name of a synthetic picture: its source's stem, what was done, and the request's key."""
+    last = file_name.replace("\\", "/").rpartition("/")[2]
+    stem = last.rpartition(".")[0] if "." in last else last
+    safe = "".join(c if c.isalnum() or c in ",.-_ " else "_" for c in stem).strip(". ") or "picture"
+    short = safe[:80].encode()[:160].decode(errors="ignore")  # file systems count bytes: 255
+    return f"{short}__{edit}-{painter}-{key[:12]}.png"
 
 
 class _Planner:
@@ -192,8 +200,10 @@ class _Planner:
             passes=tuple(passes),
             labels=self._labels(draft, scene, redrawn_by),
         )
-        data = canonical(request)
-        return PlanRow(key_of(request), OK, "", "", scene.image_key, variant, data, [*draft.barred, *barred])
+        key = key_of(request)
+        name = picture_name(selected.file_name, key, request.edit, self.recipe.painter.name)
+        left = [*draft.barred, *barred]
+        return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left)
 
     def _passes(self, draft: Draft, scene: Scene, variant: int) -> tuple[list[Pass], dict[str, Pass], list[str]]:
         passes: list[Pass] = []
@@ -273,4 +283,4 @@ class _Planner:
 
     def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
         key = key_of("no request", scene.image_key, scene.digest, variant, self.recipe.edit.identity(), self.seed)
-        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, b"", list(draft.barred))
+        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred))

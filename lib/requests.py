@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -54,21 +53,30 @@ class Label(Frozen):
     area: float | None = None  # pixels², edited ones
 
 
-class Request(Frozen):
-    """What to make from one source picture."""
+class Outcome(BaseModel):
+    """The part of a request that is left once it is painted: what drawing and the final set need of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     image_key: str
     source: str  # digest of the source picture's bytes
     frame: str  # "upright" or "stored", as ImageRow
-    width: int
+    width: int  # pixels
     height: int
     split: str
     variant: int
     edit: str
     painter: dict[str, Any]  # identity: name, version, settings, model id and revision
     composite: dict[str, Any]  # identity: name, version, settings
-    passes: tuple[Pass, ...]
     labels: tuple[Label, ...]
+
+
+class Request(Outcome):
+    """What to make from one source picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passes: tuple[Pass, ...]
 
 
 def canonical(value: Any) -> bytes:
@@ -91,19 +99,6 @@ def key_of(*parts: Any) -> str:
 def draw(*parts: Any) -> int:
     """A 63-bit number from SHA-256 over the parts: seed, edit, source digest, annotation ids, variant, purpose."""
     return int(key_of(*parts)[:16], 16) >> 1
-
-
-def draw_unit(*parts: Any) -> float:
-    """`draw` as a float in [0, 1)."""
-    return draw(*parts) / 2**63
-
-
-def smallest(candidates: Sequence[str], *parts: Any) -> str:
-    """The candidate with the smallest hash: adding one changes the choice only where the new one wins.
-
-    Raises ValueError for no candidates.
-    """
-    return min(candidates, key=lambda candidate: draw(*parts, candidate))
 
 
 def picture_keys(request: Request) -> list[tuple[str, str]]:

@@ -62,6 +62,7 @@ class ObjectRow(Row):
 class SelectRow(Row):
     """Stage select: one picture. key = image key."""
 
+    file_name: str
     digest: str
     frame: str
     split: str
@@ -88,6 +89,7 @@ class PlanRow(Row):
 
     image_key: str
     variant: int  # 0 .. variants-1
+    name: str  # file name of the synthetic picture everywhere a person meets it
     request: bytes  # canonical JSON of lib.requests.Request
     barred: list[str]  # "annotation key: reason" of boxes this request leaves alone
 
@@ -99,7 +101,7 @@ class PictureRow(Row):
     image_key: str
     picture: str  # picture key in the store
     sha256: str  # of the encoded file
-    name: str  # file name everywhere a person meets it
+    name: str
     width: int
     height: int
     painted: int  # passes painted in the run that wrote this row
@@ -147,7 +149,7 @@ class FinalRow(Row):
     sha256: str
     size: int
     mtime_ns: int
-    annotations: int  # boxes that came with it
+    annotations: int  # boxes of a synthetic picture; 0 for originals
 
 
 _ARROW = {

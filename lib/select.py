@@ -137,6 +137,7 @@ def _table(images: pa.Table, columns: _Columns, reasons: np.ndarray) -> pa.Table
             "status": status,
             "reason": reason,
             "detail": pa.array([""] * n, pa.string()),
+            "file_name": images["file_name"],
             "digest": images["digest"],
             "frame": images["frame"],
             "split": images["split"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Settings(BaseModel):
@@ -53,7 +53,7 @@ class DatasetSettings(Settings):
 class SelectSettings(Settings):
     """Nothing is limiting by default. Each rule sets aside with its own reason."""
 
-    split: str = Field("train", description="split whose pictures may be used; synthetic pictures stay in it")
+    split: str = Field("train", description="the training split: its pictures alone are used, and stay in it")
     categories: list[str] | None = Field(None, description="pictures must hold one of these, and only these are edited")
     max_objects: int | None = Field(None, ge=0, description="pictures with more boxes are set aside")
     max_categories: int | None = Field(None, ge=0, description="pictures with more distinct categories are set aside")
@@ -66,6 +66,13 @@ class SelectSettings(Settings):
         None, ge=1, description="at most so many pictures a category; a picture counts for its rarest category"
     )
     require_objects: bool = Field(False, description="set aside pictures without a usable box")
+
+    @field_validator("split")
+    @classmethod
+    def _train_only(cls, value: str) -> str:
+        if value.lower().startswith(("val", "test", "dev")):
+            raise ValueError("synthetic pictures come from the training split only: name that one")
+        return value
 
 
 class CaptionSettings(Settings):

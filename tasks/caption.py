@@ -7,7 +7,7 @@ from lib.manifest import Ref, read_manifest
 from lib.schemas import CaptionRow, SelectRow
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, use_member
-from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
+from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
 from tasks.run import Run
 
 VERSION = 1
@@ -19,7 +19,11 @@ def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
     settings = run.captions.model_dump(mode="json")
     jobs = [make_job(run, "caption", VERSION, {"selected": part}, settings, where) for part in selected.parts]
     total = sum(part.rows for part in selected.parts)
-    return run_stage(run, jobs, caption_part, CaptionRow, total, by="key", made=_new)
+    return run_stage(run, jobs, caption_part, CaptionRow, total, by="key", made=_new, there=_settled)
+
+
+def _settled(part: Ref) -> bool:
+    return settled(read_manifest(part.file, CaptionRow, ("reason",)))
 
 
 def _new(part: Ref) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib.draw import VERSION, contact_sheet, draw_pictures, sheet_jpeg
+from lib.draw import VERSION, contact_sheet, draw_pictures, sheet_jpeg, spread
 from lib.manifest import Ref, atomic_write, read_manifest
 from lib.schemas import OK, DrawRow, ScreenRow
 from tasks.artifacts import show_sheet
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_of, requests_of, sources_of
-from tasks.jobs import Job, Staged, make_job, run_stage, split_parts, stage_task
+from tasks.inputs import boxes_digest, boxes_of, outcomes_of, sources_of
+from tasks.jobs import Job, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
 
 
@@ -20,15 +20,22 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     rows = rows[rows.status == OK]
     where = {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
     parts = split_parts(run, "screened", rows, ScreenRow, by="image_key")
-    jobs = [make_job(run, "draw", VERSION, {"screened": part}, where=where) for part in parts]
+    jobs = [make_job(run, "draw", VERSION, {"screened": part}, _boxes(ingested, part), where) for part in parts]
     folder = run.root / "drawn"
     staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder))
+    prune_parts(run, "screened", parts)
     _sweep(folder, set(read_manifest(staged.manifest.file, DrawRow).name))
     if not rows.empty and (run.account["stages"]["draw"]["painted"] or not (run.root / "contact_sheet.jpg").is_file()):
-        boxes, requests = boxes_of(ingested.objects), requests_of(plan.manifest, rows.key)
-        sheet = contact_sheet(rows, requests, boxes, sources_of(ingested.images, str(run.sources)), run.store)
+        shown, boxes = spread(rows), boxes_of(ingested.objects)
+        load = sources_of(ingested.images, str(run.sources))
+        sheet = contact_sheet(shown, outcomes_of(plan.manifest, shown.key), boxes, load, run.store)
         atomic_write(run.root / "contact_sheet.jpg", sheet_jpeg(sheet))
     show_sheet(run)
+
+
+def _boxes(ingested: Ingested, part: Ref) -> dict[str, str]:
+    """What is drawn beside the pictures: a renamed category or a moved box is drawn anew."""
+    return {"boxes": boxes_digest(ingested.objects, read_manifest(part.file, ScreenRow, ("image_key",)).image_key)}
 
 
 def _drawings_there(part: Ref, folder: Path) -> bool:
@@ -46,6 +53,6 @@ def _sweep(folder: Path, wanted: set[str]) -> None:
 def draw_part(job: Job) -> Ref:
     """Draw the pictures of one part."""
     rows = job.read("screened", ScreenRow)
-    requests = requests_of(Ref.model_validate(job.where["plan"]), rows.key)
+    outcomes = outcomes_of(Ref.model_validate(job.where["plan"]), rows.key)
     boxes, folder = boxes_of(Ref.model_validate(job.where["objects"])), Path(job.workspace) / "drawn"
-    return job.write(draw_pictures(rows, requests, boxes, job.store, folder, job.advance), DrawRow)
+    return job.write(draw_pictures(rows, outcomes, boxes, job.store, folder, job.advance), DrawRow)

@@ -15,8 +15,8 @@ from lib.settings import FinaliseSettings
 from lib.store import Store
 from tasks.artifacts import show_counts
 from tasks.ingest import Ingested
-from tasks.inputs import requests_of
-from tasks.jobs import Staged
+from tasks.inputs import outcomes_of
+from tasks.jobs import Staged, may_pass
 from tasks.progress import advance
 from tasks.run import Run
 
@@ -61,7 +61,7 @@ def _known(path: Path) -> pd.DataFrame | None:
     return read_manifest(path, FinalRow) if path.is_file() else None
 
 
-@task(name="finalise", persist_result=False, retries=2, retry_delay_seconds=5)
+@task(name="finalise", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def write_final(job: FinalJob) -> Ref:
     """Write the final set. Not cached: it looks at every file, and writes what is missing or different."""
     root = Path(job.workspace)
@@ -71,7 +71,7 @@ def write_final(job: FinalJob) -> Ref:
     )
     reviewed = read_manifest(job.reviewed.file, ReviewRow)
     reviewed = reviewed[reviewed.status == OK]
-    requests = requests_of(job.plan, reviewed.key)
+    requests = outcomes_of(job.plan, reviewed.key)
     ids = Ids.read(root / "ids.json").assign(requests, images.key, final_objects(images, objects).key)
     ids.write(root / "ids.json")
     sources = Sources(images, objects, job.ingested.envelope.file.read_bytes(), Path(job.sources))

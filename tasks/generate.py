@@ -7,8 +7,8 @@ from lib.manifest import Ref, read_manifest
 from lib.schemas import OK, PictureRow, PlanRow
 from lib.store import Store
 from tasks.ingest import Ingested
-from tasks.inputs import file_names_of, sources_of, use_member
-from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
+from tasks.inputs import sources_of, use_member
+from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
 from tasks.run import Run
 
 VERSION = 1
@@ -31,9 +31,9 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
 
 
 def _pictures_there(part: Ref, store: Store) -> bool:
-    """Are all pictures that a part promises in the store?"""
-    rows = read_manifest(part.file, PictureRow, ("status", "picture"))
-    return all(store.has("picture", key) for key in rows.picture[rows.status == OK])
+    """Are all pictures that a part promises in the store, and was nothing missing that may be there now?"""
+    rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture"))
+    return settled(rows) and all(store.has("picture", key) for key in rows.picture[rows.status == OK])
 
 
 def _painted(part: Ref) -> int:
@@ -47,5 +47,5 @@ def generate_part(job: Job) -> Ref:
     plan, load = job.read("plan", PlanRow), sources_of(images, job.sources)
     plan = plan[plan.status == OK]
     with use_member(job.where["painter"]) as painter:
-        rows = generate_pictures(plan, file_names_of(images), painter, load, job.store, job.advance)
+        rows = generate_pictures(plan, painter, load, job.store, job.advance)
     return job.write(rows, PictureRow)

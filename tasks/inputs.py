@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
+from cachetools import LRUCache, cached
 
 from lib.captioners import CAPTIONERS
 from lib.generate import Load, source_loader
-from lib.manifest import Ref, read_manifest, read_table
+from lib.manifest import Ref, digest, read_manifest, read_table
 from lib.painters import PAINTERS
 from lib.plan import DonorPool
 from lib.registry import Member
-from lib.requests import Request
+from lib.requests import Outcome
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kept(count: int) -> Callable[[F], F]:
+    """Keep a function's last `count` results, each made once: threads that ask while it is made wait for it."""
+    return cast("Callable[[F], F]", cached(LRUCache(count), condition=threading.Condition()))
 
 
 def sources_of(images: Ref, folder: str) -> Load:
@@ -29,7 +36,7 @@ def sources_of(images: Ref, folder: str) -> Load:
     return _sources(images.path, images.sha256, folder)
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _sources(path: str, sha256: str, folder: str) -> Load:
     rows = read_manifest(Path(path), ImageRow, ("digest", "path"))
     rows = rows[rows.digest != ""]
@@ -41,21 +48,10 @@ def frames_of(images: Ref) -> dict[str, tuple[str, str]]:
     return _frames(images.path, images.sha256)
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _frames(path: str, sha256: str) -> dict[str, tuple[str, str]]:
     rows = read_manifest(Path(path), ImageRow, ("key", "digest", "frame"))
     return dict(zip(rows.key, zip(rows.digest, rows.frame, strict=True), strict=True))
-
-
-def file_names_of(images: Ref) -> dict[str, str]:
-    """Image key → file name."""
-    return _file_names(images.path, images.sha256)
-
-
-@lru_cache(maxsize=2)
-def _file_names(path: str, sha256: str) -> dict[str, str]:
-    rows = read_manifest(Path(path), ImageRow, ("key", "file_name"))
-    return dict(zip(rows.key, rows.file_name, strict=True))
 
 
 def usable_objects(objects: Ref, image_keys: pd.Series) -> pd.DataFrame:
@@ -65,11 +61,17 @@ def usable_objects(objects: Ref, image_keys: pd.Series) -> pd.DataFrame:
     return rows.iloc[np.concatenate(found)] if found else rows.iloc[:0]
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _usable_objects(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     table = read_table(Path(path), ObjectRow)
     rows = table.filter(pc.equal(table["status"], OK)).to_pandas()
     return rows, rows.groupby("image_key", sort=False).indices
+
+
+def boxes_digest(objects: Ref, image_keys: pd.Series) -> str:
+    """Digest of what is drawn of some pictures' own boxes."""
+    rows = usable_objects(objects, image_keys.drop_duplicates())[["key", "category", "x", "y", "w", "h"]]
+    return digest(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
 
 
 def donors_of(objects: Ref, images: Ref, split: str) -> DonorPool:
@@ -77,7 +79,7 @@ def donors_of(objects: Ref, images: Ref, split: str) -> DonorPool:
     return _donors(objects.path, objects.sha256, images.path, images.sha256, split)
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, split: str) -> DonorPool:
     rows, _ = _usable_objects(objects, objects_sha256)
     return DonorPool.of(rows, read_manifest(Path(images), ImageRow), split)
@@ -88,20 +90,20 @@ def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float,
     return _boxes(objects.path, objects.sha256)
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _boxes(path: str, sha256: str) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:
     rows, _ = _usable_objects(path, sha256)
     boxes = zip(rows.x, rows.y, rows.w, rows.h, strict=True)
     return dict(zip(rows.key, zip(rows.category, boxes, strict=True), strict=True))
 
 
-def requests_of(plan: Ref, keys: Iterable[str]) -> dict[str, Request]:
-    """Requests by key, of PlanRows that are ok."""
+def outcomes_of(plan: Ref, keys: Iterable[str]) -> dict[str, Outcome]:
+    """What requests end in, by key, of PlanRows that are ok."""
     told = _requests(plan.path, plan.sha256)
-    return {key: Request.model_validate_json(told[key]) for key in keys}
+    return {key: Outcome.model_validate_json(told[key]) for key in keys}
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _requests(path: str, sha256: str) -> dict[str, bytes]:
     rows = read_manifest(Path(path), PlanRow, ("key", "status", "request"))
     rows = rows[rows.status == OK]
@@ -113,7 +115,7 @@ def _build(member: str) -> Any:
     return {"painter": PAINTERS, "captioner": CAPTIONERS}[told.kind].build(told)
 
 
-@lru_cache(maxsize=4)
+@kept(4)
 def _built(member: str) -> tuple[Any, threading.Lock]:
     return _build(member), threading.Lock()
 

@@ -15,6 +15,7 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State
+from prefect.futures import wait
 from prefect.tasks import Task, exponential_backoff
 from pydantic import BaseModel
 
@@ -94,7 +95,7 @@ def _cache_key(context: Any, parameters: dict[str, Any]) -> str:
     return f"{job.stage}/{job.key}"
 
 
-def _may_pass(task: Any, run: Any, state: State[Any]) -> bool:
+def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Retry what can pass (memory, storage, a download), not what cannot (bad input, a wrong program)."""
     try:
         state.result()
@@ -118,7 +119,7 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
         result_serializer="json",
         retries=2,
         retry_delay_seconds=exponential_backoff(backoff_factor=5),
-        retry_condition_fn=_may_pass,
+        retry_condition_fn=may_pass,
     )
 
 
@@ -135,6 +136,7 @@ def run_jobs(run: Run, jobs: Sequence[Job], work: Task[[Job], Ref], there: Calla
     anew = work.with_options(refresh_cache=True)
     trusted = [_trusted(job, there) for job in jobs]
     futures = [(work if old else anew).submit(job) for job, old in zip(jobs, trusted, strict=True)]
+    wait(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
     done: list[Done] = []
     for job, future in zip(jobs, futures, strict=True):
         ref, made = future.result(), future.state.name != "Cached"
@@ -152,6 +154,15 @@ def _trusted(job: Job, there: Callable[[Ref], bool]) -> bool:
         return there(Ref(path=str(job.out), rows=-1, sha256=file_digest(job.out)))
     except AugmentError:
         return False
+
+
+# What was not there may be there the next time: a part with such a row is not taken from the cache.
+_MAY_CHANGE = ("image_missing", "image_changed", "picture_lost", "caption_lost")
+
+
+def settled(rows: pd.DataFrame) -> bool:
+    """Are all rows final: set aside by no reason that the next run may see otherwise?"""
+    return not rows.reason.isin(_MAY_CHANGE).any()
 
 
 def split_parts(run: Run, stage: str, rows: pd.DataFrame, row_type: type[Row], by: str = "key") -> list[Ref]:

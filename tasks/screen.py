@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lib.manifest import Ref
+from lib.manifest import Ref, read_manifest
 from lib.schemas import OK, PictureRow, ScreenRow
 from lib.screen import VERSION, mark_duplicates, measure_pictures
 from lib.settings import ScreenSettings
 from tasks.ingest import Ingested
 from tasks.inputs import frames_of, sources_of
-from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
+from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
 from tasks.run import Run
 
 
@@ -17,7 +17,11 @@ def screen_images(run: Run, ingested: Ingested, pictures: Staged) -> Staged:
     settings, where = run.settings.screen.model_dump(mode="json"), {"images": ingested.images.model_dump()}
     jobs = [make_job(run, "screen", VERSION, {"pictures": part}, settings, where) for part in pictures.parts]
     tidy = mark_duplicates if run.settings.screen.duplicates else lambda rows: rows
-    return run_stage(run, jobs, screen_part, ScreenRow, pictures.manifest.rows, tidy=tidy)
+    return run_stage(run, jobs, screen_part, ScreenRow, pictures.manifest.rows, tidy=tidy, there=_settled)
+
+
+def _settled(part: Ref) -> bool:
+    return settled(read_manifest(part.file, ScreenRow, ("reason",)))
 
 
 @stage_task("screen")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib.draw import colour_of, contact_sheet, draw_boxes, draw_pictures, drawn_boxes, sheet_jpeg
+from lib.draw import colour_of, contact_sheet, draw_boxes, draw_pictures, drawn_boxes, sheet_jpeg, spread
 from lib.images import encode_png
 from lib.manifest import to_table
 from lib.requests import Label, Request
@@ -187,7 +187,7 @@ def sheet(store, count, most=12, thumb=60, **size):
     def load(digest, frame):
         return grey(**size) // 2
 
-    return contact_sheet(rows, requests_for(rows, **size), OBJECTS, load, store, most, thumb)
+    return contact_sheet(spread(rows, most), requests_for(rows, **size), OBJECTS, load, store, thumb)
 
 
 def test_a_sheet_shows_source_boxes_and_result_side_by_side(store):

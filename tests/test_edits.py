@@ -19,8 +19,8 @@ def make_box(key, x, y, w, h, category="cat", editable=True):
     return Box(str(key), category, (x, y, min(x + w, WIDTH), min(y + h, HEIGHT)), editable)
 
 
-def scene_of(*boxes, prompt="a scene", digest="d"):
-    return Scene("1", digest, WIDTH, HEIGHT, prompt, boxes)
+def scene_of(*boxes, prompt="a scene", digest="d", draws=(0, 0)):
+    return Scene("1", digest, WIDTH, HEIGHT, prompt, draws, boxes)
 
 
 def drawn_scene(drawn, **values):
@@ -136,7 +136,9 @@ def test_layout_paints_the_whole_frame_once_with_all_editable_boxes():
 
 
 def test_layout_without_a_caption_names_its_objects():
-    (target,) = edit("layout").draft(scene_of(make_box(1, 5, 5, 9, 9), make_box(2, 60, 5, 9, 9, "dog"), prompt="")).targets
+    (target,) = (
+        edit("layout").draft(scene_of(make_box(1, 5, 5, 9, 9), make_box(2, 60, 5, 9, 9, "dog"), prompt="")).targets
+    )
     assert target.prompt == "cat, dog"
 
 

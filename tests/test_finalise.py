@@ -20,7 +20,7 @@ from lib.images import encode_png
 from lib.ingest import check_pictures, settle_objects
 from lib.manifest import to_table
 from lib.requests import Label, Request, key_of
-from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
+from lib.schemas import OK, FinalRow, ReviewRow
 from lib.settings import DatasetSettings, FinaliseSettings
 from lib.store import Store
 
@@ -57,7 +57,14 @@ class Folder:
             self.note(note_id, id)
 
     def note(self, id, image_id, bbox=(4, 5, 20, 10), **fields):
-        record = {"id": id, "image_id": image_id, "category_id": 3, "bbox": bbox and list(bbox), "area": 200, "iscrowd": 0}
+        record = {
+            "id": id,
+            "image_id": image_id,
+            "category_id": 3,
+            "bbox": bbox and list(bbox),
+            "area": 200,
+            "iscrowd": 0,
+        }
         self.coco["annotations"].append(record | fields)
 
     def ingest(self) -> Sources:
@@ -182,7 +189,7 @@ def test_ids_that_are_text_do_not_count():
 
 @pytest.mark.parametrize("told", ["900.0", "9e2", "899.5"])  # all JSON numbers
 def test_ids_that_are_fractions_count_as_the_numbers_that_readers_see(told):
-    assert assign(keys=["a"], originals=["5", told])["a"] == (900 if told == "899.5" else 901)
+    assert assign(keys=["a"], originals=["5", told])["a"] == 901
 
 
 def test_a_remembered_id_equal_to_an_originals_fraction_is_given_anew():
@@ -258,9 +265,16 @@ def test_an_unsafe_name_goes_by_its_path(name):
 
 
 @pytest.mark.parametrize("name", ["./a.png", "x//a.png", "x/./a.png"])
-def test_a_roundabout_name_goes_by_its_path(name):
-    path = PurePosixPath(name).as_posix()
-    assert names((name, path)) == [path]
+def test_a_roundabout_name_stays(name):
+    assert names((name, PurePosixPath(name).as_posix())) == [name]
+
+
+def test_a_name_that_is_anothers_path_does_not_take_its_place():
+    assert names(("a.png", "x/a.png"), ("a.png", "y/a.png"), ("x/a.png", "z/a.png")) == [
+        "x/a.png",
+        "y/a.png",
+        "z/a.png",
+    ]
 
 
 def test_roundabout_and_plain_names_of_two_pictures_do_not_meet():
@@ -274,8 +288,7 @@ PARTS = st.lists(st.sampled_from(["a", "A", "b", ".", "..", "", "c.png"]), min_s
 def test_final_names_are_unique_and_stay_inside(file_names, data):
     pairs = [(name, f"{i}/p.png") for i, name in enumerate(file_names)]
     told = names(*pairs) if pairs else []
-    normal = [str(PurePosixPath(name)) for name in told]
-    assert normal == told and len(set(told)) == len(told)
+    assert len({str(PurePosixPath(name)).casefold() for name in told}) == len(told)
     assert not any(".." in PurePosixPath(name).parts or name.startswith("/") for name in told)
 
 

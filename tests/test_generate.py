@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from lib.composites import COMPOSITES
-from lib.generate import generate_pictures, picture_name, source_loader
+from lib.generate import generate_pictures, source_loader
 from lib.images import PictureError, encode_png, load_rgb
 from lib.manifest import to_table
 from lib.painters import Paint
+from lib.plan import picture_name
 from lib.requests import Donor, Pass, Request, canonical, key_of, picture_keys
 from lib.schemas import OK, REJECTED, PlanRow
 from lib.store import Store
@@ -79,10 +80,15 @@ def make_request(number=0, *passes, source=None, composite="paste", **changes):
     return Request(**(values | changes))
 
 
+def plan_row(request):
+    key = key_of(request)
+    name = picture_name(f"photo {request.image_key}.jpg", key, request.edit, "fake")
+    return PlanRow(key, OK, "", "", request.image_key, request.variant, name, canonical(request), [])
+
+
 def generate(store, requests, painter, load=load, advance=lambda n: None):
-    rows = [PlanRow(key_of(r), OK, "", "", r.image_key, r.variant, canonical(r), []) for r in requests]
-    names = {r.image_key: f"photo {r.image_key}.jpg" for r in requests}
-    told = generate_pictures(to_table(rows, PlanRow).to_pandas(), names, painter, load, store, advance)
+    rows = [plan_row(r) for r in requests]
+    told = generate_pictures(to_table(rows, PlanRow).to_pandas(), painter, load, store, advance)
     assert [row.key for row in told] == [row.key for row in rows]  # rows out are rows in, in their order
     return told
 

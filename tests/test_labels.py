@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+from scipy.ndimage import binary_fill_holes
 
 from lib.geometry import polygon_area
 from lib.labels import donor_mask, polygons_of, redrawn
@@ -190,3 +191,12 @@ def test_the_label_of_any_box_can_be_written(values):
     assume(w > 0 and h > 0)
     label = redrawn("7", (x0, y0, x0 + w, y0 + h), step())
     assert canonical(label) and label.area == pytest.approx(polygon_area(label.segmentation), rel=1e-6, abs=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_traced_mask_has_the_masks_own_area(seed):
+    blobs = binary_fill_holes(np.random.default_rng(seed).random((12, 16)) < 0.4)
+    rle = coco_mask.encode(np.asfortranarray(blobs.astype(np.uint8)))
+    told = msgspec.json.encode({"segmentation": {"size": list(blobs.shape), "counts": rle["counts"].decode()}})
+    polygons = polygons_of(told, *blobs.shape) or ()
+    assert polygon_area(polygons) == blobs.sum()

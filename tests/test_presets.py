@@ -61,7 +61,9 @@ def test_a_preset_says_what_it_is_about_and_what_its_models_licences_are(preset)
 @every_preset
 def test_a_preset_is_not_changed_by_its_use(preset):
     before = resolve(preset=preset)
-    resolve(preset=preset, select={"max_objects": 99}, painter={"tone": 0.1} if preset == "copy-paste" else {"steps": 2})
+    resolve(
+        preset=preset, select={"max_objects": 99}, painter={"tone": 0.1} if preset == "copy-paste" else {"steps": 2}
+    )
     assert resolve(preset=preset) == before
 
 

@@ -52,6 +52,7 @@ def test_a_row_tells_what_its_picture_is():
     del row["objects"], row["labels"]
     assert row == {
         "key": "7",
+        "file_name": "7.png",
         "status": OK,
         "reason": "",
         "detail": "",
@@ -85,8 +86,14 @@ def test_another_split_is_a_reason():
     assert reasons(rows) == {"1": "", "2": "other_split", "3": "other_split"}
 
 
-def test_the_wanted_split_can_be_another():
-    assert chosen(select([image("1"), image("2", "val")], split="val")) == {"2"}
+def test_the_training_split_may_have_another_name():
+    assert chosen(select([image("1", "train2017"), image("2", "val2017")], split="train2017")) == {"1"}
+
+
+@pytest.mark.parametrize("split", ["val", "Validation", "test-dev"])
+def test_a_split_to_measure_with_is_refused(split):
+    with pytest.raises(ValueError, match="training split only"):
+        SelectSettings(split=split)
 
 
 def test_a_group_on_two_sides_of_a_split_is_left_alone():

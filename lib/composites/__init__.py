@@ -27,7 +27,6 @@ class Composite(Protocol):
     """The contract."""
 
     VERSION: ClassVar[int]  # raised whenever the same paint would give another picture
-    NEEDS: ClassVar[frozenset[str]]  # what the painter must give back: "latents", "decoder"
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any) -> None: ...

@@ -16,7 +16,6 @@ class Feather:
     """The region, enlarged a little so that its rim is covered, blurred."""
 
     VERSION: ClassVar[int] = 1
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     class Settings(MemberSettings):
         kernel: int = Field(13, ge=1, description="side of the Gaussian, pixels, odd")

@@ -13,7 +13,6 @@ from lib.requests import Pass
 
 class _Plain:
     VERSION: ClassVar[int] = 1
-    NEEDS: ClassVar[frozenset[str]] = frozenset()
 
     class Settings(MemberSettings):
         pass

@@ -41,6 +41,7 @@ class Scene:
     width: int
     height: int
     prompt: str  # the caption's prompt; "" where captions are off
+    draws: tuple[int, int]  # seed and variant: what every draw of this plan begins with
     boxes: Sequence[Box]
 
 

@@ -38,7 +38,8 @@ class Replace:
 
     def draft(self, scene: Scene) -> Draft:
         """Targets for the boxes with the smallest hashes, up to max_boxes, in the order of the annotations."""
-        barred = {box.key: f"{box.key}: covers_other_object" for box in scene.boxes if self._covers_another(box, scene)}
+        covering = self._covering(scene)
+        barred = {box.key: f"{box.key}: covers_other_object" for box in scene.boxes if box.key in covering}
         free = [box for box in scene.boxes if box.editable and box.key not in barred]
         chosen = {box.key for box in self._chosen(free, scene)}
         targets = tuple(self._target(box, scene) for box in free if box.key in chosen)
@@ -47,14 +48,20 @@ class Replace:
         keeps = tuple(box.key for box in scene.boxes if box.key not in chosen)
         return Draft(targets, keeps, tuple(barred.values()), reason)
 
-    def _covers_another(self, box: Box, scene: Scene) -> bool:
-        others = [other.xyxy for other in scene.boxes if other.key != box.key]
-        if not box.editable or not others:
-            return False
-        return bool((covered_xyxy(box.xyxy, np.array(others)) > self.settings.cover_limit).any())
+    def _covering(self, scene: Scene) -> set[str]:
+        """Keys of editable boxes that cover more than the limit of another object."""
+        boxes = np.array([box.xyxy for box in scene.boxes])
+        found = set()
+        for i, box in enumerate(scene.boxes):
+            if box.editable and len(boxes) > 1:
+                shares = covered_xyxy(box.xyxy, boxes)
+                shares[i] = 0
+                if (shares > self.settings.cover_limit).any():
+                    found.add(box.key)
+        return found
 
     def _chosen(self, boxes: list[Box], scene: Scene) -> list[Box]:
-        ranked = sorted(boxes, key=lambda box: draw("replace", scene.digest, box.key))
+        ranked = sorted(boxes, key=lambda box: draw(scene.draws, "replace", scene.digest, box.key))
         return ranked[: self.settings.max_boxes]
 
     def _target(self, box: Box, scene: Scene) -> Target:

@@ -1,0 +1,351 @@
+"""The command line: parameters in, one clear sentence where something is wrong."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from flows import cli
+from lib.captioners import CAPTIONERS
+from lib.errors import AugmentError
+from lib.painters import PAINTERS
+from lib.presets import PRESETS
+
+DEPLOYMENTS = yaml.safe_load((cli.CHECKOUT / "prefect.yaml").read_text())["deployments"]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """A terminal on which no table folds."""
+    monkeypatch.setattr(cli.OUT, "width", 500)
+
+
+def failed(capsys, *arguments):
+    """stderr of a command that fails as it should: exit code 1, nothing on stdout, no traceback."""
+    assert cli.main(arguments) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and "Traceback" not in told.err
+    assert told.err.startswith("augment: ") and told.err.count("\n") == 1
+    return told.err
+
+
+def put(assignment, values=None):
+    values = {} if values is None else values
+    cli.set_value(values, assignment)
+    return values
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("seed=7", {"seed": 7}),
+        ("select.max_objects=6", {"select": {"max_objects": 6}}),
+        ("caption.captioner.name=blip2", {"caption": {"captioner": {"name": "blip2"}}}),
+        ("select.categories=[cat, 'big dog']", {"select": {"categories": ["cat", "big dog"]}}),
+        ("dataset.split=", {"dataset": {"split": None}}),
+        ("caption.prompt='a = b'", {"caption": {"prompt": "a = b"}}),
+        ("edit.prompt=x=y", {"edit": {"prompt": "x=y"}}),
+        ("review={pick: all}", {"review": {"pick": "all"}}),
+        ("screen.duplicates=false", {"screen": {"duplicates": False}}),
+    ],
+)
+def test_a_value_is_put_in_its_place_as_yaml(assignment, expected):
+    assert put(assignment) == expected
+
+
+def test_the_values_beside_it_stay():
+    assert put("select.min_box=4", {"seed": 1, "select": {"min_box": 9, "split": "val"}}) == {
+        "seed": 1,
+        "select": {"min_box": 4, "split": "val"},
+    }
+
+
+def test_a_value_of_a_bare_name_opens_it_up():
+    assert put("painter.steps=3", {"painter": "gligen"}) == {"painter": {"name": "gligen", "steps": 3}}
+
+
+def test_the_mapping_that_was_given_is_not_written_to():
+    select = {"min_box": 9}
+    put("select.min_box=4", {"select": select})
+    assert select == {"min_box": 9}
+
+
+@pytest.mark.parametrize("assignment", ["seed", "=3", "", "a.b"])
+def test_an_assignment_without_a_place_or_a_value_is_refused(assignment):
+    with pytest.raises(AugmentError, match=r"expected a\.b=value"):
+        put(assignment)
+
+
+def test_a_value_that_is_no_yaml_is_refused():
+    with pytest.raises(AugmentError, match=r"'\[1, 2' is not valid YAML"):
+        put("seed=[1, 2")
+
+
+@pytest.mark.parametrize("there", [7, ["cat"], True])
+def test_a_value_inside_one_that_holds_none_is_refused(there):
+    with pytest.raises(AugmentError, match=r"seed\.x=1.*seed"):
+        put("seed.x=1", {"seed": there})
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("name", [d["name"] for d in DEPLOYMENTS])
+def test_a_deployments_parameters_are_those_of_prefect_yaml(name):
+    values, told, base = cli.load_parameters(name)
+    (expected,) = [d["parameters"] for d in DEPLOYMENTS if d["name"] == name]
+    assert (values, told, base) == (expected, name, cli.CHECKOUT)
+
+
+def test_a_file_gives_its_values_its_name_and_the_folder_one_stands_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("dataset: {images: é}\nseed: 3\n", "utf-8")
+    assert cli.load_parameters("mine.yaml") == ({"dataset": {"images": "é"}, "seed": 3}, "mine", tmp_path)
+
+
+def test_an_unknown_deployment_lists_the_known_ones(capsys):
+    told = failed(capsys, "run", "nonesuch")
+    assert "'nonesuch'" in told and all(d["name"] in told for d in DEPLOYMENTS) and "YAML" in told
+
+
+def test_a_missing_file_is_named(capsys, tmp_path):
+    assert f"{tmp_path / 'mine.yaml'} not found" in failed(capsys, "run", str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"dataset: {images: [", "is not valid YAML"),
+        (b"a: b: c", "is not valid YAML"),
+        (b"name: \xff\xfe", "is not valid YAML"),
+        (b"- 1\n- 2\n", "holds no mapping"),
+        (b"", "holds no mapping"),
+        (b"just words", "holds no mapping"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping_is_named(capsys, tmp_path, data, reason):
+    (tmp_path / "mine.yaml").write_bytes(data)
+    told = failed(capsys, "run", str(tmp_path / "mine.yaml"))
+    assert "mine.yaml" in told and reason in told
+
+
+def test_a_folder_is_no_file_with_parameters(capsys, tmp_path):
+    (tmp_path / "mine.yaml").mkdir()
+    assert "mine.yaml" in failed(capsys, "run", str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "reason"),
+    [
+        ("seed: 1", [], "parameter 'dataset'"),
+        ("dataset: {images: x}", ["--set", "select.max_object=1"], "parameter 'select.max_object'"),
+        ("dataset: {images: x}", ["--set", "variants=none"], "parameter 'variants'"),
+        ("dataset: {images: x}", ["--set", "seed"], "expected a.b=value"),
+    ],
+)
+def test_wrong_parameters_are_told_before_anything_starts(capsys, tmp_path, monkeypatch, text, arguments, reason):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_prepare_prefect", lambda: pytest.fail("too late"))
+    (tmp_path / "mine.yaml").write_text(text)
+    assert reason in failed(capsys, "run", "mine.yaml", *arguments)
+
+
+# main
+
+
+def test_a_command_that_works_returns_0(capsys):
+    assert cli.main(["presets"]) == 0
+
+
+def test_an_interrupt_says_how_to_go_on_and_returns_130(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "show_presets", interrupted)
+    assert cli.main(["presets"]) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
+    def broken(options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "show_presets", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["presets"])
+
+
+def test_an_errors_brackets_are_not_taken_for_markup(capsys):
+    assert "[red]" in failed(capsys, "status", "[red]")
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonesuch"], ["run"], ["fetch", "nonesuch"]])
+def test_a_wrong_command_shows_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2 and "usage: augment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "status", "presets", "evaluate", "notify", "fetch"])
+def test_every_command_explains_itself(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0 and f"usage: augment {command}" in capsys.readouterr().out
+
+
+def test_the_command_line_starts_without_prefect_or_torch():
+    code = "import sys, flows.cli; print([m for m in ('prefect', 'torch', 'pandas', 'cv2') if m in sys.modules])"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cli.CHECKOUT, env={"PATH": ""}
+    )
+    assert told.stdout.strip() == "[]"
+
+
+# status
+
+
+ACCOUNT = {
+    "run": "mine",
+    "workspace": "w",
+    "state": "completed",
+    "stages": {
+        "ingest": {"rows": 9, "ok": 7, "painted": 0, "reused": 9, "rejected": {"image_broken": 2}},
+        "plan": {"rows": 7, "ok": 7, "painted": 0, "reused": 7, "rejected": {}, "barred": 41},
+    },
+    "painted": 0,
+    "reused": 0,
+    "rejected": {"image_broken": 2},
+}
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder with one run in data/runs/mine, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps(ACCOUNT))
+    return folder
+
+
+def test_an_unknown_run_says_where_it_was_looked_for(capsys, workspace):
+    told = failed(capsys, "status", "nonesuch")
+    assert "no run 'nonesuch'" in told and "data/runs/nonesuch" in told
+
+
+def test_a_run_is_found_by_its_name_and_by_its_workspace(capsys, workspace):
+    for run in ("mine", str(workspace)):
+        assert cli.main(["status", run, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == ACCOUNT
+
+
+def test_the_table_shows_every_stage_with_its_counts_and_reasons(capsys, workspace):
+    assert cli.main(["status", "mine"]) == 0
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["ingest", "9", "7", "0", "9", "image_broken", "2"] in rows
+    assert ["plan", "7", "7", "0", "7", "barred", "41"] in rows
+
+
+def test_a_failed_run_shows_its_error(capsys, workspace):
+    told = ACCOUNT | {"state": "failed", "error": "no pictures in [x]"}
+    (workspace / "status.json").write_text(json.dumps(told))
+    assert cli.main(["status", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert "mine: failed" in out and "no pictures in [x]" in out
+
+
+def test_a_runs_brackets_are_not_taken_for_markup(capsys, workspace):
+    (workspace / "status.json").write_text(json.dumps(ACCOUNT | {"run": "mine [old]"}))
+    assert cli.main(["status", "mine"]) == 0
+    assert "mine [old]: completed" in capsys.readouterr().out
+
+
+def test_a_status_that_is_no_json_is_named(capsys, workspace):
+    (workspace / "status.json").write_text('{"run": ')
+    assert "status.json" in failed(capsys, "status", "mine")
+
+
+# presets
+
+
+def test_every_preset_is_shown_with_its_triple_checkpoint_and_licence(capsys):
+    cli.main(["presets"])
+    lines = capsys.readouterr().out.splitlines()
+    for name, preset in PRESETS.items():
+        line = next(line for line in lines if f" {name} " in line)
+        painter = PAINTERS[preset["painter"]["name"]]
+        members = (preset[kind]["name"] for kind in ("edit", "painter", "composite"))
+        assert all(f" {member} " in line for member in members)
+        assert not painter.MODEL or (painter.MODEL in line and painter.LICENCE in line)
+
+
+def test_every_captioner_is_shown_with_its_licence(capsys):
+    cli.main(["presets"])
+    out = capsys.readouterr().out
+    models = [CAPTIONERS[name] for name in CAPTIONERS if CAPTIONERS[name].MODEL]
+    assert models and all(m.MODEL in out and m.LICENCE in out for m in models)
+
+
+def test_on_a_narrow_terminal_no_word_is_cut_off(capsys, monkeypatch):
+    monkeypatch.setattr(cli.OUT, "width", 60)
+    cli.main(["presets"])
+    assert "…" not in capsys.readouterr().out
+
+
+# evaluate
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Two folders of eight and of five pictures."""
+    random = np.random.default_rng(1)
+    folders = tmp_path / "real", tmp_path / "generated"
+    for folder, count in zip(folders, (8, 5), strict=True):
+        folder.mkdir()
+        for i in range(count):
+            pixels = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return [str(folder) for folder in folders]
+
+
+def test_evaluate_writes_its_scores_as_json(capsys, sets, tmp_path):
+    path = tmp_path / "scores" / "metrics.json"
+    assert cli.main(["evaluate", *sets, "--extractor", "pixels", "--json", str(path)]) == 0
+    told = json.loads(path.read_text())
+    assert {"fid", "kid", "n_real", "n_generated", "extractor", "floor"} <= set(told)
+    assert (told["n_real"], told["n_generated"], told["extractor"]) == (8, 5, "pixels")
+    assert told["floor"]["m"] == 4
+
+
+def test_evaluate_prints_its_scores(capsys, sets):
+    assert cli.main(["evaluate", *sets, "--extractor", "pixels"]) == 0
+    out = capsys.readouterr().out
+    assert "8 real, 5 generated pictures" in out and "FID" in out and "KID" in out
+
+
+def test_a_set_compared_with_itself_has_no_distance(sets, tmp_path):
+    path = tmp_path / "metrics.json"
+    cli.main(["evaluate", sets[0], sets[0], "--extractor", "pixels", "--json", str(path)])
+    assert json.loads(path.read_text())["fid"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_unknown_extractor_lists_the_known_ones(capsys, sets):
+    told = failed(capsys, "evaluate", *sets, "--extractor", "nonesuch")
+    assert "'nonesuch'" in told and "inception, pixels" in told
+
+
+def test_a_missing_folder_is_named(capsys, sets):
+    assert "elsewhere not found" in failed(capsys, "evaluate", sets[0], "elsewhere", "--extractor", "pixels")
+
+
+def test_a_folder_without_pictures_is_named(capsys, sets, tmp_path):
+    (tmp_path / "empty").mkdir()
+    told = failed(capsys, "evaluate", sets[0], str(tmp_path / "empty"), "--extractor", "pixels")
+    assert f"no pictures in {tmp_path / 'empty'}" in told
