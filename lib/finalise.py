@@ -21,7 +21,7 @@ import pandas as pd
 
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import encode_jpeg, load_rgb, plain_path
-from lib.manifest import atomic_path, atomic_write, file_digest
+from lib.manifest import atomic_path, atomic_write, digest, file_digest
 from lib.requests import Label, Outcome, key_of
 from lib.schemas import OK, REJECTED, FinalRow
 from lib.settings import FinaliseSettings
@@ -131,8 +131,9 @@ def finalise(
         _place_synthetic(row, by_key[row.image_key], requests[row.key], ids, sources.root, settings, store, writer)
         for row in reviewed.itertuples(index=False)
     ]
-    writer.sweep({row.file_name for row in rows if row.status == OK})
     _write_annotations(folder, sources, originals, names, requests, ids, rows, settings)
+    # Only now: until here the former annotations.json was true of what lies there.
+    writer.sweep({row.file_name for row in rows if row.status == OK})
     return rows
 
 
@@ -240,22 +241,29 @@ def _place_synthetic(
     kind, item, name = "picture", row.picture, row.name
     if settings.format == "jpeg":
         kind, item, name = "jpeg", key_of("jpeg", row.picture, source.digest), str(Path(row.name).with_suffix(".jpg"))
-        _keep_jpeg(store, item, row.picture, root / source.path)
-    sha256 = store.sha256(kind, item)
     try:
+        if kind == "jpeg":
+            _keep_jpeg(store, item, row.picture, root / source.path, source.digest)
+        sha256 = store.sha256(kind, item)
         if sha256 is None:
             raise ValueError(f"{name} is no longer in the store")
         size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return FinalRow(key, REJECTED, "picture_lost", f"{error}: run again", image_id, name, "", 0, 0, 0)
     return FinalRow(key, OK, "", "", image_id, name, sha256, size, mtime_ns, len(request.labels))
 
 
-def _keep_jpeg(store: Store, item: str, picture: str, source: Path) -> None:
-    """The picture as JPEG with its source's tables, in the store; nothing where the picture is lost."""
+def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_digest: str) -> None:
+    """The picture as JPEG with its source's tables, in the store; nothing where the picture is lost.
+
+    Raises FileNotFoundError or ValueError where the source is gone or another.
+    """
     png = None if store.has("jpeg", item) else store.get("picture", picture)
     if png is not None:
-        store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=source.read_bytes()))
+        data = source.read_bytes()
+        if digest(data) != source_digest:
+            raise ValueError(f"{source} changed since ingest")
+        store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=data))
 
 
 def _write_annotations(

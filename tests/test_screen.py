@@ -62,6 +62,13 @@ def test_a_flat_colour_is_blank(store):
     assert verdict(store, np.full((12, 16, 3), (200, 30, 90), np.uint8)) == (REJECTED, "blank")
 
 
+@pytest.mark.parametrize(("spread", "expected"), [(8, (REJECTED, "blank")), (10, (OK, ""))])
+def test_a_picture_is_blank_up_to_the_limits_deviation_and_no_further(store, spread, expected):
+    halves = np.full((12, 16, 3), 100, np.uint8)
+    halves[:, 8:] += np.uint8(spread)  # a deviation of half of it; the limit is 4
+    assert verdict(store, halves) == expected
+
+
 def test_another_size_than_planned_is_a_reason_that_tells_both(store):
     (told,) = screen(store, row(store, NOISE, width=15))
     assert told.reason == "wrong_size" and "16x12" in told.detail and "15x12" in told.detail
