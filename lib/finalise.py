@@ -69,7 +69,7 @@ class Ids:
 
     def write(self, path: Path) -> None:
         """By rename."""
-        atomic_write(path, msgspec.json.encode({"images": self.images, "annotations": self.annotations}))
+        atomic_write(path, msgspec.json.encode({"images": self.images, "annotations": self.annotations}), durable=True)
 
 
 def _assign(known: Mapping[str, int], keys: Iterable[str], originals: Iterable[str]) -> dict[str, int]:
@@ -288,7 +288,9 @@ def _write_annotations(
             own = [s for s in synthetic if s[1].split == split]
             wanted[f"annotations-{_file_text(split)}.json"] = maker.coco(originals[originals.split == split], own)
     if settings.s3_pair:
-        used = sources.images[sources.images.key.isin({request.image_key for _, request, _ in synthetic})]
+        gone = {row.key for row in rows if row.status != OK}
+        wanted_keys = {request.image_key for _, request, _ in synthetic if f"original:{request.image_key}" not in gone}
+        used = sources.images[sources.images.key.isin(wanted_keys)]
         wanted["selected_ann.json"] = maker.coco(used.iloc[:0], synthetic)
         wanted["original_selected_ann.json"] = maker.coco(used, [])
     labels = maker.yolo(wanted["annotations.json"]) if settings.yolo else {}

@@ -75,13 +75,11 @@ def _decompressed(text: str) -> list[int]:
     return runs
 
 
-def redrawn(annotation: str, xyxy: tuple[float, float, float, float], step: Pass) -> Label:
-    """The label of an object that `step` paints anew into its box (xyxy pixels).
+def redrawn(annotation: str, bbox: tuple[float, float, float, float], step: Pass) -> Label:
+    """The label of an object that `step` paints anew into its box (xywh pixels).
 
     Its segmentation is the donor's mask, mapped, where there is one, else the box; the area follows.
     """
-    x0, y0, x1, y1 = xyxy
-    bbox = (x0, y0, x1 - x0, y1 - y0)
     mask = donor_mask(step.donor, step) if step.donor else None
     if mask is None:
         return Label(

@@ -54,10 +54,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write bytes so that a reader finds all of them or the former file."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+def atomic_write(path: Path, data: bytes, durable: bool = False) -> None:
+    """Write bytes so that a reader finds all of them or the former file.
+
+    durable: after a power cut too; for the few files that cannot be made again (milliseconds each).
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def digest(data: bytes) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lib.composites import COMPOSITES
 from lib.edits import EDITS, Box, Draft, Scene, Target
-from lib.geometry import clip_xyxy, most_covered, outer_pixels, to_window, window_around, xywh_to_xyxy
+from lib.geometry import clip_xyxy, most_covered, outer_pixels, to_window, window_around, xywh_to_xyxy, xyxy_to_xywh
 from lib.labels import polygons_of, redrawn
 from lib.painters import PAINTERS, check_served
 from lib.registry import Member
@@ -125,14 +125,17 @@ def scenes(
     """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
     by_image = objects.groupby("image_key", sort=False).indices
     keys, categories = objects.key.to_numpy(object), objects.category.to_numpy(object)
-    corners = xywh_to_xyxy(objects[["x", "y", "w", "h"]].to_numpy())
+    annotated = objects[["x", "y", "w", "h"]].to_numpy()
+    corners = xywh_to_xyxy(annotated)
     for row in selected.itertuples(index=False):
         own = by_image.get(row.key, np.array([], dtype=np.int64))
         editable = set(row.objects)
-        clipped = clip_xyxy(corners[own], row.width, row.height).tolist()
+        clipped = clip_xyxy(corners[own], row.width, row.height)
+        whole = (clipped == corners[own]).all(axis=1, keepdims=True)
+        told = np.where(whole, annotated[own], xyxy_to_xywh(clipped)).tolist()
         boxes = [
-            Box(key, category, (x0, y0, x1, y1), key in editable)
-            for key, category, (x0, y0, x1, y1) in zip(keys[own], categories[own], clipped, strict=True)
+            Box(key, category, tuple(xyxy), tuple(xywh), key in editable)
+            for key, category, xyxy, xywh in zip(keys[own], categories[own], clipped.tolist(), told, strict=True)
         ]
         yield row, Scene(row.key, row.digest, row.width, row.height, prompts.get(row.key, ""), (seed, 0), boxes)
 
@@ -276,7 +279,7 @@ class _Planner:
         labels = []
         for box in scene.boxes:
             if box.key in redrawn_by:
-                labels.append(redrawn(box.key, box.xyxy, redrawn_by[box.key]))
+                labels.append(redrawn(box.key, box.xywh, redrawn_by[box.key]))
             elif box.key in draft.keeps or (box.key in targeted and not self.edit.WHOLE):
                 labels.append(Label(source=box.key, edited=False))
         return tuple(labels)

@@ -16,7 +16,8 @@ every_edit = pytest.mark.parametrize("name", sorted(EDITS))
 
 
 def make_box(key, x, y, w, h, category="cat", editable=True):
-    return Box(str(key), category, (x, y, min(x + w, WIDTH), min(y + h, HEIGHT)), editable)
+    right, bottom = min(x + w, WIDTH), min(y + h, HEIGHT)
+    return Box(str(key), category, (x, y, right, bottom), (x, y, right - x, bottom - y), editable)
 
 
 def scene_of(*boxes, prompt="a scene", digest="d", draws=(0, 0)):

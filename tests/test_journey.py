@@ -388,3 +388,48 @@ def test_the_real_forklifts_are_painted_by_a_tiny_gligen(tmp_path, edit, painter
         assert assert_outside_untouched(tmp_path / "ws" / "final", margin=9) == 4
     request = json.loads(read_manifest(tmp_path / "ws/manifests/plan.parquet", PlanRow).request[0])
     assert request["painter"]["model"]["revision"].startswith("sha256:")
+
+
+def test_a_picture_that_was_away_for_a_while_is_painted_by_the_next_run(made_set, tmp_path, monkeypatch):
+    from tasks import generate
+
+    run(tmp_path / "whole", made_set.dataset)
+    real, victim, away = generate.sources_of, made_set.images / "picture 003.png", tmp_path / "away.png"
+
+    def unplug(*args):
+        if victim.exists():
+            victim.rename(away)
+        return real(*args)
+
+    monkeypatch.setattr(generate, "sources_of", unplug)
+    account = run(tmp_path / "ws", made_set.dataset)
+    assert account["stages"]["generate"]["rejected"]["image_missing"] >= 1
+    monkeypatch.undo()
+    away.rename(victim)
+    account = run(tmp_path / "ws", made_set.dataset)
+    assert account["stages"]["generate"]["rejected"] == {}
+    assert {k: v for k, v in tree(tmp_path / "ws/final").items() if k.startswith("images/")} == {
+        k: v for k, v in tree(tmp_path / "whole/final").items() if k.startswith("images/")
+    }
+
+
+def test_a_corrected_box_is_drawn_anew(made_set, tmp_path):
+    edit = {"name": "replace", "max_boxes": 1}
+    run(tmp_path / "ws", made_set.dataset, edit=edit)
+    before = tree(tmp_path / "ws" / "drawn")
+    made_set.coco["annotations"][0]["bbox"][2] -= 3  # a box of the first picture is put right by hand
+    made_set.write()
+    run(tmp_path / "ws", made_set.dataset, edit=edit)
+    run(tmp_path / "fresh", made_set.dataset, edit=edit)
+    assert tree(tmp_path / "ws" / "drawn") == tree(tmp_path / "fresh" / "drawn") != before
+
+
+def test_a_renamed_file_gives_its_new_name_to_its_pictures(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    (made_set.images / "picture 000.png").rename(made_set.images / "zebra.png")
+    made_set.coco["images"][0]["file_name"] = "zebra.png"
+    made_set.write()
+    account = run(tmp_path / "ws", made_set.dataset)
+    run(tmp_path / "fresh", made_set.dataset)
+    assert account["painted"] == 0
+    assert tree(tmp_path / "ws" / "final") == tree(tmp_path / "fresh" / "final")

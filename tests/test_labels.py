@@ -132,18 +132,18 @@ def test_an_empty_run_length_mask_is_none():
 
 
 def test_without_a_donor_the_segmentation_is_the_box():
-    label = redrawn("7", (10, 20, 40, 60), step())
+    label = redrawn("7", (10, 20, 30, 40), step())
     assert (label.source, label.edited, label.bbox) == ("7", True, (10, 20, 30, 40))
     assert label.segmentation == ((10, 20, 40, 20, 40, 60, 10, 60),) and label.area == 1200
 
 
 def test_a_donor_without_a_mask_fills_the_box():
-    label = redrawn("7", (100, 100, 160, 150), step(donor=donor(polygon=None)))
+    label = redrawn("7", (100, 100, 60, 50), step(donor=donor(polygon=None)))
     assert label.segmentation == ((100, 100, 160, 100, 160, 150, 100, 150),) and label.area == 3000
 
 
 def test_a_donors_mask_is_the_segmentation_and_the_box_stays():
-    label = redrawn("7", (100, 100, 160, 150), step(donor=donor()))
+    label = redrawn("7", (100, 100, 60, 50), step(donor=donor()))
     assert label.segmentation == ((100, 100, 160, 100, 160, 150),)
     assert label.bbox == (100, 100, 60, 50) and label.area == 1500
 
@@ -189,7 +189,7 @@ def test_mirroring_twice_is_no_mirroring(crop, shares):
 def test_the_label_of_any_box_can_be_written(values):
     x0, y0, w, h = values
     assume(w > 0 and h > 0)
-    label = redrawn("7", (x0, y0, x0 + w, y0 + h), step())
+    label = redrawn("7", (x0, y0, w, h), step())
     assert canonical(label) and label.area == pytest.approx(polygon_area(label.segmentation), rel=1e-6, abs=1e-6)
 
 

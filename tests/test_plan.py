@@ -39,11 +39,11 @@ def frame(rows, row_type) -> pd.DataFrame:
     return to_table(rows, row_type).to_pandas()
 
 
-def recipe(edit="replace", painter="copy-paste", composite="feather", **settings):
+def recipe(edit="replace", painter="copy-paste", composite="feather", **edit_settings):
     return Recipe(
-        edit=EDITS.member(edit, settings.get("edit", {})),
-        painter=PAINTERS.member(painter, settings.get("painter", {})),
-        composite=COMPOSITES.member(composite, settings.get("composite", {})),
+        edit=EDITS.member(edit, edit_settings),
+        painter=PAINTERS.member(painter, {}),
+        composite=COMPOSITES.member(composite, {}),
     )
 
 
@@ -216,3 +216,30 @@ def test_members_that_say_where_and_not_what_leave_keys_alone():
     one = PAINTERS.member("gligen", {"batch_size": 1})
     two = PAINTERS.member("gligen", {"batch_size": 8})
     assert one.identity() == two.identity() != PAINTERS.member("gligen", {"steps": 3}).identity()
+
+
+def test_variants_and_seeds_choose_other_boxes():
+    boxes = [box(str(900 + i), "1", 12 + 70 * (i % 4), 10 + 62 * (i // 4), 61, 51) for i in range(16)]
+    chain = recipe(max_boxes=1)
+
+    def edited(**changes):
+        rows = plan(IMAGES, [*boxes, *BOXES[1:]], chosen=IMAGES[:1], chain=chain, **changes)
+        return [[label.source for label in r.labels if label.edited] for r in requests(rows)]
+
+    assert len({tuple(keys) for keys in edited(variants=6)}) > 2
+    assert len({tuple(edited(seed=seed)[0]) for seed in range(6)}) > 2
+
+
+def test_no_donor_comes_from_a_group_that_lies_on_two_sides_of_the_split():
+    from dataclasses import replace
+
+    images = [image("1"), replace(image("2"), group="dock"), replace(image("3", split="val"), group="dock")]
+    boxes = [box(str(i), str(i), 10, 10, 60, 50) for i in (1, 2, 3)]
+    (row,) = plan(images, boxes, chosen=images[:1])
+    assert row.reason == "no_donor"
+
+
+def test_a_box_keeps_its_numbers_to_the_last_digit():
+    boxes = [box("1", "1", 10.1, 20.3, 60.2, 50.7), *BOXES[1:]]
+    (label,) = requests(plan(IMAGES, boxes, chosen=IMAGES[:1]))[0].labels
+    assert label.bbox == (10.1, 20.3, 60.2, 50.7)

@@ -29,6 +29,7 @@ class Box:
     key: str
     category: str
     xyxy: XYXY  # pixels, cut to the frame
+    xywh: XYXY  # the same as the label has it: as annotated, to the last digit, where nothing was cut
     editable: bool  # selected, usable, no crowd
 
 
