@@ -57,7 +57,7 @@ def augment(
     models: Models = "full",
     variants: int = 1,
     screen: ScreenSettings | None = None,
-    review: ReviewSettings | None = None,
+    review: str | ReviewSettings | None = None,
     finalise: FinaliseSettings | None = None,
     evaluate: EvaluateSettings | None = None,
     seed: int = 0,

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ SILENT = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Errors a user can mend are one sentence on stderr."""
     options = _parser().parse_args(arguments)
+    warnings.simplefilter("ignore")  # what a user can mend comes as a reason or an error
     try:
         code: int = options.command(options)
         return code

@@ -244,7 +244,7 @@ def _place_synthetic(
     try:
         if kind == "jpeg":
             _keep_jpeg(store, item, row.picture, root / source.path, source.digest)
-        sha256 = store.sha256(kind, item)
+        sha256 = row.sha256 if kind == "picture" else store.sha256(kind, item)
         if sha256 is None:
             raise ValueError(f"{name} is no longer in the store")
         size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))

@@ -187,6 +187,7 @@ def _row(work: _Work, store: Store) -> PictureRow:
         image_key=work.request.image_key,
         picture=key,
         sha256=sha256,
+        size=store.size("picture", key),
         name=work.name,
         width=work.request.width,
         height=work.request.height,

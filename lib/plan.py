@@ -6,6 +6,7 @@ picture added to the data set leaves the other plans alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -177,7 +178,8 @@ class _Planner:
         self.edit = EDITS.build(recipe.edit)
         self.painter = PAINTERS[recipe.painter.name]
         self.painter_settings = PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
-        self.margin = COMPOSITES.build(recipe.composite).margin()
+        # In steps, so that composites of about the same reach share their paints.
+        self.margin = 16 * max(1, math.ceil(COMPOSITES.build(recipe.composite).margin() / 16))
 
     def row(self, selected: Any, scene: Scene, variant: int) -> PlanRow:
         draft = self.edit.draft(scene)

@@ -31,19 +31,26 @@ def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[p
     return rows, sorted(picked - set(stems))
 
 
-def _picked(settings: ReviewSettings) -> set[str]:
-    """Stems of the picked names. A folder or list that is not there yet picks nothing."""
-    path = settings.path
+def check_review(settings: ReviewSettings) -> None:
+    """Raises AugmentError where the folder or list to pick from is not there: a slip must not empty the final set."""
+    path, kind = settings.path, settings.pick
+    if kind == "all":
+        return
     if path is None:
-        raise AugmentError(f"review.pick is {settings.pick!r} but review.path is not set: give the {settings.pick}")
-    if not path.exists():
-        return set()
+        raise AugmentError(f"review.pick is {kind!r} but review.path is not set: give the {kind}")
+    if not (path.is_dir() if kind == "folder" else path.is_file()):
+        what, hint = "text file", "write one name a line"
+        if kind == "folder":
+            what, hint = "folder", "copy what you want from the workspace's drawn/ into one"
+        raise AugmentError(f"review.path {path} is no {what}: {hint}")
+
+
+def _picked(settings: ReviewSettings) -> set[str]:
+    """Stems of the picked names."""
+    check_review(settings)
+    path = settings.path or Path()
     if settings.pick == "folder":
-        if not path.is_dir():
-            raise AugmentError(f"review.path {path} is no folder: give the folder with the picked files")
         return {_stem(file.name) for file in path.rglob("*") if file.suffix.lower() in PICTURES}
-    if not path.is_file():
-        raise AugmentError(f"review.path {path} is no file: give a text file with one name a line")
     return {_stem(line.strip()) for line in read_text(path).splitlines() if line.strip()}
 
 

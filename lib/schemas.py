@@ -101,6 +101,7 @@ class PictureRow(Row):
     image_key: str
     picture: str  # picture key in the store
     sha256: str  # of the encoded file
+    size: int  # its bytes
     name: str
     width: int
     height: int

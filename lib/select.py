@@ -106,16 +106,20 @@ def _crossing(images: pa.Table, split: np.ndarray) -> np.ndarray:
 
 
 def _cap_categories(reasons: np.ndarray, keys: list[str], columns: _Columns, cap: int, seed: int) -> None:
-    """Keep at most `cap` pictures a category, rare ones first: a picture counts for its rarest category."""
-    use = columns.usable & np.isin(columns.image, np.flatnonzero(reasons == ""))
+    """Keep at most `cap` pictures of each category: those with rare categories come first, then the smaller hash."""
+    use = columns.usable & (reasons[columns.image] == "") if len(reasons) else columns.usable
     pairs = np.unique(np.stack([columns.image[use], columns.category[use]]), axis=1)
     pictures = np.bincount(pairs[1], minlength=len(columns.names))
-    order = np.lexsort((pictures[pairs[1]], pairs[0]))
-    image, first = np.unique(pairs[0][order], return_index=True)
-    rarest = pairs[1][order][first]
-    for code in np.unique(rarest):
-        members = image[rarest == code]
-        reasons[_ranked(members, keys, "cap", seed)[cap:]] = "category_capped"
+    own: dict[int, list[int]] = {}
+    for image, category in pairs.T.tolist():
+        own.setdefault(image, []).append(category)
+    ranked = _ranked(np.array(sorted(own), dtype=np.int64), keys, "cap", seed).tolist()
+    kept = np.zeros(len(columns.names), dtype=np.int64)
+    for image in sorted(ranked, key=lambda i: min(pictures[own[i]])):
+        if (kept[own[image]] < cap).all():
+            kept[own[image]] += 1
+        else:
+            reasons[image] = "category_capped"
 
 
 def _ranked(positions: np.ndarray, keys: list[str], purpose: str, seed: int) -> np.ndarray:

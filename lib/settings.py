@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -63,7 +63,7 @@ class SelectSettings(Settings):
     max_box_area: float = Field(1, ge=0, le=1, description="boxes that cover more of the picture are not edited")
     min_picture: int = Field(0, ge=0, description="pictures with a shorter side, pixels, are set aside")
     max_per_category: int | None = Field(
-        None, ge=1, description="at most so many pictures a category; a picture counts for its rarest category"
+        None, ge=1, description="at most so many pictures of each category; those with rare ones come first"
     )
     require_objects: bool = Field(False, description="set aside pictures without a usable box")
 
@@ -94,6 +94,16 @@ class ReviewSettings(Settings):
     path: Path | None = Field(
         None, description="folder: picked files (copies of drawn or plain pictures, names kept); list: a text file"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        """`review: all`, or just the path of a folder or list."""
+        if not isinstance(value, str):
+            return value
+        return (
+            {"pick": "all"} if value == "all" else {"pick": "list" if Path(value).suffix else "folder", "path": value}
+        )
 
 
 class FinaliseSettings(Settings):

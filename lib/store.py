@@ -26,6 +26,13 @@ class Store:
         """Is there a file? Its digest is checked on reading."""
         return self.path(kind, key).is_file()
 
+    def size(self, kind: str, key: str) -> int:
+        """Bytes of an item, by the look of its file alone; -1 where it is absent."""
+        try:
+            return self.path(kind, key).stat().st_size - 65  # the header line
+        except FileNotFoundError:
+            return -1
+
     def put(self, kind: str, key: str, data: bytes) -> str:
         """Write an item by rename; returns the SHA-256 of its bytes."""
         sha256 = hashlib.sha256(data).hexdigest()

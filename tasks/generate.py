@@ -31,9 +31,10 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
 
 
 def _pictures_there(part: Ref, store: Store) -> bool:
-    """Are all pictures that a part promises in the store, and was nothing missing that may be there now?"""
-    rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture"))
-    return settled(rows) and all(store.has("picture", key) for key in rows.picture[rows.status == OK])
+    """Are all pictures that a part promises in the store, whole, and was nothing missing that may be there now?"""
+    rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture", "size"))
+    ok = rows[rows.status == OK]
+    return settled(rows) and all(store.size("picture", k) == n for k, n in zip(ok.picture, ok["size"], strict=True))
 
 
 def _painted(part: Ref) -> int:

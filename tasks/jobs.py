@@ -205,13 +205,14 @@ def run_stage(
     by: str = "image_key",
     there: Callable[[Ref], bool] = lambda ref: True,
     tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
-    made: Callable[[Ref], int] = lambda ref: ref.rows,
+    made: Callable[[Ref], int] | None = None,
     more: Callable[[pd.DataFrame], dict[str, Any]] = lambda rows: {},
 ) -> Staged:
     """Run a stage's jobs, write its manifest, account for its rows, show them.
 
     total: items for the progress bar; by: column with the image key; tidy: what only all rows together can tell; made:
-    how many rows of a part that was made now are new; more: entries for the account.
+    how many rows of a part that was made now are new, if not those that the last manifest had otherwise; more: entries
+    for the account.
     """
     stage = work.name
     run.progress.start(stage, total)
@@ -219,13 +220,24 @@ def run_stage(
     run.progress.finish(stage)
     parts = [ref for ref, _ in done]
     rows = tidy(join_parts(run, parts, row_type, by))
-    entries = more(rows)
+    entries, before = more(rows), run.manifest(stage)
+    fresh = [ref for ref, now in done if now]
+    painted = sum(made(ref) for ref in fresh) if made else _new_rows(before, rows, row_type, fresh)
     manifest = write_manifest(run.manifest(stage), rows, row_type)
     prune_parts(run, stage, parts)
-    painted = sum(made(ref) for ref, now in done if now)
     run.count(stage, rows, painted=painted, reused=len(rows) - painted, **entries)
     show_counts(run, stage)
     return Staged(manifest, parts)
+
+
+def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequence[Ref]) -> int:
+    """Rows that the last manifest had not, or had otherwise; where all are the same, those that were made again."""
+    again = sum(ref.rows for ref in fresh)
+    if not again or not before.is_file():
+        return again
+    # Told apart by their text: a new picture makes a whole part run, and about its own rows new.
+    known = set(read_manifest(before, row_type).astype(str).agg("\0".join, axis=1))
+    return int((~rows.astype(str).agg("\0".join, axis=1).isin(known)).sum()) or again
 
 
 def prune_parts(run: Run, stage: str, keep: Sequence[Ref]) -> None:

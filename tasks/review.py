@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import task
 from prefect.logging import get_run_logger
 
@@ -17,21 +19,21 @@ from tasks.run import Run
 def review_images(run: Run, screened: Staged) -> Ref:
     """ReviewRows of the screened pictures."""
     run.progress.start("review", screened.manifest.rows)
-    ref = pick_pictures(screened.manifest, run.settings.review, str(run.manifest("review")))
+    ref, strange = pick_pictures(screened.manifest, run.settings.review, str(run.manifest("review")))
     run.progress.finish("review")
     rows = read_manifest(ref.file, ReviewRow)
-    run.count("review", rows, painted=0, reused=len(rows))
+    run.count(
+        "review", rows, painted=0, reused=len(rows), **({"picked names that fit nothing": strange} if strange else {})
+    )
     show_counts(run, "review")
     return ref
 
 
 @task(name="review", persist_result=False)
-def pick_pictures(screened: Ref, settings: ReviewSettings, out: str) -> Ref:
-    """Match picked names. Not cached: only a look at the folder tells what was picked."""
-    from pathlib import Path
-
+def pick_pictures(screened: Ref, settings: ReviewSettings, out: str) -> tuple[Ref, int]:
+    """Match picked names; how many fit no picture. Not cached: only a look at the folder tells what was picked."""
     rows = read_manifest(screened.file, ScreenRow)
     picked, strange = review_pictures(rows[rows.status == OK], settings)
     if strange:
         get_run_logger().warning("%d picked names fit no picture of this run, such as %s", len(strange), strange[0])
-    return write_manifest(Path(out), picked, ReviewRow)
+    return write_manifest(Path(out), picked, ReviewRow), len(strange)

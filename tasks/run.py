@@ -31,6 +31,7 @@ from lib.painters import PAINTERS
 from lib.plan import Recipe
 from lib.presets import Parameters, Resolved, resolve_parameters
 from lib.registry import Family, Member
+from lib.review import check_review
 from lib.schemas import OK
 from lib.settings import Choice
 from lib.store import Store
@@ -102,13 +103,17 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
     """
     settings = resolve_parameters(parameters, Path("data/runs") / name)
     root = settings.workspace.absolute()
-    root.mkdir(parents=True, exist_ok=True)
+    check_review(settings.review)
     try:
+        root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".lock", timeout=0).acquire()
     except Timeout:
         raise AugmentError(
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
         ) from None
+    except OSError as error:
+        told = error.strerror or error
+        raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
     with lock:
         _sweep(root)
         if settings.evaluate.extractor is not None:

@@ -113,7 +113,9 @@ def test_one_more_picture_makes_about_its_own_rows_new(tmp_path):
     assert plan["new"] == 1 and plan["changed"] <= 4 and plan["gone"] == 0
     assert account["painted"] == 1 + plan["changed"]
     assert account["stages"]["ingest"]["painted"] == 1
-    assert account["stages"]["caption"]["painted"] == 1
+    assert account["stages"]["caption"]["painted"] == 1 == account["stages"]["select"]["painted"]
+    assert plan["painted"] == account["stages"]["screen"]["painted"] == account["stages"]["draw"]["painted"]
+    assert plan["painted"] == account["painted"]
 
 
 def test_ids_are_remembered_when_the_set_grows(tmp_path):
@@ -150,8 +152,7 @@ def test_a_damaged_picture_in_the_store_is_noticed_when_the_final_set_is_gone(ma
     victim = next(p for p in (tmp_path / "ws/store/picture").rglob("*") if p.is_file())
     victim.write_bytes(victim.read_bytes()[:-20])
     shutil.rmtree(tmp_path / "ws" / "final")
-    for _ in range(2):  # the first run may set the row aside, the next makes it again
-        run(tmp_path / "ws", made_set.dataset)
+    run(tmp_path / "ws", made_set.dataset)
     assert tree(tmp_path / "ws" / "final") == before
 
 
@@ -175,10 +176,10 @@ def test_variants_are_different_pictures(made_set, tmp_path):
 
 
 def test_review_by_folder_keeps_what_was_picked(made_set, tmp_path):
-    review = {"pick": "folder", "path": str(tmp_path / "picked")}
+    review = str(tmp_path / "picked")
+    (tmp_path / "picked").mkdir()
     account = run(tmp_path / "ws", made_set.dataset, review=review)
     assert account["stages"]["review"]["rejected"] == {"not_picked": 6}
-    (tmp_path / "picked").mkdir()
     for drawn in sorted((tmp_path / "ws" / "drawn").iterdir())[:2]:
         shutil.copy(drawn, tmp_path / "picked")
     account = run(tmp_path / "ws", made_set.dataset, review=review)
@@ -433,3 +434,40 @@ def test_a_renamed_file_gives_its_new_name_to_its_pictures(made_set, tmp_path):
     run(tmp_path / "fresh", made_set.dataset)
     assert account["painted"] == 0
     assert tree(tmp_path / "ws" / "final") == tree(tmp_path / "fresh" / "final")
+
+
+@pytest.mark.parametrize("composite", ["none", {"name": "feather", "kernel": 7}])
+def test_another_composite_paints_nothing_again(made_set, tmp_path, composite):
+    one = {"name": "replace", "max_boxes": 1}  # a second pass would start from another picture
+    run(tmp_path / "ws", made_set.dataset, edit=one, composite="paste")
+    before = sorted((tmp_path / "ws/store/paint").rglob("*"))
+    run(tmp_path / "ws", made_set.dataset, edit=one, composite=composite)
+    assert sorted((tmp_path / "ws/store/paint").rglob("*")) == before
+
+
+@pytest.mark.parametrize("what", ["no pictures", "empty file", "nothing selected", "no originals"])
+def test_a_final_set_may_be_empty(made_set, tmp_path, what):
+    parameters: dict = {"dataset": made_set.dataset}
+    if what == "no pictures":
+        shutil.rmtree(made_set.images)
+        made_set.images.mkdir()
+    if what == "empty file":
+        made_set.coco |= {"images": [], "annotations": []}
+        made_set.write()
+    if what == "nothing selected":
+        parameters |= {"select": {"categories": ["ghost"]}, "finalise": {"originals": "selected"}}
+    if what == "no originals":
+        (tmp_path / "none.txt").write_text("")
+        parameters |= {"review": str(tmp_path / "none.txt"), "finalise": {"originals": "none"}}
+    run(tmp_path / "ws", **parameters)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    assert final["images"] == final["annotations"] == []
+    assert final["categories"] == made_set.coco["categories"]
+
+
+def test_a_workspace_that_cannot_be_written_is_one_sentence(made_set, tmp_path):
+    from flows.augment import augment
+
+    (tmp_path / "file").write_text("in the way")
+    state = augment(dataset=made_set.dataset, workspace=tmp_path / "file" / "ws", return_state=True)
+    assert state.is_failed() and "workspace" in state.message and "another folder" in state.message

@@ -90,8 +90,14 @@ def test_names_that_fit_no_picture_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("pick", ["folder", "list"])
-def test_what_is_not_there_yet_picks_nothing(tmp_path, pick):
-    assert picked(pick=pick, path=tmp_path / "later") == ([], [])
+def test_a_slip_in_the_path_is_refused_and_empties_nothing(tmp_path, pick):
+    with pytest.raises(AugmentError, match=r"slip is no .*: (copy|write)"):
+        picked(pick=pick, path=tmp_path / "slip")
+
+
+@pytest.mark.parametrize(("value", "pick"), [("all", "all"), ("some/folder", "folder"), ("picks.txt", "list")])
+def test_a_bare_value_says_what_it_is(value, pick):
+    assert ReviewSettings.model_validate(value).pick == pick
 
 
 @pytest.mark.parametrize("pick", ["folder", "list"])
@@ -107,7 +113,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_a_folder_is_no_list(tmp_path):
-    with pytest.raises(AugmentError, match="is no file"):
+    with pytest.raises(AugmentError, match="is no text file"):
         picked(pick="list", path=tmp_path)
 
 

@@ -207,11 +207,21 @@ def test_a_cap_keeps_so_many_pictures_of_each_category():
     assert sorted(set(reasons(rows).values())) == ["", "category_capped"]
 
 
-def test_a_picture_counts_for_its_rarest_category():
+def test_a_cap_takes_pictures_with_rare_categories_first():
     common = [box(f"a{i}", str(i)) for i in range(40)]
     rare = [box("r1", "3", "dog"), box("r2", "4", "dog")]
-    rows = select(IMAGES, common + rare, max_per_category=2)
-    assert {"3", "4"} < chosen(rows) and len(chosen(rows)) == 4
+    assert chosen(select(IMAGES, common + rare, max_per_category=2)) == {"3", "4"}
+
+
+@given(st.lists(st.sets(st.sampled_from("abcd"), max_size=3), max_size=25), st.integers(1, 4))
+def test_a_cap_holds_for_every_category_and_wastes_none(pictures, cap):
+    objects = [box(f"{i}{c}", str(i), c) for i, own in enumerate(pictures) for c in sorted(own)]
+    rows = select(IMAGES[: len(pictures)], objects, max_per_category=cap)
+    kept = [own for i, own in enumerate(pictures) if rows[str(i)]["status"] == OK]
+    counts = {c: sum(c in own for own in kept) for c in "abcd"}
+    assert max(counts.values()) <= cap
+    for i, own in enumerate(pictures):  # what was left out had a full category
+        assert rows[str(i)]["status"] == OK or any(counts[c] == cap for c in own)
 
 
 def test_a_cap_leaves_pictures_without_a_usable_box_alone():

@@ -193,6 +193,10 @@ def _decode_top(data: bytearray | Raw, kind: type[_T], place: str, where: str) -
         message = str(error)
         if "truncated" in message:
             message = f"JSON ends too early, at byte {len(data)}: the file is truncated, fetch it again"
+        elif place_told := re.search(r"\(byte (\d+)\)", message):
+            at = int(place_told[1])
+            if number := re.search(rb"-?(NaN|Infinity)", bytes(data[max(at - 9, 0) : at + 9])):
+                message = f"{number.group().decode()} at byte {at} is no JSON number: make it null, or leave it out"
         raise AugmentError(f"{where}: {message}") from None
 
 
@@ -364,7 +368,16 @@ def _groups(
     if settings.group == "folder":
         folders = [str(PurePosixPath(path or "").parent) for path in paths]
         return pa.array(["" if folder == "." else folder for folder in folders], pa.string())
-    return pa.array(_field(raws, settings.group, readable), pa.string())
+    groups = _field(raws, settings.group, readable)
+    if groups and not any(groups):
+        known = ", ".join(sorted({key for raw in raws[:100] for key in _names(raw)}))
+        raise AugmentError(f"dataset.group: no picture's record has {settings.group!r}: 'folder', or one of {known}")
+    return pa.array(groups, pa.string())
+
+
+def _names(raw: Raw) -> list[str]:
+    record = msgspec.json.decode(raw)
+    return list(record) if isinstance(record, dict) else []
 
 
 def _field(raws: list[Raw], name: str, readable: np.ndarray) -> list[str]:

@@ -78,6 +78,8 @@ def _records(path: Path, name: str, root: Path) -> tuple[dict[str, Any], list[di
     if b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # UTF-16 could hide them
         raise ValueError("a document type or entities are refused: they can grow without bound")
     tree = ET.fromstring(data)
+    if tree.tag != "annotation":
+        raise ET.ParseError(f"<{tree.tag}> where <annotation> was expected")
     fields = {child.tag: _value(child) for child in tree if child.tag != "object"}
     size = fields.pop("size", None)
     width, height = (_side(size, side) for side in ("width", "height"))

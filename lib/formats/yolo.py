@@ -54,6 +54,9 @@ def read(settings: DatasetSettings) -> Dataset:
     return with_rejected(read_document(document, str(source), settings), [], rejected)
 
 
+_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # text files that are no picture's labels
+
+
 def _find(given: Path | None, root: Path) -> Path:
     """The file, or the folder of labels, that says which layout this is."""
     folders = [given] if given is not None else [root, root.parent]
@@ -63,8 +66,8 @@ def _find(given: Path | None, root: Path) -> Path:
         for pattern in ("data.yaml", "data.yml", "obj.data", "*.data", "*.yaml", "*.yml"):
             if found := sorted(folder.glob(pattern)):
                 return found[0]
-    for folder in [*folders, *(f / "labels" for f in folders)]:
-        if next(folder.glob("*.txt"), None) is not None:
+    for folder in [*(f / "labels" for f in folders), *folders]:
+        if any(file.name not in _LISTS for file in folder.glob("*.txt")):
             return folder
     tried = ", ".join(map(str, folders))
     raise AugmentError(f"no data.yaml, obj.data or label files in {tried}: set dataset.annotations to one of them")

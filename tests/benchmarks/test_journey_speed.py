@@ -57,7 +57,7 @@ def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
     infos = {key: inspect(made.images / name, 10**8) for key, name in names.items()}
     load = source_loader({infos[key].digest: str(made.images / name) for key, name in names.items()})
     sources = {key: (info.digest, "upright") for key, info in infos.items()}
-    rows = generate_pictures(plan, names, painter, load, store)
+    rows = generate_pictures(plan, painter, load, store)
     pictures = to_table(rows, PictureRow).to_pandas()
     measure_pictures(pictures, sources, ScreenSettings(), load, store)
     from lib.draw import draw_pictures
