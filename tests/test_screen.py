@@ -25,7 +25,8 @@ def store(tmp_path):
 def row(store, pixels, name="a", width=16, height=12):
     data = encode_png(pixels)
     key = hashlib.sha256(name.encode()).hexdigest()
-    return PictureRow(f"r-{name}", OK, "", "", "1", key, store.put("picture", key, data), name, width, height, 1, 0)
+    sha256 = store.put("picture", key, data)
+    return PictureRow(f"r-{name}", OK, "", "", "1", key, sha256, len(data), name, width, height, 1, 0)
 
 
 def load(digest, frame):
