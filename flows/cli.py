@@ -33,6 +33,9 @@ ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 SILENT = {
     **QUIET,
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    # The temporary server sometimes complains of its own end, which cuts off its last records.
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
