@@ -20,15 +20,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 # Raster formats only: Pillow would start Ghostscript for an EPS file that calls itself .jpg.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
-
-Frame = Literal["upright", "stored"]
 
 _ORIENTATION = 0x0112
 

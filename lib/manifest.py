@@ -126,5 +126,10 @@ def read_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None
     return read_table(path, row_type, columns).to_pandas()
 
 
+def former_manifest(path: Path, row_type: type[Row]) -> pd.DataFrame | None:
+    """What an earlier run wrote; None where none did."""
+    return read_manifest(path, row_type) if path.is_file() else None
+
+
 def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{f.name}:{f.type}" for f in schema)

@@ -15,6 +15,9 @@ import pyarrow as pa
 OK = "ok"
 REJECTED = "rejected"
 
+# Reasons that say nothing of the item itself: what was not there may be there the next time, so it is tried again.
+MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -12,15 +13,12 @@ from lib.generate import Load
 from lib.images import PictureError, load_rgb
 from lib.manifest import digest
 from lib.requests import canonical, key_of
-from lib.schemas import OK, REJECTED, ScreenRow
+from lib.schemas import MAY_PASS, OK, REJECTED, ScreenRow
 from lib.settings import ScreenSettings
 from lib.store import Store
 
 VERSION = 1
 Advance = Callable[[int], None]
-
-# Nothing about the picture itself: painted again, or with its source back, it is judged again.
-_MAY_PASS = ("picture_lost", "image_missing", "image_changed")
 
 
 def measure_pictures(
@@ -35,14 +33,12 @@ def measure_pictures(
 
     sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings.
     """
-    import msgspec
-
     rows = []
     for row in pictures.itertuples(index=False):
         key = key_of("screen", VERSION, row.picture, row.sha256, settings)
         known = store.get("verdict", key)
         verdict = msgspec.json.decode(known) if known else _verdict(row, sources[row.image_key], settings, load, store)
-        if known is None and verdict["reason"] not in _MAY_PASS:
+        if known is None and verdict["reason"] not in MAY_PASS:
             store.put("verdict", key, canonical(verdict))
         rows.append(_row(row, verdict))
         advance(1)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 from prefect import task
 from pydantic import BaseModel
 
 from lib.finalise import Ids, Sources, final_objects, finalise
-from lib.manifest import Ref, read_manifest, write_manifest
+from lib.manifest import Ref, former_manifest, read_manifest, write_manifest
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
 from lib.settings import FinaliseSettings
 from lib.store import Store
@@ -35,7 +34,7 @@ class FinalJob(BaseModel):
 
 def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) -> Ref:
     """FinalRows; final/annotations.json is written last."""
-    before = _known(run.manifest("finalise"))
+    before = former_manifest(run.manifest("finalise"), FinalRow)
     run.progress.start("finalise", ingested.images.rows + reviewed.rows)
     ref = write_final(
         FinalJob(
@@ -55,10 +54,6 @@ def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) 
     run.count("finalise", rows, painted=len(rows) - reused, reused=reused)
     show_counts(run, "finalise")
     return ref
-
-
-def _known(path: Path) -> pd.DataFrame | None:
-    return read_manifest(path, FinalRow) if path.is_file() else None
 
 
 @task(name="finalise", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
@@ -83,7 +78,7 @@ def write_final(job: FinalJob) -> Ref:
         ids,
         job.settings,
         Store(root / "store"),
-        _known(Path(job.out)),
+        former_manifest(Path(job.out), FinalRow),
         lambda count: advance(job.workspace, "finalise", count),
     )
     return write_manifest(Path(job.out), rows, FinalRow)

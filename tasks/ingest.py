@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +10,11 @@ from pydantic import BaseModel
 
 from lib.formats import read_dataset
 from lib.ingest import check_pictures, settle_objects
-from lib.manifest import Ref, atomic_write, file_digest, read_manifest, read_table, write_manifest
+from lib.manifest import Ref, atomic_write, file_digest, former_manifest, read_manifest, read_table, write_manifest
 from lib.schemas import ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 from tasks.artifacts import show_counts
+from tasks.inputs import kept
 from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
 from tasks.run import Run
 
@@ -34,11 +34,12 @@ def ingest_dataset(run: Run) -> Ingested:
     told = read_annotations(run.settings.dataset, str(run.root / "annotated"))
     images = read_manifest(told.images.file, ImageRow)
     run.order = {key: position for position, key in enumerate(images.key)}
-    before = _known(run.manifest("ingest"))
+    last = run.manifest("ingest")
+    before = former_manifest(last, ImageRow)
     run.progress.start("ingest", len(images))
     parts = split_parts(run, "annotated", images, ImageRow)
-    _last_run.cache_clear()
-    where = {"known": str(run.manifest("ingest")), "max_pixels": run.settings.dataset.max_pixels}
+    known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
+    where = {"known": known, "max_pixels": run.settings.dataset.max_pixels}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
     run.progress.finish("ingest")
@@ -71,7 +72,7 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
 @task(name="ingest", task_run_name="ingest-{job.label}", persist_result=False)
 def check_part(job: Job) -> Ref:
     """Check the pictures of one part. Not cached: only a look at each file tells whether it changed."""
-    known = [rows for rows in (_last_run(job.where["known"]), _known(job.out)) if rows is not None]
+    known = [rows for rows in (_last_run(**job.where["known"]), former_manifest(job.out, ImageRow)) if rows is not None]
     rows = check_pictures(
         job.read("images", ImageRow),
         Path(job.sources),
@@ -82,15 +83,10 @@ def check_part(job: Job) -> Ref:
     return job.write(rows, ImageRow)
 
 
-@lru_cache(maxsize=1)
-def _last_run(path: str) -> pd.DataFrame | None:
+@kept(1)
+def _last_run(path: str, sha256: str) -> pd.DataFrame | None:
     """The last run's manifest, read once for all parts."""
-    return _known(Path(path))
-
-
-def _known(path: Path) -> pd.DataFrame | None:
-    """An earlier manifest of checked pictures, whatever run wrote it."""
-    return read_manifest(path, ImageRow) if path.is_file() else None
+    return former_manifest(Path(path), ImageRow)
 
 
 def _reused(rows: pd.DataFrame, before: pd.DataFrame | None) -> int:

@@ -37,8 +37,6 @@ from lib.settings import Choice
 from lib.store import Store
 from tasks.progress import Progress, watch_workspace
 
-STAGES = ("ingest", "select", "caption", "plan", "generate", "screen", "draw", "review", "finalise", "evaluate")
-
 
 @dataclass
 class Run:
