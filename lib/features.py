@@ -5,7 +5,8 @@
     features = extractor.extract(pictures)   # uint8 HWC RGB, any sizes
 
 A new extractor is a class with NAME, DIMENSIONS, VERSION, RESIZE, IDENTITY, Settings, check and extract, plus one line
-in EXTRACTORS. Raise its VERSION when its numbers change.
+in EXTRACTORS. Raise its VERSION when its numbers change. Ask an instance for DIMENSIONS and IDENTITY, not the class:
+those of a trained model depend on its weights.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from unittest import mock
 
 import numpy as np
@@ -27,22 +29,36 @@ from pydantic import Field
 
 from lib.errors import AugmentError
 from lib.manifest import atomic_path, digest, file_digest
+from lib.models import resolve
 from lib.registry import Family, MemberSettings
+
+if TYPE_CHECKING:
+    from lib.regions import RegionScorer
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Features = NDArray[np.float64]  # (N, D)
 
-EXTRACTORS = Family("extractor", {"pixels": "lib.features:Pixels", "inception": "lib.features:Inception"})
+EXTRACTORS = Family(
+    "extractor",
+    {"pixels": "lib.features:Pixels", "mini": "lib.features:MiniClip", "inception": "lib.features:Inception"},
+)
 
 
 class Extractor(Protocol):
     """What the evaluation needs of an extractor."""
 
     NAME: ClassVar[str]
-    DIMENSIONS: ClassVar[int]
     VERSION: ClassVar[int]
     RESIZE: ClassVar[str]  # the resize rule, for a person
-    IDENTITY: ClassVar[str]  # name, version and resize rule: equal identities give comparable features
+
+    @property
+    def DIMENSIONS(self) -> int:
+        """D."""
+
+    @property
+    def IDENTITY(self) -> str:
+        """Name, version, resize rule, and the weights' revision where it can differ: equal identities give comparable
+        features. Raises AugmentError where there are no weights to name."""
 
     def check(self) -> None:
         """Raise AugmentError now if `extract` could not work: called before hours of painting."""
@@ -79,6 +95,58 @@ class Pixels:
     def _row(picture: Picture) -> Features:
         small = Image.fromarray(picture).resize((4, 4), Image.Resampling.BOX)
         return np.asarray(small, dtype=np.float64).ravel() / 255
+
+
+class MiniClip:
+    """Image embeddings of this project's own CLIP (lib/training/clip.py), or of another CLIP in Hugging Face form.
+
+    Its weights lie in the repository, so it needs no network; it knows the objects of warehouses and little else.
+    """
+
+    NAME = "mini"
+    VERSION = 1
+    RESIZE = "squeezed to the model's own square, by areas where a side shrinks, else bilinear (OpenCV)"
+
+    class Settings(MemberSettings):
+        model: Path | None = Field(None, description="folder of a CLIP; none: data/models/mini/clip")
+        batch_size: int = Field(64, ge=1, description="pictures a forward pass")
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or self.Settings()
+
+    @property
+    def DIMENSIONS(self) -> int:
+        """The CLIP's projection size: 128 of the mini one."""
+        return self._scorer.dimensions
+
+    @property
+    def IDENTITY(self) -> str:
+        """With the SHA-256 over the model's files, which no path is part of."""
+        return f"{self.NAME} {self.VERSION}: CLIP image embeddings of {self._scorer.ref.revision}, RGB, {self.RESIZE}"
+
+    def check(self) -> None:
+        """Read the weights. Raises AugmentError that names the folder and the choice that needs no weights."""
+        try:
+            self._scorer.load()
+        except AugmentError as error:
+            raise AugmentError(f"{error}; or {_REMEDY}") from None
+
+    def extract(self, pictures: Iterable[Picture]) -> Features:
+        """(N, 128) float64, not normalised, of whole pictures; raises as `check`."""
+        self.check()
+        size = self.settings.batch_size
+        batches = [self._scorer.features(batch).astype(np.float64) for batch in _batched(pictures, size)]
+        return np.concatenate(batches) if batches else np.empty((0, self.DIMENSIONS))
+
+    @cached_property
+    def _scorer(self) -> RegionScorer:
+        from lib.regions import RegionScorer, RegionSettings
+
+        folder = self.settings.model
+        if folder is not None and not folder.expanduser().is_dir():
+            raise AugmentError(f"model folder {folder} not found: expected a CLIP in Hugging Face form")
+        ref = resolve("mini:clip" if folder is None else str(folder), {})
+        return RegionScorer(ref, RegionSettings(batch_size=self.settings.batch_size))
 
 
 class Inception:

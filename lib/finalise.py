@@ -365,6 +365,8 @@ class _Maker:
         if label.edited:
             changes["bbox"], changes["segmentation"], changes["area"] = label.bbox, label.segmentation, label.area
         changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
+        # What the source says of itself, a synthetic picture's perhaps, is not true of the copy.
+        changes["painted"] = True if label.edited else msgspec.UNSET
         return _patched(self.records[label.source], changes)
 
     def yolo(self, coco: bytes) -> dict[str, bytes]:
@@ -409,9 +411,9 @@ def _list(records: list[bytes]) -> bytes:
 
 
 def _patched(record: bytes, changes: Mapping[str, Any]) -> bytes:
-    """A JSON object with some fields changed or added, the others byte for byte."""
+    """A JSON object with some fields changed, added or (UNSET) left out, the others byte for byte."""
     told: dict[str, Any] = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    return msgspec.json.encode({**told, **changes})
+    return msgspec.json.encode({name: v for name, v in {**told, **changes}.items() if v is not msgspec.UNSET})
 
 
 def _id(key: str) -> bytes:

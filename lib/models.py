@@ -104,11 +104,13 @@ def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
 
 
 def folder_revision(folder: Path) -> str:
-    """ "sha256:..." over names and bytes of a folder's files; hidden ones do not count.
+    """ "sha256:..." over names and bytes of a folder's files; hidden ones and the card, README.md, do not count.
 
     Raises AugmentError where it holds none.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name != "README.md" and not _hidden(p.relative_to(folder))
+    )
     if not files:
         raise AugmentError(f"model folder {folder} holds no files: a checkpoint in Hugging Face form was expected")
     stats = [(path, path.stat()) for path in files]

@@ -15,6 +15,7 @@ from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.painters import PAINTERS, check_served
+from lib.registry import Family
 from lib.settings import (
     CaptionSettings,
     Choice,
@@ -39,8 +40,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "painter": {"name": "copy-paste"},
         "composite": {"name": "feather"},
     },
+    "gligen-generation": {
+        "about": "a new picture for the same boxes, prompted by what BLIP-2 says of the old one",
+        "caption": {"captioner": {"name": "blip2"}},
+        "edit": {"name": "layout"},
+        "painter": {"name": "gligen"},
+        "composite": {"name": "none"},
+    },
+    "gligen-inpainting": {
+        "about": "the objects in the boxes painted anew, the rest of the picture kept",
+        "caption": {"captioner": {"name": "blip2"}},
+        "edit": {"name": "replace"},
+        "painter": {"name": "gligen-inpaint"},
+        "composite": {"name": "feather"},
+    },
     "coco-gligen-generation": {
-        "about": "a new picture for the same boxes, prompted by its caption (BLIP-2, then GLIGEN)",
+        "about": "gligen-generation with the seed system's limits: one category, fewer than 7 boxes",
         "select": _S3_SELECT,
         "caption": _S3_CAPTION,
         "edit": {"name": "layout"},
@@ -48,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "composite": {"name": "none"},
     },
     "coco-gligen-inpainting": {
-        "about": "the boxes of a picture painted anew, the rest kept (BLIP-2, then GLIGEN inpainting)",
+        "about": "gligen-inpainting with the seed system's limits: one category, fewer than 7 boxes",
         "select": _S3_SELECT,
         "caption": _S3_CAPTION,
         "edit": {"name": "replace"},
@@ -108,17 +123,18 @@ def check_parameters(values: dict[str, Any]) -> Parameters:
     try:
         return Parameters.model_validate(values)
     except ValidationError as error:
-        raise AugmentError(_explain(error)) from None
+        raise AugmentError(explain(error, Parameters)) from None
 
 
 _ALTERNATIVES = ("str", "Choice", "dict[str,any]")  # what pydantic puts into the place of a value of several types
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, parameters: type[BaseModel]) -> str:
+    """The first fault of a flow's parameters in a sentence: which one, what was given, what there is."""
     # Of the alternatives for one value the one that got furthest: {"name": 3} is a wrong name, not a wrong text.
     first = max(error.errors(), key=lambda e: len(e["loc"]))
     place = ".".join(str(part) for part in first["loc"] if part not in _ALTERNATIVES)
-    model: Any = Parameters
+    model: Any = parameters
     for part in first["loc"][:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field else None
@@ -138,12 +154,14 @@ def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
         raise AugmentError(f"unknown preset {given.preset!r}: known are {', '.join(sorted(PRESETS))}")
     preset = PRESETS[given.preset]
     edit, painter = _choice(preset["edit"], given.edit), _choice(preset["painter"], given.painter)
+    if given.models == "mini":
+        painter = _for_mini(PAINTERS, painter, given.painter)
     check_served(edit.name, painter.name)
     caption = _merged(CaptionSettings, preset.get("caption", {}), given.caption)
     return Resolved(
         select=_merged(SelectSettings, preset.get("select", {}), given.select),
         caption=caption,
-        captioner=_captioner(preset, given.caption),
+        captioner=_captioner(preset, given.caption, given.models),
         edit=edit,
         painter=painter,
         composite=_choice(preset["composite"], given.composite),
@@ -176,10 +194,18 @@ def _choice(preset: dict[str, Any] | None, explicit: str | dict[str, Any] | Choi
     return explicit
 
 
-def _captioner(preset: dict[str, Any], explicit: CaptionSettings) -> Choice:
+def _captioner(preset: dict[str, Any], explicit: CaptionSettings, models: Models) -> Choice:
     """As `_choice`, where a preset need not name one."""
     base = _choice(None, preset.get("caption", {}).get("captioner", CaptionSettings().captioner))
-    return _choice(base.model_dump(), explicit.captioner if "captioner" in explicit.model_fields_set else None)
+    own = explicit.captioner if "captioner" in explicit.model_fields_set else None
+    chosen = _choice(base.model_dump(), own)
+    return _for_mini(CAPTIONERS, chosen, own) if models == "mini" else chosen
+
+
+def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> Choice:
+    """With what the mini model was made for, where it was not given: a preset's values are for published models."""
+    given = explicit.values if isinstance(explicit, Choice) else {}
+    return Choice(**{"name": chosen.name, **chosen.values, **family[chosen.name].MINI, **given})
 
 
 def preset_rows() -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Warehouse scenes drawn by program: pictures whose boxes are exact, of any size, for the demo set and the mini models.
 
     scene = render(seed=3, width=480, height=360)       # scene.image, scene.objects, scene.caption
-    python -m lib.scenes data/demo --count 24 --seed 7  # pictures and COCO annotations
+    python -m lib.scenes data/demo --count 24 --seed 7 --size 256 256
 
 A scene is a small 3-D world in metres, drawn into a depth buffer at four times the resolution (lib/scene_solids.py).
 The buffer knows who owns each cell, which gives visible boxes, fractions and outlines. What is labelled is built in

@@ -114,7 +114,7 @@ class FinaliseSettings(Settings):
 
 
 class EvaluateSettings(Settings):
-    extractor: str | None = Field("pixels", description="features for FID and KID: pixels, inception; none: skip")
+    extractor: str | None = Field("pixels", description="features for FID and KID: pixels, mini, inception; none: skip")
 
 
 Models = Literal["full", "mini"]

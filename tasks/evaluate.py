@@ -35,7 +35,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     if min(len(real), len(made)) < 2:
         show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
     else:
-        key = key_of(VERSION, EXTRACTORS[extractor].IDENTITY, sorted(real.digest), sorted(made.sha256))
+        key = key_of(VERSION, EXTRACTORS[extractor]().IDENTITY, sorted(real.digest), sorted(made.sha256))
         inputs = {"images": ingested.images, "selected": selected.manifest, "final": final}
         result = measure(str(run.root), str(run.sources), inputs, extractor, key)
         write_json(result, run.root / "report" / "metrics.json")

@@ -338,7 +338,7 @@ def test_a_set_compared_with_itself_has_no_distance(sets, tmp_path):
 
 def test_an_unknown_extractor_lists_the_known_ones(capsys, sets):
     told = failed(capsys, "evaluate", *sets, "--extractor", "nonesuch")
-    assert "'nonesuch'" in told and "inception, pixels" in told
+    assert "'nonesuch'" in told and "inception, mini, pixels" in told
 
 
 def test_a_missing_folder_is_named(capsys, sets):

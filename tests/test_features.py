@@ -13,9 +13,11 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_clip, tiny_gligen
 
 from lib.errors import AugmentError
-from lib.features import EXTRACTORS, Inception, Pixels
+from lib.features import EXTRACTORS, Inception, MiniClip, Pixels
+from lib.models import folder_revision
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -53,17 +55,30 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP of the mini one's shape, as data/models/mini/clip will hold it."""
+    return tiny_clip(tmp_path_factory.mktemp("mini") / "clip")
+
+
+@pytest.fixture
+def mini(clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same in the place where mini models are looked for."""
+    monkeypatch.setattr("lib.models.MINI", clip.parent)
+    return clip
+
+
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_every_extractor_says_what_it_is(name: str):
-    member = EXTRACTORS[name]
+def test_every_extractor_says_what_it_is(name: str, mini: Path):
+    member = EXTRACTORS[name]()
     assert name == member.NAME
     assert member.IDENTITY.startswith(f"{name} {member.VERSION}: ")
     assert member.RESIZE in member.IDENTITY
-    assert member().extract([]).shape == (0, member.DIMENSIONS)
+    assert member.extract([]).shape == (0, member.DIMENSIONS)
 
 
 def test_an_unknown_extractor_lists_the_known_ones():
-    with pytest.raises(AugmentError, match="known are inception, pixels"):
+    with pytest.raises(AugmentError, match="known are inception, mini, pixels"):
         EXTRACTORS["vgg"]
 
 
@@ -169,3 +184,60 @@ def test_a_file_that_holds_no_weights_is_one_clear_error(tmp_path: Path):
 def test_given_weights_that_are_not_there_are_named(tmp_path: Path):
     with pytest.raises(AugmentError, match=r"absent\.pth not found"):
         Inception(Inception.Settings(weights=tmp_path / "absent.pth")).check()
+
+
+def test_mini_gives_the_clip_s_own_embeddings_of_whole_pictures(clip: Path):
+    import torch
+    from transformers import AutoProcessor, CLIPModel
+
+    pictures = [picture(i, 64, 64) for i in range(3)]  # of the model's own size: its processor does not resize them
+    model = CLIPModel.from_pretrained(clip, dtype=torch.float32)
+    pixels = AutoProcessor.from_pretrained(clip).image_processor(pictures, return_tensors="pt").pixel_values
+    with torch.inference_mode():
+        expected = model.get_image_features(pixel_values=pixels).pooler_output.numpy()
+    features = MiniClip(MiniClip.Settings(model=clip)).extract(pictures)
+    assert features.shape == (3, 128)
+    assert features.dtype == np.float64
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(np.linalg.norm(features, axis=1) - 1).min() > 0.01
+
+
+def test_mini_takes_mixed_sizes_from_a_generator_and_does_not_depend_on_the_batch(mini: Path):
+    sizes = [(30, 50), (200, 20), (1, 1), (64, 64)]
+    many, one = MiniClip(), MiniClip(MiniClip.Settings(batch_size=1))
+    features = many.extract(picture(i, *size) for i, size in enumerate(sizes))
+    np.testing.assert_allclose(
+        one.extract([picture(i, *size) for i, size in enumerate(sizes)]), features, rtol=1e-3, atol=1e-4
+    )
+    assert np.ptp(features, axis=0).min() > 0
+
+
+def test_the_identity_of_mini_names_its_weights_and_no_path(clip: Path):
+    identity = MiniClip(MiniClip.Settings(model=clip)).IDENTITY
+    assert folder_revision(clip) in identity
+    assert str(clip) not in identity
+
+
+def test_missing_mini_weights_name_the_folder_and_the_choice_without_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("lib.models.MINI", tmp_path)
+    with pytest.raises(AugmentError, match=r"data/models/mini/clip.*--extractor pixels"):
+        MiniClip().check()
+    with pytest.raises(AugmentError, match=r"absent not found.*--extractor pixels"):
+        MiniClip(MiniClip.Settings(model=tmp_path / "absent")).check()
+
+
+def test_a_folder_of_another_model_is_refused_by_mini(tmp_path: Path):
+    folder = tiny_gligen(tmp_path / "gligen")
+    with pytest.raises(AugmentError, match=r"clip.*was expected.*--extractor pixels"):
+        MiniClip(MiniClip.Settings(model=complete(folder / "text_encoder"))).check()
+    with pytest.raises(AugmentError, match=r"no .*--extractor pixels"):
+        MiniClip(MiniClip.Settings(model=folder / "unet")).check()
+
+
+def complete(folder: Path) -> Path:
+    """With the files that a CLIP has beside its weights, so that only the model itself is wrong."""
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
+    return folder

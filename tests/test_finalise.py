@@ -457,7 +457,7 @@ def test_an_edited_box_has_its_new_shape_and_the_sources_other_fields(folder):
     folder.paint(7, redrawn(10))
     folder.finish()
     changed = {"id": 11, "image_id": 8, "bbox": [6, 7, 10, 5], "area": 25, "source_annotation_id": 10}
-    changed["segmentation"] = [[6, 7, 16, 7, 16, 12]]
+    changed |= {"segmentation": [[6, 7, 16, 7, 16, 12]], "painted": True}
     assert folder.told()["annotations"][-1] == folder.coco["annotations"][0] | changed
 
 
@@ -473,6 +473,17 @@ def test_a_kept_box_is_its_sources_record_byte_for_byte_but_for_ids(folder):
         name: bytes(value) for name, value in one.items()
     } | ids
     assert list(two)[:-1] == list(one)
+
+
+def test_what_a_source_says_of_being_painted_stays_with_it(folder):
+    folder.add(7)
+    for number, told in enumerate((True, False, "by hand")):
+        folder.note(10 + number, 7, painted=told)
+    folder.paint(7, kept(10), redrawn(11), kept(12))
+    folder.finish()
+    notes = folder.told()["annotations"]
+    assert notes[:3] == folder.coco["annotations"]
+    assert [note.get("painted") for note in notes[3:]] == [None, True, None]
 
 
 def test_ids_that_are_text_survive_and_new_ones_are_numbers(folder):

@@ -84,6 +84,8 @@ def test_synthetic_records_tell_where_they_come_from(made_set, tmp_path):
         source = sources[note["source_annotation_id"]]
         assert note["category_id"] == source["category_id"] and note["colour"] == "unknown field"
         assert note["bbox"] == source["bbox"] and note["area"] == source["area"]
+        assert note.get("painted", False) == (note["segmentation"] != source["segmentation"])
+    assert {note.get("painted") for note in final["annotations"]} == {None, True}
     for image in final["images"][6:]:
         assert image["source_image_id"] in {i["id"] for i in made_set.coco["images"]}
         assert image["source_file_name"].startswith("picture ")

@@ -143,7 +143,7 @@ def test_a_dataset_loads_in_pycocotools_and_keeps_its_first_scenes_when_it_grows
 def test_the_demo_set_is_what_the_renderer_draws():
     """Annotations are compared to one cell, pictures not at all: JPEG bytes differ between versions of Pillow."""
     demo = json.loads((DEMO / "annotations.json").read_text())
-    drawn = to_coco((render(scene_seed(7, i), 480, 360) for i in range(24)), seed=7)
+    drawn = to_coco((render(scene_seed(7, i), 256, 256) for i in range(24)), seed=7)
     for part in ("info", "licenses", "categories", "images"):
         assert demo[part] == drawn[part], part
     assert len(demo["annotations"]) == len(drawn["annotations"])
@@ -162,8 +162,8 @@ def test_the_demo_set_is_complete_small_and_worth_looking_at():
     assert files == {image["file_name"] for image in demo["images"]} and len(files) == 24
     assert sum(p.stat().st_size for p in DEMO.rglob("*") if p.is_file()) < 1_500_000
     sides = [max(a["bbox"][2:]) for a in demo["annotations"]]
-    assert min(sides) > 40, "every object is larger than 40 pixels"
+    assert min(sides) > 28, "every object is larger than 28 pixels"
     assert {a["category_id"] for a in demo["annotations"]} == {1, 2, 3, 4}
     for image in demo["images"]:
         with Image.open(DEMO / "images" / image["file_name"]) as picture:
-            assert picture.size == (480, 360)
+            assert picture.size == (256, 256)

@@ -3,6 +3,7 @@
     folder = tiny_gligen(tmp_path / "gligen")                # 64 × 64 pixels in a few milliseconds a step
     folder = tiny_gligen(tmp_path / "inpaint", inpaint=True)
     folder = tiny_blip2(tmp_path / "blip2")                  # language="t5" for an encoder-decoder
+    folder = tiny_clip(tmp_path / "clip")                    # 64 × 64 pixels, 128 dimensions
     ref = resolve(str(folder), {})                           # or `painter: {name: gligen, model: FOLDER}`
 
 Each is complete, of safetensors, equal bytes every time; one that is there already is left alone. As fixtures:
@@ -108,6 +109,24 @@ def tiny_blip2(folder: Path, language: str = "opt") -> Path:
     )
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
+    return folder
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A CLIP of the mini one's size and form, as lib/training/clip.py saves it, that tells crops and texts apart."""
+    from lib.training.clip import TOKENS, ClipObjective, make_clip
+
+    if (folder / "config.json").exists():
+        return folder
+    tokenizer = _clip_tokenizer()
+    tokenizer.model_max_length = TOKENS
+    with _seeded(3):
+        clip = make_clip(tokenizer).eval()
+        with torch.no_grad():
+            for weight in clip.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.2)  # the usual .02 gives about one embedding for everything
+    ClipObjective(clip, tokenizer, [], 64).save(folder)
     return folder
 
 

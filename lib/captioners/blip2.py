@@ -7,7 +7,7 @@ of OPT are not for commercial use, those of Flan-T5 are free. Another BLIP-2: an
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -42,6 +42,7 @@ class Blip2:
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = "Salesforce/blip2-opt-2.7b"
     LICENCE: ClassVar[str] = "MIT; the OPT language model inside: OPT licence, not for commercial use"
+    MINI: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 56}
     SEES: ClassVar[bool] = True
     Settings: ClassVar[type[MemberSettings]] = Blip2Settings
 

@@ -12,7 +12,7 @@ latent cell that it touches; known pixels are noised with the pass's own noise a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -67,6 +67,7 @@ class Gligen:
     EDITS: ClassVar[frozenset[str]] = frozenset({"layout"})
     MODEL: ClassVar[str | None] = "masterful/gligen-1-4-generation-text-box@refs/pr/2"
     LICENCE: ClassVar[str] = "CreativeML Open RAIL-M"
+    MINI: ClassVar[Mapping[str, Any]] = {"size": 128, "steps": 25, "guidance": 2.5, "scheduler": "ddim"}
     MAX_BOXES: ClassVar[int | None] = MAX_BOXES
     NEEDS_DONOR: ClassVar[bool] = False
     IN_CHANNELS: ClassVar[int] = 4

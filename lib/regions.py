@@ -1,0 +1,229 @@
+"""What is in a box? Crops with context, scored against names by a CLIP (Zhong et al. 2022, arXiv 2112.09106, its idea).
+
+scorer = RegionScorer(resolve("mini:clip", {}))                   # or any CLIP in Hugging Face form
+crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
+shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from lib.errors import AugmentError
+from lib.models import ModelRef, device, local_path, reading
+from lib.registry import MemberSettings
+from lib.training.texts import article, naming
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+Embeddings = NDArray[np.float32]  # (N, D)
+
+NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json", "*processor_config.json")
+ALSO = ("*.json", "*.txt")
+
+
+def crop_region(picture: Pixels, box: Sequence[float], size: int, context: float = 0.15) -> Pixels:
+    """A box (xyxy pixels) with `context` of its longer side around it, as a square of size × size pixels.
+
+    The aspect is kept; what lies outside of the picture repeats its border.
+    """
+    x0, y0, x1, y1 = box
+    half = max(x1 - x0, y1 - y0) * (0.5 + context)
+    scale = size / (2 * half)
+    middle = (x0 + x1) / 2, (y0 + y1) / 2
+    if scale < 0.5:  # bilinear sampling would skip pixels: shrink by areas first
+        factor = 1.5 * scale
+        shape = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
+        ratio = np.array(shape) / [picture.shape[1], picture.shape[0]]
+        shrunken: Pixels = cv2.resize(picture, shape, interpolation=cv2.INTER_AREA).astype(np.uint8)
+        return crop_region(shrunken, (np.array(box) * np.tile(ratio, 2)).tolist(), size, context)
+    matrix = np.array([[scale, 0, size / 2 - middle[0] * scale], [0, scale, size / 2 - middle[1] * scale]])
+    matrix[:, 2] += 0.5 * (scale - 1)  # OpenCV counts from pixel centres
+    return cv2.warpAffine(
+        picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.uint8)
+
+
+def to_square(picture: Pixels, size: int) -> Pixels:
+    """A whole picture squeezed to size × size pixels: by areas where a side shrinks, bilinear where it grows."""
+    height, width = picture.shape[:2]
+    small = min(width, size), min(height, size)
+    if small != (width, height):
+        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    if small != (size, size):
+        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    return picture
+
+
+class RegionSettings(MemberSettings):
+    batch_size: int = Field(64, ge=1, description="crops or texts at once")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    model: Any  # CLIPModel
+    tokenizer: Any
+    mean: NDArray[np.float32]  # (3,) of R, G, B in 0 .. 1
+    std: NDArray[np.float32]
+    size: int  # side of its pictures, pixels
+    dimensions: int  # D
+
+
+class RegionScorer:
+    """A CLIP (Radford et al. 2021, arXiv 2103.00020) that says which of some names fits a crop best.
+
+    Loaded before its first use, in float32 on every device, so that verdicts hardly depend on the machine. All methods
+    raise AugmentError where the checkpoint is none of a CLIP, or is damaged, and ConnectionError where a download
+    failed in a way that may pass.
+    """
+
+    def __init__(self, ref: ModelRef, settings: RegionSettings | None = None) -> None:
+        self.ref, self.settings = ref, settings or RegionSettings()
+        self._clip: _Loaded | None = None
+        self._named: tuple[tuple[str, ...], Embeddings] | None = None  # the names asked for last
+
+    @property
+    def identity(self) -> str:
+        """The checkpoint and its revision, no path: equal identities give comparable scores."""
+        return f"clip {self.ref.id} {self.ref.revision}"
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures that the model sees, pixels: crops of this size are not resized."""
+        return self.load().size
+
+    @property
+    def dimensions(self) -> int:
+        """D, the length of an embedding."""
+        return self.load().dimensions
+
+    def load(self) -> _Loaded:
+        """The model, read once."""
+        if self._clip is None:
+            self._clip = _load(self.ref)
+        return self._clip
+
+    def features(self, pictures: Sequence[Pixels]) -> Embeddings:
+        """(N, D) image embeddings as the model gives them; uint8 HWC RGB of any sizes, each squeezed to its square."""
+        return self._batched(pictures, self._see)
+
+    def embed_pictures(self, pictures: Sequence[Pixels]) -> Embeddings:
+        """(N, D) image embeddings of length 1."""
+        return _normalised(self.features(pictures))
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """(M, D) text embeddings of length 1; what is longer than the model reads is cut."""
+        return _normalised(self._batched(texts, self._read))
+
+    def embed_names(self, names: Sequence[str]) -> Embeddings:
+        """(M, D) of length 1: the mean over three ways to say each name, "{}", "a {}" and "a photo of a {}"."""
+        told = [text for name in names for text in (name, f"{article(name)} {name}", naming(name))]
+        means: Embeddings = self.embed_texts(told).reshape(len(names), 3, -1).mean(1)
+        return _normalised(means)
+
+    def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
+        """(N, len(names)) shares of the names for each crop, 0 .. 1: softmax of the scaled cosines, rows sum to 1.
+
+        Raises ValueError for no names.
+        """
+        if not names:
+            raise ValueError("no names to score crops against: give at least one")
+        if self._named is None or self._named[0] != tuple(names):
+            self._named = tuple(names), self.embed_names(names)
+        # The factor is learned; OpenAI's training kept it under 100, and so does this project's.
+        scale = min(float(self.load().model.logit_scale.exp()), 100.0)
+        logits = scale * self.embed_pictures(crops).astype(np.float64) @ self._named[1].astype(np.float64).T
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        told: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return told
+
+    def _batched(self, items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor]) -> Embeddings:
+        import torch
+
+        clip, size = self.load(), self.settings.batch_size
+        with torch.inference_mode():
+            parts = [run(items[i : i + size]).float().cpu().numpy() for i in range(0, len(items), size)]
+        embedded: Embeddings = np.concatenate([np.empty((0, clip.dimensions), np.float32), *parts])
+        if not np.isfinite(embedded).all():
+            raise AugmentError(f"model {self.ref} gives numbers that are not finite: its weights are damaged; {_AGAIN}")
+        return embedded
+
+    def _see(self, pictures: Sequence[Pixels]) -> torch.Tensor:
+        import torch
+
+        clip = self.load()
+        squares = np.stack([to_square(picture, clip.size) for picture in pictures]).astype(np.float32)
+        pixels = torch.from_numpy((squares / 255 - clip.mean) / clip.std).permute(0, 3, 1, 2).contiguous()
+        return pooled(clip.model.get_image_features(pixel_values=pixels.to(clip.model.device)))
+
+    def _read(self, texts: Sequence[str]) -> torch.Tensor:
+        clip = self.load()
+        # Always the full length: a text's embedding must not depend on the texts beside it.
+        longest = clip.model.config.text_config.max_position_embeddings
+        told = clip.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+        )
+        return pooled(clip.model.get_text_features(**told.to(clip.model.device)))
+
+
+_AGAIN = "copy or download it again"
+
+
+def _load(ref: ModelRef) -> _Loaded:
+    import torch
+    import transformers
+
+    folder, where = local_path(ref, NEEDED, ALSO), device()
+    with reading(ref):
+        kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
+        if kind != "clip":
+            raise ValueError(f"its config.json says model_type {kind!r}; 'clip' was expected: CLIPModel's own form")
+        mean, std = _normalisation(folder)
+        model, report = transformers.CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        if report["missing_keys"]:  # transformers would fill them with random numbers
+            some = ", ".join(sorted(report["missing_keys"])[:3])
+            raise ValueError(f"its weights lack {len(report['missing_keys'])} tensors ({some}, …); {_AGAIN}")
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    config = model.config
+    model = model.eval().requires_grad_(False).to(where)
+    return _Loaded(model, tokenizer, mean, std, config.vision_config.image_size, config.projection_dim)
+
+
+def _normalisation(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(mean, std) of the model's processor: processor_config.json holds it under "image_processor" since transformers
+    5, before that it was a file of its own. Raises ValueError where neither gives three numbers each."""
+    whole = folder / "processor_config.json"
+    told = json.loads(whole.read_bytes()).get("image_processor") if whole.is_file() else None
+    if told is None and (folder / "preprocessor_config.json").is_file():
+        told = json.loads((folder / "preprocessor_config.json").read_bytes())
+    values = [np.array((told or {}).get(name), np.float32) for name in ("image_mean", "image_std")]
+    if any(value.shape != (3,) for value in values) or not (values[1] > 0).all():
+        raise ValueError(
+            "no image_mean and image_std of three numbers in its processor_config.json or preprocessor_config.json"
+        )
+    return values[0], values[1]
+
+
+def pooled(out: Any) -> torch.Tensor:
+    """The features, which newer versions of transformers wrap."""
+    features: torch.Tensor = getattr(out, "pooler_output", out)
+    return features
+
+
+def _normalised(rows: Embeddings) -> Embeddings:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    made: Embeddings = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return made

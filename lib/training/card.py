@@ -1,0 +1,134 @@
+"""What a person sees of a training: the model's card, and the curve of its loss.
+
+write_card(Path("models/vae"))                                    # README.md, from the facts that training left
+write_card(Path("models/vae"), {"scenes": 100, "psnr": 31.2})     # with what was measured afterwards
+picture = draw_curve(history)                                     # PIL, 640 × 240 pixels
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from lib.errors import AugmentError
+from lib.manifest import atomic_write
+from lib.training import FACTS, TRAINERS, read_facts
+
+_INK, _GRID, _PAPER, _LINE = (60, 60, 66), (226, 226, 230), (255, 255, 255), (20, 90, 200)
+
+
+def write_card(folder: Path, measured: Mapping[str, Any] | None = None) -> None:
+    """README.md of a finished model in Hugging Face form; what stood there is replaced.
+
+    measured: figures by name, a number, a text or a list of numbers each. Raises AugmentError where the folder holds
+    no facts of a training.
+    """
+    facts = read_facts(folder)
+    if "trainer" not in facts:
+        raise AugmentError(f"{folder} holds no {FACTS}: only a model that this project trained has a card")
+    atomic_write(folder / "README.md", _card(facts, measured or {}, _library(folder)).encode())
+
+
+def _library(folder: Path) -> str:
+    """Whose class loads it; diffusers leaves its version in every config, or an index of parts."""
+    config = folder / "config.json"
+    told = config.read_text("utf-8") if config.is_file() else "_diffusers_version"
+    return "diffusers" if "_diffusers_version" in told else "transformers"
+
+
+def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -> str:
+    name = str(facts["trainer"])
+    front = ["license: apache-2.0", f"library_name: {library}", "tags:", "- augment", f"- {name}"]
+    about = TRAINERS[name].ABOUT
+    trained = {
+        "data": facts["data"] or "not told",
+        "pictures": facts["pictures"],
+        "windows": f"{facts['size']} × {facts['size']} pixels",
+        "steps": facts["steps"],
+        "time": _duration(facts["seconds"]),
+        "hardware": facts.get("hardware", facts["device"]),
+        "precision": {"no": "float32"}.get(facts["precision"], facts["precision"]),
+        "started from": facts["start"] or "nothing: random weights",
+        **{f"with `{need}`": revision for need, revision in facts["needs"].items()},
+    }
+    last = facts["history"][-1] if facts["history"] else {}
+    parts = [
+        "\n".join(["---", *front, "---"]),
+        f"# {name}",
+        f"{about[:1].upper()}{about[1:]}. Small, trained from labelled pictures alone by "
+        "`augment train`; the weights are float16 safetensors.",
+        "## Training",
+        _table(trained),
+        "Settings:",
+        _table(facts["settings"]),
+    ]
+    if last:
+        parts += ["At the end, means over the last steps:", _table({k: v for k, v in last.items() if k != "step"})]
+    parts += ["## Measured", _table(measured) if measured else "Not yet."]
+    parts += ["## Licence", "Apache-2.0. No published weights went into it."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in rows.items())])
+
+
+def _text(value: Any) -> str:
+    """A figure as a person writes it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return " – ".join(map(_text, value))
+    return str(value).replace("|", "/")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.0f} s"
+        if minutes < 2
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+        if minutes > 59
+        else f"{minutes} min"
+    )
+
+
+def draw_curve(history: Sequence[Mapping[str, float]], size: tuple[int, int] = (640, 240)) -> Image.Image:
+    """The loss over the steps, logarithmic where it is positive and spans more than a factor of four.
+
+    history: points with "step" and "loss"; size: (width, height), pixels.
+    """
+    points = [(p["step"], p["loss"]) for p in history if math.isfinite(p.get("loss", math.nan))]
+    image = Image.new("RGB", size, _PAPER)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=11)
+    if not points:
+        pen.text((10, 10), "no steps yet", fill=_INK, font=font)
+        return image
+    losses = [loss for _, loss in points]
+    low, high, last = min(losses), max(losses), points[-1][0]
+    steep = low > 0 and high > 4 * low
+    scale = math.log if steep else float
+    left, top, right, bottom = 58, 12, size[0] - 12, size[1] - 26
+    span = scale(high) - scale(low)
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        up = (scale(loss) - scale(low)) / span if span else 0.5
+        return left + (right - left) * step / last, bottom - (bottom - top) * up
+
+    for k in range(5):
+        up = scale(low) + span * k / 4
+        value = math.exp(up) if steep else up
+        x, y = left + (right - left) * k / 4, bottom - (bottom - top) * k / 4
+        pen.line((left, y, right, y), fill=_GRID)
+        pen.text((left - 6, y), f"{value:.3g}", fill=_INK, font=font, anchor="rm")
+        pen.text((x, bottom + 6), f"{last * k / 4:.0f}", fill=_INK, font=font, anchor="mt" if k < 4 else "rt")
+    pen.line([place(*point) for point in points], fill=_LINE, width=2)
+    x, y = place(*points[-1])
+    pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_LINE)
+    return image

@@ -1,0 +1,422 @@
+"""The painters: one gated U-Net (Li et al. 2023, arXiv 2301.07093) for inpainting, another for whole pictures.
+
+Inpainting sees [z_t, z · keep, keep]. With nothing kept the last five channels are 0: then it generates. So one U-Net
+learns both tasks first, and generation starts from it with those channels cut off, which changes nothing (`as_plain`).
+
+loss = min-SNR(γ = 5)-weighted error of v (Hang et al. 2023, arXiv 2303.09556; Salimans & Ho 2022, arXiv 2202.00512)
+       + λ · layout
+
+A U-Net has no position code, so grounding tokens take long to be related to places. The layout term says it outright:
+in the gated self-attention half of the heads attend from each cell to the token of the box that covers it (to the
+"no box" tokens where none does): −log of that share of the attention, mean over cells. Captions and boxes are each left
+out 10 % of the time, for guidance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from lib.manifest import atomic_write
+from lib.models import ModelRef, device, reading
+from lib.requests import key_of
+from lib.training.clip import text_tower
+from lib.training.data import content_digest
+from lib.training.loop import LoopSettings, precision
+from lib.training.texts import article, listing
+from lib.training.vae import decode, encode, load_vae, save_half
+from lib.training.windows import Things, TrainingPicture, Window, cut
+
+MAX_BOXES = 30  # as published: the "no box" tokens take part in the attention, so their number matters
+WINDOWS = 4  # of each picture, encoded once
+DROPPED = 0.1
+SNR_LIMIT = 5.0
+LAYOUT = 0.1  # λ
+
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+}
+
+
+def make_unet(size: int, text_width: int, channels: Sequence[int] = (32, 64, 112, 128), inpaint: bool = True) -> Any:
+    """A fresh U-Net for latents of size × size cells. Attention costs most, so it is at a quarter of that alone."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=size,
+        in_channels=9 if inpaint else 4,
+        out_channels=4,
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=text_width,
+        attention_head_dim=(2, 2, 4, 4),  # diffusers: the number of heads
+        norm_num_groups=16,
+        attention_type="gated",
+    )
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if name.endswith(("alpha_attn", "alpha_dense")):
+                weight.fill_(0.5)  # 0 is for adding grounding to a trained U-Net; this one learns both at once
+    return unet
+
+
+def as_plain(unet: Any) -> Any:
+    """The 4-channel U-Net that an inpainting one is when nothing is kept."""
+    from diffusers import UNet2DConditionModel
+
+    plain = UNet2DConditionModel.from_config({**unet.config, "in_channels": 4})
+    weights = dict(unet.state_dict())
+    weights["conv_in.weight"] = weights["conv_in.weight"][:, :4].clone()
+    plain.load_state_dict(weights)
+    return plain
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What a painter needs beside its U-Net: frozen."""
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+
+
+class GligenObjective(nn.Module):
+    """Denoise latents of windows, told a caption, boxes with phrases, and for inpainting what is kept.
+
+    generation: share of the examples of an inpainting U-Net in which nothing is kept.
+    """
+
+    def __init__(
+        self, unet: Any, blocks: Blocks, windows: tuple[list[Window], torch.Tensor], generation: float
+    ) -> None:
+        super().__init__()
+        from diffusers import DDPMScheduler
+
+        self.unet, self.generation = unet, generation
+        self.inpaint = unet.config.in_channels == 9
+        self.blocks = blocks  # a dataclass: not among the module's own parameters
+        self.noise = DDPMScheduler(**SCHEDULE)
+        self.windows, self.latents = windows
+        self.texts = _Texts(blocks)
+        self.attention = _Recorder(unet)
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+        """latents, keep (N, 1, h, w), boxes (N, 30, 4), masks (N, 30), phrases (N, 30, D), text (N, T, D)."""
+        chosen = rng.integers(len(self.windows), size=size)
+        rows = [self._example(self.windows[i], rng) for i in chosen]
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return {"latents": self.latents[chosen].float(), **stacked}
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        latents, keep = batch["latents"], batch["keep"]
+        noise = torch.randn_like(latents)
+        times = torch.randint(0, self.noise.config.num_train_timesteps, (len(latents),), device=latents.device)
+        noisy = self.noise.add_noise(latents, noise, times)
+        seen = torch.cat([noisy, latents * keep, keep], 1) if self.inpaint else noisy
+        told = {"boxes": batch["boxes"], "masks": batch["masks"], "positive_embeddings": batch["phrases"]}
+        self.attention.start(batch["boxes"], batch["masks"])
+        out = self.unet(seen, times, batch["text"], cross_attention_kwargs={"gligen": told}).sample
+        layout = self.attention.loss()
+        wrong = (out.float() - self.noise.get_velocity(latents, noise, times)).square().mean(dim=(1, 2, 3))
+        kept = self.noise.alphas_cumprod.to(latents.device)[times]
+        snr = kept / (1 - kept)
+        denoised = (wrong * snr.clamp(max=SNR_LIMIT) / (snr + 1)).mean()
+        return {"loss": denoised + LAYOUT * layout, "v": wrong.detach().mean(), "layout": layout.detach()}
+
+    def save(self, folder: Path) -> None:
+        """A whole checkpoint in diffusers' form."""
+        import json
+
+        from diffusers import PNDMScheduler
+
+        save_half(self.unet, folder / "unet")
+        save_half(self.blocks.vae, folder / "vae")
+        save_half(self.blocks.text_encoder, folder / "text_encoder")
+        self.blocks.tokenizer.save_pretrained(folder / "tokenizer")
+        PNDMScheduler(**SCHEDULE, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
+        parts = {
+            "scheduler": ["diffusers", "PNDMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }
+        index = {"_class_name": "StableDiffusionGLIGENPipeline", **parts}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+    def sheet(self) -> np.ndarray:
+        """Eight windows, then what the U-Net makes of their boxes: the noise of each is its own."""
+        windows = self.windows[: 8 * WINDOWS : WINDOWS]
+        rng = np.random.default_rng(1)
+        rows = [self._example(window, rng, generation=self.generation, dropped=0) for window in windows]
+        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
+        made = decode(self.blocks.vae, self._sampled(batch))
+        return np.concatenate([np.concatenate([_boxed(w) for w in windows], 1), np.concatenate(made, 1)])
+
+    def _sampled(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
+        scheduler.set_timesteps(steps)
+        device = next(self.unet.parameters()).device
+        batch = {name: value.to(device) for name, value in batch.items()}
+        known, keep = batch["latents"], batch["keep"]
+        z = torch.randn(known.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        blank = self.texts.hidden("").to(device)[None].expand_as(batch["text"])
+        told = {
+            "boxes": batch["boxes"].repeat(2, 1, 1),
+            "masks": torch.cat([batch["masks"] * 0, batch["masks"]]),
+            "positive_embeddings": batch["phrases"].repeat(2, 1, 1),
+        }
+        text = torch.cat([blank, batch["text"]])
+        self.attention.stop()
+        with torch.no_grad():
+            for time in scheduler.timesteps:
+                seen = torch.cat([z, known * keep, keep], 1) if self.inpaint else z
+                out = self.unet(seen.repeat(2, 1, 1, 1), time, text, cross_attention_kwargs={"gligen": dict(told)})
+                without, with_ = out.sample.chunk(2)
+                z = scheduler.step(without + guidance * (with_ - without), time, z).prev_sample
+        return z * (1 - keep) + known * keep if self.inpaint else z
+
+    def _example(
+        self, window: Window, rng: np.random.Generator, generation: float | None = None, dropped: float = DROPPED
+    ) -> dict[str, torch.Tensor]:
+        """Conditions of one window."""
+        cells = self.latents.shape[-1]
+        things, keep = window.things, torch.zeros(1, cells, cells)
+        generation = self.generation if generation is None else generation
+        if self.inpaint and rng.random() >= generation:
+            things, keep = self._kept(things, cells, rng)
+        text = window.caption if rng.random() < 0.7 else listing(things)
+        text = "" if rng.random() < dropped else text
+        boxes, masks, phrases = torch.zeros(MAX_BOXES, 4), torch.zeros(MAX_BOXES), self.texts.blanks()
+        if rng.random() >= dropped:
+            for row in range(min(len(things), MAX_BOXES)):
+                boxes[row] = torch.from_numpy(things.boxes[row]).float()
+                phrases[row] = self.texts.pooled(_said(things, row, rng))
+                masks[row] = 1
+        return {"keep": keep, "text": self.texts.hidden(text), "boxes": boxes, "masks": masks, "phrases": phrases}
+
+    @staticmethod
+    def _kept(things: Things, cells: int, rng: np.random.Generator) -> tuple[Things, torch.Tensor]:
+        """What is painted (one object, or several) and the cells that stay: all that no painted box touches."""
+        keep = torch.ones(1, cells, cells)
+        if not len(things):
+            return things, keep * 0
+        count = 1 if rng.random() < 0.7 else int(rng.integers(1, len(things) + 1))
+        things = things.take(sorted(rng.permutation(len(things))[:count].tolist()))
+        for box in things.boxes:
+            x0, y0 = np.floor(box[:2] * cells).astype(int)
+            x1, y1 = np.ceil(box[2:] * cells).astype(int)
+            more = int(rng.integers(0, 3))  # an edit's margin
+            keep[:, max(0, y0 - more) : y1 + more, max(0, x0 - more) : x1 + more] = 0
+        return things, keep
+
+
+def _said(things: Things, row: int, rng: np.random.Generator) -> str:
+    """A box's phrase: its category as edits give it, or what the data says."""
+    name = things.categories[row]
+    return [name, f"{article(name)} {name}", things.phrases[row]][rng.choice(3, p=[0.4, 0.1, 0.5])]
+
+
+def encoded_windows(
+    vae: Any, pictures: Sequence[TrainingPicture], size: int, work: Path
+) -> tuple[list[Window], torch.Tensor]:
+    """WINDOWS windows a picture, and their (N, 4, h, w) float16 scaled latents, kept in `work`: it takes minutes."""
+    windows = [
+        cut(picture, size, np.random.default_rng([7, number, k]))
+        for number, picture in enumerate(pictures)
+        for k in range(WINDOWS)
+    ]
+    weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in vae.parameters())).hexdigest()
+    kept = work / "latents" / f"{key_of('latents', size, weights, content_digest(pictures))[:32]}.safetensors"
+    if kept.is_file():
+        with contextlib.suppress(SafetensorError):  # half written or damaged: made again
+            return windows, load_file(kept)["latents"]
+    latents = _latents(vae, windows)
+    atomic_write(kept, save({"latents": latents}))
+    return windows, latents
+
+
+def _latents(vae: Any, windows: Sequence[Window]) -> torch.Tensor:
+    """(N, 4, h, w) float16 scaled latents."""
+    quick = torch.autocast(next(vae.parameters()).device.type, torch.bfloat16, enabled=precision() == "bf16")
+    with torch.no_grad(), quick:
+        batches = [encode(vae, [w.pixels for w in windows[i : i + 32]]).cpu() for i in range(0, len(windows), 32)]
+    return torch.cat([batch.half() for batch in batches])
+
+
+class _Texts:
+    """Encoded texts, each once."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def hidden(self, text: str) -> torch.Tensor:
+        return self._of(text)[0]
+
+    def pooled(self, text: str) -> torch.Tensor:
+        return self._of(text)[1]
+
+    def blanks(self) -> torch.Tensor:
+        return torch.zeros(MAX_BOXES, self.blocks.text_encoder.config.hidden_size)
+
+    def _of(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if text not in self._known:
+            tokens = self.blocks.tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
+            encoder = self.blocks.text_encoder
+            with torch.no_grad():
+                out = encoder(tokens.input_ids.to(next(encoder.parameters()).device))
+            self._known[text] = out.last_hidden_state[0].float().cpu(), out.pooler_output[0].float().cpu()
+        return self._known[text]
+
+
+class _Recorder:
+    """Half of the heads of every gated self-attention, held to the boxes."""
+
+    def __init__(self, unet: Any) -> None:
+        from diffusers.models.attention import GatedSelfAttentionDense
+
+        self.boxes: torch.Tensor | None = None
+        self.masks: torch.Tensor | None = None
+        self.terms: list[torch.Tensor] = []
+        for module in unet.modules():
+            if isinstance(module, GatedSelfAttentionDense):
+                module.attn.register_forward_pre_hook(self._look)
+
+    def start(self, boxes: torch.Tensor, masks: torch.Tensor) -> None:
+        self.boxes, self.masks, self.terms = boxes, masks, []
+
+    def stop(self) -> None:
+        self.boxes = None
+
+    def loss(self) -> torch.Tensor:
+        """Mean over the layers; ends the recording."""
+        self.boxes = None
+        return torch.stack(self.terms).mean()
+
+    def _look(self, attention: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        if self.boxes is None or self.masks is None:
+            return
+        (states,) = inputs
+        cells = states.shape[1] - MAX_BOXES
+        side = round(cells**0.5)
+        heads = attention.heads // 2
+        width = attention.to_q.weight.shape[0] // attention.heads
+        query = attention.to_q(states[:, :cells]).unflatten(2, (-1, width))[:, :, :heads]
+        key = attention.to_k(states).unflatten(2, (-1, width))[:, :, :heads]
+        logits = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * width**-0.5
+        shares = (logits - logits.logsumexp(-1, keepdim=True))[..., cells:]  # of the tokens, log
+        wanted = cell_owners(self.boxes, self.masks, side)  # (B, cells, 30) bool
+        right = torch.where(wanted[:, None], shares, -torch.inf).logsumexp(-1)  # (B, heads, cells)
+        there = wanted.any(-1)[:, None].expand_as(right)
+        self.terms.append(-right[there].mean())
+
+
+def cell_owners(boxes: torch.Tensor, masks: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, side², K) bool: which tokens each cell should look at.
+
+    The smallest box that holds the cell's centre; where there is none, the tokens that stand for no box.
+    boxes: (B, K, 4) xyxy in 0 .. 1; masks: (B, K), 1 = a box.
+    """
+    centres = (torch.arange(side, device=boxes.device) + 0.5) / side
+    y, x = (v.flatten()[None, :, None] for v in torch.meshgrid(centres, centres, indexing="ij"))
+    x0, y0, x1, y1 = (v[:, None, :] for v in boxes.unbind(-1))
+    real = masks[:, None, :] > 0
+    holds = (x >= x0) & (x < x1) & (y >= y0) & (y < y1) & real
+    area = ((x1 - x0) * (y1 - y0)).expand_as(holds)
+    smallest = torch.where(holds, area, torch.inf).argmin(-1, keepdim=True)
+    owner = torch.zeros_like(holds).scatter_(2, smallest, True) & holds
+    return torch.where(holds.any(-1, keepdim=True), owner, ~real)
+
+
+def _boxed(window: Window) -> np.ndarray:
+    import cv2
+
+    pixels = window.pixels.copy()
+    for box in (window.things.boxes * len(pixels)).round().astype(int).tolist():
+        cv2.rectangle(pixels, box[:2], [v - 1 for v in box[2:]], (255, 0, 255), 1)
+    return pixels
+
+
+class GligenInpaintTrainer:
+    """Inpainting and generation at once, see the module."""
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[tuple[str, ...]] = ("vae", "clip")
+    ABOUT: ClassVar[str] = "GLIGEN inpainting: new content in masked places, by boxes with phrases"
+
+    class Settings(LoopSettings):
+        steps: int = Field(6000, ge=0, description="optimiser steps")
+        generation: float = Field(0.5, ge=0, le=1, description="share of the examples in which nothing is kept")
+        warmup: int = Field(200, ge=0, description="steps over which the rate rises")
+
+    @staticmethod
+    def objective(
+        settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
+    ) -> GligenObjective:
+        """A fresh U-Net, or that of `start`."""
+        blocks, cells = _blocks(models, size)
+        windows = encoded_windows(blocks.vae, pictures, size, work)
+        unet = load_unet(start) if start else make_unet(cells, blocks.text_encoder.config.hidden_size)
+        return GligenObjective(unet, blocks, windows, settings.generation)
+
+
+class GligenTrainer:
+    """Whole pictures alone, from the U-Net that learned both."""
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[tuple[str, ...]] = ("vae", "clip", "gligen-inpaint")
+    ABOUT: ClassVar[str] = (
+        "GLIGEN generation: a new picture by boxes with phrases; without them a plain 4-channel model"
+    )
+
+    class Settings(LoopSettings):
+        steps: int = Field(2000, ge=0, description="optimiser steps")
+        rate: float = Field(5e-4, gt=0, description="learning rate")
+
+    @staticmethod
+    def objective(
+        settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
+    ) -> GligenObjective:
+        """The inpainting U-Net without its last five channels, or the U-Net of `start`."""
+        blocks, _ = _blocks(models, size)
+        windows = encoded_windows(blocks.vae, pictures, size, work)
+        unet = load_unet(start) if start else as_plain(load_unet(models / "gligen-inpaint"))
+        return GligenObjective(unet, blocks, windows, 1.0)
+
+
+def _blocks(models: Path, size: int) -> tuple[Blocks, int]:
+    """The frozen blocks, and the side of a window in latent cells."""
+    vae = load_vae(models / "vae").eval().requires_grad_(False).to(device())
+    cells = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    return Blocks(vae, *text_tower(models / "clip")), cells
+
+
+def load_unet(folder: Path) -> Any:
+    """The U-Net of a checkpoint in float32; raises AugmentError where there is none."""
+    from diffusers import UNet2DConditionModel
+
+    with reading(ModelRef("folder", "", folder)):
+        return UNet2DConditionModel.from_pretrained(
+            folder, subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
+        )
