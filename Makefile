@@ -17,6 +17,7 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/augment run demo
+	$(BIN)/augment run demo-generation
 
 test: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: `augment run | status | presets | evaluate | notify | fetch`. `augment COMMAND --help` explains.
+"""The command line: `augment run | train | status | presets | evaluate | fidelity | measure | notify | fetch`.
 
 Prefect is imported only by the commands that need it, after its settings are made quiet.
 """
@@ -61,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="augment", description="Grow labelled detection data sets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "run", run_flow, "run the journey: a deployment of prefect.yaml, or a YAML file")
-    run.add_argument("what", metavar="NAME_OR_FILE")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="a.b=value", help="one parameter, as YAML: select.max_objects=6"
-    )
+    train = _command(commands, "train", run_training, "train models: a deployment of prefect.yaml, or a YAML file")
+    for command, example in ((run, "select.max_objects=6"), (train, "settings.vae.steps=8000")):
+        command.add_argument("what", metavar="NAME_OR_FILE")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="a.b=value", help=f"one parameter, as YAML: {example}"
+        )
     status = _command(commands, "status", show_status, "what the last run of a workspace did")
     status.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -73,9 +75,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("real", type=Path, metavar="REAL")
     evaluate.add_argument("generated", type=Path, metavar="GENERATED")
     evaluate.add_argument(
-        "--extractor", default="inception", help="inception (pytorch-fid's) or pixels; default %(default)s"
+        "--extractor",
+        default="inception",
+        help="inception (pytorch-fid's), mini (this project's own CLIP) or pixels; default %(default)s",
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    fidelity = _command(commands, "fidelity", judge_boxes, "is in each painted box what its label says?")
+    fidelity.add_argument("dataset", type=Path, metavar="DATASET", help="a final folder or a COCO file")
+    fidelity.add_argument(
+        "--real", type=Path, metavar="DATASET", help="real boxes to compare with; none: its originals"
+    )
+    fidelity.add_argument(
+        "--model", default="mini:clip", metavar="FOLDER_OR_ID", help="the CLIP that judges; default %(default)s"
+    )
+    fidelity.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    measured = _command(commands, "measure", measure_models, "how good the mini models are, on scenes never seen")
+    measured.add_argument("--models", type=Path, metavar="FOLDER", help="default: data/models/mini")
+    measured.add_argument("--scenes", type=int, default=100, metavar="N", help="default %(default)s")
+    measured.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     notify = _command(commands, "notify", notify_update, "tell Prefect that a data set was updated")
     notify.add_argument("name", metavar="NAME")
     fetch = _command(commands, "fetch", fetch_dataset, "download a public data set into data/raw")
@@ -94,11 +111,7 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
 
 def run_flow(options: argparse.Namespace) -> int:
     """The flow, with bars, on the configured Prefect server, or on a temporary one where none answers."""
-    values, name, base = load_parameters(options.what)
-    for assignment in options.set:
-        set_value(values, assignment)
-    os.chdir(base)
-    values.setdefault("workspace", str(Path("data/runs") / name))
+    values, name = _given(options, "augment")
     from lib.presets import check_parameters
 
     parameters = check_parameters(values)
@@ -114,8 +127,46 @@ def run_flow(options: argparse.Namespace) -> int:
     return 0
 
 
-def load_parameters(what: str) -> tuple[dict[str, Any], str, Path]:
-    """(parameters, name, folder that relative paths start from) of a deployment or a YAML file."""
+def run_training(options: argparse.Namespace) -> int:
+    """The flow `train`, in the same way."""
+    values, name = _given(options, "train")
+    from lib.training import check_training
+
+    parameters = check_training(values)
+    _prepare_prefect()
+    with ERR.status("starting …"):
+        from flows import train as flow_module
+    with _bars() as watch:
+        flow_module.WATCH.watch = watch
+        state = flow_module.train.with_options(flow_run_name=name)(**values, return_state=True)
+    if not state.is_completed():
+        raise AugmentError(_why(state))
+    workspace = Path(parameters.workspace or ".").absolute()
+    account = json.loads((workspace / "status.json").read_bytes())
+    _print_account(account)
+    OUT.print(f"{'models':>14}  {(parameters.output or workspace / 'models').absolute()}")
+    OUT.print(f"{'sheets':>14}  {workspace / 'sheets'}")
+    return 0
+
+
+def _given(options: argparse.Namespace, flow: str) -> tuple[dict[str, Any], str]:
+    """(parameters, name) as the arguments say, in the folder that relative paths start from."""
+    values, name, base = load_parameters(options.what, flow)
+    for assignment in options.set:
+        set_value(values, assignment)
+    os.chdir(base)
+    values.setdefault("workspace", str(Path("data/runs") / name))
+    return values, name
+
+
+_COMMANDS = {"augment": "run", "train": "train"}  # by flow
+
+
+def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any], str, Path]:
+    """(parameters, name, folder that relative paths start from) of a deployment or a YAML file.
+
+    flow: the one that it must be a deployment of.
+    """
     path = Path(what)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _read_yaml(path), path.stem, Path.cwd()
@@ -123,6 +174,9 @@ def load_parameters(what: str) -> tuple[dict[str, Any], str, Path]:
     if what not in deployments:
         known = ", ".join(sorted(deployments))
         raise AugmentError(f"no deployment {what!r} in prefect.yaml: known are {known}; or give a YAML file")
+    own = deployments[what]["entrypoint"].rpartition(":")[2]
+    if flow not in (None, own):
+        raise AugmentError(f"deployment {what!r} belongs to the flow {own}: augment {_COMMANDS[own]} {what}")
     return dict(deployments[what]["parameters"]), what, CHECKOUT
 
 
@@ -261,7 +315,7 @@ def show_presets(options: argparse.Namespace) -> int:
     return 0
 
 
-# evaluate, notify, fetch
+# evaluate, fidelity, notify, fetch
 
 
 def evaluate_sets(options: argparse.Namespace) -> int:
@@ -272,6 +326,50 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     if options.json:
         write_json(result, options.json)
     OUT.print(summary(result), markup=False)
+    return 0
+
+
+def judge_boxes(options: argparse.Namespace) -> int:
+    """Layout fidelity of a data set."""
+    from lib.evaluate import write_json
+    from lib.fidelity import fidelity, summary
+    from lib.models import resolve
+    from lib.regions import RegionScorer
+
+    try:
+        scorer = RegionScorer(resolve(options.model, {}))
+        with _bars() as watch:
+            result = fidelity(
+                options.dataset, scorer, options.real, advance=lambda done, total: watch("fidelity", done, total)
+            )
+    except ConnectionError as error:  # a download failed; the same command may work later
+        raise AugmentError(f"{error}; try again, or give a local folder with --model") from None
+    if options.json:
+        write_json(result, options.json)
+    OUT.print(summary(result), markup=False)
+    return 0
+
+
+def measure_models(options: argparse.Namespace) -> int:
+    """Figures of the mini models, entered into their cards."""
+    from lib.evaluate import write_json
+    from lib.models import MINI
+
+    _prepare_prefect()
+    from flows.measure import measure
+
+    models = (options.models or MINI).absolute()
+    workspace = CHECKOUT / "data" / "runs" / "measure"
+    found = measure(models, options.scenes, workspace, lambda text: ERR.print(text))
+    table = Table(title=f"{options.scenes} unseen scenes", title_justify="left")
+    for column in ("model", "figure", "value"):
+        table.add_column(column)
+    for name, figures in found.items():
+        for figure, value in figures.items():
+            table.add_row(name, figure, str(value))
+    OUT.print(table)
+    if options.json:
+        write_json(found, options.json)
     return 0
 
 

@@ -395,6 +395,7 @@ def summary(url: str, noted: bool, seconds: float) -> str:
 In another shell, in {CHECKOUT}:
 
   .venv/bin/prefect deployment run augment/demo --watch
+  .venv/bin/prefect deployment run train/mini --watch
   .venv/bin/augment notify loco
 
 Ctrl-C stops everything."""

@@ -125,7 +125,9 @@ def reading(ref: ModelRef) -> Iterator[None]:
     """
     import torch
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # weights on a disk load in a blink; downloads keep their bars
     try:
         yield
     except OSError as error:

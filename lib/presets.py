@@ -205,7 +205,7 @@ def _captioner(preset: dict[str, Any], explicit: CaptionSettings, models: Models
 def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> Choice:
     """With what the mini model was made for, where it was not given: a preset's values are for published models."""
     given = explicit.values if isinstance(explicit, Choice) else {}
-    return Choice(**{"name": chosen.name, **chosen.values, **family[chosen.name].MINI, **given})
+    return Choice(**{"name": chosen.name, **chosen.values, **getattr(family[chosen.name], "MINI", {}), **given})
 
 
 def preset_rows() -> list[dict[str, str]]:

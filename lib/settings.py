@@ -30,6 +30,13 @@ class Choice(BaseModel):
         return dict(self.model_extra or {})
 
 
+def training_split(name: str, who: str) -> str:
+    """The name of a split; raises ValueError where it says that the split is kept for judging."""
+    if name.lower().startswith(("val", "test", "dev")):
+        raise ValueError(f"{who} from the training split only: name that one")
+    return name
+
+
 class DatasetSettings(Settings):
     images: Path = Field(description="folder with the pictures")
     annotations: Path | None = Field(
@@ -70,9 +77,7 @@ class SelectSettings(Settings):
     @field_validator("split")
     @classmethod
     def _train_only(cls, value: str) -> str:
-        if value.lower().startswith(("val", "test", "dev")):
-            raise ValueError("synthetic pictures come from the training split only: name that one")
-        return value
+        return training_split(value, "synthetic pictures come")
 
 
 class CaptionSettings(Settings):
@@ -115,6 +120,27 @@ class FinaliseSettings(Settings):
 
 class EvaluateSettings(Settings):
     extractor: str | None = Field("pixels", description="features for FID and KID: pixels, mini, inception; none: skip")
+
+
+class TrainSettings(Settings):
+    """Every parameter of the flow `train`."""
+
+    dataset: DatasetSettings
+    models: list[str] | None = Field(None, description="trainers in their order; none: all of them")
+    size: int = Field(128, ge=64, multiple_of=32, description="side of the square windows that models see, pixels")
+    split: str = Field("train", description="the training split: its pictures alone are used")
+    settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="of each trainer: {vae: {steps: 8000, batch: 32}}"
+    )
+    start: Path | None = Field(None, description="folder of earlier models to begin from, one folder a trainer's name")
+    output: Path | None = Field(None, description="folder for the finished models; none: models in the workspace")
+    seed: int = Field(0, ge=0, description="of weights, batches and noise, where `settings` say no other")
+    workspace: Path | None = None
+
+    @field_validator("split")
+    @classmethod
+    def _train_only(cls, value: str) -> str:
+        return training_split(value, "models learn")
 
 
 Models = Literal["full", "mini"]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from lib.draw import sheet_jpeg
-from tasks.run import Run
+from lib.training.card import draw_curve
+from tasks.run import Work
 
 _COMMON = ("rows", "ok", "painted", "reused", "rejected")
 
 
-def show_counts(run: Run, stage: str) -> None:
+def show_counts(run: Work, stage: str) -> None:
     """A table of a stage's rows: new, reused, and set aside by reason."""
     told = run.account["stages"][stage]
     rows = [{"rows": "all", "count": told["rows"]}, {"rows": "ok", "count": told["ok"]}]
@@ -23,13 +27,30 @@ def show_counts(run: Run, stage: str) -> None:
     create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 
 
-def show_sheet(run: Run) -> None:
+def show_sheet(run: Work) -> None:
     """The contact sheet, embedded and small: the UI blocks file links."""
     path = run.root / "contact_sheet.jpg"
     if path.is_file():
         data = base64.b64encode(sheet_jpeg(Image.open(path), most=140_000)).decode()
         text = f"Whole sheet: `{path}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
         create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
+
+
+def show_training(
+    name: str, history: Sequence[Mapping[str, float]], sheet: Image.Image, facts: Mapping[str, str]
+) -> None:
+    """A training as it stands: its figures, the curve of its loss, what the model makes."""
+    curve = io.BytesIO()
+    draw_curve(history).convert("P").save(curve, "PNG", optimize=True)
+    drawn = base64.b64encode(curve.getvalue()).decode()
+    made = base64.b64encode(sheet_jpeg(sheet, most=140_000)).decode()
+    parts = [
+        "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
+        f"![loss over steps](data:image/png;base64,{drawn})",
+        f"![sheet](data:image/jpeg;base64,{made})",
+    ]
+    with contextlib.suppress(Exception):  # a server that restarts must not end hours of work
+        create_markdown_artifact("\n\n".join(parts), key=f"training-{name}", description=f"{name}: loss and sheet")
 
 
 def show_text(key: str, text: str) -> None:

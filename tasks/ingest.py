@@ -16,7 +16,7 @@ from lib.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.inputs import kept
 from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
-from tasks.run import Run
+from tasks.run import Work
 
 VERSION = 1
 
@@ -29,9 +29,9 @@ class Ingested(BaseModel):
     envelope: Ref
 
 
-def ingest_dataset(run: Run) -> Ingested:
+def ingest_dataset(run: Work) -> Ingested:
     """Read the annotations, check every picture (again only where size or time changed), settle the boxes."""
-    told = read_annotations(run.settings.dataset, str(run.root / "annotated"))
+    told = read_annotations(run.dataset, str(run.root / "annotated"))
     images = read_manifest(told.images.file, ImageRow)
     run.order = {key: position for position, key in enumerate(images.key)}
     last = run.manifest("ingest")
@@ -39,7 +39,7 @@ def ingest_dataset(run: Run) -> Ingested:
     run.progress.start("ingest", len(images))
     parts = split_parts(run, "annotated", images, ImageRow)
     known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
-    where = {"known": known, "max_pixels": run.settings.dataset.max_pixels}
+    where = {"known": known, "max_pixels": run.dataset.max_pixels}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
     run.progress.finish("ingest")

@@ -27,7 +27,7 @@ from lib.schemas import MAY_PASS, Row, arrow_schema
 from lib.store import Store
 from tasks.artifacts import show_counts
 from tasks.progress import advance
-from tasks.run import Run
+from tasks.run import Work
 
 # Pictures in a part: 64 are seconds of copy-paste, minutes of diffusion. A large set has larger parts, since each costs
 # the orchestrator tens of milliseconds a stage: at 10,000 pictures 64 parts, at 118,000 256.
@@ -68,7 +68,7 @@ class Job(BaseModel):
 
 
 def make_job(
-    run: Run,
+    run: Work,
     stage: str,
     version: int,
     inputs: Mapping[str, Ref],
@@ -127,7 +127,7 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
-def run_jobs(run: Run, jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
+def run_jobs(run: Work, jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
     """Run jobs side by side; a cached output counts only while its file is intact and `there` finds what it promises.
 
     Prefect reports a deleted file as cached: what is gone is made again with a refreshed cache.
@@ -162,7 +162,7 @@ def settled(rows: pd.DataFrame) -> bool:
     return not rows.reason.isin(MAY_PASS).any()
 
 
-def split_parts(run: Run, stage: str, rows: pd.DataFrame, row_type: type[Row], by: str = "key") -> list[Ref]:
+def split_parts(run: Work, stage: str, rows: pd.DataFrame, row_type: type[Row], by: str = "key") -> list[Ref]:
     """Rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
     if rows.empty:
         return []
@@ -176,7 +176,7 @@ def split_parts(run: Run, stage: str, rows: pd.DataFrame, row_type: type[Row], b
     ]
 
 
-def join_parts(run: Run, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> pd.DataFrame:
+def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> pd.DataFrame:
     """Rows of all parts, in the order of the data set; `by` names the column with the image key."""
     frames = [read_manifest(ref.file, row_type) for ref in parts]
     if not frames:
@@ -193,7 +193,7 @@ class Staged(NamedTuple):
 
 
 def run_stage(
-    run: Run,
+    run: Work,
     jobs: Sequence[Job],
     work: Task[[Job], Ref],
     row_type: type[Row],
@@ -239,7 +239,7 @@ def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequ
     return int((~rows[columns].astype(str).agg("\0".join, axis=1).isin(known)).sum()) or again
 
 
-def prune_parts(run: Run, stage: str, keep: Sequence[Ref]) -> None:
+def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
     """Remove parts of a stage that this run did not use."""
     used = {ref.path for ref in keep}
     for path in (run.root / "parts" / stage).glob("*.parquet"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class Progress:
             late = time.monotonic() - self._shown.get(stage, 0) > _EVERY
             if stage in self._artifact and (late or done == total):
                 self._shown[stage] = time.monotonic()
-                update_progress_artifact(self._artifact[stage], 100.0 * done / total)
+                with contextlib.suppress(Exception):  # a server that restarts must not end hours of work
+                    update_progress_artifact(self._artifact[stage], 100.0 * done / total)
         self.watch(stage, done, total)
 
     def finish(self, stage: str) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from lib.captioners import CAPTIONERS
 from lib.captions import CaptionForm, make_caption_form
@@ -33,21 +35,20 @@ from lib.presets import Parameters, Resolved, resolve_parameters
 from lib.registry import Family, Member
 from lib.review import check_review
 from lib.schemas import OK
-from lib.settings import Choice
+from lib.settings import Choice, DatasetSettings
 from lib.store import Store
 from tasks.progress import Progress, watch_workspace
 
+W = TypeVar("W", bound="Work")
 
-@dataclass
-class Run:
-    """What the stages of one run share."""
+
+@dataclass(kw_only=True)
+class Work:
+    """A workspace that a run holds: its data set, its manifests, the account of its rows."""
 
     name: str
-    settings: Resolved
+    dataset: DatasetSettings
     root: Path
-    recipe: Recipe
-    captioner: Member
-    captions: CaptionForm
     progress: Progress
     order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
     account: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Run:
     @property
     def sources(self) -> Path:
         """Folder with the source pictures."""
-        return self.settings.dataset.images
+        return self.dataset.images
 
     def manifest(self, stage: str) -> Path:
         return self.root / "manifests" / f"{stage}.parquet"
@@ -93,15 +94,22 @@ class Run:
             atomic_write(self.root / "status.json", json.dumps(self.account, indent=2).encode())
 
 
-@contextlib.contextmanager
-def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[Run]:
-    """Resolve the settings, lock the workspace, pin the models, save what was resolved.
+@dataclass(kw_only=True)
+class Run(Work):
+    """What the stages of the journey share."""
 
-    Raises AugmentError where the settings do not go together or another run holds the workspace.
+    settings: Resolved
+    recipe: Recipe
+    captioner: Member
+    captions: CaptionForm
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """A workspace for this run alone, swept of what a killed one left half written.
+
+    Raises AugmentError where another run holds it, or where it cannot be written.
     """
-    settings = resolve_parameters(parameters, Path("data/runs") / name)
-    root = settings.workspace.absolute()
-    check_review(settings.review)
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".lock", timeout=0).acquire()
@@ -114,12 +122,41 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
         raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
     with lock:
         _sweep(root)
+        yield
+
+
+@contextlib.contextmanager
+def accounted(work: W, settings: BaseModel) -> Iterator[W]:
+    """Save what was resolved, then the account as the run goes, and how it ended."""
+    work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}}
+    atomic_write(work.root / "settings.json", settings.model_dump_json(indent=2).encode())
+    work.save()
+    watch_workspace(str(work.root), work.progress)
+    try:
+        yield work
+    except BaseException as error:
+        work.save(state="failed", error=f"{error}" or type(error).__name__)
+        raise
+    work.save(state="completed")
+
+
+@contextlib.contextmanager
+def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[Run]:
+    """Resolve the settings, lock the workspace, pin the models, save what was resolved.
+
+    Raises AugmentError where the settings do not go together or another run holds the workspace.
+    """
+    settings = resolve_parameters(parameters, Path("data/runs") / name)
+    root = settings.workspace.absolute()
+    check_review(settings.review)
+    with locked(root):
         if settings.evaluate.extractor is not None:
             EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
         pins = _Pins(root / "models.lock")
         captioner = _member(CAPTIONERS, settings.captioner, settings, pins)
         run = Run(
             name=name,
+            dataset=settings.dataset,
             settings=settings,
             root=root,
             recipe=Recipe(
@@ -130,25 +167,20 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),
             progress=progress,
-            account={"run": name, "workspace": str(root), "state": "running", "stages": {}},
         )
-        atomic_write(root / "settings.json", settings.model_dump_json(indent=2).encode())
-        run.save()
-        watch_workspace(str(root), progress)
-        try:
+        with accounted(run, settings):
             yield run
-        except BaseException as error:
-            run.save(state="failed", error=f"{error}" or type(error).__name__)
-            raise
-        run.save(state="completed")
 
 
 def _sweep(root: Path) -> None:
     """Remove what a killed run left half written; the lock is ours, so nobody is writing."""
     status = root / "status.json"
     if status.is_file() and json.loads(status.read_bytes())["state"] != "completed":
-        for path in root.rglob(".tmp-*"):
-            path.unlink(missing_ok=True)
+        for path in list(root.rglob(".tmp-*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _member(family: Family, choice: Choice, settings: Resolved, pins: _Pins) -> Member:

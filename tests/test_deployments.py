@@ -1,4 +1,4 @@
-"""prefect.yaml: what it deploys is what the flow takes, and nothing in it belongs to one machine."""
+"""prefect.yaml: what it deploys is what its flow takes, and nothing in it belongs to one machine."""
 
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,6 +13,7 @@ from prefect.utilities.schema_tools import validate
 
 from lib.errors import AugmentError
 from lib.presets import check_parameters, resolve_parameters
+from lib.training import check_training
 
 CHECKOUT = Path(__file__).parents[1]
 TOLD = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))
@@ -21,11 +22,16 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {told["name"]: told for told in TOLD["d
 every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
 
 
+WORKSPACES = {"mini": "mini-models"}  # where its name is not the deployment's
+FLOWS = {
+    entrypoint: load_flow_from_entrypoint(str(CHECKOUT / entrypoint))
+    for entrypoint in sorted({told["entrypoint"] for told in DEPLOYMENTS.values()})
+}
+
+
 @pytest.fixture(scope="module")
 def flow():
-    entrypoints = {CHECKOUT / told["entrypoint"] for told in DEPLOYMENTS.values()}
-    assert len(entrypoints) == 1
-    return load_flow_from_entrypoint(str(entrypoints.pop()))
+    return FLOWS["flows/augment.py:augment"]
 
 
 def strings(value: Any) -> list[str]:
@@ -41,21 +47,26 @@ def form_errors(flow, parameters: dict[str, Any]) -> list[Any]:
     return validate(parameters, parameter_schema(flow).model_dump_for_openapi())
 
 
-def test_demo_loco_and_a_template_are_deployed():
-    assert set(DEPLOYMENTS) == {"demo", "loco", "coco"}
+def test_demo_loco_a_template_and_the_mini_models_are_deployed():
+    assert {"demo", "loco", "coco", "mini"} <= set(DEPLOYMENTS)
+    assert [flow.name for flow in FLOWS.values()] == ["augment", "train"]
+    assert DEPLOYMENTS["mini"]["entrypoint"] == "flows/train.py:train"
 
 
 @every_deployment
-def test_parameters_are_what_the_flow_takes(name, flow):
-    parameters = DEPLOYMENTS[name]["parameters"]
-    resolve_parameters(check_parameters(parameters), Path("unused"))
+def test_parameters_are_what_its_flow_takes(name):
+    parameters, flow = DEPLOYMENTS[name]["parameters"], FLOWS[DEPLOYMENTS[name]["entrypoint"]]
+    if flow.name == "train":
+        check_training(parameters)
+    else:
+        resolve_parameters(check_parameters(parameters), Path("unused"))
     flow.validate_parameters(parameters)
     assert form_errors(flow, parameters) == []
 
 
 @every_deployment
-def test_each_has_a_workspace_of_its_own_name_and_its_runs_queue(name):
-    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{name}"
+def test_each_has_a_workspace_of_its_own_and_its_runs_queue(name):
+    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{WORKSPACES.get(name, name)}"
     assert DEPLOYMENTS[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
@@ -114,3 +125,22 @@ def test_a_wrong_parameter_is_refused_before_a_run_starts(flow, given):
         check_parameters(parameters)
     if "modelz" not in given:  # names at the top are checked beside the form
         assert form_errors(flow, parameters)
+
+
+def test_every_parameter_of_the_flow_train_is_in_its_form_and_in_its_settings():
+    from lib.settings import TrainSettings
+
+    form = parameter_schema(FLOWS["flows/train.py:train"]).properties
+    assert set(form) == set(TrainSettings.model_fields)
+    assert all(told.get("description") for told in form.values())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"models": ["vae"]}, {"settings": {"vae": {"steps": 9}}}, {"size": 96, "seed": 4}, {"start": "data/models/mini"}],
+    ids=str,
+)
+def test_one_parameter_of_a_training_can_be_overridden_alone_in_the_run_form(given):
+    parameters = {**DEPLOYMENTS["mini"]["parameters"], **given}
+    assert form_errors(FLOWS["flows/train.py:train"], parameters) == []
+    check_training(parameters)

@@ -129,6 +129,25 @@ def test_the_presets_captioner_and_rules_are_taken():
     assert settings.captioner.name == "blip2" and settings.caption.rules == "s3"
 
 
+def test_mini_models_come_with_the_values_that_they_were_made_for():
+    mini = PAINTERS["gligen"].MINI
+    for painter in (None, "gligen", {"name": "gligen"}):
+        values = resolve(preset="coco-gligen-generation", painter=painter, models="mini").painter.values
+        assert {name: values[name] for name in mini} == dict(mini)
+    assert resolve(preset="gligen-generation").painter.values == {}
+    assert resolve(preset="gligen-generation", models="mini").captioner.values == dict(CAPTIONERS["blip2"].MINI)
+
+
+def test_an_explicit_value_overrides_what_a_mini_model_was_made_for():
+    assert resolve(preset="gligen-generation", models="mini", painter={"size": 64}).painter.values["size"] == 64
+
+
+def test_members_are_made_for_settings_that_they_have():
+    for family in (PAINTERS, CAPTIONERS):
+        for name in family:
+            family.settings(name, getattr(family[name], "MINI", {}))
+
+
 def test_an_explicit_captioner_leaves_the_presets_rules():
     settings = resolve(preset=GLIGEN, caption={"captioner": "template"})
     assert settings.captioner.name == "template" and settings.caption.rules == "s3"

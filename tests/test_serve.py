@@ -108,7 +108,7 @@ def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
     made = MadeSet(tmp_path / "made", 3)
     dataset = str(made.dataset).replace("'", '"')
     told = served.shell(
-        *("prefect", "deployment", "run", "augment/demo", "--watch"),
+        *("prefect", "deployment", "run", "augment/coco", "--watch"),
         *("--param", f"dataset={dataset}", "--param", "painter=copy-paste", "--param", "workspace=data/runs/here"),
     )
     assert "Completed" in told, told
@@ -116,6 +116,18 @@ def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
     artifacts = httpx.post(f"{served.url}/artifacts/filter", json={}).json()
     keys = {artifact["key"] for artifact in artifacts}
     assert {"contact-sheet", "metrics", "rows-generate", "progress-generate"} <= keys
+
+
+def test_the_deployment_of_the_other_flow_trains_a_model(served):
+    made = MadeSet(served.root / "data/raw/few", 3)
+    dataset = str(made.dataset).replace("'", '"')
+    quick = '{"vae": {"steps": 1, "batch": 2}}'
+    told = served.shell(
+        *("prefect", "deployment", "run", "train/mini", "--watch", "--param", f"dataset={dataset}"),
+        *("--param", 'models=["vae"]', "--param", "size=64", "--param", f"settings={quick}"),
+    )
+    assert "Completed" in told, told
+    assert (served.root / "data/runs/mini-models/models/vae/config.json").is_file()
 
 
 def test_two_notifications_start_two_runs_one_after_the_other(served):

@@ -5,7 +5,7 @@ Post-processing rules are data and live in rules.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -28,7 +28,7 @@ class Captioner(Protocol):
     VERSION: ClassVar[int]  # raised whenever the same picture would get another sentence
     MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
     LICENCE: ClassVar[str]
-    MINI: ClassVar[Mapping[str, Any]]  # settings that its mini model was made for: defaults under models: mini
+    # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     SEES: ClassVar[bool]  # False: works from the labels alone, pictures may be None
     Settings: ClassVar[type[MemberSettings]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +48,6 @@ class Template:
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
-    MINI: ClassVar[Mapping[str, Any]] = {}
     SEES: ClassVar[bool] = False
 
     class Settings(MemberSettings):

@@ -6,7 +6,7 @@ function of its inputs: same pass, same canvas, same paint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -61,7 +61,7 @@ class Painter(Protocol):
     EDITS: ClassVar[frozenset[str]]  # edits it serves
     MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
     LICENCE: ClassVar[str]  # of that checkpoint
-    MINI: ClassVar[Mapping[str, Any]]  # settings that its mini model was made for: defaults under models: mini
+    # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     MAX_BOXES: ClassVar[int | None]  # boxes one pass can hold; more is a reason, never a cut
     NEEDS_DONOR: ClassVar[bool]  # True: plan gives each pass one, chosen among those that `fits` allows
     Settings: ClassVar[type[MemberSettings]]

@@ -6,7 +6,7 @@ exactly, so the label is exact; plan only offers donors whose size and aspect co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,6 @@ class CopyPaste:
     EDITS: ClassVar[frozenset[str]] = frozenset({"replace"})
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
-    MINI: ClassVar[Mapping[str, Any]] = {}
     MAX_BOXES: ClassVar[int | None] = 1
     NEEDS_DONOR: ClassVar[bool] = True
 

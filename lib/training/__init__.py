@@ -14,18 +14,20 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
 from lib.errors import AugmentError
 from lib.manifest import atomic_write
 from lib.models import folder_revision
+from lib.presets import explain
 from lib.registry import Family
 from lib.requests import key_of
+from lib.settings import TrainSettings
 from lib.training.windows import TrainingPicture
 
 if TYPE_CHECKING:
@@ -61,6 +63,22 @@ class Trainer(Protocol):
         """What to train: windows of size × size pixels; `models` holds NEEDS, `start` an earlier model of this
         name; in `work` goes what can be made again."""
         ...
+
+
+def check_training(values: dict[str, Any]) -> TrainSettings:
+    """Parameters of the flow `train` from plain values; raises AugmentError that names the wrong one."""
+    try:
+        given = TrainSettings.model_validate(values)
+    except ValidationError as error:
+        raise AugmentError(explain(error, TrainSettings)) from None
+    for name in dict.fromkeys([*(given.models or TRAINERS), *given.settings]):
+        settings_of(given, name)
+    return given
+
+
+def settings_of(given: TrainSettings, name: str) -> Any:
+    """A trainer's own settings, checked; raises AugmentError for an unknown trainer or setting."""
+    return TRAINERS.settings(name, {"seed": given.seed, **given.settings.get(name, {})})
 
 
 def train_model(
@@ -201,16 +219,17 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
 
     from lib.training.card import write_card
 
-    fresh = None
+    fresh, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-{folder.name}-old")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+        # By its name: a killed one is replaced by the next.
+        for path in (fresh, old):
+            if path.exists():
+                shutil.rmtree(path)
+        fresh.mkdir(parents=True)
         objective.save(fresh)
         atomic_write(fresh / FACTS, json.dumps(facts, indent=1).encode())
         write_card(fresh)
-        fresh.chmod(0o755)
         if folder.exists():
-            old = fresh.with_name(f"{fresh.name}-old")
             folder.rename(old)
             fresh.rename(folder)
             shutil.rmtree(old)
@@ -220,5 +239,4 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
         told = getattr(error, "strerror", None) or error
         raise AugmentError(f"model {folder} cannot be written ({told}): make room and start again") from None
     finally:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)

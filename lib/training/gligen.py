@@ -108,8 +108,12 @@ class GligenObjective(nn.Module):
     ) -> None:
         super().__init__()
         from diffusers import DDPMScheduler
+        from diffusers.models.attention_processor import AttnProcessor
 
         self.unet, self.generation = unet, generation
+        if device().type == "cpu":
+            # torch's fused attention spends a quarter of a step in its backward pass there.
+            unet.set_attn_processor(AttnProcessor())
         self.inpaint = unet.config.in_channels == 9
         self.blocks = blocks  # a dataclass: not among the module's own parameters
         self.noise = DDPMScheduler(**SCHEDULE)
@@ -377,7 +381,7 @@ class GligenInpaintTrainer:
         """A fresh U-Net, or that of `start`."""
         blocks, cells = _blocks(models, size)
         windows = encoded_windows(blocks.vae, pictures, size, work)
-        unet = load_unet(start) if start else make_unet(cells, blocks.text_encoder.config.hidden_size)
+        unet = load_unet(start, 9) if start else make_unet(cells, blocks.text_encoder.config.hidden_size)
         return GligenObjective(unet, blocks, windows, settings.generation)
 
 
@@ -401,7 +405,7 @@ class GligenTrainer:
         """The inpainting U-Net without its last five channels, or the U-Net of `start`."""
         blocks, _ = _blocks(models, size)
         windows = encoded_windows(blocks.vae, pictures, size, work)
-        unet = load_unet(start) if start else as_plain(load_unet(models / "gligen-inpaint"))
+        unet = load_unet(start, 4) if start else as_plain(load_unet(models / "gligen-inpaint", 9))
         return GligenObjective(unet, blocks, windows, 1.0)
 
 
@@ -412,11 +416,15 @@ def _blocks(models: Path, size: int) -> tuple[Blocks, int]:
     return Blocks(vae, *text_tower(models / "clip")), cells
 
 
-def load_unet(folder: Path) -> Any:
-    """The U-Net of a checkpoint in float32; raises AugmentError where there is none."""
+def load_unet(folder: Path, channels: int) -> Any:
+    """The gated U-Net of a checkpoint in float32; raises AugmentError where there is none with so many channels in."""
     from diffusers import UNet2DConditionModel
 
     with reading(ModelRef("folder", "", folder)):
-        return UNet2DConditionModel.from_pretrained(
+        unet = UNet2DConditionModel.from_pretrained(
             folder, subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
         )
+        found = unet.config.in_channels, unet.config.attention_type
+        if found != (channels, "gated"):
+            raise ValueError(f"its U-Net has channels in and attention {found}: {(channels, 'gated')} was expected")
+        return unet

@@ -257,7 +257,7 @@ class _State:
 
         Damaged ones are removed, or they would count among the newest. Returns what a person should know.
         """
-        notes = []
+        notes: list[str] = []
         for path in _checkpoints(folder):
             data = path.read_bytes()
             if digest(data)[:16] == path.stem.rpartition("-")[2]:

@@ -133,10 +133,16 @@ def psnr(wrong: torch.Tensor) -> torch.Tensor:
 
 
 def save_half(model: Any, folder: Path) -> None:
-    """save_pretrained in float16; the model itself stays as it is."""
-    import copy
+    """save_pretrained in float16; the model itself stays as it is.
 
-    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
+    No deep copy: that takes along what hooks hold, such as an objective with its pictures and the last step's graph.
+    """
+    if hasattr(model, "from_config"):  # diffusers, which notes the folder that a model was loaded from
+        fresh = type(model).from_config({k: v for k, v in model.config.items() if k != "_name_or_path"})
+    else:
+        fresh = type(model)(model.config)
+    fresh.load_state_dict(model.state_dict())
+    fresh.half().save_pretrained(folder, safe_serialization=True)
 
 
 class VaeTrainer:

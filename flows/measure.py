@@ -1,0 +1,78 @@
+"""The mini models' figures, on scenes that no training has seen: what stands in their cards.
+
+augment measure                                   # data/models/mini; 100 scenes
+augment measure --models data/runs/mini/models
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.augment import augment
+from lib.errors import AugmentError
+from lib.fidelity import fidelity
+from lib.formats import read_dataset
+from lib.ingest import check_pictures
+from lib.models import resolve
+from lib.regions import RegionScorer
+from lib.scenes import write_dataset
+from lib.settings import DatasetSettings
+from lib.training.card import write_card
+from lib.training.data import training_pictures
+from lib.training.measure import captions, reconstruction
+
+SEED = 999  # data/demo is drawn from 7, the training scenes from 101 and 102
+SIDE = 256  # pixels of a scene
+
+Tell = Callable[[str], object]
+
+
+def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text: None) -> dict[str, Any]:
+    """Draw `count` scenes, measure every model in `models` on them, write the figures into the models' cards.
+
+    Returns {model: {figure: value}}. Raises AugmentError where a model is missing or a run failed.
+    """
+    scenes = workspace / "scenes"
+    tell(f"drawing {count} scenes")
+    write_dataset(scenes, count, SEED, (SIDE, SIDE))
+    dataset = DatasetSettings(images=scenes / "images", annotations=scenes / "annotations.json")
+    read = read_dataset(dataset)
+    images = check_pictures(read.images, dataset.images, dataset.max_pixels)
+    pictures, _ = training_pictures(images, read.objects.to_pandas(), dataset.images, SIDE // 2)
+    scorer = RegionScorer(resolve(str(models / "clip"), {}))
+    tell("autoencoder, captions")
+    found: dict[str, dict[str, Any]] = {
+        "vae": reconstruction(models / "vae", pictures, SIDE // 2),
+        "blip2": captions(models / "blip2", pictures),
+    }
+    for painter, preset, edit in (
+        ("gligen-inpaint", "gligen-inpainting", {"min_window": SIDE // 2}),
+        ("gligen", "gligen-generation", {}),
+    ):
+        tell(f"{painter}: painting {count} pictures")
+        own = workspace / painter
+        state = augment(
+            dataset=dataset.model_dump(mode="json"),
+            preset=preset,
+            models="mini",
+            edit=edit or None,
+            painter={"model": str(models / painter)},
+            caption={"captioner": {"name": "blip2", "model": str(models / "blip2")}},
+            evaluate={"extractor": None},
+            workspace=own,
+            return_state=True,
+        )
+        if not state.is_completed():
+            raise AugmentError(f"{painter}: {state.message or state.name}")
+        judged = fidelity(own / "final", scorer)
+        found[painter] = {
+            "layout_fidelity": judged["fidelity"],
+            "interval": judged["interval"],
+            **{side: judged[side] for side in ("real", "generated", "shuffled")},
+        }
+        found["clip"] = {"boxes_recognised": judged["real"]}
+    for name, figures in found.items():
+        write_card(models / name, {"scenes": count, "seed": SEED, **figures})
+    return found

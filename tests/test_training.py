@@ -1,0 +1,538 @@
+"""Training: the loop's promises with a model of three numbers, and the contract of every trainer."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import WORDS  # noqa: F401  (one thread for torch)
+from torch import nn
+
+from lib.errors import AugmentError
+from lib.models import folder_revision, resolve
+from lib.painters.denoise import load_latent_diffusion
+from lib.scenes import render
+from lib.settings import TrainSettings
+from lib.training import (
+    FACTS,
+    TRAINERS,
+    check_order,
+    check_training,
+    finished_model,
+    loop,
+    read_facts,
+    settings_of,
+    train_model,
+)
+from lib.training.card import draw_curve, write_card
+from lib.training.clip import load_clip
+from lib.training.loop import LoopSettings, train
+from lib.training.vae import load_vae
+from lib.training.windows import Things, TrainingPicture
+
+SIZE = 64
+every_trainer = pytest.mark.parametrize("name", list(TRAINERS))
+
+
+# The loop
+
+
+class Line(nn.Module):
+    """Fits y = 3x − 1 under noise, with a buffer and a frozen weight beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = nn.Linear(1, 1)
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(1))
+        self.bad_at, self.modes = -1, []
+        self.calls = 0
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.from_numpy(rng.normal(size=(size, 1))).float()}
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        self.modes.append(self.training)
+        x = batch["x"]
+        self.seen += len(x)
+        noise = torch.randn_like(x) * 0.1
+        loss = (self.layer(x) - (3 * x - 1 + noise)).square().mean()
+        return {"loss": loss * (torch.nan if self.calls == self.bad_at else 1), "noise": noise.detach().mean()}
+
+
+def settings(**given: Any) -> LoopSettings:
+    return LoopSettings(**{"steps": 12, "batch": 4, "warmup": 2, "checkpoint_minutes": 0, "precision": "no", **given})
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(step: int):
+    """A watcher of the loop's own saving: ends the training after the checkpoint of `step`."""
+    real = loop._State.save
+
+    def save(self, folder):
+        real(self, folder)
+        if self.step == step:
+            raise Killed
+
+    return save
+
+
+def kill(monkeypatch, folder, step, model=None, **given):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop._State, "save", killed_at(step))
+        train(model or Line(), folder, settings(**given))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("step", [1, 5, 11])
+def test_killed_and_resumed_it_ends_as_if_never_killed(tmp_path, monkeypatch, step):
+    monkeypatch.setattr(loop, "LOGGED", 4)
+    whole, again = Line(), Line()
+    told = train(whole, tmp_path / "whole", settings())
+    kill(monkeypatch, tmp_path / "killed", step)
+    resumed = train(again, tmp_path / "killed", settings())
+    assert_equal(state_of(whole), state_of(again))
+    assert again.calls == 12 - step
+    assert resumed.history == told.history and [p["step"] for p in told.history] == [4, 8, 12]
+
+
+def test_a_finished_one_trains_no_more_and_a_longer_one_goes_on(tmp_path):
+    first, again, longer = Line(), Line(), Line()
+    train(first, tmp_path, settings())
+    assert train(again, tmp_path, settings()).steps == 12
+    assert again.calls == 0
+    assert_equal(state_of(first), state_of(again))
+    assert train(longer, tmp_path, settings(steps=15)).steps == 15 and longer.calls == 3
+
+
+def test_what_is_left_in_the_model_are_the_averaged_weights(tmp_path):
+    from diffusers.training_utils import EMAModel
+
+    model, ema = Line(), None
+    seen = []
+
+    def step(self, parameters):
+        real(self, parameters)
+        seen.append([p.detach().clone() for p in parameters])
+
+    real, EMAModel.step = EMAModel.step, step
+    try:
+        train(model, tmp_path, settings(decay=0.9))
+    finally:
+        EMAModel.step = real
+    shadow = [torch.zeros_like(p) for p in seen[0]]
+    for number, weights in enumerate(seen):
+        kept = min(0.9, 1 - (1 + number) ** -0.75) if number else 0.0
+        shadow = [s - (1 - kept) * (s - w) for s, w in zip(shadow, weights, strict=True)]
+    for found, expected, last in zip(model.layer.parameters(), shadow, seen[-1], strict=True):
+        torch.testing.assert_close(found.data, expected)
+        assert not torch.equal(found.data, last)
+    assert ema is None and not model.training
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
+    whole, again, notes = Line(), Line(), []
+    train(whole, tmp_path / "whole", settings())
+    kill(monkeypatch, tmp_path / "killed", 6)
+    newest = checkpoints(tmp_path / "killed")[-1]
+    newest.write_bytes(newest.read_bytes()[:-7])
+    train(again, tmp_path / "killed", settings(), watch=lambda p: notes.append(p.note))
+    assert again.calls == 12 - 5
+    assert f"{newest} was damaged" in notes[0] and "goes on from step 5" in notes[0] and not any(notes[1:])
+    assert_equal(state_of(whole), state_of(again))
+
+
+def test_where_all_are_damaged_it_starts_anew_and_says_so(tmp_path, monkeypatch):
+    whole, again, notes = Line(), Line(), []
+    train(whole, tmp_path / "whole", settings())
+    kill(monkeypatch, tmp_path / "killed", 6)
+    for path in checkpoints(tmp_path / "killed"):
+        path.write_bytes(b"nothing")
+    kill(monkeypatch, tmp_path / "killed", 2)
+    assert [p.name[:8] for p in checkpoints(tmp_path / "killed")] == ["00000001", "00000002"]
+    for path in checkpoints(tmp_path / "killed"):
+        path.write_bytes(b"")
+    train(again, tmp_path / "killed", settings(), watch=lambda p: notes.append(p.note))
+    assert again.calls == 12 and all("starts anew" in note for note in notes[:2])
+    assert_equal(state_of(whole), state_of(again))
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays_good(tmp_path, monkeypatch):
+    def full(path, data, durable=False):
+        if path.name.startswith("00000007"):
+            raise OSError(28, "No space left on device")
+        real(path, data, durable)
+
+    real, again, whole = loop.atomic_write, Line(), Line()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "atomic_write", full)
+        with pytest.raises(AugmentError, match=r"No space left.*make room.*00000006-.* is kept"):
+            train(Line(), tmp_path / "full", settings())
+    train(again, tmp_path / "full", settings())
+    assert again.calls == 6
+    train(whole, tmp_path / "whole", settings())
+    assert_equal(state_of(whole), state_of(again))
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    train(Line(), tmp_path, settings(), identity="one")
+    before = [p.read_bytes() for p in checkpoints(tmp_path)]
+    with pytest.raises(AugmentError, match=r"trained with other data .* remove .*, or name another workspace"):
+        train(Line(), tmp_path, settings(), identity="other")
+    assert [p.read_bytes() for p in checkpoints(tmp_path)] == before
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_though_its_identity_is_the_same(tmp_path):
+    class Wider(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.more = nn.Linear(1, 1)
+
+    train(Line(), tmp_path, settings())
+    with pytest.raises(AugmentError, match="other weights than this version"):
+        train(Wider(), tmp_path, settings())
+
+
+@pytest.mark.parametrize("minutes", [0, 100])
+def test_a_loss_that_is_not_finite_ends_it_before_any_checkpoint_holds_it(tmp_path, minutes):
+    bad, again = Line(), Line()
+    bad.bad_at = 7
+    with pytest.raises(AugmentError, match=r"the loss is nan .* at step 7: lower `rate` \(now 0.001\)"):
+        train(bad, tmp_path, settings(checkpoint_minutes=minutes))
+    for path in checkpoints(tmp_path):
+        assert all(torch.isfinite(value).all() for value in load_file(path).values())
+    assert len(checkpoints(tmp_path)) == (2 if minutes == 0 else 0)
+    assert train(again, tmp_path, settings()).steps == 12
+
+
+def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path):
+    for precision in ("no", "bf16", "no"):
+        told = train(Line(), tmp_path / precision, settings(precision=precision))
+        assert told.precision == precision
+
+
+def test_a_look_on_the_way_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SHOWN", 0)
+    plain, looked, seen = Line(), Line(), []
+
+    def look():
+        seen.append((looked.training, looked.layer.weight.item()))
+        torch.rand(3), np.random.random(2)
+
+    train(plain, tmp_path / "plain", settings())
+    train(looked, tmp_path / "looked", settings(), look=look)
+    assert_equal(state_of(plain), state_of(looked))
+    assert len(seen) == 11 and not any(training for training, _ in seen)
+    assert all(looked.modes) and len({weight for _, weight in seen}) > 1
+
+
+def test_any_seed_serves_and_another_one_gives_other_weights(tmp_path):
+    models = {seed: Line() for seed in (0, 123_456_789)}
+    for seed, model in models.items():
+        train(model, tmp_path / str(seed), settings(seed=seed))
+    one, other = (model.layer.weight for model in models.values())
+    assert not torch.equal(one, other)
+
+
+def test_no_steps_leave_the_weights_as_they_were(tmp_path):
+    model = Line()
+    before = state_of(model)
+    assert train(model, tmp_path, settings(steps=0)).steps == 0
+    assert_equal(before, state_of(model))
+
+
+# Every trainer
+
+
+def scenes(count: int = 4) -> list[TrainingPicture]:
+    made = []
+    for seed in range(count):
+        scene = render(seed, SIZE, SIZE)
+        boxes = np.array([o.bbox_xywh for o in scene.objects], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        things = Things(boxes, tuple(o.category for o in scene.objects), tuple(o.phrase for o in scene.objects))
+        made.append(TrainingPicture(scene.image, scene.caption, things))
+    return made
+
+
+def few(name: str, **given: Any) -> Any:
+    return TRAINERS.settings(name, {"steps": 2, "batch": 2, "precision": "no", **given})
+
+
+def train_all(folder: Path) -> Path:
+    """All of TRAINERS in their order into FOLDER/models."""
+    for name in TRAINERS:
+        train_model(name, few(name), scenes(), SIZE, folder / "models", folder / "work", data="scenes")
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    return train_all(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def models_again(tmp_path_factory) -> Path:
+    return train_all(tmp_path_factory.mktemp("again"))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.rglob("*.safetensors"))
+    assert files and not list(folder.rglob("*.bin"))
+    return {f"{p.relative_to(folder)}:{key}": value for p in files for key, value in load_file(p).items()}
+
+
+@every_trainer
+def test_weights_are_finite_float16_safetensors(name, models):
+    weights = weights_of(models / name)
+    floats = {value.dtype for value in weights.values() if value.is_floating_point()}
+    assert floats == {torch.float16} and all(torch.isfinite(value).all() for value in weights.values())
+
+
+@every_trainer
+def test_equal_seeds_give_equal_weights(name, models, models_again):
+    assert_equal(weights_of(models / name), weights_of(models_again / name))
+    assert folder_revision(models / name) == folder_revision(models_again / name)
+
+
+def load(name: str, folder: Path) -> Any:
+    """By the code that uses it."""
+    ref = resolve(str(folder), {})
+    if name == "vae":
+        return load_vae(folder)
+    if name == "clip":
+        from lib.regions import RegionScorer
+
+        picture = scenes(1)[0]
+        return RegionScorer(ref), load_clip(folder), picture
+    if name == "blip2":
+        from lib.captioners import CAPTIONERS
+
+        captioner = CAPTIONERS["blip2"]
+        return captioner(captioner.Settings(max_new_tokens=4), ref).caption([scenes(1)[0].pixels], [()])
+    has = {"in_channels": 9 if name == "gligen-inpaint" else 4, "attention_type": "gated"}
+    return load_latent_diffusion(ref, has, torch.float32)
+
+
+@every_trainer
+def test_what_it_saves_is_read_by_the_projects_own_loaders(name, models):
+    assert load(name, models / name) is not None
+
+
+@every_trainer
+def test_its_facts_and_its_card_say_how_it_was_made(name, models):
+    facts, card = read_facts(models / name), (models / name / "README.md").read_text()
+    assert (facts["trainer"], facts["steps"], facts["pictures"], facts["size"]) == (name, 2, 4, SIZE)
+    assert set(facts["needs"]) == set(TRAINERS[name].NEEDS)
+    library = "transformers" if name in ("clip", "blip2") else "diffusers"
+    assert card.startswith(f"---\nlicense: apache-2.0\nlibrary_name: {library}\ntags:\n")
+    for told in ("scenes", "Apache-2.0", "CPU cores", "| steps | 2 |", "| batch | 2 |", "Not yet."):
+        assert told in card
+    assert str(models) not in card
+
+
+@every_trainer
+def test_a_card_with_figures_leaves_the_revision_alone(name, models, tmp_path):
+    shutil.copytree(models / name, tmp_path / name)
+    write_card(tmp_path / name, {"scenes": 100, "psnr": 31.257891, "interval": [0.5, 0.75]})
+    card = (tmp_path / name / "README.md").read_text()
+    assert "| psnr | 31.26 |" in card and "| interval | 0.5 – 0.75 |" in card and "Not yet" not in card
+    assert folder_revision(tmp_path / name) == folder_revision(models / name)
+
+
+@every_trainer
+def test_what_has_nothing_left_to_do_is_known(name, models):
+    def found(data: str = "scenes", size: int = SIZE, **given: Any) -> Any:
+        return finished_model(name, few(name, **given), size, models, data=data)
+
+    assert found()["steps"] == 2 and found(steps=1) and found(checkpoint_minutes=9)
+    assert found(steps=3) is None and found(data="others") is None and found(size=96) is None
+    with pytest.raises(AugmentError, match=r"trained with seed 0 instead of 4: name another workspace, or remove it"):
+        found(seed=4)
+
+
+@every_trainer
+def test_a_model_that_it_needs_must_be_there(name, models, tmp_path):
+    for need in TRAINERS[name].NEEDS:
+        folder = tmp_path / need
+        folder.mkdir()
+        for other in TRAINERS[name].NEEDS:
+            if other != need:
+                (folder / other).symlink_to(models / other)
+        with pytest.raises(AugmentError, match=rf"trainer '{name}' needs {need}, not in .*: train that first"):
+            train_model(name, few(name), scenes(), SIZE, folder, tmp_path / "work")
+
+
+@every_trainer
+def test_one_picture_or_none_with_boxes_is_too_little(name, models, tmp_path):
+    bare = [TrainingPicture(p.pixels, "", Things(np.empty((0, 4)), (), ())) for p in scenes()]
+    for pictures, reason in ((scenes(1), "1 pictures .* at least 2"), (bare, "none of 4 pictures has a usable box")):
+        with pytest.raises(AugmentError, match=reason):
+            train_model(name, few(name), pictures, SIZE, models, tmp_path / "work")
+
+
+OTHER = {"clip": "vae", "vae": "clip", "blip2": "clip", "gligen-inpaint": "gligen", "gligen": "gligen-inpaint"}
+
+
+def begin_from(name: str, models: Path, source: Path, tmp_path: Path) -> None:
+    """Train it from a copy of `source`, beside copies of what it needs."""
+    own = tmp_path / "own"
+    own.mkdir()
+    for need in TRAINERS[name].NEEDS:
+        (own / need).symlink_to(models / need)
+    train_model(name, few(name), scenes(), SIZE, own, tmp_path / "work", start=source.parent)
+
+
+@every_trainer
+def test_it_begins_from_an_earlier_model_of_its_name(name, models, tmp_path):
+    begin_from(name, models, models / name, tmp_path)
+    facts = read_facts(tmp_path / "own" / name)
+    assert facts["start"] == folder_revision(models / name)
+    assert facts["identity"] != read_facts(models / name)["identity"]
+
+
+@every_trainer
+def test_a_start_of_another_architecture_is_refused(name, models, tmp_path):
+    shutil.copytree(models / OTHER[name], tmp_path / "start" / name)
+    with pytest.raises(AugmentError, match="cannot be loaded"):
+        begin_from(name, models, tmp_path / "start" / name, tmp_path)
+    assert not (tmp_path / "own" / name).exists()
+
+
+@every_trainer
+def test_a_start_with_truncated_weights_is_refused(name, models, tmp_path):
+    shutil.copytree(models / name, tmp_path / "start" / name)
+    victim = max((tmp_path / "start" / name).rglob("*.safetensors"), key=lambda p: ("unet" in str(p), p.stat().st_size))
+    victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(AugmentError, match="cannot be loaded"):
+        begin_from(name, models, tmp_path / "start" / name, tmp_path)
+
+
+def test_the_real_autoencoder_killed_and_resumed_is_bit_equal(tmp_path, monkeypatch):
+    def made(folder: Path) -> None:
+        given = few("vae", steps=3, checkpoint_minutes=0)
+        train_model("vae", given, scenes(), SIZE, tmp_path / folder / "models", tmp_path / folder / "work")
+
+    made(Path("whole"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop._State, "save", killed_at(1))
+        made(Path("killed"))
+    made(Path("killed"))
+    assert_equal(*(weights_of(tmp_path / folder / "models" / "vae") for folder in ("whole", "killed")))
+
+
+def test_a_full_disk_at_the_end_leaves_the_former_model(models, tmp_path, monkeypatch):
+    shutil.copytree(models / "vae", tmp_path / "vae")
+    before = folder_revision(tmp_path / "vae")
+
+    def full(model, folder):
+        (folder / "half").write_bytes(b"x")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lib.training.vae.save_half", full)
+    with pytest.raises(AugmentError, match=r"model .*vae cannot be written \(No space left on device\): make room"):
+        train_model("vae", few("vae", seed=3), scenes(), SIZE, tmp_path, tmp_path / "work")
+    assert folder_revision(tmp_path / "vae") == before and not list(tmp_path.glob(".tmp-*"))
+
+
+def test_facts_that_cannot_be_read_are_none(tmp_path):
+    assert read_facts(tmp_path) == {}
+    (tmp_path / FACTS).write_text("[1, 2")
+    assert read_facts(tmp_path) == {}
+    with pytest.raises(AugmentError, match=rf"holds no {FACTS}"):
+        write_card(tmp_path)
+
+
+# What was asked for
+
+
+def test_an_order_in_which_each_finds_what_it_needs_is_taken(tmp_path):
+    check_order(list(TRAINERS), tmp_path)
+    (tmp_path / "clip").mkdir()
+    check_order(["vae", "gligen-inpaint"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["gligen-inpaint"], "needs vae, clip, neither named before it nor in"),
+        (["clip", "gligen-inpaint", "vae"], "needs vae, neither"),
+        (["vae", "vae"], "'vae' stands there twice"),
+        (["nonesuch"], "unknown trainer 'nonesuch': known are blip2, clip"),
+    ],
+)
+def test_another_order_is_refused(tmp_path, names, reason):
+    with pytest.raises(AugmentError, match=reason):
+        check_order(names, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"models": ["nonesuch"]}, "unknown trainer 'nonesuch': known are"),
+        ({"settings": {"nonesuch": {}}}, "unknown trainer 'nonesuch': known are"),
+        ({"settings": {"vae": {"stepz": 1}}}, "trainer 'vae', setting 'stepz'.*it has: steps"),
+        ({"settings": {"vae": {"steps": -1}}}, "trainer 'vae', setting 'steps'"),
+        ({"size": 100}, "parameter 'size'.*100"),
+        ({"size": 32}, "parameter 'size'.*32"),
+        ({"split": "val"}, "parameter 'split'.*training split only"),
+        ({"seed": -1}, "parameter 'seed'"),
+        ({"modelz": []}, "parameter 'modelz'.*known are: dataset, models"),
+    ],
+    ids=str,
+)
+def test_wrong_parameters_are_named(given, reason):
+    with pytest.raises(AugmentError, match=reason):
+        check_training({"dataset": {"images": "x"}, **given})
+
+
+def test_the_runs_seed_is_each_trainers_unless_it_has_its_own():
+    given = check_training({"dataset": {"images": "x"}, "seed": 5, "settings": {"vae": {"seed": 6, "steps": 9}}})
+    assert isinstance(given, TrainSettings)
+    assert (settings_of(given, "clip").seed, settings_of(given, "vae").seed) == (5, 6)
+    assert settings_of(given, "vae").steps == 9
+
+
+@pytest.mark.parametrize(
+    "losses", [[], [1.0], [2.0, 2.0], [9.0, 3.0, 1.0, 0.5], [1.0, float("nan"), 0.5], [-1.0, 0.0, 4.0]], ids=str
+)
+def test_a_curve_is_drawn_of_any_history(losses):
+    picture = draw_curve([{"step": 50.0 * (i + 1), "loss": loss} for i, loss in enumerate(losses)])
+    assert picture.size == (640, 240) and len(set(picture.get_flattened_data())) > 1
+
+
+def test_checkpoints_say_what_they_are_in_their_header(tmp_path):
+    train(Line(), tmp_path, settings(), identity="me")
+    data = checkpoints(tmp_path)[-1].read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
+    assert told["identity"] == "me" and told["step"] == 12
+
+
+@every_trainer
+def test_nothing_in_it_names_the_machine_that_trained_it(name, models):
+    texts = [p for p in (models / name).rglob("*") if p.suffix in (".json", ".md", ".txt")]
+    assert texts and not [p for p in texts if str(models.parent) in p.read_text()]
