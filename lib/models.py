@@ -33,6 +33,8 @@ MINI = Path(__file__).resolve().parent.parent / "data" / "models" / "mini"
 OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
 model (`painter: copy-paste`)"
 
+FACTS = ".training.json"  # what training noted of a model; hidden, as it is no part of the revision
+
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -184,7 +186,18 @@ def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[
 
 
 def _folder(name: str, folder: Path) -> ModelRef:
-    return ModelRef(name, folder_revision(folder), folder)
+    """A local model. One that this project trained must be as training left it."""
+    revision = folder_revision(folder)
+    try:
+        noted = json.loads((folder / FACTS).read_bytes()).get("revision", revision)
+    except (OSError, ValueError, AttributeError):
+        noted = revision  # nothing noted: a folder from elsewhere
+    if noted != revision:
+        raise AugmentError(
+            f"model folder {folder} was altered since it was trained (it is {revision[:15]}, training noted "
+            f"{noted[:15]}): restore or train it again, or remove {FACTS} from it if that was meant"
+        )
+    return ModelRef(name, revision, folder)
 
 
 def _mini(member: str) -> Path:

@@ -15,7 +15,7 @@ from tiny import tiny_gligen
 from lib import models
 from lib.captioners.template import Template
 from lib.errors import AugmentError
-from lib.models import ModelRef, folder_revision, local_path, missing_files, model_of, reading, resolve
+from lib.models import FACTS, ModelRef, folder_revision, local_path, missing_files, model_of, reading, resolve
 from lib.painters.gligen import Gligen
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -231,3 +231,21 @@ def test_precision_is_float32_on_a_cpu_and_half_on_a_gpu(monkeypatch):
     assert models.weights_dtype("bfloat16") == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert models.weights_dtype() == torch.float16
+
+
+def test_a_trained_model_that_was_altered_since_is_refused(folder):
+    """One flipped bit gives weights that load and lie."""
+    (folder / FACTS).write_text(json.dumps({"trainer": "vae", "revision": folder_revision(folder)}))
+    assert resolve(str(folder), {}).revision == folder_revision(folder)
+    weights = next(folder.rglob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(AugmentError, match=rf"was altered since it was trained .* remove {FACTS}"):
+        resolve(str(folder), {})
+
+
+@pytest.mark.parametrize("noted", ["{", "[]", "{}", '{"trainer": "vae"}'])
+def test_a_folder_whose_training_noted_no_revision_is_taken_as_it_is(folder, noted):
+    (folder / FACTS).write_text(noted)
+    assert resolve(str(folder), {}).revision == folder_revision(folder)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.scenes import render
-from lib.training.gligen import as_plain, cell_owners, make_unet
+from lib.training.gligen import as_plain, make_unet
+from lib.training.layout_loss import cell_owners
 from lib.training.measure import named
 from lib.training.texts import clip_tokenizer, corpus, gpt2_tokenizer, listing, naming
 from lib.training.vae import decode, encode, make_vae, standardise

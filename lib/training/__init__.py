@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from lib.errors import AugmentError
 from lib.manifest import atomic_write
-from lib.models import folder_revision
+from lib.models import FACTS, folder_revision, resolve
 from lib.presets import explain
 from lib.registry import Family
 from lib.requests import key_of
@@ -44,7 +44,6 @@ TRAINERS = Family(
     },
 )
 
-FACTS = ".training.json"  # hidden: it is no part of a model's revision
 _HOW_LONG = ("steps", "checkpoint_minutes", "precision")  # settings that may differ from a finished model's
 
 
@@ -196,8 +195,8 @@ def _before(name: str, models: Path, start: Path | None) -> tuple[dict[str, str]
     missing = [need for need in trainer.NEEDS if not (models / need).is_dir()]
     if missing:
         raise AugmentError(f"trainer {name!r} needs {', '.join(missing)}, not in {models}: train that first")
-    begun = folder_revision(start / name) if start is not None and (start / name).is_dir() else ""
-    return {need: folder_revision(models / need) for need in trainer.NEEDS}, begun
+    begun = resolve(str(start / name), {}).revision if start is not None and (start / name).is_dir() else ""
+    return {need: resolve(str(models / need), {}).revision for need in trainer.NEEDS}, begun
 
 
 def _identity(name: str, size: int, data: str, needs: dict[str, str], begun: str) -> str:
@@ -227,7 +226,8 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
                 shutil.rmtree(path)
         fresh.mkdir(parents=True)
         objective.save(fresh)
-        atomic_write(fresh / FACTS, json.dumps(facts, indent=1).encode())
+        noted = facts | {"revision": folder_revision(fresh)}  # by which an altered file is found out
+        atomic_write(fresh / FACTS, json.dumps(noted, indent=1).encode())
         write_card(fresh)
         if folder.exists():
             folder.rename(old)

@@ -6,9 +6,7 @@ learns both tasks first, and generation starts from it with those channels cut o
 loss = min-SNR(γ = 5)-weighted error of v (Hang et al. 2023, arXiv 2303.09556; Salimans & Ho 2022, arXiv 2202.00512)
        + λ · layout
 
-A U-Net has no position code, so grounding tokens take long to be related to places. The layout term says it outright:
-in the gated self-attention half of the heads attend from each cell to the token of the box that covers it (to the
-"no box" tokens where none does): −log of that share of the attention, mean over cells. Captions and boxes are each left
+The layout term (layout_loss.py) says which token belongs where. Captions and boxes are each left
 out 10 % of the time, for guidance.
 """
 
@@ -33,6 +31,7 @@ from lib.models import ModelRef, device, reading
 from lib.requests import key_of
 from lib.training.clip import text_tower
 from lib.training.data import content_digest
+from lib.training.layout_loss import LayoutLoss
 from lib.training.loop import LoopSettings, precision
 from lib.training.texts import article, listing
 from lib.training.vae import decode, encode, load_vae, save_half
@@ -43,6 +42,7 @@ WINDOWS = 4  # of each picture, encoded once
 DROPPED = 0.1
 SNR_LIMIT = 5.0
 LAYOUT = 0.1  # λ
+KEPT = 0.1  # weight of the error in cells that are kept: whatever is said there, the known latents take its place
 
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -119,7 +119,7 @@ class GligenObjective(nn.Module):
         self.noise = DDPMScheduler(**SCHEDULE)
         self.windows, self.latents = windows
         self.texts = _Texts(blocks)
-        self.attention = _Recorder(unet)
+        self.attention = LayoutLoss(unet, MAX_BOXES)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         """latents, keep (N, 1, h, w), boxes (N, 30, 4), masks (N, 30), phrases (N, 30, D), text (N, T, D)."""
@@ -138,7 +138,9 @@ class GligenObjective(nn.Module):
         self.attention.start(batch["boxes"], batch["masks"])
         out = self.unet(seen, times, batch["text"], cross_attention_kwargs={"gligen": told}).sample
         layout = self.attention.loss()
-        wrong = (out.float() - self.noise.get_velocity(latents, noise, times)).square().mean(dim=(1, 2, 3))
+        error = (out.float() - self.noise.get_velocity(latents, noise, times)).square().mean(1, keepdim=True)
+        weight = 1 - (1 - KEPT) * keep
+        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
         kept = self.noise.alphas_cumprod.to(latents.device)[times]
         snr = kept / (1 - kept)
         denoised = (wrong * snr.clamp(max=SNR_LIMIT) / (snr + 1)).mean()
@@ -292,65 +294,6 @@ class _Texts:
                 out = encoder(tokens.input_ids.to(next(encoder.parameters()).device))
             self._known[text] = out.last_hidden_state[0].float().cpu(), out.pooler_output[0].float().cpu()
         return self._known[text]
-
-
-class _Recorder:
-    """Half of the heads of every gated self-attention, held to the boxes."""
-
-    def __init__(self, unet: Any) -> None:
-        from diffusers.models.attention import GatedSelfAttentionDense
-
-        self.boxes: torch.Tensor | None = None
-        self.masks: torch.Tensor | None = None
-        self.terms: list[torch.Tensor] = []
-        for module in unet.modules():
-            if isinstance(module, GatedSelfAttentionDense):
-                module.attn.register_forward_pre_hook(self._look)
-
-    def start(self, boxes: torch.Tensor, masks: torch.Tensor) -> None:
-        self.boxes, self.masks, self.terms = boxes, masks, []
-
-    def stop(self) -> None:
-        self.boxes = None
-
-    def loss(self) -> torch.Tensor:
-        """Mean over the layers; ends the recording."""
-        self.boxes = None
-        return torch.stack(self.terms).mean()
-
-    def _look(self, attention: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        if self.boxes is None or self.masks is None:
-            return
-        (states,) = inputs
-        cells = states.shape[1] - MAX_BOXES
-        side = round(cells**0.5)
-        heads = attention.heads // 2
-        width = attention.to_q.weight.shape[0] // attention.heads
-        query = attention.to_q(states[:, :cells]).unflatten(2, (-1, width))[:, :, :heads]
-        key = attention.to_k(states).unflatten(2, (-1, width))[:, :, :heads]
-        logits = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * width**-0.5
-        shares = (logits - logits.logsumexp(-1, keepdim=True))[..., cells:]  # of the tokens, log
-        wanted = cell_owners(self.boxes, self.masks, side)  # (B, cells, 30) bool
-        right = torch.where(wanted[:, None], shares, -torch.inf).logsumexp(-1)  # (B, heads, cells)
-        there = wanted.any(-1)[:, None].expand_as(right)
-        self.terms.append(-right[there].mean())
-
-
-def cell_owners(boxes: torch.Tensor, masks: torch.Tensor, side: int) -> torch.Tensor:
-    """(B, side², K) bool: which tokens each cell should look at.
-
-    The smallest box that holds the cell's centre; where there is none, the tokens that stand for no box.
-    boxes: (B, K, 4) xyxy in 0 .. 1; masks: (B, K), 1 = a box.
-    """
-    centres = (torch.arange(side, device=boxes.device) + 0.5) / side
-    y, x = (v.flatten()[None, :, None] for v in torch.meshgrid(centres, centres, indexing="ij"))
-    x0, y0, x1, y1 = (v[:, None, :] for v in boxes.unbind(-1))
-    real = masks[:, None, :] > 0
-    holds = (x >= x0) & (x < x1) & (y >= y0) & (y < y1) & real
-    area = ((x1 - x0) * (y1 - y0)).expand_as(holds)
-    smallest = torch.where(holds, area, torch.inf).argmin(-1, keepdim=True)
-    owner = torch.zeros_like(holds).scatter_(2, smallest, True) & holds
-    return torch.where(holds.any(-1, keepdim=True), owner, ~real)
 
 
 def _boxed(window: Window) -> np.ndarray:
