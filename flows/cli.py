@@ -355,8 +355,11 @@ def measure_models(options: argparse.Namespace) -> int:
     from lib.evaluate import write_json
     from lib.models import MINI
 
+    if options.scenes < 2:
+        raise AugmentError(f"--scenes {options.scenes}: at least 2 are needed, better 100")
     _prepare_prefect()
     from flows.measure import measure
+    from lib.training.card import shown
 
     models = (options.models or MINI).absolute()
     workspace = CHECKOUT / "data" / "runs" / "measure"
@@ -366,7 +369,7 @@ def measure_models(options: argparse.Namespace) -> int:
         table.add_column(column)
     for name, figures in found.items():
         for figure, value in figures.items():
-            table.add_row(name, figure, str(value))
+            table.add_row(name, figure, shown(value))
     OUT.print(table)
     if options.json:
         write_json(found, options.json)

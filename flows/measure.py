@@ -19,6 +19,7 @@ from lib.models import resolve
 from lib.regions import RegionScorer
 from lib.scenes import write_dataset
 from lib.settings import DatasetSettings
+from lib.training import TRAINERS, read_facts
 from lib.training.card import write_card
 from lib.training.data import training_pictures
 from lib.training.measure import captions, reconstruction
@@ -34,12 +35,15 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
 
     Returns {model: {figure: value}}. Raises AugmentError where a model is missing or a run failed.
     """
+    missing = [name for name in TRAINERS if "trainer" not in read_facts(models / name)]
+    if missing:
+        raise AugmentError(f"{models} lacks {', '.join(missing)} as `augment train` leaves them: name another folder")
     scenes = workspace / "scenes"
     tell(f"drawing {count} scenes")
     write_dataset(scenes, count, SEED, (SIDE, SIDE))
     dataset = DatasetSettings(images=scenes / "images", annotations=scenes / "annotations.json")
     read = read_dataset(dataset)
-    images = check_pictures(read.images, dataset.images, dataset.max_pixels)
+    images = check_pictures(read.images.to_pandas(), dataset.images, dataset.max_pixels)
     pictures, _ = training_pictures(images, read.objects.to_pandas(), dataset.images, SIDE // 2)
     scorer = RegionScorer(resolve(str(models / "clip"), {}))
     tell("autoencoder, captions")
@@ -72,7 +76,7 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
             "interval": judged["interval"],
             **{side: judged[side] for side in ("real", "generated", "shuffled")},
         }
-        found["clip"] = {"boxes_recognised": judged["real"]}
+    found["clip"] = {"boxes_recognised": judged["real"]}  # of the generation run
     for name, figures in found.items():
         write_card(models / name, {"scenes": count, "seed": SEED, **figures})
     return found

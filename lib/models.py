@@ -192,7 +192,7 @@ def _folder(name: str, folder: Path) -> ModelRef:
         noted = json.loads((folder / FACTS).read_bytes()).get("revision", revision)
     except (OSError, ValueError, AttributeError):
         noted = revision  # nothing noted: a folder from elsewhere
-    if noted != revision:
+    if isinstance(noted, str) and noted != revision:
         raise AugmentError(
             f"model folder {folder} was altered since it was trained (it is {revision[:15]}, training noted "
             f"{noted[:15]}): restore or train it again, or remove {FACTS} from it if that was meant"

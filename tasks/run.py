@@ -135,7 +135,8 @@ def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     try:
         yield work
     except BaseException as error:
-        work.save(state="failed", error=f"{error}" or type(error).__name__)
+        with contextlib.suppress(OSError):  # a full disk must not hide why
+            work.save(state="failed", error=f"{error}" or type(error).__name__)
         raise
     work.save(state="completed")
 

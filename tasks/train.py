@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +88,8 @@ class TrainJob(BaseModel):
 def open_training(settings: TrainSettings, name: str, progress: Progress) -> Iterator[Training]:
     """Check what was asked for, lock the workspace, save what was resolved.
 
-    Raises AugmentError where a trainer lacks what it needs, `start` holds nothing to begin from, or another run holds
-    the workspace.
+    Raises AugmentError where a trainer lacks what it needs, `start` holds nothing to begin from, `output` cannot be
+    written, or another run holds the workspace.
     """
     root = (settings.workspace or Path("data/runs") / name).absolute()
     output = (settings.output or root / "models").absolute()
@@ -106,6 +107,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
         }
     )
     with locked(root):
+        _check_output(output)  # now, not after hours of training
         run = Training(
             name=name,
             dataset=settings.dataset,
@@ -122,10 +124,20 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
 def _check_start(start: Path | None, output: Path, names: list[str]) -> None:
     if start is None:
         return
-    if start.absolute() == output:
+    if start.resolve() == output.resolve():
         raise AugmentError(f"start and output are one folder, {output}: give the new models another `output`")
     if not any((start / name).is_dir() for name in names):
         raise AugmentError(f"start {start} holds none of {', '.join(names)}: give a folder of trained models")
+
+
+def _check_output(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        told = error.strerror or error
+        raise AugmentError(f"output {output} cannot be written ({told}): set `output` to another folder") from None
 
 
 def load_pictures(run: Training, ingested: Ingested) -> Learned:
@@ -232,7 +244,8 @@ class _Watcher:
     """Shows a training as it goes: progress, the curve, and a sheet as an artifact and as a file."""
 
     job: TrainJob
-    path: Path  # of the sheet
+    path: Path  # of the sheet's file
+    sheet: Image.Image | None = None
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -249,8 +262,10 @@ class _Watcher:
     def look(self, sheet: np.ndarray) -> None:
         """A sheet: (H, W, 3) uint8."""
         data = io.BytesIO()
-        Image.fromarray(sheet).save(data, "PNG")
-        atomic_write(self.path, data.getvalue())
+        self.sheet = Image.fromarray(sheet)
+        self.sheet.save(data, "PNG")
+        with contextlib.suppress(OSError):  # a sheet that cannot be written must not end a training
+            atomic_write(self.path, data.getvalue())
         self._show()
 
     def finish(self, facts: dict[str, Any]) -> None:
@@ -268,5 +283,5 @@ class _Watcher:
             **{name: f"{value:.4g}" for name, value in last.items() if name != "step"},
             "sheet": f"`{self.path}`",
         }
-        with Image.open(self.path) as sheet:
-            show_training(self.job.name, self.history, sheet.convert("RGB"), facts)
+        assert self.sheet is not None
+        show_training(self.job.name, self.history, self.sheet, facts)

@@ -22,7 +22,6 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {told["name"]: told for told in TOLD["d
 every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
 
 
-WORKSPACES = {"mini": "mini-models"}  # where its name is not the deployment's
 FLOWS = {
     entrypoint: load_flow_from_entrypoint(str(CHECKOUT / entrypoint))
     for entrypoint in sorted({told["entrypoint"] for told in DEPLOYMENTS.values()})
@@ -66,7 +65,7 @@ def test_parameters_are_what_its_flow_takes(name):
 
 @every_deployment
 def test_each_has_a_workspace_of_its_own_and_its_runs_queue(name):
-    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{WORKSPACES.get(name, name)}"
+    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{name}"
     assert DEPLOYMENTS[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 

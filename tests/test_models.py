@@ -245,7 +245,7 @@ def test_a_trained_model_that_was_altered_since_is_refused(folder):
         resolve(str(folder), {})
 
 
-@pytest.mark.parametrize("noted", ["{", "[]", "{}", '{"trainer": "vae"}'])
+@pytest.mark.parametrize("noted", ["{", "[]", "{}", '{"trainer": "vae"}', '{"revision": null}'])
 def test_a_folder_whose_training_noted_no_revision_is_taken_as_it_is(folder, noted):
     (folder / FACTS).write_text(noted)
     assert resolve(str(folder), {}).revision == folder_revision(folder)

@@ -127,7 +127,7 @@ def test_the_deployment_of_the_other_flow_trains_a_model(served):
         *("--param", 'models=["vae"]', "--param", "size=64", "--param", f"settings={quick}"),
     )
     assert "Completed" in told, told
-    assert (served.root / "data/runs/mini-models/models/vae/config.json").is_file()
+    assert (served.root / "data/runs/mini/models/vae/config.json").is_file()
 
 
 def test_two_notifications_start_two_runs_one_after_the_other(served):

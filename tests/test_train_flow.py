@@ -185,6 +185,28 @@ def test_start_and_output_in_one_folder_are_refused(scenes, whole):
     assert "are one folder" in failed(scenes, whole, start=str(whole / "models"))
 
 
+def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
+    from lib.errors import AugmentError
+    from lib.settings import DatasetSettings
+    from tasks import run as tasks
+    from tasks.progress import Progress
+
+    dataset = DatasetSettings(images=tmp_path)
+    work = tasks.Work(name="a", dataset=dataset, root=tmp_path, progress=Progress())
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(AugmentError, match="the reason"), tasks.accounted(work, dataset):
+        monkeypatch.setattr(tasks, "atomic_write", full)
+        raise AugmentError("the reason")
+
+
+def test_an_output_that_cannot_be_written_is_told_before_any_training(scenes, tmp_path):
+    told = failed(scenes, tmp_path / "ws", output=str(scenes / "annotations.json" / "models"))
+    assert "cannot be written (Not a directory): set `output` to another folder" in told
+
+
 def test_other_data_in_the_same_workspace_is_refused_and_nothing_is_lost(scenes, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "ws")
     write_dataset(tmp_path / "more", 6, 3, (96, 96))
@@ -236,8 +258,19 @@ def test_augment_train_says_what_it_made_and_where(scenes, tmp_path, monkeypatch
     (tmp_path / "mine.yaml").write_text(json.dumps(told))
     assert cli.main(["train", "mine.yaml", "--set", "settings.vae.steps=1"]) == 0
     out = capsys.readouterr().out
-    assert "mine: completed" in out or "ws: completed" in out
+    assert "ws: completed" in out
     assert "steps 1" in out and str(tmp_path / "ws" / "models") in out
+
+
+def test_augment_measure_says_what_is_missing_before_anything_is_drawn(tmp_path, capsys):
+    from flows import cli
+
+    for arguments, reason in (
+        (["--scenes", "1"], "--scenes 1: at least 2"),
+        (["--models", str(tmp_path)], "lacks clip, vae, blip2, gligen-inpaint, gligen as `augment train` leaves them"),
+    ):
+        assert cli.main(["measure", *arguments]) == 1
+        assert reason in capsys.readouterr().err
 
 
 def test_augment_train_names_a_wrong_parameter_before_anything_starts(tmp_path, monkeypatch, capsys):

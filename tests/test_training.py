@@ -24,6 +24,7 @@ from lib.training import (
     check_order,
     check_training,
     finished_model,
+    gligen,
     loop,
     read_facts,
     settings_of,
@@ -51,7 +52,7 @@ class Line(nn.Module):
         self.layer = nn.Linear(1, 1)
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
         self.register_buffer("seen", torch.zeros(1))
-        self.bad_at, self.modes = -1, []
+        self.bad_at, self.modes, self.quick = -1, [], []
         self.calls = 0
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
@@ -60,6 +61,7 @@ class Line(nn.Module):
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self.calls += 1
         self.modes.append(self.training)
+        self.quick.append(torch.is_autocast_enabled("cpu"))
         x = batch["x"]
         self.seen += len(x)
         noise = torch.randn_like(x) * 0.1
@@ -131,8 +133,7 @@ def test_a_finished_one_trains_no_more_and_a_longer_one_goes_on(tmp_path):
 def test_what_is_left_in_the_model_are_the_averaged_weights(tmp_path):
     from diffusers.training_utils import EMAModel
 
-    model, ema = Line(), None
-    seen = []
+    model, seen = Line(), []
 
     def step(self, parameters):
         real(self, parameters)
@@ -150,7 +151,7 @@ def test_what_is_left_in_the_model_are_the_averaged_weights(tmp_path):
     for found, expected, last in zip(model.layer.parameters(), shadow, seen[-1], strict=True):
         torch.testing.assert_close(found.data, expected)
         assert not torch.equal(found.data, last)
-    assert ema is None and not model.training
+    assert not model.training
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
@@ -228,10 +229,31 @@ def test_a_loss_that_is_not_finite_ends_it_before_any_checkpoint_holds_it(tmp_pa
     assert train(again, tmp_path, settings()).steps == 12
 
 
+def test_a_full_device_is_told_with_the_setting_to_lower(tmp_path, monkeypatch):
+    def full(batch):
+        raise torch.OutOfMemoryError
+
+    model = Line()
+    model.forward = full
+    with pytest.raises(AugmentError, match=r"a step of 4 examples: lower `settings\.vae\.batch`"):
+        train(model, tmp_path / "vae", settings())
+
+
+def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path):
+    other = tmp_path / "my-own.safetensors"
+    other.write_bytes(b"mine")
+    train(Line(), tmp_path, settings())
+    assert other.read_bytes() == b"mine" and len(checkpoints(tmp_path)) == 3
+
+
 def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path):
+    seen: list[set[bool]] = []
     for precision in ("no", "bf16", "no"):
-        told = train(Line(), tmp_path / precision, settings(precision=precision))
+        model = Line()
+        told = train(model, tmp_path / str(len(seen)), settings(precision=precision))
         assert told.precision == precision
+        seen.append(set(model.quick))
+    assert seen == [{False}, {True}, {False}]
 
 
 def test_a_look_on_the_way_changes_nothing(tmp_path, monkeypatch):
@@ -326,8 +348,9 @@ def load(name: str, folder: Path) -> Any:
     if name == "clip":
         from lib.regions import RegionScorer
 
-        picture = scenes(1)[0]
-        return RegionScorer(ref), load_clip(folder), picture
+        shares = RegionScorer(ref).score([scenes(1)[0].pixels], ["forklift", "pallet"])
+        assert shares.shape == (1, 2) and np.allclose(shares.sum(1), 1)
+        return load_clip(folder)
     if name == "blip2":
         from lib.captioners import CAPTIONERS
 
@@ -347,6 +370,8 @@ def test_its_facts_and_its_card_say_how_it_was_made(name, models):
     facts, card = read_facts(models / name), (models / name / "README.md").read_text()
     assert (facts["trainer"], facts["steps"], facts["pictures"], facts["size"]) == (name, 2, 4, SIZE)
     assert set(facts["needs"]) == set(TRAINERS[name].NEEDS)
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in (models / name).rglob("*") if path.is_file())
+    assert ("| windows |" in card) == (name not in ("clip", "blip2"))
     library = "transformers" if name in ("clip", "blip2") else "diffusers"
     assert card.startswith(f"---\nlicense: apache-2.0\nlibrary_name: {library}\ntags:\n")
     for told in ("scenes", "Apache-2.0", "CPU cores", "| steps | 2 |", "| batch | 2 |", "Not yet."):
@@ -368,13 +393,27 @@ def test_what_has_nothing_left_to_do_is_known(name, models):
     def found(data: str = "scenes", size: int = SIZE, **given: Any) -> Any:
         return finished_model(name, few(name, **given), size, models, data=data)
 
-    assert found()["steps"] == 2 and found(steps=1) and found(checkpoint_minutes=9)
+    assert found()["steps"] == 2 and found(steps=1)["steps"] == 2 and found(checkpoint_minutes=9)["steps"] == 2
     assert found(steps=3) is None and found(data="others") is None and found(size=96) is None
     with pytest.raises(AugmentError, match=r"trained with seed 0 instead of 4: name another workspace, or remove it"):
         found(seed=4)
 
 
 @every_trainer
+def test_a_model_whose_files_were_damaged_or_removed_is_not_finished(name, models, tmp_path):
+    for folder in (*TRAINERS[name].NEEDS, name):
+        shutil.copytree(models / folder, tmp_path / folder)
+    assert finished_model(name, few(name), SIZE, tmp_path, data="scenes")
+    victim = next((tmp_path / name).rglob("*.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-100])
+    assert finished_model(name, few(name), SIZE, tmp_path, data="scenes") is None
+    for path in (tmp_path / name).rglob("*"):
+        if path.is_file() and path.name != FACTS:
+            path.unlink()
+    assert finished_model(name, few(name), SIZE, tmp_path, data="scenes") is None
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINERS if TRAINERS[name].NEEDS])
 def test_a_model_that_it_needs_must_be_there(name, models, tmp_path):
     for need in TRAINERS[name].NEEDS:
         folder = tmp_path / need
@@ -412,6 +451,8 @@ def test_it_begins_from_an_earlier_model_of_its_name(name, models, tmp_path):
     facts = read_facts(tmp_path / "own" / name)
     assert facts["start"] == folder_revision(models / name)
     assert facts["identity"] != read_facts(models / name)["identity"]
+    card = (tmp_path / "own" / name / "README.md").read_text()
+    assert "As its start and its data allow." in card and "apache" not in card.lower()
 
 
 @every_trainer
@@ -427,6 +468,9 @@ def test_a_start_with_truncated_weights_is_refused(name, models, tmp_path):
     shutil.copytree(models / name, tmp_path / "start" / name)
     victim = max((tmp_path / "start" / name).rglob("*.safetensors"), key=lambda p: ("unet" in str(p), p.stat().st_size))
     victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(AugmentError, match="was altered since it was trained"):
+        resolve(str(tmp_path / "start" / name), {})
+    (tmp_path / "start" / name / FACTS).unlink()  # a model from elsewhere
     with pytest.raises(AugmentError, match="cannot be loaded"):
         begin_from(name, models, tmp_path / "start" / name, tmp_path)
 
@@ -444,18 +488,38 @@ def test_the_real_autoencoder_killed_and_resumed_is_bit_equal(tmp_path, monkeypa
     assert_equal(*(weights_of(tmp_path / folder / "models" / "vae") for folder in ("whole", "killed")))
 
 
-def test_a_full_disk_at_the_end_leaves_the_former_model(models, tmp_path, monkeypatch):
+FULL = [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")]  # tokenizers' own
+
+
+@pytest.mark.parametrize("error", FULL, ids=repr)
+def test_a_full_disk_at_the_end_leaves_the_former_model(models, tmp_path, monkeypatch, error):
     shutil.copytree(models / "vae", tmp_path / "vae")
     before = folder_revision(tmp_path / "vae")
 
     def full(model, folder):
         (folder / "half").write_bytes(b"x")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("lib.training.vae.save_half", full)
-    with pytest.raises(AugmentError, match=r"model .*vae cannot be written \(No space left on device\): make room"):
+    with pytest.raises(AugmentError, match=r"model .*vae cannot be written \(No space left on device.*\): make room"):
         train_model("vae", few("vae", seed=3), scenes(), SIZE, tmp_path, tmp_path / "work")
     assert folder_revision(tmp_path / "vae") == before and not list(tmp_path.glob(".tmp-*"))
+
+
+def test_latents_that_cannot_be_kept_are_only_made_again(models, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    vae, kept = load_vae(models / "vae").eval(), tmp_path / "latents"
+    with monkeypatch.context() as patch:
+        patch.setattr(gligen, "atomic_write", full)
+        _, made = gligen.encoded_windows(vae, scenes(), SIZE, tmp_path)
+    assert not kept.exists()
+    for windows, files in ((gligen.WINDOWS, 1), (gligen.WINDOWS, 1), (2, 2)):
+        monkeypatch.setattr(gligen, "WINDOWS", windows)
+        cut, latents = gligen.encoded_windows(vae, scenes(), SIZE, tmp_path)
+        assert len(cut) == len(latents) == 4 * windows and len(list(kept.iterdir())) == files
+        assert windows == 2 or torch.equal(latents, made)
 
 
 def test_facts_that_cannot_be_read_are_none(tmp_path):

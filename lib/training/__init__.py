@@ -96,12 +96,11 @@ def train_model(
 
     start: an earlier folder of models to begin from, where it holds one of this name; data: what the pictures are, a
     digest or a name, for the card and so that a checkpoint of other data is refused; look: shown a sheet, (H, W, 3)
-    uint8, now and then and at the end. Under `accelerate launch` the first process alone writes the model.
+    uint8, now and then and at the end.
     Raises AugmentError for too few pictures, pictures without boxes, a missing model among the trainer's NEEDS, and
     for what `lib.training.loop.train` raises.
     """
     import torch
-    from accelerate import PartialState
 
     from lib.training.loop import train
 
@@ -130,9 +129,7 @@ def train_model(
         "start": begun,
         "history": done.history,
     }
-    if PartialState().is_main_process:
-        _place(objective, models / name, facts)
-    PartialState().wait_for_everyone()
+    _place(objective, models / name, facts)
     return done
 
 
@@ -141,13 +138,19 @@ def finished_model(
 ) -> dict[str, Any] | None:
     """Facts of the model in models/NAME where `train_model` with these arguments has nothing left to do; else None.
 
-    Raises AugmentError for a missing model among the trainer's NEEDS, and where the model is trained far enough, but
-    with other settings: training it again is for a person to ask for.
+    A model whose files are not those that training left is written again from its checkpoint. Raises AugmentError for
+    a missing model among the trainer's NEEDS, and where the model is trained far enough, but with other settings:
+    training it again is for a person to ask for.
     """
     facts = read_facts(models / name)
     if not facts or facts.get("steps", -1) < settings.steps:
         return None
     if facts.get("identity") != _identity(name, size, data, *_before(name, models, start)):
+        return None
+    try:
+        if folder_revision(models / name) != facts.get("revision"):
+            return None
+    except AugmentError:  # no files at all
         return None
     wanted, had = settings.model_dump(mode="json"), facts["settings"]
     changed = [key for key in wanted if key in had and key not in _HOW_LONG and had[key] != wanted[key]]
@@ -225,10 +228,13 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
             if path.exists():
                 shutil.rmtree(path)
         fresh.mkdir(parents=True)
-        objective.save(fresh)
+        _save(objective, fresh)
         noted = facts | {"revision": folder_revision(fresh)}  # by which an altered file is found out
         atomic_write(fresh / FACTS, json.dumps(noted, indent=1).encode())
         write_card(fresh)
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # some libraries write for their user alone
         if folder.exists():
             folder.rename(old)
             fresh.rename(folder)
@@ -240,3 +246,13 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
         raise AugmentError(f"model {folder} cannot be written ({told}): make room and start again") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _save(objective: Objective, folder: Path) -> None:
+    """objective.save; a full disk, of which the library tokenizers tells by a bare Exception, is an OSError."""
+    try:
+        objective.save(folder)
+    except Exception as error:
+        if "os error" not in str(error):
+            raise
+        raise OSError(str(error)) from None

@@ -23,7 +23,7 @@ from lib.training.clip import worn
 from lib.training.loop import LoopSettings
 from lib.training.texts import corpus, gpt2_tokenizer
 from lib.training.vae import save_half
-from lib.training.windows import Pixels, Things, TrainingPicture, Window, mirrored, one_of, resized, whole
+from lib.training.windows import Pixels, Things, TrainingPicture, Window, mirrored, one_of, resized, squeezed
 
 SIZE = 128  # pixels
 PATCH = 16
@@ -125,7 +125,7 @@ class Blip2Objective(nn.Module):
         """Eight pictures with what is said of them."""
         from PIL import Image, ImageDraw
 
-        windows = [whole(picture, SIZE) for picture in self.pictures[:8]]
+        windows = [squeezed(picture, SIZE) for picture in self.pictures[:8]]
         sheet = Image.new("RGB", (760, 8 * SIZE), "white")
         draw = ImageDraw.Draw(sheet)
         for i, window in enumerate(windows):
@@ -169,7 +169,7 @@ class Blip2Objective(nn.Module):
 def _view(picture: TrainingPicture, rng: np.random.Generator) -> tuple[Pixels, Things]:
     """The picture a little closer, with everything that its caption names still in it."""
     side = min(picture.pixels.shape[:2])
-    window = whole(picture, side)
+    window = squeezed(picture, side)
     if len(window.things):
         boxes = window.things.boxes * side
         low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)

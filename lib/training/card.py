@@ -42,12 +42,13 @@ def _library(folder: Path) -> str:
 
 def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -> str:
     name = str(facts["trainer"])
-    front = ["license: apache-2.0", f"library_name: {library}", "tags:", "- augment", f"- {name}"]
+    licence = [] if facts["start"] else ["license: apache-2.0"]
+    front = [*licence, f"library_name: {library}", "tags:", "- augment", f"- {name}"]
     about = TRAINERS[name].ABOUT
     trained = {
         "data": facts["data"] or "not told",
         "pictures": facts["pictures"],
-        "windows": f"{facts['size']} × {facts['size']} pixels",
+        **({} if name in ("clip", "blip2") else {"windows": f"{facts['size']} × {facts['size']} pixels"}),
         "steps": facts["steps"],
         "time": _duration(facts["seconds"]),
         "hardware": facts.get("hardware", facts["device"]),
@@ -68,23 +69,27 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -
     ]
     if last:
         parts += ["At the end, means over the last steps:", _table({k: v for k, v in last.items() if k != "step"})]
-    parts += ["## Measured", _table(measured) if measured else "Not yet."]
-    parts += ["## Licence", "Apache-2.0. No published weights went into it."]
+    parts += ["## Measured"]
+    parts += (
+        ["By `augment measure`, on scenes that no training has seen:", _table(measured)] if measured else ["Not yet."]
+    )
+    free = "Apache-2.0. No published weights went into it."
+    parts += ["## Licence", "As its start and its data allow." if facts["start"] else free]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in rows.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {shown(value)} |" for name, value in rows.items())])
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
     """A figure as a person writes it."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {shown(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return " – ".join(map(_text, value))
+        return " – ".join(map(shown, value))
     return str(value).replace("|", "/")
 
 

@@ -17,13 +17,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from lib.captioners.template import article
 from lib.geometry import covered_xyxy
 from lib.models import ModelRef, reading
 from lib.regions import crop_region, pooled
 from lib.training.loop import LoopSettings
-from lib.training.texts import TOKENS, article, clip_tokenizer, corpus, naming
+from lib.training.texts import TOKENS, clip_tokenizer, corpus, naming
 from lib.training.vae import save_half
-from lib.training.windows import Pixels, TrainingPicture, mirrored, one_of, resized, whole
+from lib.training.windows import Pixels, TrainingPicture, mirrored, one_of, resized, squeezed
 
 SIZE = 64  # pixels of a crop
 BACKGROUND = "background"  # the text of a crop without an object
@@ -68,7 +69,7 @@ class ClipObjective(nn.Module):
         chosen = [one_of(self.pictures, rng) for _ in range(max(2, size // 4))]
         wholes, captions = [], []
         for picture in chosen:
-            window = whole(picture, self.size)
+            window = squeezed(picture, self.size)  # the caption tells of all of it
             pixels = mirrored(window).pixels if rng.random() < 0.5 else window.pixels
             wholes.append(worn(resized(pixels, SIZE), rng))
             captions.append((picture.caption,))
@@ -101,9 +102,10 @@ class ClipObjective(nn.Module):
         match = batch[f"{name}_match"]
         pictures = self.clip.get_image_features(pixel_values=batch[name])
         texts = self.clip.get_text_features(input_ids=batch[f"{name}_texts"])
-        pictures, texts = (nn.functional.normalize(pooled(v).float(), dim=-1) for v in (pictures, texts))
-        logits = self.clip.logit_scale.exp().clamp(max=100) * pictures @ texts.T
-        loss = (_among(logits, match) + _among(logits.T, match.T)) / 2
+        with torch.autocast(match.device.type, enabled=False):
+            pictures, texts = (nn.functional.normalize(pooled(v).float(), dim=-1) for v in (pictures, texts))
+            logits = self.clip.logit_scale.exp().clamp(max=100) * pictures @ texts.T
+            loss = (_among(logits, match) + _among(logits.T, match.T)) / 2
         right = match.gather(1, logits.argmax(1, keepdim=True)).float().mean()
         return loss, right
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.captioners.template import article
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import PictureError, inside, load_rgb
 from lib.schemas import OK
-from lib.training.texts import article, listing
+from lib.training.texts import listing
 from lib.training.windows import Things, TrainingPicture, shrunk
 
 DETAIL = 2  # a picture keeps twice the models' size, so that windows may come closer

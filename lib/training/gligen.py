@@ -26,14 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from lib.captioners.template import article
 from lib.manifest import atomic_write
 from lib.models import ModelRef, device, reading
 from lib.requests import key_of
 from lib.training.clip import text_tower
-from lib.training.data import content_digest
 from lib.training.layout_loss import LayoutLoss
 from lib.training.loop import LoopSettings, precision
-from lib.training.texts import article, listing
+from lib.training.texts import listing
 from lib.training.vae import decode, encode, load_vae, save_half
 from lib.training.windows import Things, TrainingPicture, Window, cut
 
@@ -228,6 +228,7 @@ class GligenObjective(nn.Module):
         if not len(things):
             return things, keep * 0
         count = 1 if rng.random() < 0.7 else int(rng.integers(1, len(things) + 1))
+        count = min(count, MAX_BOXES)  # what is painted is told
         things = things.take(sorted(rng.permutation(len(things))[:count].tolist()))
         for box in things.boxes:
             x0, y0 = np.floor(box[:2] * cells).astype(int)
@@ -253,12 +254,17 @@ def encoded_windows(
         for k in range(WINDOWS)
     ]
     weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in vae.parameters())).hexdigest()
-    kept = work / "latents" / f"{key_of('latents', size, weights, content_digest(pictures))[:32]}.safetensors"
+    seen = hashlib.sha256()
+    for window in windows:
+        seen.update(window.pixels.tobytes())
+    key = key_of("latents", size, weights, seen.hexdigest(), precision())
+    kept = work / "latents" / f"{key[:32]}.safetensors"
     if kept.is_file():
         with contextlib.suppress(SafetensorError):  # half written or damaged: made again
             return windows, load_file(kept)["latents"]
     latents = _latents(vae, windows)
-    atomic_write(kept, save({"latents": latents}))
+    with contextlib.suppress(OSError):  # they can be made again
+        atomic_write(kept, save({"latents": latents}))
     return windows, latents
 
 
@@ -314,7 +320,8 @@ class GligenInpaintTrainer:
 
     class Settings(LoopSettings):
         steps: int = Field(6000, ge=0, description="optimiser steps")
-        generation: float = Field(0.5, ge=0, le=1, description="share of the examples in which nothing is kept")
+        generation: float = Field(0.4, ge=0, le=1, description="share of the examples in which nothing is kept")
+        cooldown: float = Field(0.3, ge=0, le=1, description="last share of the steps, over which the rate falls to 0")
         warmup: int = Field(200, ge=0, description="steps over which the rate rises")
 
     @staticmethod

@@ -44,7 +44,7 @@ class LoopSettings(MemberSettings):
     cooldown: float = Field(0.25, ge=0, le=1, description="last share of the steps, over which the rate falls to 0")
     decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights (EMA), which are what is saved")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradients")
+    max_norm: float = Field(1.0, gt=0, description="largest norm of the gradients")
     checkpoint_minutes: float = Field(3, ge=0, description="minutes between two checkpoints; 0 = after every step")
     precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, description="of batches, noise and dropout")
@@ -101,8 +101,8 @@ def train(
     identity: text of what the weights depend on (data, architecture); a checkpoint of another one is refused. look:
     called after a checkpoint, every SHOWN minutes at most, while the objective holds the weights as they are, not
     averaged, in evaluation mode; it may draw random numbers.
-    Raises AugmentError for such a checkpoint, for a loss that is not finite, and where the disk is full (the last
-    checkpoint stays).
+    Raises AugmentError for such a checkpoint, for a loss that is not finite, and where the disk or the device's memory
+    is full (the last checkpoint stays).
     """
     import torch
     from accelerate.utils import set_seed
@@ -135,12 +135,17 @@ def train(
             set_seed((settings.seed * 1_000_003 + step * 97 + rank) % 2**32)
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate * _shape(step, settings)
-            with accelerator.autocast():
+            try:
                 told = model(batch)
-            accelerator.backward(told["loss"])
-            norm = accelerator.clip_grad_norm_(trainable, settings.clip)
-            _check_finite(float(told["loss"].detach()), float(norm), step + 1, settings)
-            optimizer.step()
+                accelerator.backward(told["loss"])
+                norm = accelerator.clip_grad_norm_(trainable, settings.max_norm)
+                _check_finite(float(told["loss"].detach()), float(norm), step + 1, settings)
+                optimizer.step()
+            except torch.OutOfMemoryError:
+                raise AugmentError(
+                    f"the device's memory does not hold a step of {settings.batch} examples: lower "
+                    f"`settings.{folder.name}.batch` and start again, from the last checkpoint"
+                ) from None
             optimizer.zero_grad()
             ema.step(trainable)
             state.add(told)
@@ -319,4 +324,4 @@ class _State:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first."""
-    return sorted(folder.glob("*-*.safetensors"), reverse=True)
+    return sorted(folder.glob("[0-9]*-*.safetensors"), reverse=True)

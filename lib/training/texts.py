@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lib.captioners.template import article
 from lib.training.windows import Things, TrainingPicture
 
 TOKENS = 48  # longest text of the CLIP
@@ -28,10 +29,6 @@ def corpus(pictures: Iterable[TrainingPicture]) -> list[str]:
 def naming(category: str) -> str:
     """ "a photo of a pallet truck"."""
     return f"a photo of {article(category)} {category}"
-
-
-def article(word: str) -> str:
-    return "an" if word[:1].lower() in "aeiou" else "a"
 
 
 def listing(things: Things) -> str:

@@ -55,7 +55,7 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class Window:
-    """A square part of a picture at the models' size."""
+    """A square part of a picture at the models' size, or all of it squeezed."""
 
     pixels: Pixels  # (size, size, 3)
     caption: str  # of the whole picture
@@ -79,7 +79,8 @@ def one_of(pictures: Sequence[TrainingPicture], rng: np.random.Generator) -> Tra
 
 def cut(picture: TrainingPicture, size: int, rng: np.random.Generator, flips: bool = True) -> Window:
     """A window at size × size pixels. Objects of which little is left in it are not listed."""
-    window = _window(picture, *_square(picture, size, rng), size)
+    x, y, side = _square(picture, size, rng)
+    window = _window(picture, x, y, side, side, size)
     return mirrored(window) if flips and rng.random() < 0.5 else window
 
 
@@ -87,7 +88,13 @@ def whole(picture: TrainingPicture, size: int) -> Window:
     """The largest square in the middle of a picture."""
     height, width = picture.pixels.shape[:2]
     side = min(height, width)
-    return _window(picture, (width - side) // 2, (height - side) // 2, side, size)
+    return _window(picture, (width - side) // 2, (height - side) // 2, side, side, size)
+
+
+def squeezed(picture: TrainingPicture, size: int) -> Window:
+    """The full frame as a square, its aspect lost: so captioners and extractors see pictures."""
+    height, width = picture.pixels.shape[:2]
+    return _window(picture, 0, 0, width, height, size)
 
 
 def mirrored(window: Window) -> Window:
@@ -100,17 +107,18 @@ def mirrored(window: Window) -> Window:
 
 
 def resized(pixels: Pixels, size: int) -> Pixels:
-    """A square picture at size × size: by areas when it shrinks, else bilinear."""
-    way = cv2.INTER_AREA if pixels.shape[0] >= size else cv2.INTER_LINEAR
+    """A picture at size × size: by areas when it shrinks, else bilinear."""
+    way = cv2.INTER_AREA if min(pixels.shape[:2]) >= size else cv2.INTER_LINEAR
     return np.ascontiguousarray(cv2.resize(np.ascontiguousarray(pixels), (size, size), interpolation=way), np.uint8)
 
 
-def _window(picture: TrainingPicture, x: int, y: int, side: int, size: int) -> Window:
+def _window(picture: TrainingPicture, x: int, y: int, width: int, height: int, size: int) -> Window:
     boxes = picture.things.boxes - [x, y, x, y]
-    inside = clip_xyxy(boxes, side, side)
+    inside = clip_xyxy(boxes, width, height)
     seen = np.flatnonzero(area_xyxy(inside) >= _LEAST_SEEN * area_xyxy(boxes)).tolist()
-    things = Things(inside / side, picture.things.categories, picture.things.phrases).take(seen)
-    return Window(resized(picture.pixels[y : y + side, x : x + side], size), picture.caption, things)
+    share = inside / [width, height, width, height]
+    things = Things(share, picture.things.categories, picture.things.phrases).take(seen)
+    return Window(resized(picture.pixels[y : y + height, x : x + width], size), picture.caption, things)
 
 
 def _square(picture: TrainingPicture, size: int, rng: np.random.Generator) -> tuple[int, int, int]:
