@@ -97,10 +97,13 @@ def test_models_sheets_and_the_account_of_every_picture(whole):
 
 def test_the_ui_shows_progress_curve_and_sheet(whole):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+    wanted = ["progress-train-vae", "rows-train-vae", "rows-pictures", "training-vae", "training-clip"]
     with get_client(sync_client=True) as client:
-        artifacts = {a.key: a for a in client.read_artifacts(limit=200)}
-    assert {"progress-train-vae", "rows-train-vae", "rows-pictures", "training-vae", "training-clip"} <= set(artifacts)
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=wanted)), limit=200)
+    artifacts = {artifact.key: artifact for artifact in found}
+    assert set(artifacts) == set(wanted)
     text = str(artifacts["training-vae"].data)
     assert text.count("data:image/") == 2 and "steps/s" in text and len(text) < 250_000
 
