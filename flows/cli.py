@@ -6,6 +6,7 @@ Prefect is imported only by the commands that need it, after its settings are ma
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -115,16 +116,21 @@ def run_flow(options: argparse.Namespace) -> int:
     from lib.presets import check_parameters
 
     parameters = check_parameters(values)
-    _prepare_prefect()
-    with ERR.status("starting …"):
-        from flows import augment as flow_module
-    with _bars() as watch:
-        flow_module.WATCH.watch = watch
-        state = flow_module.augment.with_options(flow_run_name=name)(**values, return_state=True)
-    if not state.is_completed():
-        raise AugmentError(_why(state))
+    _run("augment", name, values)
     _tell(Path(parameters.workspace or ".").absolute())
     return 0
+
+
+def _run(flow: str, name: str, values: dict[str, Any]) -> None:
+    """The flow of module flows.FLOW to its end, with bars; raises AugmentError where it does not complete."""
+    _prepare_prefect()
+    with ERR.status("starting …"):
+        module = importlib.import_module(f"flows.{flow}")
+    with _bars() as watch:
+        module.WATCH.watch = watch
+        state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
+    if not state.is_completed():
+        raise AugmentError(_why(state))
 
 
 def run_training(options: argparse.Namespace) -> int:
@@ -133,14 +139,7 @@ def run_training(options: argparse.Namespace) -> int:
     from lib.training import check_training
 
     parameters = check_training(values)
-    _prepare_prefect()
-    with ERR.status("starting …"):
-        from flows import train as flow_module
-    with _bars() as watch:
-        flow_module.WATCH.watch = watch
-        state = flow_module.train.with_options(flow_run_name=name)(**values, return_state=True)
-    if not state.is_completed():
-        raise AugmentError(_why(state))
+    _run("train", name, values)
     workspace = Path(parameters.workspace or ".").absolute()
     account = json.loads((workspace / "status.json").read_bytes())
     _print_account(account)

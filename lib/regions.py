@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lib.captioners.template import article
+from lib.captioners.template import article, naming
 from lib.errors import AugmentError
 from lib.models import ModelRef, device, local_path, reading
 from lib.registry import MemberSettings
-from lib.training.texts import naming
 
 if TYPE_CHECKING:
     import torch

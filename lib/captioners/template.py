@@ -111,3 +111,8 @@ def article(noun: str) -> str:
     if low.startswith(("uni", "use", "usb", "utensil", "euro", "ewe", "one")) and not low.startswith(("unin", "unim")):
         return "a"
     return "an" if low[:1] in tuple("aeiou") else "a"
+
+
+def naming(category: str) -> str:
+    """ "a photo of a pallet truck"."""
+    return f"a photo of {article(category)} {category}"

@@ -128,7 +128,7 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
     for block in (unet, vae, text_encoder):
         block.to(where).eval().requires_grad_(False)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_bytes())
-    encode = _text_encoding(text_encoder, tokenizer, where)
+    encode = text_encoding(text_encoder, tokenizer, where)
     return LatentDiffusion(unet, vae, text_encoder, tokenizer, config, where, encode)
 
 
@@ -213,11 +213,14 @@ def _check_family(ref: ModelRef, folder: Path, unet_has: Mapping[str, Any]) -> N
         raise AugmentError(f"model {ref} is of another family: its U-Net has {'; '.join(wrong)}")
 
 
-def _text_encoding(encoder: Any, tokenizer: Any, where: torch.device) -> Callable[[str], Any]:
-    """A function text → (1, T, D) hidden states and (1, D) pooled state, each text encoded once, alone."""
+def text_encoding(encoder: Any, tokenizer: Any, where: torch.device, kept: int | None = 512) -> Callable[[str], Any]:
+    """A function text → (1, T, D) hidden states and (1, D) pooled state, each text encoded once, alone.
+
+    kept: how many texts' states stay in memory; none: all.
+    """
     import torch
 
-    @lru_cache(maxsize=512)
+    @lru_cache(maxsize=kept)
     def encode(text: str) -> tuple[torch.Tensor, torch.Tensor]:
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

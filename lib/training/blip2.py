@@ -18,17 +18,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from lib.captioners.blip2 import Blip2
 from lib.models import ModelRef, reading
+from lib.regions import to_square
 from lib.training.clip import worn
 from lib.training.loop import LoopSettings
 from lib.training.texts import corpus, gpt2_tokenizer
 from lib.training.vae import save_half
-from lib.training.windows import Pixels, Things, TrainingPicture, Window, mirrored, one_of, resized, squeezed
+from lib.training.windows import Pixels, Things, TrainingPicture, Window, mirrored, one_of, squeezed
 
 SIZE = 128  # pixels
 PATCH = 16
 QUERIES = 16
-LONGEST = 56  # tokens of a caption
+LONGEST = Blip2.MINI["max_new_tokens"]  # tokens of a caption: so many are asked for
 
 
 def make_blip2(tokenizer: Any) -> Any:
@@ -181,7 +183,7 @@ def _view(picture: TrainingPicture, rng: np.random.Generator) -> tuple[Pixels, T
         window = Window(window.pixels[y : y + part, x : x + part], window.caption, things)
     if rng.random() < 0.5:
         window = mirrored(window)
-    return worn(resized(window.pixels, SIZE), rng), window.things
+    return worn(to_square(window.pixels, SIZE), rng), window.things
 
 
 class Blip2Trainer:

@@ -51,7 +51,7 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -
         **({} if name in ("clip", "blip2") else {"windows": f"{facts['size']} × {facts['size']} pixels"}),
         "steps": facts["steps"],
         "time": _duration(facts["seconds"]),
-        "hardware": facts.get("hardware", facts["device"]),
+        "hardware": facts["hardware"],
         "precision": {"no": "float32"}.get(facts["precision"], facts["precision"]),
         "started from": facts["start"] or "nothing: random weights",
         **{f"with `{need}`": revision for need, revision in facts["needs"].items()},

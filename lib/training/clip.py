@@ -17,14 +17,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lib.captioners.template import article
+from lib.captioners.template import article, naming
 from lib.geometry import covered_xyxy
 from lib.models import ModelRef, reading
-from lib.regions import crop_region, pooled
+from lib.regions import crop_region, pooled, to_square
 from lib.training.loop import LoopSettings
-from lib.training.texts import TOKENS, clip_tokenizer, corpus, naming
+from lib.training.texts import TOKENS, clip_tokenizer, corpus
 from lib.training.vae import save_half
-from lib.training.windows import Pixels, TrainingPicture, mirrored, one_of, resized, squeezed
+from lib.training.windows import Pixels, TrainingPicture, mirrored, one_of, squeezed
 
 SIZE = 64  # pixels of a crop
 BACKGROUND = "background"  # the text of a crop without an object
@@ -71,7 +71,7 @@ class ClipObjective(nn.Module):
         for picture in chosen:
             window = squeezed(picture, self.size)  # the caption tells of all of it
             pixels = mirrored(window).pixels if rng.random() < 0.5 else window.pixels
-            wholes.append(worn(resized(pixels, SIZE), rng))
+            wholes.append(worn(to_square(pixels, SIZE), rng))
             captions.append((picture.caption,))
         return {
             **self._matched("crops", crops, told, rng),
@@ -162,7 +162,7 @@ def worn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     if rng.random() < 0.6:
         least = int(pixels.shape[0] / rng.uniform(1, 3))
         small = cv2.resize(pixels, (least, least), interpolation=cv2.INTER_AREA)
-        pixels = resized(small, pixels.shape[0])
+        pixels = to_square(small, pixels.shape[0])
     light = rng.uniform(0.85, 1.15) * rng.uniform(0.95, 1.05, 3)
     noisy = pixels * light + rng.normal(0, rng.uniform(0, 5), pixels.shape)
     return np.clip(np.round(noisy), 0, 255).astype(np.uint8)

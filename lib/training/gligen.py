@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +28,9 @@ from torch import nn
 from lib.captioners.template import article
 from lib.manifest import atomic_write
 from lib.models import ModelRef, device, reading
+from lib.painters.denoise import LatentDiffusion, denoise, text_encoding
+from lib.painters.gligen import MAX_BOXES
+from lib.painters.schedulers import make_scheduler
 from lib.requests import key_of
 from lib.training.clip import text_tower
 from lib.training.layout_loss import LayoutLoss
@@ -37,7 +39,6 @@ from lib.training.texts import listing
 from lib.training.vae import decode, encode, load_vae, save_half
 from lib.training.windows import Things, TrainingPicture, Window, cut
 
-MAX_BOXES = 30  # as published: the "no box" tokens take part in the attention, so their number matters
 WINDOWS = 4  # of each picture, encoded once
 DROPPED = 0.1
 SNR_LIMIT = 5.0
@@ -88,38 +89,26 @@ def as_plain(unet: Any) -> Any:
     return plain
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """What a painter needs beside its U-Net: frozen."""
-
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-
-
 class GligenObjective(nn.Module):
     """Denoise latents of windows, told a caption, boxes with phrases, and for inpainting what is kept.
 
     generation: share of the examples of an inpainting U-Net in which nothing is kept.
     """
 
-    def __init__(
-        self, unet: Any, blocks: Blocks, windows: tuple[list[Window], torch.Tensor], generation: float
-    ) -> None:
+    def __init__(self, model: LatentDiffusion, windows: tuple[list[Window], torch.Tensor], generation: float) -> None:
         super().__init__()
         from diffusers import DDPMScheduler
         from diffusers.models.attention_processor import AttnProcessor
 
-        self.unet, self.generation = unet, generation
+        self.model = model  # a dataclass: of its networks the U-Net alone is this module's
+        self.unet, self.generation = model.unet, generation
         if device().type == "cpu":
             # torch's fused attention spends a quarter of a step in its backward pass there.
-            unet.set_attn_processor(AttnProcessor())
-        self.inpaint = unet.config.in_channels == 9
-        self.blocks = blocks  # a dataclass: not among the module's own parameters
+            self.unet.set_attn_processor(AttnProcessor())
+        self.inpaint = self.unet.config.in_channels == 9
         self.noise = DDPMScheduler(**SCHEDULE)
         self.windows, self.latents = windows
-        self.texts = _Texts(blocks)
-        self.attention = LayoutLoss(unet, MAX_BOXES)
+        self.attention = LayoutLoss(self.unet, MAX_BOXES)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         """latents, keep (N, 1, h, w), boxes (N, 30, 4), masks (N, 30), phrases (N, 30, D), text (N, T, D)."""
@@ -153,9 +142,9 @@ class GligenObjective(nn.Module):
         from diffusers import PNDMScheduler
 
         save_half(self.unet, folder / "unet")
-        save_half(self.blocks.vae, folder / "vae")
-        save_half(self.blocks.text_encoder, folder / "text_encoder")
-        self.blocks.tokenizer.save_pretrained(folder / "tokenizer")
+        save_half(self.model.vae, folder / "vae")
+        save_half(self.model.text_encoder, folder / "text_encoder")
+        self.model.tokenizer.save_pretrained(folder / "tokenizer")
         PNDMScheduler(**SCHEDULE, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
         parts = {
             "scheduler": ["diffusers", "PNDMScheduler"],
@@ -174,32 +163,24 @@ class GligenObjective(nn.Module):
         rows = [self._example(window, rng, generation=self.generation, dropped=0) for window in windows]
         batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
-        made = decode(self.blocks.vae, self._sampled(batch))
+        made = decode(self.model.vae, self._sampled(batch))
         return np.concatenate([np.concatenate([_boxed(w) for w in windows], 1), np.concatenate(made, 1)])
 
     def _sampled(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
-        from diffusers import DDIMScheduler
-
-        scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
-        scheduler.set_timesteps(steps)
-        device = next(self.unet.parameters()).device
-        batch = {name: value.to(device) for name, value in batch.items()}
+        model, where = self.model, next(self.unet.parameters()).device
+        batch = {name: value.to(where) for name, value in batch.items()}
         known, keep = batch["latents"], batch["keep"]
-        z = torch.randn(known.shape, generator=torch.Generator().manual_seed(0)).to(device)
-        blank = self.texts.hidden("").to(device)[None].expand_as(batch["text"])
+        noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(0)).to(where)
         told = {
             "boxes": batch["boxes"].repeat(2, 1, 1),
             "masks": torch.cat([batch["masks"] * 0, batch["masks"]]),
             "positive_embeddings": batch["phrases"].repeat(2, 1, 1),
         }
-        text = torch.cat([blank, batch["text"]])
+        text = torch.cat([model.hidden([""] * len(known)).to(where), batch["text"]])
+        extra = torch.cat([known * keep, keep], 1) if self.inpaint else None
         self.attention.stop()
-        with torch.no_grad():
-            for time in scheduler.timesteps:
-                seen = torch.cat([z, known * keep, keep], 1) if self.inpaint else z
-                out = self.unet(seen.repeat(2, 1, 1, 1), time, text, cross_attention_kwargs={"gligen": dict(told)})
-                without, with_ = out.sample.chunk(2)
-                z = scheduler.step(without + guidance * (with_ - without), time, z).prev_sample
+        scheduler = make_scheduler("ddim", SCHEDULE, steps, where)
+        z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention={"gligen": told})
         return z * (1 - keep) + known * keep if self.inpaint else z
 
     def _example(
@@ -213,13 +194,20 @@ class GligenObjective(nn.Module):
             things, keep = self._kept(things, cells, rng)
         text = window.caption if rng.random() < 0.7 else listing(things)
         text = "" if rng.random() < dropped else text
-        boxes, masks, phrases = torch.zeros(MAX_BOXES, 4), torch.zeros(MAX_BOXES), self.texts.blanks()
+        width = self.model.text_encoder.config.hidden_size
+        boxes, masks, phrases = (torch.zeros(MAX_BOXES, *more) for more in ((4,), (), (width,)))
         if rng.random() >= dropped:
             for row in range(min(len(things), MAX_BOXES)):
                 boxes[row] = torch.from_numpy(things.boxes[row]).float()
-                phrases[row] = self.texts.pooled(_said(things, row, rng))
+                phrases[row] = self.model.encode_text(_said(things, row, rng))[1][0]
                 masks[row] = 1
-        return {"keep": keep, "text": self.texts.hidden(text), "boxes": boxes, "masks": masks, "phrases": phrases}
+        return {
+            "keep": keep,
+            "text": self.model.encode_text(text)[0][0],
+            "boxes": boxes,
+            "masks": masks,
+            "phrases": phrases,
+        }
 
     @staticmethod
     def _kept(things: Things, cells: int, rng: np.random.Generator) -> tuple[Things, torch.Tensor]:
@@ -276,32 +264,6 @@ def _latents(vae: Any, windows: Sequence[Window]) -> torch.Tensor:
     return torch.cat([batch.half() for batch in batches])
 
 
-class _Texts:
-    """Encoded texts, each once."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        self.blocks = blocks
-        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def hidden(self, text: str) -> torch.Tensor:
-        return self._of(text)[0]
-
-    def pooled(self, text: str) -> torch.Tensor:
-        return self._of(text)[1]
-
-    def blanks(self) -> torch.Tensor:
-        return torch.zeros(MAX_BOXES, self.blocks.text_encoder.config.hidden_size)
-
-    def _of(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if text not in self._known:
-            tokens = self.blocks.tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
-            encoder = self.blocks.text_encoder
-            with torch.no_grad():
-                out = encoder(tokens.input_ids.to(next(encoder.parameters()).device))
-            self._known[text] = out.last_hidden_state[0].float().cpu(), out.pooler_output[0].float().cpu()
-        return self._known[text]
-
-
 def _boxed(window: Window) -> np.ndarray:
     import cv2
 
@@ -329,10 +291,11 @@ class GligenInpaintTrainer:
         settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
     ) -> GligenObjective:
         """A fresh U-Net, or that of `start`."""
-        blocks, cells = _blocks(models, size)
-        windows = encoded_windows(blocks.vae, pictures, size, work)
-        unet = load_unet(start, 9) if start else make_unet(cells, blocks.text_encoder.config.hidden_size)
-        return GligenObjective(unet, blocks, windows, settings.generation)
+
+        def unet(cells: int, width: int) -> Any:
+            return load_unet(start, 9) if start else make_unet(cells, width)
+
+        return _objective(unet, models, pictures, size, work, settings.generation)
 
 
 class GligenTrainer:
@@ -353,17 +316,30 @@ class GligenTrainer:
         settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
     ) -> GligenObjective:
         """The inpainting U-Net without its last five channels, or the U-Net of `start`."""
-        blocks, _ = _blocks(models, size)
-        windows = encoded_windows(blocks.vae, pictures, size, work)
-        unet = load_unet(start, 4) if start else as_plain(load_unet(models / "gligen-inpaint", 9))
-        return GligenObjective(unet, blocks, windows, 1.0)
+
+        def unet(cells: int, width: int) -> Any:
+            return load_unet(start, 4) if start else as_plain(load_unet(models / "gligen-inpaint", 9))
+
+        return _objective(unet, models, pictures, size, work, 1.0)
 
 
-def _blocks(models: Path, size: int) -> tuple[Blocks, int]:
-    """The frozen blocks, and the side of a window in latent cells."""
+def _objective(
+    make: Callable[[int, int], Any],
+    models: Path,
+    pictures: Sequence[TrainingPicture],
+    size: int,
+    work: Path,
+    generation: float,
+) -> GligenObjective:
+    """With the frozen autoencoder and text tower of `models`; make: (side in cells, width of texts) → U-Net."""
     vae = load_vae(models / "vae").eval().requires_grad_(False).to(device())
-    cells = size // 2 ** (len(vae.config.block_out_channels) - 1)
-    return Blocks(vae, *text_tower(models / "clip")), cells
+    tower, tokenizer = text_tower(models / "clip")
+    windows = encoded_windows(vae, pictures, size, work)
+    unet = make(size // 2 ** (len(vae.config.block_out_channels) - 1), tower.config.hidden_size)
+    # Thousands of captions come again and again, and examples are made on the CPU.
+    encode_text = text_encoding(tower, tokenizer, torch.device("cpu"), kept=None)
+    model = LatentDiffusion(unet, vae, tower, tokenizer, SCHEDULE, device(), encode_text)
+    return GligenObjective(model, windows, generation)
 
 
 def load_unet(folder: Path, channels: int) -> Any:

@@ -286,7 +286,7 @@ class _State:
             raise AugmentError(f"checkpoint {path} holds other weights than this version of the model has: {remedy}")
         self._restore(tensors, told["averaged"])
         self.step, self.seconds, self.history = told["step"], told["seconds"], told["history"]
-        self.sums, self.counted = told.get("sums", {}), told.get("counted", 0)
+        self.sums, self.counted = told["sums"], told["counted"]
 
     def _weights(self) -> dict[str, torch.Tensor]:
         """Weights, buffers, averaged weights: all but the optimiser's."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from lib.captioners.blip2 import Blip2, Blip2Settings
 from lib.models import resolve
-from lib.training.vae import decode, encode, load_vae
+from lib.training.vae import decode, encode, load_vae, psnr, to_tensor
 from lib.training.windows import TrainingPicture, whole
 
 
@@ -25,7 +25,7 @@ def reconstruction(folder: Path, pictures: Sequence[TrainingPicture], size: int)
         pixels = whole(picture, size).pixels
         with torch.inference_mode():
             made = decode(vae, encode(vae, [pixels]))[0]
-        found.append(10 * np.log10(255**2 / np.mean((pixels.astype(float) - made) ** 2)))
+        found.append(float(psnr(to_tensor([made]) - to_tensor([pixels]))))
     return {"psnr": round(float(np.mean(found)), 2), "worst_psnr": round(float(np.min(found)), 2)}
 
 

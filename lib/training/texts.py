@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lib.captioners.template import article
+from lib.captioners.template import naming
 from lib.training.windows import Things, TrainingPicture
 
 TOKENS = 48  # longest text of the CLIP
@@ -24,11 +24,6 @@ def corpus(pictures: Iterable[TrainingPicture]) -> list[str]:
         for picture in pictures
         for text in (picture.caption, *picture.things.phrases, *map(naming, picture.things.categories))
     ]
-
-
-def naming(category: str) -> str:
-    """ "a photo of a pallet truck"."""
-    return f"a photo of {article(category)} {category}"
 
 
 def listing(things: Things) -> str:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.geometry import area_xyxy, clip_xyxy
+from lib.regions import Pixels, to_square
 
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Floats = NDArray[np.float64]
 
 # Under this seen share of a box in a window its object can no longer be told.
@@ -106,19 +106,13 @@ def mirrored(window: Window) -> Window:
     return Window(pixels, window.caption, Things(boxes, things.categories, things.phrases))
 
 
-def resized(pixels: Pixels, size: int) -> Pixels:
-    """A picture at size × size: by areas when it shrinks, else bilinear."""
-    way = cv2.INTER_AREA if min(pixels.shape[:2]) >= size else cv2.INTER_LINEAR
-    return np.ascontiguousarray(cv2.resize(np.ascontiguousarray(pixels), (size, size), interpolation=way), np.uint8)
-
-
 def _window(picture: TrainingPicture, x: int, y: int, width: int, height: int, size: int) -> Window:
     boxes = picture.things.boxes - [x, y, x, y]
     inside = clip_xyxy(boxes, width, height)
     seen = np.flatnonzero(area_xyxy(inside) >= _LEAST_SEEN * area_xyxy(boxes)).tolist()
     share = inside / [width, height, width, height]
     things = Things(share, picture.things.categories, picture.things.phrases).take(seen)
-    return Window(resized(picture.pixels[y : y + height, x : x + width], size), picture.caption, things)
+    return Window(to_square(picture.pixels[y : y + height, x : x + width], size), picture.caption, things)
 
 
 def _square(picture: TrainingPicture, size: int, rng: np.random.Generator) -> tuple[int, int, int]:
