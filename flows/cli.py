@@ -1,4 +1,4 @@
-"""The command line: `augment run | train | status | presets | evaluate | fidelity | measure | notify | fetch`.
+"""The command line: `augment run | train | grid | status | presets | evaluate | fidelity | measure | notify | fetch`.
 
 Prefect is imported only by the commands that need it, after its settings are made quiet.
 """
@@ -58,16 +58,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+_EXAMPLE = "select.max_objects=6"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="augment", description="Grow labelled detection data sets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "run", run_flow, "run the journey: a deployment of prefect.yaml, or a YAML file")
     train = _command(commands, "train", run_training, "train models: a deployment of prefect.yaml, or a YAML file")
-    for command, example in ((run, "select.max_objects=6"), (train, "settings.vae.steps=8000")):
+    grid = _command(commands, "grid", show_grid, "one picture painted by several presets, side by side, to choose one")
+    for command, example in ((run, _EXAMPLE), (train, "settings.vae.steps=8000"), (grid, _EXAMPLE)):
         command.add_argument("what", metavar="NAME_OR_FILE")
         command.add_argument(
             "--set", action="append", default=[], metavar="a.b=value", help=f"one parameter, as YAML: {example}"
         )
+    grid.add_argument("--presets", required=True, metavar="a,b,c", help="`augment presets` lists them")
+    grid.add_argument(
+        "--picture", metavar="NAME_OR_KEY", help="file name, path or key; none: the first that the first preset edits"
+    )
+    grid.add_argument("--out", type=Path, metavar="FILE", help="a PNG or JPEG; default: grid.jpg in the workspace")
     status = _command(commands, "status", show_status, "what the last run of a workspace did")
     status.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -151,11 +160,15 @@ def run_training(options: argparse.Namespace) -> int:
 def _given(options: argparse.Namespace, flow: str) -> tuple[dict[str, Any], str]:
     """(parameters, name) as the arguments say, in the folder that relative paths start from."""
     values, name, base = load_parameters(options.what, flow)
-    for assignment in options.set:
-        set_value(values, assignment)
+    _assign(values, options.set, name)
     os.chdir(base)
-    values.setdefault("workspace", str(Path("data/runs") / name))
     return values, name
+
+
+def _assign(values: dict[str, Any], assignments: Sequence[str], name: str) -> None:
+    for assignment in assignments:
+        set_value(values, assignment)
+    values.setdefault("workspace", str(Path("data/runs") / name))
 
 
 _COMMANDS = {"augment": "run", "train": "train"}  # by flow
@@ -258,6 +271,50 @@ def _tell(workspace: Path) -> None:
     for what, path in shown.items():
         if path.exists():
             OUT.print(f"{what:>14}  {path}")
+
+
+# grid
+
+
+def show_grid(options: argparse.Namespace) -> int:
+    """The sheet of one picture by several presets, without Prefect; 1 where none of them gave a picture."""
+    from lib.grid import paint_grid
+    from lib.presets import check_parameters
+    from lib.sheet import draw_grid, sheet_format, write_sheet
+
+    # What is named from here, before relative paths start elsewhere.
+    out = options.out and options.out.absolute()
+    picture = options.picture
+    if picture and Path(picture).name != picture and Path(picture).exists():
+        picture = str(Path(picture).absolute())
+    if out:
+        sheet_format(out)  # now, not after minutes of painting
+    presets = [name.strip() for name in options.presets.split(",") if name.strip()]
+    if not presets:
+        raise AugmentError(f"--presets {options.presets!r}: expected names, such as copy-paste,gligen-inpainting")
+    values, name, base = load_parameters(options.what, "augment")
+    os.chdir(base)
+    runs = {preset: check_parameters(_of_preset(values, preset, options.set, name)) for preset in presets}
+    with _bars() as watch:
+        grid = paint_grid(runs, picture, watch)
+    out = out or (runs[presets[0]].workspace or Path()).absolute() / "grid.jpg"
+    write_sheet(draw_grid(grid), out)
+    table = Table(title=grid.name, title_justify="left")
+    for column in ("preset", "edit × painter × composite", "result", "seconds"):
+        table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
+    for cell in grid.cells:
+        table.add_row(cell.name, cell.triple, cell.told, f"{cell.seconds:.1f}")
+    OUT.print(table)
+    OUT.print(f"{'sheet':>14}  {out}")
+    return 0 if any(cell.picture is not None for cell in grid.cells) else 1
+
+
+def _of_preset(values: dict[str, Any], preset: str, assignments: Sequence[str], name: str) -> dict[str, Any]:
+    """The parameters with another preset; members that they choose belong to their own one, and stay behind."""
+    own = values.get("preset") == preset
+    chosen = {key: value for key, value in values.items() if own or key not in ("edit", "painter", "composite")}
+    _assign(chosen, assignments, name)
+    return {**chosen, "preset": preset}
 
 
 # status, presets

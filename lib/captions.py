@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from lib.captioners.rules import Rules, apply_rules, fill_prompt, load_rules
 from lib.generate import Load
 from lib.images import PictureError
+from lib.manifest import digest
 from lib.registry import Member
 from lib.requests import canonical, key_of
 from lib.schemas import OK, REJECTED, CaptionRow
@@ -44,14 +45,17 @@ def caption_pictures(
     load: Load,
     captioner: Any,
     advance: Advance = lambda n: None,
+    records: Mapping[str, bytes] | None = None,
 ) -> list[CaptionRow]:
     """A CaptionRow per SelectRow.
 
     load: (digest, frame) → uint8 (H, W, 3) RGB; captioner: a CAPTIONERS member, asked only for pictures whose caption
-    is not in the store. A picture that cannot be read any more becomes a row with its reason.
+    is not in the store; records: image key → source record, for a captioner that READS. A picture that cannot be read
+    any more, or of which the captioner has nothing to say, becomes a row with its reason.
     """
     rows = list(selected.itertuples(index=False))
-    keys = {row.key: _key(row, captioner.SEES, form) for row in rows}
+    records = records or {}
+    keys = {row.key: _key(row, captioner, form, records.get(row.key)) for row in rows}
     known = {image: found for image, key in keys.items() if (found := store.get("caption", key)) is not None}
     advance(len(known))
     told = dict(known)
@@ -62,7 +66,8 @@ def caption_pictures(
         pictures, faults = _load_all(batch, captioner.SEES, load)
         failed |= faults
         readable = [row for row in batch if row.key not in faults]
-        said = captioner.caption(pictures, [row.labels for row in readable]) if readable else []
+        about = [row.labels for row in readable], [records.get(row.key) for row in readable]
+        said = captioner.caption(pictures, *about) if readable else []
         for row, raw in zip(readable, said, strict=True):
             told[row.key] = canonical(raw)
             store.put("caption", keys[row.key], told[row.key])
@@ -81,10 +86,11 @@ def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.nda
     return pictures, faults
 
 
-def _key(row: Any, sees: bool, form: CaptionForm) -> str:
+def _key(row: Any, captioner: Any, form: CaptionForm, record: bytes | None) -> str:
     """Of the raw caption: rules and prompt are pure, and applied to it at every run."""
-    labels = [] if sees else sorted(row.labels)
-    return key_of("caption", row.digest, row.frame, labels, form.identity)
+    labels = [] if captioner.SEES else sorted(row.labels)
+    read = [digest(record or b"")] if captioner.READS else []
+    return key_of("caption", row.digest, row.frame, labels, form.identity, *read)
 
 
 def _row(row: Any, told: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:
@@ -92,7 +98,10 @@ def _row(row: Any, told: bytes | None, fault: PictureError | None, reused: bool,
     if told is None:
         reason, detail = (fault.reason, fault.detail) if fault else ("caption_lost", "")
         return CaptionRow(row.key, REJECTED, reason, detail, "", "", "", name, False)
-    raw, labels = msgspec.json.decode(told, type=str), sorted(set(row.labels))
+    raw, labels = msgspec.json.decode(told, type=str | None), sorted(set(row.labels))
+    if raw is None:
+        detail = f"the captioner has no text for {row.file_name}"
+        return CaptionRow(row.key, REJECTED, "caption_missing", detail, "", "", "", name, reused)
     caption, reason = apply_rules(form.rules, raw, labels)
     prompt = fill_prompt(form.prompt, caption, " and ".join(labels), row.width, row.height)
     status, detail = (REJECTED, raw) if reason else (OK, "")

@@ -24,17 +24,18 @@ from lib.store import Store
 
 VERSION = 1
 Advance = Callable[[int], None]
-Drawn = tuple[str, tuple[float, float, float, float], bool]  # category, xywh pixels, edited
+Drawn = tuple[str, tuple[float, float, float, float], bool]  # what to write, xywh pixels, whether it is another now
 
 
 def drawn_boxes(outcome: Outcome, objects: Mapping[str, tuple[str, tuple[float, float, float, float]]]) -> list[Drawn]:
     """What to draw on a synthetic picture. objects: annotation key → (category, xywh pixels)."""
     drawn: list[Drawn] = []
     for label in outcome.labels:
-        if label.source is None:
-            continue
-        category, bbox = objects[label.source]
-        drawn.append((category, label.bbox or bbox, label.edited))
+        category, bbox = objects[label.source] if label.source is not None else ("", None)
+        text = (label.category or category) + (f" ({label.ignored}: ignored)" if label.ignored else "")
+        place = label.bbox or bbox
+        assert place is not None  # a new object has a box
+        drawn.append((text, place, label.painted or label.bbox is not None))
     return drawn
 
 

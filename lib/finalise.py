@@ -22,7 +22,7 @@ import pandas as pd
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import encode_jpeg, load_rgb, plain_path
 from lib.manifest import atomic_path, atomic_write, digest, file_digest
-from lib.requests import Label, Outcome, key_of
+from lib.requests import Label, Outcome, Rle, key_of
 from lib.schemas import OK, REJECTED, FinalRow
 from lib.settings import FinaliseSettings
 from lib.store import Store
@@ -321,6 +321,8 @@ class _Maker:
         self.images = {row.key: row for row in sources.images.itertuples(index=False)}
         self.objects, self.names, self.ids, self.several = objects, names, ids, several
         self.records = dict(zip(objects.key, objects.record, strict=True))
+        categories = msgspec.json.decode(sources.envelope).get("categories", [])
+        self.category_ids = {told["name"]: msgspec.json.encode(told["id"]) for told in reversed(categories)}
 
     def coco(self, originals: pd.DataFrame, synthetic: list[tuple[str, Outcome, FinalRow]]) -> bytes:
         images = [self._original(row) for row in originals.itertuples(index=False)]
@@ -357,16 +359,24 @@ class _Maker:
         return msgspec.json.encode(record)
 
     def _annotation(self, key: str, request: Outcome, position: int, label: Label) -> bytes:
-        assert label.source is not None
         changes: dict[str, Any] = {
             "id": self.ids.annotations[f"{key}:{position}"],
             "image_id": self.ids.images[key],
         }
-        if label.edited:
-            changes["bbox"], changes["segmentation"], changes["area"] = label.bbox, label.segmentation, label.area
-        changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
+        if label.category is not None:
+            changes["category_id"] = msgspec.Raw(self.category_ids[label.category])
+        if label.bbox is not None:
+            changes["bbox"], changes["area"] = label.bbox, label.area
+            changes["segmentation"] = label.segmentation or ()
+        if label.visible is not None:
+            changes["visible"] = label.visible
         # What the source says of itself, a synthetic picture's perhaps, is not true of the copy.
-        changes["painted"] = True if label.edited else msgspec.UNSET
+        changes["painted"] = True if label.painted else msgspec.UNSET
+        if label.ignored:
+            changes |= {"iscrowd": 1, "ignore": 1, "ignored": label.ignored}
+        if label.source is None:
+            return msgspec.json.encode({"iscrowd": 0, **changes}, enc_hook=_plain)
+        changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
         return _patched(self.records[label.source], changes)
 
     def yolo(self, coco: bytes) -> dict[str, bytes]:
@@ -413,7 +423,14 @@ def _list(records: list[bytes]) -> bytes:
 def _patched(record: bytes, changes: Mapping[str, Any]) -> bytes:
     """A JSON object with some fields changed, added or (UNSET) left out, the others byte for byte."""
     told: dict[str, Any] = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    return msgspec.json.encode({name: v for name, v in {**told, **changes}.items() if v is not msgspec.UNSET})
+    kept = {name: value for name, value in {**told, **changes}.items() if value is not msgspec.UNSET}
+    return msgspec.json.encode(kept, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A mask of runs as COCO has it."""
+    assert isinstance(value, Rle), type(value)
+    return {"size": value.size, "counts": value.counts}
 
 
 def _id(key: str) -> bytes:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from cachetools import LRUCache, cached
 
-from lib.composites import COMPOSITES, compose
-from lib.geometry import crop_window, rectangles_mask
+from lib.canvas import canvas_of, mask_of
+from lib.composites import COMPOSITES, Composite, compose
 from lib.images import PictureError, encode_png, load_rgb
 from lib.manifest import digest
 from lib.painters import Paint, PassInput
@@ -34,6 +34,7 @@ class _Work:
     request: Request
     keys: list[tuple[str, str]]
     name: str
+    composite: Composite
     picture: np.ndarray | None = None
     painted: int = 0
     reused: int = 0
@@ -66,7 +67,9 @@ def generate_pictures(
 
 def _work(row: Any) -> _Work:
     request = Request.model_validate_json(row.request)
-    return _Work(row.key, request, picture_keys(request), row.name)
+    name, settings = request.composite["name"], request.composite["settings"]
+    composite = COMPOSITES[name](COMPOSITES.settings(name, settings))
+    return _Work(row.key, request, picture_keys(request), row.name, composite)
 
 
 def _found(work: _Work, store: Store) -> bool:
@@ -105,24 +108,47 @@ def _open(work: _Work, load: Load) -> None:
     work.picture = picture
 
 
-def _paints(
-    works: list[_Work], step: int, painter: Any, load: Load, store: Store
-) -> Iterator[tuple[_Work, np.ndarray]]:
+def _paints(works: list[_Work], step: int, painter: Any, load: Load, store: Store) -> Iterator[tuple[_Work, Paint]]:
     """The paint of pass `step` of each work: from the store, or painted now in batches of one shape."""
     missing: dict[tuple[int, int], list[_Work]] = {}
     for work in works:
-        data = store.get("paint", work.keys[step][0])
-        if data is not None:
+        paint = _kept(work, step, painter, store)
+        if paint is not None:
             work.reused += 1
-            yield work, load_rgb(data, "stored")
+            yield work, paint
         else:
             missing.setdefault(work.request.passes[step].shape, []).append(work)
     for group in missing.values():
         for batch in (group[i : i + painter.batch_size] for i in range(0, len(group), painter.batch_size)):
             for work, paint in _paint_batch(batch, step, painter, load):
-                store.put("paint", work.keys[step][0], encode_png(paint.image))
+                _keep(work, step, paint, store)
                 work.painted += 1
-                yield work, paint.image
+                yield work, paint
+
+
+def _kept(work: _Work, step: int, painter: Any, store: Store) -> Paint | None:
+    """A paint from the store; None where it lacks what the composite needs."""
+    key = work.keys[step][0]
+    image = store.get("paint", key)
+    if image is None or not work.composite.NEEDS_DECODER:
+        return None if image is None else Paint(load_rgb(image, "stored"))
+    latents = store.get("latents", key)
+    return None if latents is None else Paint(load_rgb(image, "stored"), _tensor(latents), painter.decoder())
+
+
+def _keep(work: _Work, step: int, paint: Paint, store: Store) -> None:
+    key = work.keys[step][0]
+    if work.composite.NEEDS_DECODER:
+        import safetensors.torch
+
+        store.put("latents", key, safetensors.torch.save({"latents": paint.latents.contiguous()}))
+    store.put("paint", key, encode_png(paint.image))
+
+
+def _tensor(data: bytes) -> Any:
+    import safetensors.torch
+
+    return safetensors.torch.load(data)["latents"]
 
 
 def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:
@@ -133,7 +159,7 @@ def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) ->
         return []
     try:
         paints = painter.paint([item for _, item in ready])
-    except (ValueError, ArithmeticError):
+    except (ValueError, ArithmeticError, PictureError):
         alone = [(work, _attempt(work, painter.paint, [item])) for work, item in ready]
         return [(work, paint[0]) for work, paint in alone if paint]
     return [(work, paint) for (work, _), paint in zip(ready, paints, strict=True)]
@@ -142,19 +168,7 @@ def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) ->
 def _input(work: _Work, step: int, load: Load) -> PassInput:
     spec = work.request.passes[step]
     assert work.picture is not None
-    canvas = _resized(crop_window(work.picture, spec.window), spec.shape)
-    mask = rectangles_mask(spec.region, spec.window).astype(np.uint8) * 255
-    return PassInput(spec, canvas, _resized(mask, spec.shape) > 0, _donor(spec, load))
-
-
-def _resized(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w, ...) uint8 at (height, width) = shape: area averages when it shrinks, so no masked pixel is lost."""
-    import cv2
-
-    if pixels.shape[:2] == shape:
-        return np.array(pixels)  # a copy of its own: loaded pictures are read-only
-    shrinking = shape[0] * shape[1] < pixels.shape[0] * pixels.shape[1]
-    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    return PassInput(spec, canvas_of(work.picture, spec), mask_of(spec), _donor(spec, load))
 
 
 def _donor(spec: Pass, load: Load) -> np.ndarray | None:
@@ -164,12 +178,10 @@ def _donor(spec: Pass, load: Load) -> np.ndarray | None:
     return load(spec.donor.digest, spec.donor.frame)[y0:y1, x0:x1]
 
 
-def _finish(work: _Work, step: int, paint: np.ndarray, store: Store) -> None:
+def _finish(work: _Work, step: int, paint: Paint, store: Store) -> None:
     """Composite a pass's paint; the picture goes into the store and is what the next pass starts from."""
     assert work.picture is not None
-    spec, identity = work.request.passes[step], work.request.composite
-    composite = COMPOSITES[identity["name"]](COMPOSITES.settings(identity["name"], identity["settings"]))
-    work.picture = compose(work.picture, paint, spec, composite)
+    work.picture = compose(work.picture, paint, work.request.passes[step], work.composite)
     if step == len(work.request.passes) - 1:
         store.put("picture", work.keys[step][1], encode_png(work.picture))
 

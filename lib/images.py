@@ -56,8 +56,10 @@ class PictureInfo:
     stored_height: int
 
 
-def inspect(path: Path, max_pixels: int) -> PictureInfo:
+def inspect(path: Path, max_pixels: int, decode: bool = True) -> PictureInfo:
     """Read a picture once: digest of its bytes, sizes, and proof that its first frame decodes to the end.
+
+    Without `decode` that proof is left out, which takes most of the time.
 
     Raises PictureError: image_missing (no readable regular file), image_empty, image_too_large (by its header, before
     decoding), image_broken (truncated or undecodable).
@@ -66,8 +68,9 @@ def inspect(path: Path, max_pixels: int) -> PictureInfo:
     with _open(data) as image:
         if image.width * image.height > max_pixels:
             raise _too_large(f"{image.width}×{image.height} pixels, the limit is {max_pixels}")
-        with _reasons():
-            image.load()
+        if decode or image.format == "TIFF":  # whose sizes are known only then
+            with _reasons():
+                image.load()
         width, height = image.size
         turned = _orientation(image) >= 5
     upright = (height, width) if turned else (width, height)

@@ -35,12 +35,14 @@ def check_pictures(
     max_pixels: int,
     known: pd.DataFrame | None = None,
     advance: Callable[[int], object] = lambda n: None,
+    decode: bool = True,
 ) -> pd.DataFrame:
     """Image rows with digest, size, mtime_ns, frame and, where the record has none, width and height filled in.
 
     A picture whose path, size and mtime are those of an ok row of `known`, itself perhaps stale, is not opened again.
     Rows rejected before stay as they are. New reasons: image_missing, image_empty, image_broken, image_too_large,
-    path_outside_root, size_mismatch. `advance` is told how many rows are done. Raises nothing for a bad picture.
+    path_outside_root, size_mismatch. `advance` is told how many rows are done. Raises nothing for a bad picture, which
+    without `decode` is found only where its header is bad.
     """
     rows = _columns(images)
     todo = rows["status"] == OK
@@ -49,7 +51,7 @@ def check_pictures(
     reused = _reuse(rows, todo, known, max_pixels)
     advance(int(reused.sum()))
     fresh = todo & ~reused
-    found = _inspect_all(Counter(rows["path"][fresh].tolist()), root, max_pixels, advance)
+    found = _inspect_all(Counter(rows["path"][fresh].tolist()), root, max_pixels, advance, decode)
     _fill(rows, np.flatnonzero(fresh), found)
     return images.assign(**{name: rows[name] for name in (*_TEXTS, *_NUMBERS) if name != "path"})
 
@@ -96,25 +98,28 @@ def _reuse(rows: Columns, todo: np.ndarray, known: pd.DataFrame | None, max_pixe
     return same
 
 
-def _inspect_all(paths: Counter[str], root: Path, max_pixels: int, advance: Callable[[int], object]) -> Found:
+def _inspect_all(
+    paths: Counter[str], root: Path, max_pixels: int, advance: Callable[[int], object], decode: bool
+) -> Found:
     """Every path inspected, by threads: hashing and decoding let go of the interpreter."""
     found: Found = {}
     names = list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(names), _BLOCK):
             block = names[start : start + _BLOCK]
-            for path, result in zip(block, pool.map(lambda p: _inspect(root, p, max_pixels), block), strict=True):
+            results = pool.map(lambda path: _inspect(root, path, max_pixels, decode), block)
+            for path, result in zip(block, results, strict=True):
                 found[path] = result
                 advance(paths[path])
     return found
 
 
-def _inspect(root: Path, relative: str, max_pixels: int) -> PictureInfo | PictureError:
+def _inspect(root: Path, relative: str, max_pixels: int, decode: bool) -> PictureInfo | PictureError:
     path = inside(root, relative)
     if path is None:
         return PictureError("path_outside_root", f"{relative} leads out of the images folder")
     try:
-        return inspect(path, max_pixels)
+        return inspect(path, max_pixels, decode)
     except PictureError as error:
         return error
 

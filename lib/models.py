@@ -54,11 +54,13 @@ class ModelRef:
 def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     """What family member `name` loads: its setting `model`, else what the dial `models` (full, mini) says.
 
-    None where the member needs no model. The text is for `resolve`.
+    None where the member needs no model. A member's mini model is the one of its own name, or its MINI_MODEL. The text
+    is for `resolve`.
     """
     if member.MODEL is None:
         return None
-    return getattr(settings, "model", None) or (member.MODEL if models == "full" else f"mini:{name}")
+    mini = getattr(member, "MINI_MODEL", name)
+    return getattr(settings, "model", None) or (member.MODEL if models == "full" else f"mini:{mini}")
 
 
 def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:
@@ -125,7 +127,6 @@ def reading(ref: ModelRef) -> Iterator[None]:
 
     A fault of the storage or too little memory passes as it is, so that it is tried again.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -139,7 +140,7 @@ def reading(ref: ModelRef) -> Iterator[None]:
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {error}") from error
     except (ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if out_of_memory(error):
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {type(error).__name__}: {error}") from error
 
@@ -162,12 +163,20 @@ def weights_dtype(name: str = "auto") -> torch.dtype:
     return dtype
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Was it too little memory? On a GPU torch has an error of its own for that, on a CPU a RuntimeError."""
+    import torch
+
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[R]]) -> tuple[list[R], int]:
     """`run` over chunks of exactly `size` items, the last one padded by repeating its last item.
 
-    Bits depend on the batch's shape, so a short batch must not change it. Where the GPU's memory is not enough, all is
-    run again at half the size, down to 1. Returns the results in order and the size that fitted. Raises
-    torch.OutOfMemoryError where not even one fits.
+    Bits depend on the batch's shape, so a short batch must not change it. Where memory is not enough, all is run again
+    at half the size, down to 1. Returns the results in order and the size that fitted. Where not even one fits, the
+    error goes up; `out_of_memory` tells it from others.
     """
     import torch
 
@@ -178,8 +187,8 @@ def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[
                 chunk = list(items[start : start + size])
                 results += run(chunk + chunk[-1:] * (size - len(chunk)))[: len(chunk)]
             return results, size
-        except torch.OutOfMemoryError:
-            if size == 1:
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
                 raise
             size //= 2
         torch.cuda.empty_cache()  # outside of `except`, whose traceback would keep the tensors alive

@@ -13,28 +13,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from lib.composites import COMPOSITES
 from lib.edits import EDITS, Box, Draft, Scene, Target
-from lib.geometry import clip_xyxy, most_covered, outer_pixels, to_window, window_around, xywh_to_xyxy, xyxy_to_xywh
-from lib.labels import polygons_of, redrawn
-from lib.painters import PAINTERS, check_served
-from lib.registry import Member
+from lib.geometry import (
+    IntBox,
+    clip_xyxy,
+    most_covered,
+    outer_pixels,
+    rectangles_mask,
+    to_window,
+    window_around,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
+from lib.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
+from lib.painters import PAINTERS
+from lib.places import Places
+from lib.recipe import Recipe
 from lib.requests import Donor, Label, Pass, Request, canonical, draw, key_of
 from lib.schemas import OK, REJECTED, PlanRow
-
-
-class Recipe(BaseModel):
-    """edit × painter × composite: one point of the space. Raises AugmentError where the painter does not serve it."""
-
-    model_config = ConfigDict(frozen=True)
-    edit: Member
-    painter: Member
-    composite: Member
-
-    def model_post_init(self, context: Any) -> None:
-        check_served(self.edit.name, self.painter.name)
 
 
 @dataclass(frozen=True)
@@ -121,13 +119,18 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def scenes(
-    selected: pd.DataFrame, objects: pd.DataFrame, prompts: Mapping[str, str], seed: int
+    selected: pd.DataFrame,
+    objects: pd.DataFrame,
+    prompts: Mapping[str, str],
+    seed: int,
+    places: Places | None = None,
 ) -> Iterator[tuple[Any, Scene]]:
     """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
     by_image = objects.groupby("image_key", sort=False).indices
     keys, categories = objects.key.to_numpy(object), objects.category.to_numpy(object)
     annotated = objects[["x", "y", "w", "h"]].to_numpy()
     corners = xywh_to_xyxy(annotated)
+    crowds, records, masked = objects.crowd.to_numpy(), objects.record.to_numpy(object), objects.polygon.to_numpy()
     for row in selected.itertuples(index=False):
         own = by_image.get(row.key, np.array([], dtype=np.int64))
         editable = set(row.objects)
@@ -135,10 +138,19 @@ def scenes(
         whole = (clipped == corners[own]).all(axis=1, keepdims=True)
         told = np.where(whole, annotated[own], xyxy_to_xywh(clipped)).tolist()
         boxes = [
-            Box(key, category, tuple(xyxy), tuple(xywh), key in editable)
-            for key, category, xyxy, xywh in zip(keys[own], categories[own], clipped.tolist(), told, strict=True)
+            Box(
+                key=keys[i],
+                category=categories[i],
+                xyxy=tuple(xyxy),
+                xywh=tuple(xywh),
+                editable=keys[i] in editable,
+                crowd=bool(crowds[i]),
+                record=records[i] if masked[i] else None,
+            )
+            for i, xyxy, xywh in zip(own, clipped.tolist(), told, strict=True)
         ]
-        yield row, Scene(row.key, row.digest, row.width, row.height, prompts.get(row.key, ""), (seed, 0), boxes)
+        prompt = prompts.get(row.key, "")
+        yield row, Scene(row.key, row.digest, row.width, row.height, prompt, (seed, 0), boxes, places or {})
 
 
 def plan_requests(
@@ -149,16 +161,17 @@ def plan_requests(
     donors: DonorPool,
     seed: int,
     variants: int,
+    places: Places | None = None,
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why there is none.
 
-    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; donors: empty where the painter
-    needs none.
+    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; donors, places: empty where
+    painter and edit need none.
     """
     planner = _Planner(recipe, donors, seed)
     return [
         planner.row(row, replace(scene, draws=(seed, variant)), variant)
-        for row, scene in scenes(selected, objects, prompts, seed)
+        for row, scene in scenes(selected, objects, prompts, seed, places)
         for variant in range(variants)
     ]
 
@@ -187,10 +200,18 @@ class _Planner:
         if limit is not None and any(len(target.boxes) > limit for target in draft.targets):
             most = max(len(target.boxes) for target in draft.targets)
             return self._rejected(scene, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
-        passes, redrawn_by, barred = self._passes(draft, scene, variant)
-        if not passes:
+        steps = [(target, self._pass(target, scene, variant)) for target in draft.targets]
+        painted = [(target, step) for target, step in steps if isinstance(step, Pass)]
+        barred = [
+            f"{key}: {reason}"
+            for target, reason in steps
+            if isinstance(reason, str)
+            for key in (target.about if target.redraws else [target.role or self.recipe.edit.name])
+        ]
+        if not painted:
             reason = draft.reason or barred[-1].rpartition(": ")[2]
             return self._rejected(scene, variant, draft, reason, "; ".join((*draft.barred, *barred)))
+        labels, hidden = self._labels(draft, scene, painted)
         request = Request(
             image_key=scene.image_key,
             source=scene.digest,
@@ -202,40 +223,34 @@ class _Planner:
             edit=self.recipe.edit.name,
             painter=self.recipe.painter.identity(),
             composite=self.recipe.composite.identity(),
-            passes=tuple(passes),
-            labels=self._labels(draft, scene, redrawn_by),
+            passes=tuple(step for _, step in painted),
+            labels=labels,
         )
         key = key_of(request)
         name = picture_name(selected.file_name, key, request.edit, self.recipe.painter.name)
-        left = [*draft.barred, *barred]
-        return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left)
+        left = [*draft.barred, *barred, *hidden]
+        return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left, _scale(request))
 
-    def _passes(self, draft: Draft, scene: Scene, variant: int) -> tuple[list[Pass], dict[str, Pass], list[str]]:
-        passes: list[Pass] = []
-        redrawn_by: dict[str, Pass] = {}
-        barred: list[str] = []
-        for target in draft.targets:
-            step = self._pass(target, scene, variant)
-            if step is None:
-                barred += [f"{key}: no_donor" for key in target.redraws]
-                continue
-            passes.append(step)
-            redrawn_by |= dict.fromkeys(target.redraws, step)
-        return passes, redrawn_by, barred
-
-    def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | None:
-        seed = draw(self.seed, self.recipe.edit.name, scene.digest, target.redraws, variant)
-        donor = None
+    def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | str:
+        """A pass, or the reason why there is none."""
+        role = (target.role,) if target.role else ()
+        seed = draw(self.seed, self.recipe.edit.name, scene.digest, target.about, variant, *role)
+        donor, region = None, target.region
         if self.painter.NEEDS_DONOR:
-            donor = self._donor(target, seed)
+            donor, region = self._donor(target, scene, seed), tuple(outer_pixels(box) for box in target.boxes)
             if donor is None:
-                return None
+                return "no_donor"
+        holes = tuple(self._wider(hole, scene) for hole in target.holes)
+        if holes and rectangles_mask(holes, (0, 0, scene.width, scene.height)).all():
+            return "nothing_to_paint"
         window, shape = self._window(target, scene)
-        boxes = clip_xyxy(to_window(np.array(target.boxes), window, shape), shape[1], shape[0])
+        boxes = clip_xyxy(to_window(np.array(target.boxes).reshape(-1, 4), window, shape), shape[1], shape[0])
         return Pass(
             window=window,
             shape=shape,
-            region=target.region,
+            region=region,
+            holes=holes,
+            mask=target.mask,
             boxes=tuple(tuple(round(v, 4) for v in box) for box in boxes.tolist()),
             phrases=target.phrases,
             prompt=target.prompt,
@@ -244,7 +259,13 @@ class _Planner:
             donor=donor,
         )
 
-    def _window(self, target: Target, scene: Scene) -> tuple[Any, tuple[int, int]]:
+    def _wider(self, hole: IntBox, scene: Scene) -> IntBox:
+        """A hole that the composite's reach beyond the region does not enter, cut to the frame."""
+        x0, y0, x1, y1 = hole
+        grow = self.margin
+        return max(x0 - grow, 0), max(y0 - grow, 0), min(x1 + grow, scene.width), min(y1 + grow, scene.height)
+
+    def _window(self, target: Target, scene: Scene) -> tuple[IntBox, tuple[int, int]]:
         """The window around the target and the painter's shape for it, of one aspect: nothing is squashed."""
         width, height, settings = scene.width, scene.height, self.painter_settings
         if self.edit.WHOLE:
@@ -259,10 +280,11 @@ class _Planner:
         window = window_around(around, width, height, (1, 1), edit.context, edit.min_window)
         return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
 
-    def _donor(self, target: Target, seed: int) -> Donor | None:
-        category, (x0, y0, x1, y1) = target.phrases[0], target.region[0]
-        settings = self.painter_settings
-        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, target.redraws[0])
+    def _donor(self, target: Target, scene: Scene, seed: int) -> Donor | None:
+        own = target.about[0] if target.about else ""
+        category = target.category or next(box.category for box in scene.boxes if box.key == own)
+        (x0, y0, x1, y1), settings = outer_pixels(target.boxes[0]), self.painter_settings
+        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, own)
         if row is None:
             return None
         box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
@@ -275,17 +297,56 @@ class _Planner:
             polygon=polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None,
         )
 
-    def _labels(self, draft: Draft, scene: Scene, redrawn_by: Mapping[str, Pass]) -> tuple[Label, ...]:
-        """Labels in the order of the source's annotations; what was barred for want of a donor stays as it is."""
+    def _labels(
+        self, draft: Draft, scene: Scene, painted: list[tuple[Target, Pass]]
+    ) -> tuple[tuple[Label, ...], list[str]]:
+        """Labels, the source's in their order and then new ones; and "annotation key: reason" of those that are gone.
+
+        What was barred for want of a donor stays as it is.
+        """
+        redrawn_by = {key: (target, step) for target, step in painted for key in target.redraws}
         targeted = {key for target in draft.targets for key in target.redraws}
-        labels = []
+        fronts = [(number, box) for number, (target, _) in enumerate(painted) for box in target.adds]
+        labels, gone = [], []
         for box in scene.boxes:
             if box.key in redrawn_by:
-                labels.append(redrawn(box.key, box.xywh, redrawn_by[box.key]))
+                label = _redrawn(box, *redrawn_by[box.key])
             elif box.key in draft.keeps or (box.key in targeted and not self.edit.WHOLE):
-                labels.append(Label(source=box.key, edited=False))
-        return tuple(labels)
+                label = Label(source=box.key, painted=False)
+            else:
+                continue
+            seen = label if box.crowd else self._seen(label, box.xywh, box.record, [b for _, b in fronts], scene)
+            if seen is None:
+                gone.append(f"{box.key}: hidden")
+            else:
+                labels.append(seen)
+        for number, (target, step) in enumerate(painted):
+            for place in target.adds if target.category else ():
+                label = added(place, target.category or "", step)
+                later = [box for other, box in fronts if other > number]
+                seen = self._seen(label, label.bbox, None, later, scene)
+                if seen is not None:
+                    labels.append(seen)
+        return tuple(labels), gone
+
+    def _seen(self, label: Label, xywh: Any, record: bytes | None, fronts: list[IntBox], scene: Scene) -> Label | None:
+        settings = self.edit.settings
+        if not fronts or not isinstance(settings, VisibilitySettings):
+            return label
+        return occluded(label, xywh, record, (scene.height, scene.width), fronts, settings)
 
     def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
         key = key_of("no request", scene.image_key, scene.digest, variant, self.recipe.edit.identity(), self.seed)
-        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred))
+        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred), 0.0)
+
+
+def _redrawn(box: Box, target: Target, step: Pass) -> Label:
+    if target.mask is not None:  # the object fills the mask that its annotation has
+        return Label(source=box.key, painted=True, category=target.category)
+    return redrawn(box.key, box.xywh, step, target.category)
+
+
+def _scale(request: Request) -> float:
+    """The painter's pixels per pixel of the picture, least of all passes: below 1 the paint is coarser than it."""
+    scales = (step.shape[0] / (step.window[3] - step.window[1]) for step in request.passes)
+    return round(min(scales), 4)

@@ -14,7 +14,8 @@ from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
-from lib.painters import PAINTERS, check_served
+from lib.painters import PAINTERS
+from lib.recipe import check_triple
 from lib.registry import Family
 from lib.settings import (
     CaptionSettings,
@@ -33,15 +34,37 @@ from lib.settings import (
 _S3_SELECT = {"max_objects": 6, "max_categories": 1, "require_objects": True}
 _S3_CAPTION = {"captioner": {"name": "blip2"}, "rules": "s3"}
 
+# S0's three methods; each edge of the occluder as there, which are the edit's defaults.
+_S0 = {"select": {"categories": ["forklift"]}}
+_STACK = "a stack of boxes"
+
+
+def _s1(painter: dict[str, Any], composite: dict[str, Any], about: str, seed: str) -> dict[str, Any]:
+    """A pipeline of S1: given masks, painted with given prompts (format triples, or any set with masks)."""
+    return {
+        "about": about,
+        "seed": seed,
+        "caption": {"captioner": {"name": "given"}},
+        "edit": {"name": "mask", "prompt": "{caption}"},
+        "painter": painter,
+        "composite": composite,
+    }
+
+
+_VANILLA = {"name": "vanilla", "steps": 100, "guidance": 10, "scheduler": "ddim"}
+_BLURRED = {**_VANILLA, "mask_blur": [13, 10]}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "copy-paste": {
         "about": "real objects of the same category in the boxes of every picture; needs no model",
+        "seed": "the free baseline",
         "edit": {"name": "replace"},
         "painter": {"name": "copy-paste"},
         "composite": {"name": "feather"},
     },
     "gligen-generation": {
         "about": "a new picture for the same boxes, prompted by what BLIP-2 says of the old one",
+        "seed": "BLIP-2 and GLIGEN generation, without its limits",
         "caption": {"captioner": {"name": "blip2"}},
         "edit": {"name": "layout"},
         "painter": {"name": "gligen"},
@@ -49,6 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "gligen-inpainting": {
         "about": "the objects in the boxes painted anew, the rest of the picture kept",
+        "seed": "BLIP-2 and GLIGEN inpainting, without its limits",
         "caption": {"captioner": {"name": "blip2"}},
         "edit": {"name": "replace"},
         "painter": {"name": "gligen-inpaint"},
@@ -56,6 +80,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "coco-gligen-generation": {
         "about": "gligen-generation with the seed system's limits: one category, fewer than 7 boxes",
+        "seed": "BLIP-2 and GLIGEN for COCO classes, generation",
         "select": _S3_SELECT,
         "caption": _S3_CAPTION,
         "edit": {"name": "layout"},
@@ -64,10 +89,96 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "coco-gligen-inpainting": {
         "about": "gligen-inpainting with the seed system's limits: one category, fewer than 7 boxes",
+        "seed": "BLIP-2 and GLIGEN for COCO classes, inpainting",
         "select": _S3_SELECT,
         "caption": _S3_CAPTION,
         "edit": {"name": "replace"},
         "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
+        "composite": {"name": "feather"},
+    },
+    "loco-gligen": {
+        "about": "a stack of boxes before the right lower part of every forklift",
+        "seed": "LOCO forklift occlusion, method gligen",
+        **_S0,
+        "edit": {"name": "occlude", "prompt": _STACK},
+        "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
+        "composite": {"name": "feather"},
+    },
+    "loco-refined": {
+        "about": "every forklift painted anew, then a stack of boxes before it",
+        "seed": "LOCO forklift occlusion, method refined",
+        **_S0,
+        "edit": {"name": "refine", "prompt": _STACK, "object_prompt": "a {category}"},
+        "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
+        "composite": {"name": "feather"},
+    },
+    "loco-sdxl": {
+        "about": "as loco-gligen, by Stable Diffusion XL, which is told no boxes",
+        "seed": "LOCO forklift occlusion, method sdxl",
+        **_S0,
+        "edit": {"name": "occlude", "prompt": _STACK},
+        "painter": {"name": "sdxl-inpaint", "steps": 30, "guidance": 5},
+        "composite": {"name": "feather"},
+    },
+    "pipe-vanilla": _s1(
+        _VANILLA,
+        {"name": "none"},
+        "given masks painted with given prompts, the rest held in the latents alone",
+        "zero-shot latent inpainting, vanilla",
+    ),
+    "pipe-copy": _s1(
+        _VANILLA,
+        {"name": "paste"},
+        "pipe-vanilla with the known pixels put back",
+        "zero-shot latent inpainting, BackgroundCopy",
+    ),
+    "pipe-blur": _s1(
+        _BLURRED,
+        {"name": "none"},
+        "pipe-vanilla with a soft mask",
+        "zero-shot latent inpainting, MaskBlur",
+    ),
+    "pipe-copy-blur": _s1(
+        _BLURRED,
+        {"name": "feather", "kernel": 13, "sigma": 10},
+        "pipe-blur with the known pixels put back behind a soft rim: the best seam",
+        "zero-shot latent inpainting, CopyAndBlur",
+    ),
+    "pipe-reconstruct": _s1(
+        _VANILLA,
+        {"name": "reconstruct"},
+        "pipe-vanilla with the decoder tuned to each picture",
+        "zero-shot latent inpainting, BackgroundReconstruction",
+    ),
+    "pipe-reconstruct-lite": _s1(
+        _VANILLA,
+        {"name": "reconstruct", "lite": True},
+        "the same, of the decoder only its mid block and output convolution",
+        "zero-shot latent inpainting, reconstruction lite",
+    ),
+    "pipe-blended": _s1(
+        {"name": "blended-latent"},
+        {"name": "feather"},
+        "Blended Latent Diffusion: the mask shrinks while the picture forms, so that small ones are not lost",
+        "zero-shot latent inpainting, progressive mask shrinking (never finished there)",
+    ),
+    "pipe-td-paint": _s1(
+        {"name": "td-paint"},
+        {"name": "feather"},
+        "known pixels held at a low noise level, without the training of TD-Paint",
+        "zero-shot latent inpainting, TD-Paint (never finished there)",
+    ),
+    "pipe-latentpaint": _s1(
+        {"name": "latentpaint"},
+        {"name": "feather"},
+        "known features kept inside the U-Net",
+        "zero-shot latent inpainting, LatentPaint (never finished there)",
+    ),
+    "replace-sd2": {
+        "about": "whole boxes, a little wider, painted anew by Stable Diffusion 2; variants: 4 as the seed had it",
+        "seed": "object replacement with Stable Diffusion 2",
+        "edit": {"name": "replace", "padding": 0.03, "prompt": "a {category}"},
+        "painter": {"name": "sd-inpaint", "steps": 50, "guidance": 8},
         "composite": {"name": "feather"},
     },
 }
@@ -145,18 +256,24 @@ def explain(error: ValidationError, parameters: type[BaseModel]) -> str:
     return f"parameter {place!r}: {first['msg']}{given}{hint}"
 
 
+def preset_of(name: str) -> dict[str, Any]:
+    """What a preset says; raises AugmentError that lists the known ones."""
+    if name not in PRESETS:
+        raise AugmentError(f"unknown preset {name!r}: known are {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
+
+
 def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
     """Preset and explicit values, merged. workspace: used where none is set.
 
-    Raises AugmentError for an unknown name, and for a painter that does not serve the edit.
+    Raises AugmentError for an unknown name, and for members that do not go together.
     """
-    if given.preset not in PRESETS:
-        raise AugmentError(f"unknown preset {given.preset!r}: known are {', '.join(sorted(PRESETS))}")
-    preset = PRESETS[given.preset]
+    preset = preset_of(given.preset)
     edit, painter = _choice(preset["edit"], given.edit), _choice(preset["painter"], given.painter)
     if given.models == "mini":
         painter = _for_mini(PAINTERS, painter, given.painter)
-    check_served(edit.name, painter.name)
+    composite = _choice(preset["composite"], given.composite)
+    check_triple(edit.name, painter.name, composite.name)
     caption = _merged(CaptionSettings, preset.get("caption", {}), given.caption)
     return Resolved(
         select=_merged(SelectSettings, preset.get("select", {}), given.select),
@@ -164,7 +281,7 @@ def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
         captioner=_captioner(preset, given.caption, given.models),
         edit=edit,
         painter=painter,
-        composite=_choice(preset["composite"], given.composite),
+        composite=composite,
         workspace=given.workspace or workspace,
         **{
             name: getattr(given, name)
@@ -222,6 +339,7 @@ def preset_rows() -> list[dict[str, str]]:
                 "painter": preset["painter"]["name"],
                 "composite": preset["composite"]["name"],
                 "checkpoints": "; ".join(f"{member.MODEL} ({member.LICENCE})" for member in used) or "none needed",
+                "stands for": preset["seed"],
                 "about": preset["about"],
             }
         )

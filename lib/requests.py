@@ -18,6 +18,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Rle(Frozen):
+    """A mask as COCO's compressed run lengths."""
+
+    size: tuple[int, int]  # (height, width), pixels
+    counts: str
+
+
 class Donor(Frozen):
     """A real object to paste: where it lies in which source picture."""
 
@@ -35,6 +42,8 @@ class Pass(Frozen):
     window: tuple[int, int, int, int]  # xyxy, whole pixels of the picture; may reach beyond the frame
     shape: tuple[int, int]  # (height, width) pixels at which the painter works
     region: tuple[tuple[int, int, int, int], ...]  # xyxy rectangles to paint, whole pixels of the picture
+    holes: tuple[tuple[int, int, int, int], ...] = ()  # xyxy rectangles, of the region, that are not to be painted
+    mask: Rle | None = None  # of the whole picture: of the region only this is to be painted
     boxes: tuple[XYXY, ...]  # xyxy, pixels of the painter's shape, one per phrase
     phrases: tuple[str, ...]  # what is in each box
     prompt: str
@@ -46,11 +55,14 @@ class Pass(Frozen):
 class Label(Frozen):
     """One annotation of the synthetic picture."""
 
-    source: str | None  # key of the annotation it comes from
-    edited: bool  # False: its record is copied as it is, ids apart
-    bbox: tuple[float, float, float, float] | None = None  # xywh pixels, edited ones
-    segmentation: tuple[tuple[float, ...], ...] | None = None  # polygons, pixels, edited ones
-    area: float | None = None  # pixels², edited ones
+    source: str | None  # key of the annotation it comes from; None: an object that the source does not have
+    painted: bool  # the object is painted anew; False: it is the source's own
+    bbox: tuple[float, float, float, float] | None = None  # xywh pixels; None: shape and area as the source has them
+    segmentation: tuple[tuple[float, ...], ...] | Rle | None = None  # polygons in pixels, or runs; with bbox
+    area: float | None = None  # pixels², with bbox
+    category: str | None = None  # name; None: the source's
+    visible: float | None = None  # share, 0 to 1, that is at least still seen of it where something came before it
+    ignored: str = ""  # the reason why detectors should not learn from it; "" = they should
 
 
 class Outcome(BaseModel):

@@ -16,7 +16,7 @@ OK = "ok"
 REJECTED = "rejected"
 
 # Reasons that say nothing of the item itself: what was not there may be there the next time, so it is tried again.
-MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost")
+MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost", "out_of_memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ class PlanRow(Row):
     variant: int  # 0 .. variants-1
     name: str  # file name of the synthetic picture everywhere a person meets it
     request: bytes  # canonical JSON of lib.requests.Request
-    barred: list[str]  # "annotation key: reason" of boxes this request leaves alone
+    barred: list[str]  # "annotation key: reason" of boxes that this request leaves alone, or hides
+    scale: float  # painter's pixels per picture's, least of its passes: below 1 the paint is coarser; 0 = no request
 
 
 @dataclass(frozen=True, slots=True)

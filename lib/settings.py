@@ -41,9 +41,10 @@ class DatasetSettings(Settings):
     images: Path = Field(description="folder with the pictures")
     annotations: Path | None = Field(
         None,
-        description="annotation file, or folder of files (voc, yolo); none: beside the pictures, as the format has it",
+        description="annotation file, or folder of files (voc, yolo, triples); none: beside the pictures, as the "
+        "format has it",
     )
-    format: str = Field("coco", description="coco, loco, yolo or voc")
+    format: str = Field("coco", description="coco, loco, yolo, voc or triples")
     split: str | None = Field(
         None,
         description="name of the split that all pictures are in ('train', 'val'); 'official': as the data set itself "
@@ -81,7 +82,7 @@ class SelectSettings(Settings):
 
 
 class CaptionSettings(Settings):
-    captioner: str | Choice = Field("template", description="template, blip2, or a name with its settings")
+    captioner: str | Choice = Field("template", description="template, blip2, given, or a name with its settings")
     rules: str | dict[str, Any] | None = Field(
         None, description="post-processing: a preset's name (s3), or rules as data (see lib/captioners/rules.py)"
     )

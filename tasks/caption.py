@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+from lib.captioners import CAPTIONERS
 from lib.captions import CaptionForm, caption_pictures
-from lib.manifest import Ref, read_manifest
-from lib.schemas import CaptionRow, SelectRow
+from lib.manifest import Ref, read_manifest, read_table
+from lib.requests import key_of
+from lib.schemas import CaptionRow, ImageRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of, use_member
+from tasks.inputs import kept, sources_of, use_member
 from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
 from tasks.run import Run
 
@@ -16,8 +21,11 @@ VERSION = 1
 def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
     """CaptionRows of the selected pictures."""
     where = {"images": ingested.images.model_dump(), "captioner": run.captioner.model_dump(mode="json")}
-    settings = run.captions.model_dump(mode="json")
-    jobs = [make_job(run, "caption", VERSION, {"selected": part}, settings, where) for part in selected.parts]
+    settings, reads = run.captions.model_dump(mode="json"), CAPTIONERS[run.captioner.name].READS
+    jobs = [
+        make_job(run, "caption", VERSION, {"selected": part}, settings | _read(ingested, part, reads), where)
+        for part in selected.parts
+    ]
     total = sum(part.rows for part in selected.parts)
     return run_stage(run, jobs, caption_part, CaptionRow, total, by="key", made=_new, there=_settled)
 
@@ -30,11 +38,28 @@ def _new(part: Ref) -> int:
     return int((~read_manifest(part.file, CaptionRow).reused).sum())
 
 
+def _read(ingested: Ingested, part: Ref, reads: bool) -> dict[str, str]:
+    """What a captioner that reads the records depends on beside the selected rows."""
+    if not reads:
+        return {}
+    records = _records(ingested.images.path, ingested.images.sha256)
+    return {"records": key_of(*(records[key].decode() for key in read_manifest(part.file, SelectRow, ("key",)).key))}
+
+
+@kept(2)
+def _records(path: str, sha256: str) -> Mapping[str, bytes]:
+    """Image key → the picture's record, 300 bytes or so each."""
+    table = read_table(Path(path), ImageRow, ("key", "record"))
+    return dict(zip(table["key"].to_pylist(), table["record"].to_pylist(), strict=True))
+
+
 @stage_task("caption")
 def caption_part(job: Job) -> Ref:
     """Caption the pictures of one part."""
     form = CaptionForm.model_validate(job.settings)
-    load = sources_of(Ref.model_validate(job.where["images"]), job.sources)
+    images = Ref.model_validate(job.where["images"])
+    load = sources_of(images, job.sources)
     with use_member(job.where["captioner"]) as captioner:
-        rows = caption_pictures(job.read("selected", SelectRow), form, job.store, load, captioner, job.advance)
+        records = _records(images.path, images.sha256) if captioner.READS else {}
+        rows = caption_pictures(job.read("selected", SelectRow), form, job.store, load, captioner, job.advance, records)
     return job.write(rows, CaptionRow)

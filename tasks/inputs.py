@@ -18,6 +18,7 @@ from lib.captioners import CAPTIONERS
 from lib.generate import Load, source_loader
 from lib.manifest import Ref, digest, read_manifest, read_table
 from lib.painters import PAINTERS
+from lib.places import Places, places_of
 from lib.plan import DonorPool
 from lib.registry import Member
 from lib.requests import Outcome
@@ -83,6 +84,12 @@ def donors_of(objects: Ref, images: Ref, split: str) -> DonorPool:
 def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, split: str) -> DonorPool:
     rows, _ = _usable_objects(objects, objects_sha256)
     return DonorPool.of(rows, read_manifest(Path(images), ImageRow), split)
+
+
+def places_of_split(objects: Ref, images: Ref, split: str) -> Places:
+    """Where objects of a split stand, by category."""
+    rows, _ = _usable_objects(objects.path, objects.sha256)
+    return places_of(rows, read_manifest(images.file, ImageRow), split)
 
 
 def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:

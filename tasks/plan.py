@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import msgspec
 import pandas as pd
 
-from lib.manifest import Ref, read_manifest
+from lib.edits import EDITS
+from lib.manifest import Ref, digest, read_manifest
 from lib.painters import PAINTERS
-from lib.plan import DonorPool, Recipe, plan_requests
+from lib.places import read_places, write_places
+from lib.plan import DonorPool, plan_requests
+from lib.recipe import Recipe
 from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, usable_objects
+from tasks.inputs import donors_of, places_of_split, usable_objects
 from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -21,7 +28,13 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     recipe, settings = run.recipe, run.settings
     chosen = {name: getattr(recipe, name).identity() for name in ("edit", "painter", "composite")}
     chosen |= {"seed": settings.seed, "variants": settings.variants, "split": settings.select.split}
-    where = {"recipe": recipe.model_dump(mode="json")}
+    where: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
+    recipe.check_categories(_categories(ingested))
+    if EDITS[recipe.edit.name].NEEDS_PLACES:
+        pinned = run.root / "places.json"
+        if not pinned.is_file():
+            write_places(pinned, places_of_split(ingested.objects, ingested.images, settings.select.split))
+        where["places"], chosen["places"] = str(pinned), digest(pinned.read_bytes())
     common = {"images": ingested.images, "objects": ingested.objects}
     jobs = [
         make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen, where)
@@ -29,6 +42,11 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     ]
     total = sum(part.rows for part in captions.parts)
     return run_stage(run, jobs, plan_part, PlanRow, total, more=lambda rows: _changes(run, rows))
+
+
+def _categories(ingested: Ingested) -> set[str]:
+    told = msgspec.json.decode(ingested.envelope.file.read_bytes())
+    return {category["name"] for category in told.get("categories", ())}
 
 
 def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
@@ -60,6 +78,8 @@ def plan_part(job: Job) -> Ref:
         donors = donors_of(job.inputs["objects"], job.inputs["images"], job.settings["split"])
     objects = usable_objects(job.inputs["objects"], selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
-    rows = plan_requests(selected, objects, prompts, recipe, donors, job.settings["seed"], job.settings["variants"])
+    places = read_places(Path(job.where["places"])) if "places" in job.where else None
+    seed, variants = job.settings["seed"], job.settings["variants"]
+    rows = plan_requests(selected, objects, prompts, recipe, donors, seed, variants, places)
     job.advance(len(captions))
     return job.write(rows, PlanRow)

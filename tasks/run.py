@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,25 +17,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from lib.captioners import CAPTIONERS
 from lib.captions import CaptionForm, make_caption_form
-from lib.composites import COMPOSITES
-from lib.edits import EDITS
-from lib.errors import AugmentError
 from lib.features import EXTRACTORS
 from lib.manifest import atomic_write
-from lib.models import ModelRef, model_of, resolve
-from lib.painters import PAINTERS
-from lib.plan import Recipe
 from lib.presets import Parameters, Resolved, resolve_parameters
-from lib.registry import Family, Member
+from lib.recipe import Recipe
+from lib.registry import Member
 from lib.review import check_review
 from lib.schemas import OK
-from lib.settings import Choice, DatasetSettings
+from lib.settings import DatasetSettings
 from lib.store import Store
+from lib.workspace import Pins, captioner_of, locked, recipe_of
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")
@@ -105,27 +98,6 @@ class Run(Work):
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """A workspace for this run alone, swept of what a killed one left half written.
-
-    Raises AugmentError where another run holds it, or where it cannot be written.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / ".lock", timeout=0).acquire()
-    except Timeout:
-        raise AugmentError(
-            f"workspace {root} is in use by another run: wait for it, or set another workspace"
-        ) from None
-    except OSError as error:
-        told = error.strerror or error
-        raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
-    with lock:
-        _sweep(root)
-        yield
-
-
-@contextlib.contextmanager
 def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     """Save what was resolved, then the account as the run goes, and how it ended."""
     work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}}
@@ -153,55 +125,17 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
     with locked(root):
         if settings.evaluate.extractor is not None:
             EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
-        pins = _Pins(root / "models.lock")
-        captioner = _member(CAPTIONERS, settings.captioner, settings, pins)
+        pins = Pins(root / "models.lock")
+        captioner = captioner_of(settings, pins)
         run = Run(
             name=name,
             dataset=settings.dataset,
             settings=settings,
             root=root,
-            recipe=Recipe(
-                edit=EDITS.member(settings.edit.name, settings.edit.values),
-                painter=_member(PAINTERS, settings.painter, settings, pins),
-                composite=COMPOSITES.member(settings.composite.name, settings.composite.values),
-            ),
+            recipe=recipe_of(settings, pins),
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),
             progress=progress,
         )
         with accounted(run, settings):
             yield run
-
-
-def _sweep(root: Path) -> None:
-    """Remove what a killed run left half written; the lock is ours, so nobody is writing."""
-    status = root / "status.json"
-    if status.is_file() and json.loads(status.read_bytes())["state"] != "completed":
-        for path in list(root.rglob(".tmp-*")):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _member(family: Family, choice: Choice, settings: Resolved, pins: _Pins) -> Member:
-    """A member with its checkpoint pinned, where it needs one."""
-    values = family.settings(choice.name, choice.values)
-    model = model_of(choice.name, family[choice.name], values, settings.models)
-    return family.member(choice.name, choice.values, pins.resolve(model) if model else None)
-
-
-class _Pins:
-    """models.lock: revisions, resolved at the first plan and kept until the file is removed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.pinned: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def resolve(self, model: str) -> ModelRef:
-        ref = resolve(model, self.pinned)
-        # A folder's revision is its files' digest: there is nothing to pin.
-        if ref.path is None and self.pinned.get(ref.id) != ref.revision:
-            self.pinned[ref.id] = ref.revision
-            atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
-        return ref

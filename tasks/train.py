@@ -42,12 +42,13 @@ from lib.training import (
 )
 from lib.training.data import content_digest, training_pictures
 from lib.training.windows import TrainingPicture
+from lib.workspace import locked
 from tasks.artifacts import show_counts, show_training
 from tasks.ingest import Ingested
 from tasks.inputs import kept
 from tasks.jobs import may_pass
 from tasks.progress import Progress, advance
-from tasks.run import Work, accounted, locked
+from tasks.run import Work, accounted
 
 if TYPE_CHECKING:
     from lib.training.loop import Progress as Report

@@ -97,3 +97,19 @@ def made_set(tmp_path: Path) -> MadeSet:
 def pixels_of(path: Path) -> np.ndarray:
     """uint8 (H, W, 3)."""
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Painter name → tiny checkpoint. A new painter with a model needs a line here."""
+    from tiny import tiny_gligen, tiny_sd, tiny_sdxl
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    plain = tiny_sd(root / "sd", channels=4)
+    return {
+        "gligen": tiny_gligen(root / "gligen"),
+        "gligen-inpaint": tiny_gligen(root / "gligen-inpaint", inpaint=True),
+        "sd-inpaint": tiny_sd(root / "sd-inpaint", channels=9),
+        "sdxl-inpaint": tiny_sdxl(root / "sdxl-inpaint"),
+        **dict.fromkeys(("vanilla", "blended-latent", "td-paint", "latentpaint"), plain),
+    }

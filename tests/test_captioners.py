@@ -1,18 +1,25 @@
-"""Captioners: sentences from labels, and BLIP-2 on tiny random weights through the real loading code."""
+"""Captioners: sentences from labels, texts of the data set, BLIP-2 on tiny random weights as it is really loaded."""
 
 import importlib.util
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import tiny_blip2, tiny_gligen
 
 from lib.captioners import CAPTIONERS, blip2
 from lib.captioners.blip2 import Blip2, Blip2FlanT5, _eight_bit
+from lib.captioners.given import Given
 from lib.captioners.template import Template, article, plural, say
+from lib.captions import caption_pictures, make_caption_form
 from lib.errors import AugmentError
 from lib.models import resolve
+from lib.requests import key_of
+from lib.settings import CaptionSettings
+from lib.store import Store
 
 
 @pytest.mark.parametrize("name", CAPTIONERS)
@@ -21,10 +28,19 @@ def test_every_captioner_holds_the_contract(name):
     assert isinstance(member.VERSION, int)
     assert member.LICENCE
     assert isinstance(member.SEES, bool)
+    assert isinstance(member.READS, bool)
     assert CAPTIONERS.settings(name, {}) == member.Settings()
     made = member(member.Settings(), resolve("org/name", {"org/name": "0" * 40}) if member.MODEL else None)
     assert made.batch_size >= 1
-    assert made.caption([], []) == []
+    assert made.caption([], []) == made.caption([], [], []) == []
+
+
+@pytest.mark.parametrize("name", [name for name in CAPTIONERS if CAPTIONERS[name].MODEL is None])
+def test_every_captioner_without_a_model_says_one_thing_a_picture(name):
+    member = CAPTIONERS[name]
+    records = [b'{"id": 1, "caption": "a dog"}', b'{"id": 2, "caption": "a cat"}']
+    said = member(member.Settings()).caption([None, None], [["dog"], ["cat"]], records)
+    assert said == ["a dog", "a cat"]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +99,101 @@ def test_plurals_are_english(one, many):
 )
 def test_articles_follow_the_sound(noun, expected):
     assert article(noun) == expected
+
+
+# --- texts of the data set ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a dog", "a dog"),
+        ("  a dog\n", "a dog"),
+        ("ein gr\u00fcner Hund", "ein gr\u00fcner Hund"),
+        (["a dog", "a cat"], "a dog"),
+        ([" ", 7, None, "a cat"], "a cat"),
+        ("", None),
+        (" \n", None),
+        ([], None),
+        ([["a dog"]], None),
+        ([{"caption": "a dog"}], None),
+        (None, None),
+        (7, None),
+        (True, None),
+        ({"en": "a dog"}, None),
+    ],
+)
+def test_given_says_the_text_or_the_first_of_a_list(value, text):
+    record = json.dumps({"id": 1, "caption": value, "other": {"caption": "no"}}).encode()
+    assert Given(Given.Settings()).caption([None], [["dog"]], [record]) == [text]
+
+
+def test_given_reads_the_field_that_it_is_told():
+    record = json.dumps({"id": 1, 'a "text"': "a dog", "caption": "a cat"}).encode()
+    assert Given(Given.Settings(field='a "text"')).caption([None], [[]], [record]) == ["a dog"]
+    assert Given(Given.Settings(field="none")).caption([None], [[]], [record]) == [None]
+    assert Given(Given.Settings()).caption([None], [[]], [None]) == [None]
+
+
+def selected(*labels):
+    """SelectRows as the stage reads them, as far as it looks."""
+    rows = [
+        {"key": str(i), "file_name": f"{i}.jpg", "digest": f"d{i}", "frame": "upright", "width": 40, "height": 30}
+        for i in range(len(labels))
+    ]
+    return pd.DataFrame(rows).assign(labels=list(labels))
+
+
+def stage(tmp_path, rows, records=None, name="given", **values):
+    """CaptionRows by key."""
+    chosen = CAPTIONERS.member(name, values.pop("settings", {}))
+    form = make_caption_form(CaptionSettings(captioner=name, **values), chosen)
+    texts = None if records is None else {key: json.dumps(record).encode() for key, record in records.items()}
+    told = caption_pictures(rows, form, Store(tmp_path), no_picture, CAPTIONERS.build(chosen), records=texts)
+    return {row.key: row for row in told}
+
+
+def no_picture(digest, frame):
+    raise AssertionError("the captioner sees no pictures")
+
+
+def test_a_picture_without_a_text_is_a_row_with_a_reason(tmp_path):
+    records = {"0": {"caption": "a dog"}, "1": {"caption": " "}, "2": {"id": 2}}
+    for reused in (False, True):
+        rows = stage(tmp_path, selected([], ["cat"], []), records)
+        assert [rows[key].reason for key in "012"] == ["", "caption_missing", "caption_missing"]
+        assert [rows[key].prompt for key in "012"] == ["a dog", "", ""]
+        assert "1.jpg" in rows["1"].detail and all(row.reused is reused for row in rows.values())
+
+
+def test_rules_and_the_prompts_form_apply_to_given_texts(tmp_path):
+    records = {"0": {"caption": "a bird on\na rock"}, "1": {"caption": "an aquarium"}}
+    rows = stage(tmp_path, selected(["puffin"], ["shark"]), records, rules="s3", prompt="{caption}, {label}, {width}")
+    assert (rows["0"].raw, rows["0"].prompt) == ("a bird on\na rock", "puffin on a rock, puffin, 40")
+    assert (rows["1"].reason, rows["1"].detail) == ("label_missing", "an aquarium")
+
+
+def test_a_changed_text_is_said_anew_and_others_are_not(tmp_path):
+    records = {"0": {"caption": "a dog"}, "1": {"caption": "a cat"}}
+    stage(tmp_path, selected([], []), records)
+    rows = stage(tmp_path, selected([], []), records | {"1": {"caption": "a cow"}})
+    assert [(rows[key].caption, rows[key].reused) for key in "01"] == [("a dog", True), ("a cow", False)]
+
+
+def test_another_field_is_another_caption(tmp_path):
+    records = {"0": {"caption": "a dog", "title": "Rex"}}
+    assert stage(tmp_path, selected([]), records)["0"].caption == "a dog"
+    assert stage(tmp_path, selected([]), records, settings={"field": "title"})["0"].caption == "Rex"
+
+
+def test_records_are_no_part_of_the_key_where_they_are_not_read(tmp_path):
+    assert not stage(tmp_path, selected(["cat"]), name="template")["0"].reused
+    assert stage(tmp_path, selected(["cat"]), {"0": {"caption": "a dog"}}, name="template")["0"].reused
+    key = key_of("caption", "d0", "upright", ["cat"], CAPTIONERS.member("template", {}).identity())
+    assert Store(tmp_path).get("caption", key) == b'"a cat"'
+
+
+# --- BLIP-2 ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lib.presets import check_parameters, parameters_markdown
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.painters import PAINTERS
+from lib.presets import PRESETS, check_parameters, parameters_markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,6 +60,14 @@ def test_the_tree_in_the_readme_names_files_that_are_there():
     tree = block("", "flows/               WHEN")
     for name in re.findall(r"\b[\w/]+\.py\b", tree):
         assert list(ROOT.glob(f"*/{name}")) or list(ROOT.glob(f"*/*/{name}")), name
+
+
+def test_the_readme_says_of_every_preset_what_it_is_and_what_it_stands_for():
+    for name, told in PRESETS.items():
+        triple = " × ".join(told[part]["name"] for part in ("edit", "painter", "composite"))
+        assert f"| `{name}` | {triple} | {told['seed']} |" in README
+    for family in (EDITS, PAINTERS, COMPOSITES):
+        assert all(f"`{name}`" in README for name in family), family.kind
 
 
 def test_every_reason_in_the_code_stands_in_the_docs():

@@ -41,16 +41,29 @@ def make_request(*labels, width=120, height=100):
 
 
 def kept(source):
-    return Label(source=source, edited=False)
+    return Label(source=source, painted=False)
 
 
 def edited(source, bbox):
-    return Label(source=source, edited=True, bbox=bbox)
+    return Label(source=source, painted=True, bbox=bbox)
 
 
 def test_kept_boxes_are_drawn_where_the_source_has_them_and_edited_ones_where_they_are_now():
     request = make_request(kept("1"), edited("2", (61, 6, 18, 18)))
     assert drawn_boxes(request, OBJECTS) == [("cat", (10, 20, 30, 40), False), ("dog", (61, 6, 18, 18), True)]
+
+
+def test_new_objects_and_new_categories_are_drawn_and_hidden_ones_say_so():
+    labels = (
+        Label(source=None, painted=True, bbox=(1, 2, 3, 4), category="box"),
+        Label(source="1", painted=True, category="box"),
+        Label(source="2", painted=False, bbox=(60, 5, 20, 20), ignored="occluded"),
+    )
+    assert drawn_boxes(make_request(*labels), OBJECTS) == [
+        ("box", (1, 2, 3, 4), True),
+        ("box", (10, 20, 30, 40), True),
+        ("dog (occluded: ignored)", (60, 5, 20, 20), True),
+    ]
 
 
 def test_annotations_that_did_not_come_along_are_not_drawn():

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lib.canvas import encode_rle
 from lib.finalise import Ids, Sources, final_names, final_objects, finalise
 from lib.formats import read_dataset
 from lib.images import encode_png
@@ -136,13 +137,13 @@ def folder(tmp_path):
 
 
 def kept(id):
-    return Label(source=json.dumps(id), edited=False)
+    return Label(source=json.dumps(id), painted=False)
 
 
 def redrawn(id):
     box = (6.0, 7.0, 10.0, 5.0)
     polygon = (6.0, 7.0, 16.0, 7.0, 16.0, 12.0)
-    return Label(source=json.dumps(id), edited=True, bbox=box, segmentation=(polygon,), area=25.0)
+    return Label(source=json.dumps(id), painted=True, bbox=box, segmentation=(polygon,), area=25.0)
 
 
 def unique(records):
@@ -473,6 +474,59 @@ def test_a_kept_box_is_its_sources_record_byte_for_byte_but_for_ids(folder):
         name: bytes(value) for name, value in one.items()
     } | ids
     assert list(two)[:-1] == list(one)
+
+
+def test_a_hidden_box_stays_as_a_crowd_that_detectors_look_away_from(folder):
+    from pycocotools.coco import COCO
+
+    folder.add(7)
+    folder.note(10, 7, segmentation=[[4, 5, 24, 5, 24, 15]])
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[5:15, 4:24] = True
+    told = {"bbox": (4, 5, 20, 10), "segmentation": encode_rle(mask), "area": 200.0}
+    folder.paint(7, Label(source="10", painted=False, visible=0.1, ignored="occluded", **told))
+    folder.finish()
+    note = folder.told()["annotations"][-1]
+    assert (note["iscrowd"], note["ignore"], note["ignored"], note["visible"]) == (1, 1, "occluded", 0.1)
+    assert note["segmentation"]["size"] == [HEIGHT, WIDTH] and "painted" not in note
+    coco = COCO(folder.final / "annotations.json")
+    np.testing.assert_array_equal(coco.annToMask(coco.anns[note["id"]]).astype(bool), mask)
+
+
+def test_a_box_that_is_cut_has_its_new_shape_and_is_not_called_painted(folder):
+    folder.add(7, note_ids=[10])
+    cut = {"bbox": (4.0, 5.0, 20.0, 5.0), "segmentation": ((4.0, 5.0, 24.0, 5.0, 24.0, 10.0),), "area": 50.0}
+    folder.paint(7, Label(source="10", painted=False, visible=0.5, **cut))
+    folder.finish()
+    note = folder.told()["annotations"][-1]
+    assert (note["bbox"], note["area"], note["visible"], note["iscrowd"]) == ([4, 5, 20, 5], 50, 0.5, 0)
+    assert "painted" not in note and "ignore" not in note
+
+
+def test_a_new_object_has_a_record_of_its_own(folder):
+    folder.coco["categories"].append({"id": 9, "name": "box"})
+    folder.add(7, note_ids=[10])
+    shape = {"bbox": (6.0, 7.0, 10.0, 5.0), "segmentation": ((6.0, 7.0, 16.0, 7.0, 16.0, 12.0),), "area": 25.0}
+    folder.paint(7, kept(10), Label(source=None, painted=True, category="box", **shape))
+    folder.finish(yolo=True)
+    assert folder.told()["annotations"][-1] == {
+        "iscrowd": 0,
+        "id": 12,
+        "image_id": 8,
+        "category_id": 9,
+        "bbox": [6, 7, 10, 5],
+        "area": 25,
+        "segmentation": [[6, 7, 16, 7, 16, 12]],
+        "painted": True,
+    }
+
+
+def test_an_object_of_another_kind_has_that_kinds_category(folder):
+    folder.coco["categories"].append({"id": "b", "name": "box"})
+    folder.add(7, note_ids=[10])
+    folder.paint(7, redrawn(10).model_copy(update={"category": "box"}))
+    folder.finish()
+    assert [note["category_id"] for note in folder.told()["annotations"]] == [3, "b"]
 
 
 def test_what_a_source_says_of_being_painted_stays_with_it(folder):

@@ -1,9 +1,11 @@
 """Requests become pictures: nothing is painted twice, one that fails takes no other down, and no row is lost."""
 
 import hashlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from lib.composites import COMPOSITES
 from lib.generate import generate_pictures, source_loader
@@ -35,6 +37,32 @@ class Fake:
         self.canvases += [item.canvas for item in batch]
         self.donors += [item.donor for item in batch]
         return [Paint(item.canvas + np.uint8(item.spec.seed)) for item in batch]
+
+
+class FakeLatent(Fake):
+    """One whose paints have latents and a decoder that says what it was asked."""
+
+    HAS_DECODER = True
+
+    def paint(self, batch):
+        paints = super().paint(batch)
+        return [
+            Paint(paint.image, torch.full((4, 2, 2), float(paint.image.mean())), self.decoder()) for paint in paints
+        ]
+
+    def decoder(self):
+        return "decoder"
+
+
+class Redrawn(COMPOSITES["none"]):
+    """A composite that needs a decoder, and remembers what it got."""
+
+    NEEDS_DECODER = True
+    got: ClassVar[list] = []
+
+    def repaint(self, paint, spec, canvas):
+        self.got.append((paint.latents, paint.decoder))
+        return paint.image
 
 
 def load(digest, frame):
@@ -83,7 +111,7 @@ def make_request(number=0, *passes, source=None, composite="paste", **changes):
 def plan_row(request):
     key = key_of(request)
     name = picture_name(f"photo {request.image_key}.jpg", key, request.edit, "fake")
-    return PlanRow(key, OK, "", "", request.image_key, request.variant, name, canonical(request), [])
+    return PlanRow(key, OK, "", "", request.image_key, request.variant, name, canonical(request), [], 1.0)
 
 
 def generate(store, requests, painter, load=load, advance=lambda n: None):
@@ -361,3 +389,38 @@ def test_a_source_that_was_gone_is_loaded_once_it_is_back(tmp_path):
         load(digest, "upright")
     path.write_bytes(data)
     assert load(digest, "upright").shape == (4, 5, 3)
+
+
+# Latents, for composites that need them
+
+
+@pytest.fixture
+def redrawn(monkeypatch):
+    monkeypatch.setitem(COMPOSITES._members, "redrawn", f"{__name__}:Redrawn")
+    Redrawn.got.clear()
+    return Redrawn.got
+
+
+def test_a_composite_that_needs_a_decoder_gets_it_and_the_latents_painted_now_or_before(store, redrawn):
+    request = make_request(0, step(10), composite="redrawn")
+    generate(store, [request], FakeLatent())
+    store.path("picture", picture_keys(request)[-1][1]).unlink()
+    again = FakeLatent()
+    (row,) = generate(store, [request], again)
+    (one, first), (two, second) = redrawn
+    assert torch.equal(one, two) and first == second == "decoder" and again.batches == [] and row.reused == 1
+
+
+def test_a_paint_that_was_kept_without_its_latents_is_painted_again_for_them(store, redrawn):
+    generate(store, [make_request(0, step(10), composite="none")], FakeLatent())
+    again = FakeLatent()
+    generate(store, [make_request(0, step(10), composite="redrawn")], again)
+    assert again.batches == [[10]] and len(redrawn) == 1
+
+
+def test_without_enough_memory_for_one_pass_there_is_a_reason(store):
+    def out_of_memory(text):
+        return PictureError("out_of_memory", text)
+
+    rows = generate(store, [make_request(i) for i in range(2)], Fake(2, fails=[10], error=out_of_memory))
+    assert [(row.status, row.reason) for row in rows] == [(REJECTED, "out_of_memory"), (OK, "")]

@@ -93,3 +93,90 @@ def test_a_mask_is_true_inside_its_rectangles_and_cut_to_the_view():
 def test_polygons_are_carried_from_box_to_box():
     (polygon,) = g.map_polygons([(0, 0, 10, 0, 10, 20)], (0, 0, 10, 20), (100, 100, 120, 110))
     assert polygon == (100, 100, 120, 100, 120, 110)
+
+
+def test_the_extent_of_polygons_is_the_box_around_them_all():
+    assert g.polygons_extent([(1, 2, 3, 4, 5, 0), (9, 9.5, 8, 8, 7, 7)]) == (1, 0, 9, 9.5)
+
+
+def test_a_polygon_of_a_box_rounded_to_pixels_fills_it():
+    assert g.fills_box((10, 20, 41, 20, 41, 61, 10, 61), (10.4, 20.2, 40.5, 60.3))
+
+
+def test_a_triangle_and_a_notched_box_do_not_fill_it():
+    assert not g.fills_box((10, 20, 40, 20, 40, 60), (10, 20, 40, 60))
+    assert not g.fills_box((10, 20, 40, 20, 40, 60, 20, 60, 20, 50, 10, 50), (10, 20, 40, 60))
+
+
+masks = st.tuples(st.integers(1, 9), st.integers(1, 9), st.floats(0.1, 0.9), st.integers(0, 2**32 - 1)).map(
+    lambda v: np.random.default_rng(v[3]).random(v[:2]) < v[2]
+)
+cut_boxes = st.lists(st.tuples(*[st.integers(-3, 12)] * 4), max_size=4)
+
+
+@given(masks)
+def test_outlines_enclose_the_masks_area_and_what_is_hollow_in_it(mask):
+    pieces = g.outlines(mask)
+    enclosed = g.polygon_area([piece.ravel().tolist() for piece in pieces])
+    around = np.pad(~mask, 1, constant_values=True)  # what a walk over pixels' sides reaches from outside
+    count, parts = 0, np.full(around.shape, -1)
+    for start in zip(*np.nonzero(around), strict=True):
+        if parts[start] < 0:
+            todo, count = [start], count + 1
+            while todo:
+                y, x = todo.pop()
+                if 0 <= y < parts.shape[0] and 0 <= x < parts.shape[1] and around[y, x] and parts[y, x] < 0:
+                    parts[y, x] = count
+                    todo += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+    assert enclosed == mask.sum() + (parts > 1).sum()
+
+
+@given(masks, cut_boxes)
+def test_cells_of_a_mask_are_its_pixels(mask, cuts):
+    left = g.Cells.of_mask(mask).without(cuts)
+    expected = mask & ~g.rectangles_mask(cuts, (0, 0, mask.shape[1], mask.shape[0]))
+    np.testing.assert_array_equal(left.pixels(mask.shape), expected)
+    assert left.area == expected.sum()
+    if expected.any():
+        rows, columns = np.nonzero(expected)
+        assert left.extent == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+@given(st.tuples(*[st.integers(0, 9)] * 4), cut_boxes)
+def test_cells_of_a_whole_pixel_box_are_its_pixels(box, cuts):
+    x, y, w, h = box
+    left = g.Cells.of_box(box, cuts).without(cuts)
+    expected = g.rectangles_mask([(x, y, x + w, y + h)], (0, 0, 20, 20)) & ~g.rectangles_mask(cuts, (0, 0, 20, 20))
+    np.testing.assert_array_equal(left.pixels((20, 20)), expected)
+    assert left.area == expected.sum()
+
+
+def test_cells_keep_a_boxs_own_corners():
+    left = g.Cells.of_box((1.5, 2.25, 10, 10), [(5, 0, 30, 30)]).without([(5, 0, 30, 30)])
+    assert left.extent == (1.5, 2.25, 5, 12.25) and left.area == 35
+    assert {tuple(point) for point in np.reshape(left.polygons(), (-1, 2)).tolist()} == {
+        (1.5, 2.25),
+        (1.5, 12.25),
+        (5, 2.25),
+        (5, 12.25),
+    }
+
+
+def test_a_hollow_shape_has_no_polygons():
+    assert g.Cells.of_box((0, 0, 9, 9), [(3, 3, 6, 6)]).without([(3, 3, 6, 6)]).polygons() is None
+
+
+@given(masks)
+def test_polygons_of_cells_enclose_their_area_or_there_are_none(mask):
+    polygons = g.Cells.of_mask(mask).polygons()
+    assert polygons is None or g.polygon_area(polygons) == mask.sum()
+
+
+def test_cells_touch_the_pixels_of_a_float_box_and_none_beyond_the_frame():
+    mask = g.Cells.of_box((-2.5, 1.5, 5, 9)).pixels((4, 6))
+    np.testing.assert_array_equal(mask, g.rectangles_mask([(0, 1, 3, 4)], (0, 0, 6, 4)))
+
+
+def test_cells_of_nothing_have_no_area():
+    assert g.Cells.of_box((3, 3, 0, 5), [(0, 0, 9, 9)]).without([(0, 0, 9, 9)]).area == 0
+    assert g.Cells.of_mask(np.zeros((3, 3), bool)).without([(0, 0, 9, 9)]).area == 0

@@ -11,7 +11,8 @@ from tiny import tiny_gligen
 
 from lib.errors import AugmentError
 from lib.models import resolve, run_padded
-from lib.painters import PAINTERS, PassInput, gligen
+from lib.painters import PAINTERS, PassInput
+from lib.painters import denoise as denoising
 from lib.painters.denoise import aspect_shape, denoise, load_latent_diffusion, paint_cells
 from lib.painters.gligen import Gligen, GligenInpaint, _grounding
 from lib.painters.schedulers import SCHEDULERS, make_scheduler
@@ -197,7 +198,7 @@ def test_an_empty_mask_gives_the_round_trip_and_a_full_one_leaves_nothing(painte
     kept, painted = painter(GligenInpaint).paint([item(mask=nothing), item(mask=all_of_it)])
     known = model.encode([item().canvas])[0]
     assert torch.equal(kept.latents, known)
-    assert np.array_equal(kept.image, model.decode(known))
+    assert np.array_equal(kept.image, model.decoder(known))
     assert (painted.latents - known).abs().min() > 0
 
 
@@ -214,7 +215,9 @@ def test_a_mask_smaller_than_a_latent_cell_is_painted(painter):
 @pytest.mark.parametrize(("kind", "other"), [(Gligen, GligenInpaint), (GligenInpaint, Gligen)])
 def test_a_checkpoint_of_the_other_family_is_refused_with_both_channel_counts(folders, kind, other):
     wrong = kind(kind.Settings(), resolve(str(folders[other]), {}))
-    with pytest.raises(AugmentError, match=f"in_channels {other.IN_CHANNELS}, expected {kind.IN_CHANNELS}"):
+    with pytest.raises(
+        AugmentError, match=f"in_channels {other.FAMILY['in_channels']}, expected {kind.FAMILY['in_channels']}"
+    ):
         wrong.paint([item()])
 
 
@@ -240,7 +243,7 @@ def test_passes_that_cannot_be_painted_are_value_errors(painter, kind):
 
 def test_latents_that_overflow_are_an_arithmetic_error(painter):
     with pytest.raises(ArithmeticError, match="not finite"):
-        painter(Gligen)._model.decode(torch.full((4, 8, 8), torch.nan))
+        painter(Gligen)._model.decoder(torch.full((4, 8, 8), torch.nan))
 
 
 def test_settings_have_defaults_and_a_wrong_scheduler_lists_the_known(painter):
@@ -268,7 +271,7 @@ def test_out_of_memory_halves_the_batch_for_good_and_ends_at_one(painter, monkey
     """On a GPU: a CPU takes one at a time anyway."""
     sizes, full = [], painter(Gligen, batch_size=4)
     assert full.batch_size == 1
-    monkeypatch.setattr(gligen, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(denoising, "device", lambda: torch.device("cuda"))
     paint = full._paint
 
     def tight(batch):

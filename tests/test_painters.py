@@ -1,23 +1,25 @@
 """Which model fills it; every registered painter is held to the contract, with tiny weights where it needs some."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_gligen
+from tiny import tiny_gligen, tiny_sd, tiny_sdxl
 
 from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.models import ModelRef, resolve
-from lib.painters import PAINTERS, PassInput, check_served
+from lib.painters import PAINTERS, PassInput
 from lib.painters.copy_paste import CopyPaste
 from lib.registry import MemberSettings
 from lib.requests import Donor, Pass
 
-TINY = {"gligen": {"steps": 2, "size": 64}, "gligen-inpaint": {"steps": 2, "size": 64}}
+TINY = {"steps": 4, "size": 64}  # settings of painters with a model: 64 × 64 pixels in a blink
 NO_RANDOMNESS = {"copy-paste"}  # what the seed decided, plan has put into the pass
 every_painter = pytest.mark.parametrize("name", sorted(PAINTERS))
 
@@ -26,9 +28,13 @@ every_painter = pytest.mark.parametrize("name", sorted(PAINTERS))
 def checkpoints(tmp_path_factory):
     """Painter name → tiny checkpoint. A new painter with a model needs a line here."""
     root = tmp_path_factory.mktemp("painters")
+    plain = tiny_sd(root / "plain")
     return {
         "gligen": tiny_gligen(root / "gligen"),
         "gligen-inpaint": tiny_gligen(root / "inpaint", inpaint=True),
+        "sd-inpaint": tiny_sd(root / "sd-inpaint", channels=9),
+        "sdxl-inpaint": tiny_sdxl(root / "sdxl-inpaint"),
+        **dict.fromkeys(("vanilla", "blended-latent", "td-paint", "latentpaint"), plain),
     }
 
 
@@ -38,7 +44,7 @@ def painters(checkpoints):
     made = {}
     for name in PAINTERS:
         ref = resolve(str(checkpoints[name]), {}) if PAINTERS[name].MODEL else None
-        made[name] = PAINTERS.build(PAINTERS.member(name, TINY.get(name, {}), ref))
+        made[name] = PAINTERS.build(PAINTERS.member(name, TINY if ref else {}, ref))
     return made
 
 
@@ -46,7 +52,7 @@ def noise(seed, height=64, width=64):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False, shape=None):
+def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False, mask=None, boxes=None):
     """A pass whose window is the canvas, at the painter's shape for it."""
     canvas = noise(9) if canvas is None else canvas
     height, width = canvas.shape[:2]
@@ -56,14 +62,16 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
     if needs:
         crop = (0, 0, donor.shape[1], donor.shape[0])
         told = Donor(annotation="9", digest="d", box=crop, frame="upright", flip=flip, polygon=None)
-    mask = np.zeros((height, width), bool)
-    mask[box[1] : box[3], box[0] : box[2]] = True
+    if mask is None:
+        mask = np.zeros((height, width), bool)
+        mask[box[1] : box[3], box[0] : box[2]] = True
+    boxes = (box,) if boxes is None else boxes
     spec = Pass(
         window=(0, 0, width, height),
         shape=(height, width),
         region=(box,),
-        boxes=(box,),
-        phrases=("a fish",),
+        boxes=boxes,
+        phrases=("a fish",) * len(boxes),
         prompt="the sea",
         negative_prompt="",
         seed=seed,
@@ -87,6 +95,8 @@ def test_a_member_declares_what_plan_and_presets_need(name):
     assert member.LICENCE and isinstance(member.LICENCE, str)
     assert member.MAX_BOXES is None or member.MAX_BOXES >= 1
     assert isinstance(member.NEEDS_DONOR, bool) and (hasattr(member, "fits") or not member.NEEDS_DONOR)
+    assert isinstance(member.HAS_DECODER, bool) and hasattr(member, "decoder") == member.HAS_DECODER
+    assert (member.MODEL is None) == (member.LICENCE == "none needed")
     assert issubclass(member.Settings, MemberSettings)
 
 
@@ -158,16 +168,65 @@ def test_something_is_painted_in_the_box(painters, name):
     assert (image != own.canvas)[own.mask].any()
 
 
-@pytest.mark.parametrize("edit", sorted(EDITS))
+@pytest.mark.parametrize("where", [(), (slice(None), slice(None)), (21, 43)], ids=["nothing", "everything", "a pixel"])
 @every_painter
-def test_an_edit_is_served_or_refused_with_who_serves_it(name, edit):
-    if edit in PAINTERS[name].EDITS:
-        check_served(edit, name)
+def test_any_mask_can_be_painted(painters, name, where):
+    mask = np.zeros((64, 64), bool)
+    if where:
+        mask[where] = True
+    (image,) = paint(painters[name], item(name, mask=mask))
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+
+
+@every_painter
+def test_any_number_of_boxes_is_painted_or_refused_whole(painters, name):
+    most = PAINTERS[name].MAX_BOXES
+    for count in (0, 1, 2, 7, 30, 31):
+        own = item(name, boxes=((16, 8, 48, 40),) * count)
+        if most is None or count <= most:
+            assert paint(painters[name], own)[0].shape == (64, 64, 3)
+        else:
+            with pytest.raises(ValueError, match=f"{count}"):
+                paint(painters[name], own)
+
+
+@every_painter
+def test_latents_and_decoder_come_where_they_are_declared_and_give_the_paint_again(painters, name):
+    (made,) = painters[name].paint([item(name, canvas=noise(9, 64, 128))])
+    if not PAINTERS[name].HAS_DECODER:
+        assert made.latents is None and made.decoder is None
         return
-    with pytest.raises(AugmentError) as error:
-        check_served(edit, name)
-    able = [other for other in PAINTERS if edit in PAINTERS[other].EDITS]
-    assert all(word in str(error.value) for word in (repr(name), repr(edit), *able, *PAINTERS[name].EDITS))
+    assert made.latents.dtype == torch.float32 and made.latents.device.type == "cpu" and made.latents.ndim == 3
+    again = painters[name].decoder()
+    for decoder in (made.decoder, again):
+        np.testing.assert_array_equal(decoder(made.latents), made.image)
+        pixels = decoder.pixels(made.latents)
+        assert pixels.shape == (3, 64, 128) and pixels.dtype == torch.float32
+        byte = (pixels.permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).mul(255).round()
+        np.testing.assert_array_equal(byte.detach().numpy(), made.image)
+
+
+@every_painter
+def test_a_decoder_can_be_tuned_and_is_left_frozen(painters, name):
+    """Composite `reconstruct` does so: gradients reach the latents, and weights that are told to take some."""
+    if not PAINTERS[name].HAS_DECODER:
+        return
+    decoder = painters[name].decoder()
+    weights = list(decoder.vae.decoder.parameters())
+    assert not any(weight.requires_grad for weight in decoder.vae.parameters())
+    latents = torch.zeros(decoder.vae.config.latent_channels, 8, 8, requires_grad=True)
+    weights[-1].requires_grad_(True)
+    decoder.pixels(latents).square().mean().backward()
+    assert latents.grad.abs().sum() > 0 and weights[-1].grad.abs().sum() > 0
+    weights[-1].requires_grad_(False).grad = None
+
+
+@every_painter
+def test_no_global_random_number_is_drawn(painters, name):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    paint(painters[name], item(name))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
 
 
 # copy-paste

@@ -11,8 +11,9 @@ from lib.errors import AugmentError
 from lib.manifest import to_table
 from lib.painters import PAINTERS
 from lib.painters.copy_paste import CopyPaste
-from lib.plan import DonorPool, Recipe, plan_requests
-from lib.requests import Request, draw, picture_keys
+from lib.plan import DonorPool, plan_requests
+from lib.recipe import Recipe, check_triple
+from lib.requests import Label, Request, draw, picture_keys
 from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
 
 
@@ -47,12 +48,12 @@ def recipe(edit="replace", painter="copy-paste", composite="feather", **edit_set
     )
 
 
-def plan(images, objects, chosen=None, seed=0, variants=1, chain=None):
+def plan(images, objects, chosen=None, seed=0, variants=1, chain=None, places=None):
     chain = chain or recipe()
     usable = frame(objects, ObjectRow)
     donors = DonorPool.of(usable, frame(images, ImageRow), "train")
     selected = frame([select(row, objects) for row in (chosen or images)], SelectRow)
-    return plan_requests(selected, usable, {}, chain, donors, seed, variants)
+    return plan_requests(selected, usable, {}, chain, donors, seed, variants, places)
 
 
 def requests(rows):
@@ -134,7 +135,7 @@ def test_a_box_that_covers_another_is_barred_and_stays():
     boxes = [box("1", "1", 10, 10, 100, 80), box("2", "1", 20, 20, 30, 30), *BOXES[1:]]
     (row,) = plan(IMAGES, boxes, chosen=IMAGES[:1])
     assert row.barred == ["1: covers_other_object"]
-    labels = {label.source: label.edited for label in requests([row])[0].labels} if row.status == OK else {}
+    labels = {label.source: label.painted for label in requests([row])[0].labels} if row.status == OK else {}
     assert labels in ({}, {"1": False, "2": True})
 
 
@@ -142,7 +143,7 @@ def test_crowds_are_neither_edited_nor_donors():
     boxes = [*BOXES[:5], box("77", "1", 200, 150, 60, 50, crowd=True)]
     for request in requests(plan(IMAGES[:5], boxes)):
         assert all(step.donor.annotation != "77" for step in request.passes)
-        assert all(not label.edited for label in request.labels if label.source == "77")
+        assert all(not label.painted for label in request.labels if label.source == "77")
 
 
 def test_an_edited_label_is_its_box_and_its_area_follows():
@@ -191,7 +192,7 @@ def test_a_window_shows_a_small_box_large():
 
 
 def test_a_painter_that_does_not_serve_an_edit_is_refused_with_what_is_allowed():
-    with pytest.raises(AugmentError, match=r"'copy-paste' does not serve edit 'layout': it serves replace.*gligen"):
+    with pytest.raises(AugmentError, match=r"'copy-paste' does not serve edit 'layout': it serves insert, replace.*gligen"):
         recipe("layout", "copy-paste")
 
 
@@ -224,7 +225,7 @@ def test_variants_and_seeds_choose_other_boxes():
 
     def edited(**changes):
         rows = plan(IMAGES, [*boxes, *BOXES[1:]], chosen=IMAGES[:1], chain=chain, **changes)
-        return [[label.source for label in r.labels if label.edited] for r in requests(rows)]
+        return [[label.source for label in r.labels if label.painted] for r in requests(rows)]
 
     assert len({tuple(keys) for keys in edited(variants=6)}) > 2
     assert len({tuple(edited(seed=seed)[0]) for seed in range(6)}) > 2
@@ -243,3 +244,158 @@ def test_a_box_keeps_its_numbers_to_the_last_digit():
     boxes = [box("1", "1", 10.1, 20.3, 60.2, 50.7), *BOXES[1:]]
     (label,) = requests(plan(IMAGES, boxes, chosen=IMAGES[:1]))[0].labels
     assert label.bbox == (10.1, 20.3, 60.2, 50.7)
+
+
+# What comes in front of something
+
+
+def occluding(edit="occlude", **values):
+    return recipe(edit, "gligen-inpaint", "feather", **values)
+
+
+def occluded(boxes, chain=None, **values):
+    """The one request of a picture of these boxes, and its labels by source."""
+    (row,) = plan([image("1")], boxes, chain=chain or occluding(**values))
+    (request,) = requests([row])
+    return row, request, {label.source: label for label in request.labels}
+
+
+def test_an_occluded_object_keeps_its_tight_box_where_only_a_corner_is_hidden():
+    _, request, labels = occluded([box("1", "1", 100, 100, 80, 60)])
+    x0, y0, x1, y1 = request.passes[0].region[0]
+    label = labels["1"]
+    assert label.bbox == (100, 100, 80, 60) and not label.painted
+    assert label.area == 80 * 60 - (x1 - x0) * (y1 - y0) and label.visible == round(label.area / 4800, 4)
+
+
+def test_an_occluder_across_a_whole_side_moves_that_side():
+    _, _, labels = occluded([box("1", "1", 100, 100, 80, 60)], left=(0, 0), top=(0.5, 0.5))
+    assert labels["1"].bbox == (100, 100, 80, 30) and labels["1"].visible == 0.5
+
+
+def test_full_labels_keep_their_shape_and_say_what_is_seen():
+    _, _, labels = occluded([box("1", "1", 100, 100, 80, 60)], labels="full", left=(0, 0), top=(0.5, 0.5))
+    assert (labels["1"].bbox, labels["1"].visible) == (None, 0.5)
+
+
+@pytest.mark.parametrize("hidden", ["ignore", "drop"])
+def test_an_object_hidden_beyond_the_limit_is_ignored_or_dropped_with_the_reason(hidden):
+    row, _, labels = occluded([box("1", "1", 100, 100, 80, 60)], left=(0, 0), top=(0.2, 0.2), hidden=hidden)
+    if hidden == "ignore":
+        assert (labels["1"].ignored, labels["1"].bbox) == ("occluded", (100, 100, 80, 60)) and row.barred == []
+    else:
+        assert labels == {} and row.barred == ["1: hidden"]
+
+
+def test_an_occluder_hides_its_share_of_every_object_behind_it_but_crowds():
+    boxes = [
+        box("1", "1", 100, 100, 80, 60),
+        box("2", "1", 150, 130, 60, 60, category="pallet"),
+        box("3", "1", 150, 130, 60, 60, crowd=True),
+    ]
+    _, _, labels = occluded(boxes, min_visible=0)
+    assert labels["2"].visible < 1 and labels["3"].visible is None
+
+
+def test_a_named_occluder_has_a_label_of_its_own():
+    _, request, labels = occluded([box("1", "1", 100, 100, 80, 60)], occluder_category="pallet")
+    x0, y0, x1, y1 = request.passes[0].region[0]
+    assert labels[None].category == "pallet" and labels[None].bbox == (x0, y0, x1 - x0, y1 - y0)
+    assert labels[None].painted and list(labels) == ["1", None]
+
+
+def test_a_later_occluder_hides_a_part_of_an_earlier_one():
+    boxes = [box("1", "1", 100, 100, 80, 60), box("2", "1", 110, 105, 80, 60)]
+    _, request, _ = occluded(boxes, occluder_category="pallet", min_visible=0)
+    first, second = [label for label in request.labels if label.source is None]
+    assert first.visible is not None and first.visible < 1 and second.visible is None
+
+
+def test_refine_has_two_passes_a_box_and_its_label_is_painted_and_occluded():
+    _, request, labels = occluded([box("1", "1", 100, 100, 80, 60)], occluding("refine"))
+    one, two = request.passes
+    assert one.region == ((100, 100, 180, 160),) and one.seed != two.seed and one.phrases == ("forklift",)
+    assert labels["1"].painted and 0 < labels["1"].visible < 1
+
+
+def test_passes_about_one_box_have_seeds_of_their_own():
+    boxes = [box(str(i), "1", 10 + 60 * i, 100, 50, 60) for i in range(1, 4)]
+    _, request, _ = occluded(boxes, occluding("refine"))
+    assert len({step.seed for step in request.passes}) == 6
+
+
+# New objects, and the background
+
+
+def test_insert_adds_objects_of_the_pinned_places_with_labels_of_their_own():
+    places = {"pallet": np.array([[0.9, 0.2, 0.15]])}
+    chain = recipe("insert", "gligen-inpaint", "feather", count=2)
+    boxes = [box("1", "1", 10, 10, 40, 40)]
+    (request,) = requests(plan([image("1")], boxes, chain=chain, places=places))
+    old, *new = request.labels
+    assert old.source == "1" and not old.painted
+    for label, step in zip(new, request.passes, strict=True):
+        assert (label.category, label.bbox[2:]) == ("pallet", (60, 45)) and label.bbox[1] + 45 == 270
+        assert step.phrases == ("pallet",)
+
+
+def test_insert_by_copy_paste_takes_a_donor_of_its_category():
+    places = {"pallet": np.array([[0.9, 0.2, 0.15]])}
+    images, boxes = [image("1"), image("2")], [box("1", "1", 10, 10, 40, 40), box("2", "2", 10, 10, 62, 44, "pallet")]
+    chain = recipe("insert", "copy-paste", "feather")
+    rows = plan(images, boxes, chosen=images[:1], chain=chain, places=places)
+    assert requests(rows)[0].passes[0].donor.annotation == "2"
+    (row,) = plan(images, boxes[:1], chosen=images[:1], chain=chain, places=places)
+    assert (row.status, row.reason) == ("rejected", "no_donor")
+
+
+def test_a_clean_picture_can_be_given_objects():
+    places = {"pallet": np.array([[0.9, 0.2, 0.15]])}
+    (request,) = requests(plan([image("1")], [], chain=recipe("insert", "gligen-inpaint"), places=places))
+    assert [label.source for label in request.labels] == [None]
+
+
+def test_the_composites_reach_does_not_enter_what_the_background_leaves_out():
+    from lib.canvas import cut_window
+
+    boxes = [box("1", "1", 100.5, 100, 80, 60)]
+    for composite in ("paste", "feather"):
+        chain = recipe("background", "gligen-inpaint", composite, margin=0)
+        (request,) = requests(plan([image("1")], boxes, chain=chain))
+        (step,) = request.passes
+        view = cut_window(step.window, 400, 300)
+        reach = COMPOSITES.build(chain.composite).alpha(step, view) > 0
+        assert reach.any() and not reach[100 - view[1] : 160 - view[1], 100 - view[0] : 181 - view[0]].any()
+
+
+def test_the_background_is_painted_in_one_window_at_a_scale_that_is_noted():
+    boxes = [box("1", "1", 100, 100, 80, 60)]
+    chain = recipe("background", "gligen-inpaint", "paste")
+    (row,) = plan([image("1", 1920, 1280)], boxes, chain=chain)
+    (request,) = requests([row])
+    x0, y0, x1, y1 = request.passes[0].window
+    height, width = request.passes[0].shape
+    assert row.scale == round(height / (y1 - y0), 4) < 0.4
+    assert abs(width / (x1 - x0) - height / (y1 - y0)) < 0.002  # nothing is squashed
+    assert request.labels == (Label(source="1", painted=False),)
+
+
+def test_a_picture_full_of_objects_has_no_background_to_paint():
+    chain = recipe("background", "gligen-inpaint", "feather")
+    (row,) = plan([image("1")], [box("1", "1", 10, 10, 380, 280)], chain=chain)
+    assert (row.status, row.reason) == ("rejected", "nothing_to_paint")
+
+
+def test_a_composite_that_needs_a_decoder_is_refused_where_there_is_none():
+    needs = [name for name in COMPOSITES if COMPOSITES[name].NEEDS_DECODER]
+    for name in needs:
+        with pytest.raises(AugmentError, match=f"'{name}' needs a painter with a decoder.*feather"):
+            check_triple("replace", "copy-paste", name)
+        check_triple("replace", "gligen-inpaint", name)
+
+
+def test_a_category_that_the_data_set_lacks_is_refused_with_those_it_has():
+    chain = recipe("insert", "gligen-inpaint", category=["pallet", "crate"])
+    chain.check_categories({"pallet", "crate"})
+    with pytest.raises(AugmentError, match="no category 'crate', it has forklift, pallet"):
+        chain.check_categories({"pallet", "forklift"})

@@ -8,8 +8,9 @@ from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
-from lib.painters import PAINTERS, check_served
+from lib.painters import PAINTERS
 from lib.presets import PRESETS, Parameters, check_parameters, preset_rows, resolve_parameters
+from lib.recipe import check_triple
 from lib.settings import SelectSettings
 
 DATASET = {"images": "pictures"}
@@ -46,7 +47,7 @@ def test_a_preset_resolves_to_members_that_are_there_and_take_its_values(preset)
 @every_preset
 def test_a_presets_painter_serves_its_edit(preset):
     settings = resolve(preset=preset)
-    check_served(settings.edit.name, settings.painter.name)
+    check_triple(settings.edit.name, settings.painter.name, settings.composite.name)
 
 
 @every_preset

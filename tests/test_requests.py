@@ -142,7 +142,7 @@ def test_what_the_paint_depends_on_moves_all_its_keys(change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"image_key": "2"}, {"variant": 4}, {"split": "val"}, {"labels": (Label(source="1", edited=False),)}]
+    "change", [{"image_key": "2"}, {"variant": 4}, {"split": "val"}, {"labels": (Label(source="1", painted=False),)}]
 )
 def test_what_the_paint_does_not_depend_on_leaves_its_keys_alone(change):
     assert picture_keys(make_request(**change)) == picture_keys(make_request())

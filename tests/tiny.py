@@ -2,6 +2,8 @@
 
     folder = tiny_gligen(tmp_path / "gligen")                # 64 × 64 pixels in a few milliseconds a step
     folder = tiny_gligen(tmp_path / "inpaint", inpaint=True)
+    folder = tiny_sd(tmp_path / "sd")                        # channels=9 for one that inpaints
+    folder = tiny_sdxl(tmp_path / "sdxl")
     folder = tiny_blip2(tmp_path / "blip2")                  # language="t5" for an encoder-decoder
     folder = tiny_clip(tmp_path / "clip")                    # 64 × 64 pixels, 128 dimensions
     ref = resolve(str(folder), {})                           # or `painter: {name: gligen, model: FOLDER}`
@@ -30,24 +32,53 @@ red blue grey small large dark""".split()  # noqa: SIM905
 
 def tiny_gligen(folder: Path, inpaint: bool = False) -> Path:
     """A gated Stable Diffusion of 32 channels: 8 pixels a latent cell, 4 (or 9) input channels. Returns `folder`."""
+    return _tiny_diffusion(folder, 1, "StableDiffusionGLIGENPipeline", 9 if inpaint else 4, attention_type="gated")
+
+
+def tiny_sd(folder: Path, channels: int = 4) -> Path:
+    """A Stable Diffusion of that size without gates; channels: 4, or 9 for one that inpaints. Returns `folder`."""
+    name = "StableDiffusionInpaintPipeline" if channels == 9 else "StableDiffusionPipeline"
+    return _tiny_diffusion(folder, 4, name, channels)
+
+
+def tiny_sdxl(folder: Path, channels: int = 9) -> Path:
+    """An SDXL of that size: two text encoders, 32 and 16 wide, and a U-Net that is told sizes. Returns `folder`."""
+    name = "StableDiffusionXLInpaintPipeline" if channels == 9 else "StableDiffusionXLPipeline"
+    return _tiny_diffusion(
+        folder,
+        5,
+        name,
+        channels,
+        second_text=16,
+        cross_attention_dim=32 + 16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    )
+
+
+def _tiny_diffusion(
+    folder: Path, seed: int, pipeline: str, channels: int, second_text: int | None = None, **unet_config: Any
+) -> Path:
+    """A checkpoint in diffusers' form; second_text: width of a second text encoder."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 
     if (folder / "model_index.json").exists():
         return folder
-    with _seeded(1):
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=9 if inpaint else 4,
-            out_channels=4,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=2,
-            norm_num_groups=8,
-            attention_type="gated",
-        )
+    with _seeded(seed):
+        config = {
+            "sample_size": 8,
+            "in_channels": channels,
+            "out_channels": 4,
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": 32,
+            "attention_head_dim": 2,
+            "norm_num_groups": 8,
+        }
+        unet = UNet2DConditionModel(**{**config, **unet_config})
         vae = AutoencoderKL(
             block_out_channels=(8, 16, 16, 16),
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -57,20 +88,28 @@ def tiny_gligen(folder: Path, inpaint: bool = False) -> Path:
             latent_channels=4,
             sample_size=64,
         )
-        text_encoder = _clip_text()
+        blocks = {"text_encoder": _clip_text(), "tokenizer": _clip_tokenizer(), "unet": unet, "vae": vae}
+        if second_text is not None:
+            blocks |= {"text_encoder_2": _clip_text(second_text, projected=True), "tokenizer_2": _clip_tokenizer()}
         with torch.no_grad():
             _open_gates(unet)
             vae.decoder.conv_out.weight *= 3  # random weights give grey pictures, equal once they are uint8
-    scheduler = PNDMScheduler(
+    blocks["scheduler"] = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
-    unet.save_pretrained(folder / "unet")
-    vae.save_pretrained(folder / "vae")
-    text_encoder.save_pretrained(folder / "text_encoder")
-    _clip_tokenizer().save_pretrained(folder / "tokenizer")
-    scheduler.save_pretrained(folder / "scheduler")
-    _finish(folder)
+    for name, block in blocks.items():
+        block.save_pretrained(folder / name)
+    # Written last: its existence means that the checkpoint is complete.
+    index = {"_class_name": pipeline, **{name: _class(block) for name, block in sorted(blocks.items())}}
+    if second_text is not None:
+        index["force_zeros_for_empty_prompt"] = True
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder
+
+
+def _class(block: Any) -> list[str]:
+    """Library and class, as model_index.json names them."""
+    return [type(block).__module__.partition(".")[0], type(block).__name__]
 
 
 def tiny_blip2(folder: Path, language: str = "opt") -> Path:
@@ -149,13 +188,13 @@ def _open_gates(unet: Any) -> None:
             weight.normal_(std=0.5)
 
 
-def _clip_text() -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _clip_text(width: int = 32, projected: bool = False) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     vocab = _clip_vocabulary()
     config = CLIPTextConfig(
         vocab_size=len(vocab),
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -163,8 +202,9 @@ def _clip_text() -> Any:
         bos_token_id=vocab["<|startoftext|>"],
         eos_token_id=vocab["<|endoftext|>"],  # the default of 49407 would pool the first token, equal for every phrase
         pad_token_id=vocab["<|endoftext|>"],
+        **({"projection_dim": width} if projected else {}),
     )
-    model = CLIPTextModel(config)
+    model = CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
@@ -214,16 +254,3 @@ def _opt_sizes() -> dict[str, Any]:
 
 def _t5_sizes() -> dict[str, Any]:
     return {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 2}
-
-
-def _finish(folder: Path) -> None:
-    """model_index.json, written last: its existence means that the checkpoint is complete."""
-    blocks = {
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    index = {"_class_name": "StableDiffusionGLIGENPipeline", **blocks}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))

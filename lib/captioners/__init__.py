@@ -18,6 +18,7 @@ CAPTIONERS = Family(
         "template": "lib.captioners.template:Template",
         "blip2": "lib.captioners.blip2:Blip2",
         "blip2-flan-t5-xl": "lib.captioners.blip2:Blip2FlanT5",
+        "given": "lib.captioners.given:Given",
     },
 )
 
@@ -29,15 +30,25 @@ class Captioner(Protocol):
     MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
     LICENCE: ClassVar[str]
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
-    SEES: ClassVar[bool]  # False: works from the labels alone, pictures may be None
+    SEES: ClassVar[bool]  # False: does not look at the pictures, they may be None
+    READS: ClassVar[bool]  # False: does not look at the records, they may be left out
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any, model: Any) -> None:
         """`model`: a lib.models.ModelRef, or None where MODEL is None. Nothing heavy happens here."""
         ...
 
-    def caption(self, pictures: Sequence[np.ndarray | None], labels: Sequence[Sequence[str]]) -> list[str]:
-        """One raw caption each. pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box."""
+    def caption(
+        self,
+        pictures: Sequence[np.ndarray | None],
+        labels: Sequence[Sequence[str]],
+        records: Sequence[bytes | None] = (),
+    ) -> Sequence[str | None]:
+        """One raw caption each, None for a picture that has none.
+
+        pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box; records: the data set's own, a JSON
+        object each.
+        """
         ...
 
     @property

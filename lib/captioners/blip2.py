@@ -44,6 +44,7 @@ class Blip2:
     LICENCE: ClassVar[str] = "MIT; the OPT language model inside: OPT licence, not for commercial use"
     MINI: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 56}
     SEES: ClassVar[bool] = True
+    READS: ClassVar[bool] = False
     Settings: ClassVar[type[MemberSettings]] = Blip2Settings
 
     def __init__(self, settings: Blip2Settings, model: ModelRef) -> None:
@@ -55,8 +56,13 @@ class Blip2:
         # On a CPU the bits would depend on a picture's place in the batch, see painters/gligen.py.
         return self.settings.batch_size if device().type == "cuda" else 1
 
-    def caption(self, pictures: Sequence[np.ndarray | None], labels: Sequence[Sequence[str]]) -> list[str]:
-        """One caption each; pictures: uint8 (H, W, 3) RGB of any sizes. The labels are not looked at.
+    def caption(
+        self,
+        pictures: Sequence[np.ndarray | None],
+        labels: Sequence[Sequence[str]],
+        records: Sequence[bytes | None] = (),
+    ) -> list[str]:
+        """One caption each; pictures: uint8 (H, W, 3) RGB of any sizes. Labels and records are not looked at.
 
         Raises ValueError for a missing picture, AugmentError where the checkpoint cannot be used.
         """

@@ -49,6 +49,7 @@ class Template:
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
     SEES: ClassVar[bool] = False
+    READS: ClassVar[bool] = False
 
     class Settings(MemberSettings):
         pass
@@ -58,7 +59,12 @@ class Template:
     def __init__(self, settings: Settings, model: Any = None) -> None:
         self.settings = settings
 
-    def caption(self, pictures: Sequence[np.ndarray | None], labels: Sequence[Sequence[str]]) -> list[str]:
+    def caption(
+        self,
+        pictures: Sequence[np.ndarray | None],
+        labels: Sequence[Sequence[str]],
+        records: Sequence[bytes | None] = (),
+    ) -> list[str]:
         """One sentence for each list of labels, whatever their order; "an empty scene" for none."""
         return [say(own) for own in labels]
 

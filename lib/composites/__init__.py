@@ -5,11 +5,13 @@ Where `alpha` is 0 every pixel is the picture's own, bit for bit; tests/test_com
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lib.canvas import canvas_of, cut_window
 from lib.geometry import IntBox
+from lib.painters import Paint
 from lib.registry import Family, MemberSettings
 from lib.requests import Pass
 
@@ -19,43 +21,50 @@ COMPOSITES = Family(
         "none": "lib.composites.plain:Whole",
         "paste": "lib.composites.plain:Paste",
         "feather": "lib.composites.feather:Feather",
+        "poisson": "lib.composites.poisson:Poisson",
+        "reconstruct": "lib.composites.reconstruct:Reconstruct",
     },
 )
 
 
-class Composite(Protocol):
-    """The contract."""
+class Composite:
+    """The contract, and what most members have in common."""
 
     VERSION: ClassVar[int]  # raised whenever the same paint would give another picture
-    Settings: ClassVar[type[MemberSettings]]
+    NEEDS_DECODER: ClassVar[bool] = False  # True: only painters that have a decoder will do
+    Settings: ClassVar[type[MemberSettings]] = MemberSettings
 
-    def __init__(self, settings: Any) -> None: ...
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
 
     def margin(self) -> int:
         """Pixels by which the reach may go beyond the region; the window holds them."""
-        ...
+        return 0
 
     def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
         """float32 (h, w), 0 to 1: the paint's share of each pixel of `view`, the part of the window in the frame."""
-        ...
+        raise NotImplementedError
+
+    def repaint(self, paint: Paint, spec: Pass, canvas: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3): the paint, made to fit the canvas (the picture as the painter saw it)."""
+        return paint.image
+
+    def mix(self, below: np.ndarray, paint: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        """uint8 (h, w, 3) of picture, paint (uint8 as well) and the paint's share (h, w), all of the view."""
+        share = alpha[..., None]
+        return np.rint(paint * share + below * (1 - share)).astype(np.uint8)
 
 
-def compose(picture: np.ndarray, paint: np.ndarray, spec: Pass, composite: Composite) -> np.ndarray:
-    """Bring paint (h, w, 3) uint8, at the pass's shape, into a picture (H, W, 3) uint8; both RGB. A new array."""
+def compose(picture: np.ndarray, paint: Paint, spec: Pass, composite: Composite) -> np.ndarray:
+    """Bring a paint, at the pass's shape, into a picture (H, W, 3) uint8 RGB. A new array."""
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = view = cut_window(spec.window, width, height)
-    scaled = _to_window(paint, spec.window, view)
-    share = composite.alpha(spec, view)[..., None]
+    scaled = _to_window(composite.repaint(paint, spec, canvas_of(picture, spec)), spec.window, view)
+    share = composite.alpha(spec, view)
     result = picture.copy()
     below = result[y0:y1, x0:x1]
-    mixed = np.rint(scaled * share + below * (1 - share)).astype(np.uint8)
-    result[y0:y1, x0:x1] = np.where(share > 0, mixed, below)
+    result[y0:y1, x0:x1] = np.where(share[..., None] > 0, composite.mix(below, scaled, share), below)
     return result
-
-
-def cut_window(window: IntBox, width: int, height: int) -> IntBox:
-    """The part of a window that lies in the frame, xyxy whole pixels."""
-    return max(window[0], 0), max(window[1], 0), min(window[2], width), min(window[3], height)
 
 
 def _to_window(paint: np.ndarray, window: IntBox, view: IntBox) -> np.ndarray:

@@ -7,12 +7,14 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from lib.geometry import IntBox, rectangles_mask
+from lib.canvas import region_mask
+from lib.composites import Composite
+from lib.geometry import IntBox
 from lib.registry import MemberSettings
 from lib.requests import Pass
 
 
-class Feather:
+class Feather(Composite):
     """The region, enlarged a little so that its rim is covered, blurred."""
 
     VERSION: ClassVar[int] = 1
@@ -29,9 +31,6 @@ class Feather:
                 raise ValueError("an odd number is expected, such as 13")
             return value
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
     def margin(self) -> int:
         return self.settings.enlarge + self.settings.kernel // 2
 
@@ -39,10 +38,8 @@ class Feather:
         """The blurred mask; at the frame's border the region counts as going on."""
         import cv2
 
-        grow = self.settings.enlarge
-        grown = [(x0 - grow, y0 - grow, x1 + grow, y1 + grow) for x0, y0, x1, y1 in spec.region]
-        mask = rectangles_mask(grown, view)
-        kernel = (self.settings.kernel, self.settings.kernel)
-        alpha = cv2.GaussianBlur(mask.astype(np.float32), kernel, self.settings.sigma, borderType=cv2.BORDER_REPLICATE)
+        side, kernel = 2 * self.settings.enlarge + 1, (self.settings.kernel, self.settings.kernel)
+        mask = cv2.dilate(region_mask(spec, view).astype(np.float32), np.ones((side, side), np.uint8))
+        alpha = cv2.GaussianBlur(mask, kernel, self.settings.sigma, borderType=cv2.BORDER_REPLICATE)
         # Float noise far from the region must not count as reach.
         return np.where(alpha > 1e-4, np.clip(alpha, 0, 1), 0).astype(np.float32)

@@ -6,33 +6,25 @@ from typing import ClassVar
 
 import numpy as np
 
-from lib.geometry import IntBox, rectangles_mask
-from lib.registry import MemberSettings
+from lib.canvas import region_mask
+from lib.composites import Composite
+from lib.geometry import IntBox
 from lib.requests import Pass
 
 
-class _Plain:
-    VERSION: ClassVar[int] = 1
-
-    class Settings(MemberSettings):
-        pass
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def margin(self) -> int:
-        return 0
-
-
-class Whole(_Plain):
+class Whole(Composite):
     """none: the paint as it came, window and all."""
+
+    VERSION: ClassVar[int] = 1
 
     def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
         return np.ones((view[3] - view[1], view[2] - view[0]), dtype=np.float32)
 
 
-class Paste(_Plain):
+class Paste(Composite):
     """paste: the paint inside the region, the picture's own pixels elsewhere."""
 
+    VERSION: ClassVar[int] = 1
+
     def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
-        return rectangles_mask(spec.region, view).astype(np.float32)
+        return region_mask(spec, view).astype(np.float32)

@@ -5,19 +5,27 @@ An edit looks at one labelled picture and names targets; lib/plan.py turns them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import Field, field_validator
 
 from lib.geometry import IntBox
 from lib.registry import Family, MemberSettings
-from lib.requests import XYXY
+from lib.requests import XYXY, Rle, draw
 
 EDITS = Family(
     "edit",
     {
         "layout": "lib.edits.layout:Layout",
         "replace": "lib.edits.replace:Replace",
+        "occlude": "lib.edits.occlude:Occlude",
+        "refine": "lib.edits.occlude:Refine",
+        "insert": "lib.edits.insert:Insert",
+        "background": "lib.edits.background:Background",
+        "mask": "lib.edits.mask:Mask",
     },
 )
 
@@ -31,6 +39,8 @@ class Box:
     xyxy: XYXY  # pixels, cut to the frame
     xywh: XYXY  # the same as the label has it: as annotated, to the last digit, where nothing was cut
     editable: bool  # selected, usable, no crowd
+    crowd: bool = False
+    record: bytes | None = None  # the annotation as the source has it, where that has a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,7 @@ class Scene:
     prompt: str  # the caption's prompt; "" where captions are off
     draws: tuple[int, int]  # seed and variant: what every draw of this plan begins with
     boxes: Sequence[Box]
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)  # lib/places.py; only where the edit NEEDS_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +63,15 @@ class Target:
 
     region: tuple[IntBox, ...]  # xyxy whole pixels
     boxes: tuple[XYXY, ...]  # xyxy pixels of the picture
-    phrases: tuple[str, ...]
+    phrases: tuple[str, ...]  # one per box
     prompt: str
-    redraws: tuple[str, ...]  # annotations whose object is new afterwards
+    about: tuple[str, ...]  # annotations that it has to do with: part of its seed
+    role: str = ""  # tells targets about the same annotations apart: part of the seed too
+    redraws: tuple[str, ...] = ()  # annotations whose object is new afterwards
+    adds: tuple[IntBox, ...] = ()  # boxes of objects that come in front of all that is there
+    category: str | None = None  # name, for what it adds or redraws; None: adds get no label, redraws keep theirs
+    holes: tuple[IntBox, ...] = ()  # of the region, not to be painted
+    mask: Rle | None = None  # of the whole picture: of the region only this is to be painted
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +84,62 @@ class Draft:
     reason: str = ""
 
 
+class EditSettings(MemberSettings):
+    """What every edit has."""
+
+    prompt: str | list[str] | None = Field(
+        None,
+        description="what to paint, {category} and {caption} filled in; of several, each target takes one by its hash; "
+        "none: the edit's own",
+    )
+    negative_prompt: str = Field("", description="what the painter should keep away from")
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str | list[str] | None) -> str | list[str] | None:
+        texts = value if isinstance(value, list) else [value]
+        if value is not None and not (texts and all(text and text.strip() for text in texts)):
+            raise ValueError("a text, or a list of texts, was expected, none of them empty")
+        return value
+
+
+class WindowSettings(EditSettings):
+    """What edits have whose targets are smaller than the picture: how much of it the painter sees around them."""
+
+    context: float = Field(2.0, ge=1, description="window side as a multiple of the target's longer side")
+    min_window: int = Field(256, ge=1, description="least window side, pixels of the picture, where the frame allows")
+
+
 class Edit(Protocol):
     """The contract; tests/test_edits.py holds every registered member to it."""
 
     VERSION: ClassVar[int]
     WHOLE: ClassVar[bool]  # True: one window over the whole picture; False: a window around each target
-    Settings: ClassVar[type[MemberSettings]]
+    NEEDS_BOXES: ClassVar[bool]  # False: can edit a picture without objects
+    NEEDS_PLACES: ClassVar[bool]  # True: a scene comes with the places that objects of the data set take
+    Settings: ClassVar[type[EditSettings]]
 
     def __init__(self, settings: Any) -> None: ...
 
     def draft(self, scene: Scene) -> Draft:
         """Targets for one picture; no randomness but `lib.requests.draw`."""
         ...
+
+
+def chosen(boxes: Sequence[Box], scene: Scene, purpose: str, most: int | None) -> list[Box]:
+    """At most `most` boxes, those with the smallest hashes, in the order of the annotations."""
+    ranked = sorted(boxes, key=lambda box: draw(scene.draws, purpose, scene.digest, box.key))
+    keys = {box.key for box in ranked[:most]}
+    return [box for box in boxes if box.key in keys]
+
+
+def prompt_of(settings: EditSettings, scene: Scene, key: str, category: str, otherwise: str) -> str:
+    """The prompt for one target: of a pool the text with the smallest hash; `otherwise` where none is set."""
+    pool = settings.prompt if isinstance(settings.prompt, list) else [settings.prompt or otherwise]
+    text = min(pool, key=lambda text: draw(scene.draws, "prompt", scene.digest, key, text))
+    return text.replace("{category}", category).replace("{caption}", scene.prompt).strip() or otherwise
+
+
+def nothing(scene: Scene) -> str:
+    """The reason for a draft without targets where every editable box was barred, or there is none."""
+    return "all_boxes_barred" if any(box.editable for box in scene.boxes) else "no_boxes_to_edit"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
-from lib.edits import Draft, Scene, Target
-from lib.registry import MemberSettings
+from lib.edits import Draft, EditSettings, Scene, Target, prompt_of
 
 
 class Layout:
@@ -15,9 +12,11 @@ class Layout:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = True
+    NEEDS_BOXES: ClassVar[bool] = True
+    NEEDS_PLACES: ClassVar[bool] = False
 
-    class Settings(MemberSettings):
-        negative_prompt: str = Field("", description="what the painter should keep away from")
+    class Settings(EditSettings):
+        """The prompt is the caption's where none is set."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -28,11 +27,13 @@ class Layout:
         if not boxes:
             return Draft((), (), reason="no_boxes_to_edit")
         phrases = tuple(box.category for box in boxes)
+        keys, listing = tuple(box.key for box in boxes), ", ".join(phrases)
         target = Target(
             region=((0, 0, scene.width, scene.height),),
             boxes=tuple(box.xyxy for box in boxes),
             phrases=phrases,
-            prompt=scene.prompt or ", ".join(phrases),
-            redraws=tuple(box.key for box in boxes),
+            prompt=prompt_of(self.settings, scene, ",".join(keys), listing, scene.prompt or listing),
+            about=keys,
+            redraws=keys,
         )
         return Draft((target,), keeps=())

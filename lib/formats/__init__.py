@@ -20,6 +20,7 @@ FORMATS = Family(
     {
         "coco": "lib.formats.coco:read",
         "loco": "lib.formats.loco:read",
+        "triples": "lib.formats.triples:read",
         "voc": "lib.formats.voc:read",
         "yolo": "lib.formats.yolo:read",
     },

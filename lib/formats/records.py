@@ -16,11 +16,15 @@ import pyarrow as pa
 
 from lib.errors import AugmentError
 from lib.formats import Dataset
+from lib.images import PictureError, header_size, inside
 from lib.manifest import to_table
 from lib.schemas import OK, REJECTED, ImageRow, ObjectRow, Row, arrow_schema
 from lib.settings import DatasetSettings
 
 Bytes = bytes | msgspec.Raw
+
+# Of files that are pictures, lower case, where a format has no list of them.
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2"))
 
 _NULL = msgspec.Raw(b"null")
 
@@ -192,6 +196,15 @@ def images_folder(settings: DatasetSettings) -> Path:
     if not settings.images.is_dir():
         raise AugmentError(f"images folder {settings.images} not found: set dataset.images to the pictures' folder")
     return settings.images
+
+
+def picture_size(root: Path, name: str) -> tuple[int, int]:
+    """(width, height) from the header, pixels; (0, 0) where there is none, which the picture check will explain."""
+    path = inside(root, name)
+    try:
+        return header_size(path) if path is not None else (0, 0)
+    except PictureError:
+        return 0, 0
 
 
 def read_bytes(path: Path) -> bytearray:

@@ -19,12 +19,19 @@ import yaml
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
-from lib.formats.records import images_folder, read_text, rejected_object, stable_id, with_rejected
-from lib.images import PictureError, header_size, inside
+from lib.formats.records import (
+    SUFFIXES,
+    images_folder,
+    picture_size,
+    read_text,
+    rejected_object,
+    stable_id,
+    with_rejected,
+)
+from lib.images import inside
 from lib.schemas import ObjectRow
 from lib.settings import DatasetSettings
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2"))
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 
@@ -187,7 +194,7 @@ def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, 
     images, annotations, rejected = [], list[dict[str, Any]](), list[ObjectRow]()
     seen = set[str]()
     for item in items:
-        width, height = _size(root, item.name)
+        width, height = picture_size(root, item.name)
         image_id = stable_id(item.name)
         image = {"id": image_id, "file_name": item.name, "width": width, "height": height}
         images.append(image | ({"split": item.split} if item.split else {}))
@@ -203,15 +210,6 @@ def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, 
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, 1)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     return msgspec.json.encode(document), rejected
-
-
-def _size(root: Path, name: str) -> tuple[int, int]:
-    """(width, height) from the header; (0, 0) where there is none, which the picture check will explain."""
-    path = inside(root, name)
-    try:
-        return header_size(path) if path is not None else (0, 0)
-    except PictureError:
-        return 0, 0
 
 
 def _label_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lib.errors import AugmentError
 from lib.registry import Family, MemberSettings
 from lib.requests import Pass
 
@@ -22,17 +21,17 @@ PAINTERS = Family(
         "copy-paste": "lib.painters.copy_paste:CopyPaste",
         "gligen": "lib.painters.gligen:Gligen",
         "gligen-inpaint": "lib.painters.gligen:GligenInpaint",
+        "sd-inpaint": "lib.painters.inpainting:SdInpaint",
+        "sdxl-inpaint": "lib.painters.inpainting:SdxlInpaint",
+        "vanilla": "lib.painters.blending:Vanilla",
+        "blended-latent": "lib.painters.blending:BlendedLatent",
+        "td-paint": "lib.painters.blending:TdPaint",
+        "latentpaint": "lib.painters.blending:LatentPaint",
     },
 )
 
-
-def check_served(edit: str, painter: str) -> None:
-    """Raises AugmentError that lists what is allowed, where a painter does not serve an edit."""
-    served = sorted(PAINTERS[painter].EDITS)
-    if edit not in served:
-        able = ", ".join(name for name in PAINTERS if edit in PAINTERS[name].EDITS)
-        hint = f"{edit!r} can be painted by {able}" if able else f"no painter serves {edit!r}"
-        raise AugmentError(f"painter {painter!r} does not serve edit {edit!r}: it serves {', '.join(served)}; {hint}")
+# The edits that a painter serves that paints any mask of a picture and keeps the rest.
+INPAINTING = frozenset({"replace", "occlude", "refine", "insert", "background", "mask"})
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,27 @@ class PassInput:
     donor: np.ndarray | None = None  # uint8 (h, w, 3) RGB: the donor's crop at its own size, where the pass has one
 
 
+class Decoder(Protocol):
+    """Latents → pixels."""
+
+    vae: Any  # its torch module, diffusers' AutoencoderKL, frozen: composite `reconstruct` tunes and restores `decoder`
+
+    def __call__(self, latents: Any) -> np.ndarray:
+        """(C, h, w) float32 tensor → uint8 (H, W, 3) RGB."""
+        ...
+
+    def pixels(self, latents: Any) -> Any:
+        """(C, h, w) float32 tensor → (3, H, W) float32 tensor, about -1 to 1, not clipped, with gradients if asked."""
+        ...
+
+
 @dataclass(frozen=True)
 class Paint:
     """What a painter gives back for one pass."""
 
     image: np.ndarray  # uint8 (H, W, 3) RGB at the pass's shape
     latents: Any = None  # (C, h, w) float32 CPU tensor before decoding, where there is one
-    decoder: Any = None  # callable latents -> image, where there is one (composite `reconstruct` needs it)
+    decoder: Decoder | None = None  # where there is one (composite `reconstruct` needs it)
 
 
 class Painter(Protocol):
@@ -62,7 +75,9 @@ class Painter(Protocol):
     MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
     LICENCE: ClassVar[str]  # of that checkpoint
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
+    # MINI_MODEL: str, where its mini model is another painter's: that one's name
     MAX_BOXES: ClassVar[int | None]  # boxes one pass can hold; more is a reason, never a cut
+    HAS_DECODER: ClassVar[bool]  # True: paints come with their latents, and `decoder` gives what decodes them
     NEEDS_DONOR: ClassVar[bool]  # True: plan gives each pass one, chosen among those that `fits` allows
     Settings: ClassVar[type[MemberSettings]]
 
@@ -77,6 +92,10 @@ class Painter(Protocol):
 
     def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
         """Paint passes of one shape, each with its own boxes, phrases, prompt, seed. Order kept."""
+        ...
+
+    def decoder(self) -> Decoder:
+        """What decodes the latents of its paints, for paints that come from the store. Only where HAS_DECODER."""
         ...
 
     @property

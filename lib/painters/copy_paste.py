@@ -21,10 +21,11 @@ class CopyPaste:
     """Scales the donor's crop onto the pass's box; beside the donor the canvas stays as it is."""
 
     VERSION: ClassVar[int] = 1
-    EDITS: ClassVar[frozenset[str]] = frozenset({"replace"})
+    EDITS: ClassVar[frozenset[str]] = frozenset({"replace", "insert"})
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
     MAX_BOXES: ClassVar[int | None] = 1
+    HAS_DECODER: ClassVar[bool] = False
     NEEDS_DONOR: ClassVar[bool] = True
 
     class Settings(MemberSettings):
@@ -51,7 +52,7 @@ class CopyPaste:
         return (grow.max(axis=1) <= settings.max_upscale) & (stretch <= settings.max_stretch)
 
     def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
-        """Paste each pass's donor. Raises ValueError for a pass without one."""
+        """Paste each pass's donor. Raises ValueError for a pass without one, or with more than one box."""
         return [Paint(self._paste(item)) for item in batch]
 
     def _paste(self, item: PassInput) -> np.ndarray:
@@ -59,6 +60,8 @@ class CopyPaste:
 
         if item.donor is None:
             raise ValueError("copy-paste got a pass without a donor: plan chooses one per pass")
+        if len(item.spec.boxes) > 1:
+            raise ValueError(f"copy-paste fills one box a pass, and got {len(item.spec.boxes)}")
         (x0, y0, x1, y1), donor = item.spec.region[0], item.donor
         left, top, right, bottom = to_window(np.array([x0, y0, x1, y1]), item.spec.window, item.spec.shape).astype(int)
         if item.spec.donor is not None and item.spec.donor.flip:

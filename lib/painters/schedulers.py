@@ -47,3 +47,14 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int, device: tor
     except (ValueError, NotImplementedError) as error:
         raise AugmentError(f"scheduler {name!r} with {steps} steps does not go with this checkpoint: {error}") from None
     return scheduler
+
+
+def time_steps(scheduler: Any, start: int = 0) -> torch.Tensor:
+    """The time steps without the first `start`. PNDM takes its second one twice, wherever it starts."""
+    import torch
+
+    if not hasattr(scheduler, "plms_timesteps"):
+        times: torch.Tensor = scheduler.timesteps
+        return times[start:]
+    left = torch.unique_consecutive(scheduler.timesteps)[start:]
+    return torch.cat([left[:2], left[1:]])

@@ -1,0 +1,52 @@
+"""A recipe: edit × painter × composite, one point of the space, and which points there are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.painters import PAINTERS
+from lib.registry import Member
+
+
+class Recipe(BaseModel):
+    """The three members. Raises AugmentError where they do not go together."""
+
+    model_config = ConfigDict(frozen=True)
+    edit: Member
+    painter: Member
+    composite: Member
+
+    def model_post_init(self, context: Any) -> None:
+        check_triple(self.edit.name, self.painter.name, self.composite.name)
+
+    def check_categories(self, known: Collection[str]) -> None:
+        """Raises AugmentError where new labels would be of a category that the data set does not have."""
+        settings = EDITS.settings(self.edit.name, self.edit.settings)
+        for field in ("category", "occluder_category"):
+            asked = getattr(settings, field, None)
+            for name in [asked] if isinstance(asked, str) else asked or []:
+                if name not in known:
+                    raise AugmentError(
+                        f"edit {self.edit.name!r}, setting {field!r}: the data set has no category {name!r}, it has "
+                        f"{', '.join(sorted(known)) or 'none'}; a new one is to be added to its annotations first"
+                    )
+
+
+def check_triple(edit: str, painter: str, composite: str) -> None:
+    """Raises AugmentError that lists what is allowed, where a painter does not serve the edit or the composite."""
+    served = sorted(PAINTERS[painter].EDITS)
+    if edit not in served:
+        able = ", ".join(name for name in PAINTERS if edit in PAINTERS[name].EDITS)
+        hint = f"{edit!r} can be painted by {able}" if able else f"no painter serves {edit!r}"
+        raise AugmentError(f"painter {painter!r} does not serve edit {edit!r}: it serves {', '.join(served)}; {hint}")
+    if COMPOSITES[composite].NEEDS_DECODER and not PAINTERS[painter].HAS_DECODER:
+        able = ", ".join(name for name in COMPOSITES if not COMPOSITES[name].NEEDS_DECODER)
+        raise AugmentError(
+            f"composite {composite!r} needs a painter with a decoder, and {painter!r} has none: with it go {able}"
+        )

@@ -1,0 +1,97 @@
+"""A workspace: held by one at a time, with the checkpoints pinned that its results are made by.
+
+with locked(root):
+    recipe = recipe_of(settings, Pins(root / "models.lock"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lib.captioners import CAPTIONERS
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.manifest import atomic_write
+from lib.models import ModelRef, model_of, resolve
+from lib.painters import PAINTERS
+from lib.presets import Resolved
+from lib.recipe import Recipe
+from lib.registry import Family, Member
+from lib.settings import Choice
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """A workspace for this process alone, swept of what a killed run left half written.
+
+    Raises AugmentError where another run holds it, or where it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise AugmentError(
+            f"workspace {root} is in use by another run: wait for it, or set another workspace"
+        ) from None
+    except OSError as error:
+        told = error.strerror or error
+        raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
+    with lock:
+        _sweep(root)
+        yield
+
+
+def _sweep(root: Path) -> None:
+    """Remove what a killed run left half written; the lock is ours, so nobody is writing."""
+    status = root / "status.json"
+    if status.is_file() and json.loads(status.read_bytes())["state"] != "completed":
+        for path in list(root.rglob(".tmp-*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+class Pins:
+    """models.lock: revisions, resolved at the first plan and kept until the file is removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pinned: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def resolve(self, model: str) -> ModelRef:
+        """As lib.models.resolve; what it finds of a hub id is pinned."""
+        ref = resolve(model, self.pinned)
+        # A folder's revision is its files' digest: there is nothing to pin.
+        if ref.path is None and self.pinned.get(ref.id) != ref.revision:
+            self.pinned[ref.id] = ref.revision
+            atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
+        return ref
+
+
+def captioner_of(settings: Resolved, pins: Pins) -> Member:
+    """The captioner with its checkpoint pinned; raises AugmentError for a wrong setting, or a checkpoint not there."""
+    return _member(CAPTIONERS, settings.captioner, settings, pins)
+
+
+def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
+    """Edit, painter and composite, in the same way."""
+    return Recipe(
+        edit=EDITS.member(settings.edit.name, settings.edit.values),
+        painter=_member(PAINTERS, settings.painter, settings, pins),
+        composite=COMPOSITES.member(settings.composite.name, settings.composite.values),
+    )
+
+
+def _member(family: Family, choice: Choice, settings: Resolved, pins: Pins) -> Member:
+    """A member with its checkpoint pinned, where it needs one."""
+    values = family.settings(choice.name, choice.values)
+    model = model_of(choice.name, family[choice.name], values, settings.models)
+    return family.member(choice.name, choice.values, pins.resolve(model) if model else None)

@@ -1,0 +1,184 @@
+"""Every edit by every painter that serves it, on tiny weights: from plan to picture and labels, for any picture."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lib.canvas import cut_window
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.generate import generate_pictures
+from lib.manifest import to_table
+from lib.models import resolve
+from lib.painters import PAINTERS
+from lib.plan import DonorPool, plan_requests
+from lib.recipe import Recipe
+from lib.requests import Request
+from lib.schemas import OK, ImageRow, ObjectRow, PlanRow, SelectRow
+from lib.store import Store
+
+SIZES = [(40, 30), (160, 120), (520, 390)]  # smaller than the tiny painters' 64 pixels, about it, much larger
+PLACES = {"cat": np.array([[0.9, 0.25, 0.25], [0.5, 0.2, 0.3]])}
+SERVED = [(edit, name) for name in sorted(PAINTERS) for edit in sorted(PAINTERS[name].EDITS)]
+served = pytest.mark.parametrize(("edit", "name"), SERVED, ids=[f"{edit}-{name}" for edit, name in SERVED])
+
+
+class Bench:
+    """Plans and paints pictures that exist in memory alone."""
+
+    def __init__(self, checkpoints, folder):
+        self.checkpoints, self.store, self.painters = checkpoints, Store(folder), {}
+
+    def recipe(self, edit, name, composite="feather", edit_settings=None, **painter_settings):
+        ref = resolve(str(self.checkpoints[name]), {}) if PAINTERS[name].MODEL else None
+        tiny = {"steps": 2, "size": 64, **painter_settings} if PAINTERS[name].MODEL else painter_settings
+        return Recipe(
+            edit=EDITS.member(edit, edit_settings or {}),
+            painter=PAINTERS.member(name, tiny, ref),
+            composite=COMPOSITES.member(composite, {}),
+        )
+
+    def run(self, recipe, size, boxes, seed=0, donors=()):
+        """(picture before, picture after or None, request or None, reason) of one picture with boxes xywh."""
+        pixels = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        images = [picture_row("1", *size), picture_row("2", 300, 300)]
+        objects = [box_row(str(10 + i), "1", *box) for i, box in enumerate(boxes)]
+        others = [box_row(str(900 + i), "2", *box) for i, box in enumerate(donors)]
+        keys = [row.key for row in objects]
+        select = SelectRow("1", OK, "", "", "1.png", "a" * 64, "upright", "train", *size, keys, ["cat"] * len(keys))
+        usable = frame([*objects, *others], ObjectRow)
+        pool = DonorPool.of(usable, frame(images, ImageRow), "train")
+        (row,) = plan_requests(frame([select], SelectRow), usable, {}, recipe, pool, seed, 1, PLACES)
+        if row.status != OK:
+            return pixels, None, None, row.reason
+        loaded = {"a" * 64: pixels, "b" * 64: np.random.default_rng(6).integers(0, 256, (300, 300, 3), dtype=np.uint8)}
+        made = generate_pictures(
+            frame([row], PlanRow), self.painter(recipe), lambda digest, _: loaded[digest], self.store
+        )
+        from lib.images import load_rgb
+
+        told = load_rgb(self.store.get("picture", made[0].picture), "stored") if made[0].status == OK else None
+        return pixels, told, Request.model_validate_json(row.request), made[0].reason
+
+    def painter(self, recipe):
+        key = recipe.painter.model_dump_json()
+        if key not in self.painters:
+            self.painters[key] = PAINTERS.build(recipe.painter)
+        return self.painters[key]
+
+
+def frame(rows, kind):
+    return to_table(rows, kind).to_pandas()
+
+
+def picture_row(key, width, height):
+    digest = {"1": "a", "2": "b"}[key] * 64
+    return ImageRow(key, OK, "", "", f"{key}.png", "p", "train", "", width, height, "upright", 1, 1, digest, b"{}")
+
+
+def box_row(key, image, x, y, w, h):
+    record = json.dumps({"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}).encode()
+    return ObjectRow(key, OK, "", "", image, "1", "cat", x, y, w, h, False, True, record)
+
+
+def reach(request, shape):
+    """bool (H, W): what the composite of any pass may touch."""
+    told = np.zeros(shape, bool)
+    composite = COMPOSITES[request.composite["name"]](
+        COMPOSITES.settings(request.composite["name"], request.composite["settings"])
+    )
+    for step in request.passes:
+        x0, y0, x1, y1 = view = cut_window(step.window, shape[1], shape[0])
+        told[y0:y1, x0:x1] |= composite.alpha(step, view) > 0
+    return told
+
+
+@pytest.fixture(scope="module")
+def bench(checkpoints, tmp_path_factory):
+    return Bench(checkpoints, tmp_path_factory.mktemp("bench"))
+
+
+def boxes_for(size):
+    """Two boxes apart, a third of the picture's sides each."""
+    w, h = size[0] // 3, size[1] // 3
+    return [(2, 2, w, h), (size[0] - w - 2, size[1] - h - 2, w, h)]
+
+
+@served
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_size_is_kept_and_nothing_changes_beyond_the_reach(bench, edit, name, size):
+    recipe = bench.recipe(edit, name, edit_settings={"min_side": 4} if edit == "insert" else {})
+    boxes = boxes_for(size)
+    before, after, request, reason = bench.run(recipe, size, boxes, donors=[(0, 0, w, h) for _, _, w, h in boxes])
+    if after is None:
+        assert reason in {"insert": ("no_free_place", "no_donor"), "background": ("nothing_to_paint",)}[edit]
+        assert edit == "insert" or size == (40, 30)
+        return
+    inside = reach(request, before.shape[:2])
+    assert after.shape == before.shape and after.dtype == np.uint8
+    np.testing.assert_array_equal(after[~inside], before[~inside])
+    assert (after[inside] != before[inside]).any()
+
+
+@served
+def test_boxes_are_kept_unless_something_stands_before_them(bench, edit, name):
+    boxes = boxes_for((160, 120))
+    _, _, request, _ = bench.run(bench.recipe(edit, name), (160, 120), boxes, donors=[(0, 0, 53, 40)])
+    if request is None:
+        return
+    told = {label.source: label for label in request.labels}
+    for i, box in enumerate(boxes):
+        label = told[str(10 + i)]
+        assert label.bbox in (None, box) or label.visible is not None
+
+
+@served
+def test_one_seed_one_picture_and_another_seed_another(bench, edit, name, tmp_path):
+    recipe, boxes = bench.recipe(edit, name), boxes_for((160, 120))
+    donors = [(0, 0, 53, 40), (60, 60, 50, 41), (120, 120, 55, 38), (10, 200, 54, 42)]
+    fresh = Bench(bench.checkpoints, tmp_path)
+    one, two, other = (
+        b.run(recipe, (160, 120), boxes, seed, donors)[1] for b, seed in ((bench, 1), (fresh, 1), (fresh, 2))
+    )
+    if one is None:
+        return
+    np.testing.assert_array_equal(one, two)
+    assert other is None or (one != other).any()
+
+
+@served
+@pytest.mark.parametrize("count", [0, 1, 30, 31])
+def test_any_number_of_boxes_is_painted_or_has_a_reason(bench, edit, name, count):
+    boxes = [(4 + 38 * (i % 8), 4 + 38 * (i // 8), 30, 30) for i in range(count)]
+    recipe = bench.recipe(edit, name, **({"steps": 1} if PAINTERS[name].MODEL else {}))
+    _, after, _, reason = bench.run(recipe, (320, 170), boxes, donors=[(0, 0, 30, 30)])
+    if count == 0 and EDITS[edit].NEEDS_BOXES:
+        assert reason == "no_boxes_to_edit"
+    elif edit == "layout" and count > 30:
+        assert reason == "too_many_boxes"
+    elif edit == "insert":
+        assert (after is not None) == (reason == "")
+    else:
+        assert after is not None
+
+
+@served
+def test_a_box_under_one_latent_cell_is_painted(bench, edit, name):
+    size, boxes = (520, 390), [(200, 150, 3, 4)]
+    before, after, _, reason = bench.run(bench.recipe(edit, name), size, boxes, donors=[(0, 0, 3, 4)])
+    assert after is None if edit == "insert" and reason else (after != before).any()
+
+
+LATENT = sorted(name for name in PAINTERS if PAINTERS[name].HAS_DECODER and "replace" in PAINTERS[name].EDITS)
+
+
+@pytest.mark.parametrize("composite", sorted(COMPOSITES))
+@pytest.mark.parametrize("name", LATENT)
+def test_every_composite_takes_the_paint_of_every_latent_painter(bench, name, composite):
+    recipe = bench.recipe("replace", name, composite)
+    before, after, request, reason = bench.run(recipe, (160, 120), boxes_for((160, 120))[:1])
+    assert reason == ""
+    inside = reach(request, before.shape[:2])
+    np.testing.assert_array_equal(after[~inside], before[~inside])
+    assert (after[inside] != before[inside]).any()
