@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +60,7 @@ class Cell:
     reason: str = ""  # why there is no picture, in words; "" = there is one
     picture: np.ndarray | None = None  # uint8 (H, W, 3), of the source's size
     boxes: Sequence[Drawn] = ()  # the final labels
-    focus: IntBox | None = None  # xyxy: where to look closely; None: the picture shows it well
+    focus: IntBox | None = None  # xyxy: where to look closely
     prompt: str = ""  # of the first pass; "" where the painter reads none
     places: int = 0  # painted, or found in the store
     painted: int = 0  # painted now
@@ -71,9 +72,9 @@ class Cell:
         """The outcome in a line."""
         if self.reason:
             return self.reason
-        reused = {0: ", from the store", self.places: ""}.get(self.painted, f", {self.painted} now")
-        left = f"; left alone: {', '.join(self.barred)}" if self.barred else ""
-        return f"{self.places} place{'s' * (self.places != 1)} painted{reused}{left}"
+        done = {0: "from the store", self.places: "painted"}.get(self.painted, f"{self.painted} of them painted now")
+        left = f"; left alone: {_counted(self.barred)}" if self.barred else ""
+        return f"{self.places} place{'s' * (self.places != 1)}, {done}{left}"
 
 
 @dataclass(frozen=True)
@@ -102,31 +103,31 @@ def paint_grid(
     """
     for name in runs:
         preset_of(name)
-    given = next(iter(runs.values()))
-    root = (given.workspace or Path("data/runs/grid")).absolute()
+    given = [parameters.model_copy(update={"preset": name}) for name, parameters in runs.items()]
+    root = (given[0].workspace or Path("data/runs/grid")).absolute()
     with locked(root):
-        bench = _Bench(given, root, watch)
-        source = bench.source(bench.find(wanted)) if wanted is not None else bench.first(next(iter(runs)), given)
+        bench = _Bench(given[0], root, watch)
+        source = bench.first(given[0]) if wanted is None else bench.source(bench.find(wanted))
         cells = []
-        for name, parameters in runs.items():
-            watch(name, 0, 1)
-            cells.append(_cell(bench, source, name, parameters))
-            watch(name, 1, 1)
+        for parameters in given:
+            watch(parameters.preset, 0, 1)
+            cells.append(_cell(bench, source, parameters))
+            watch(parameters.preset, 1, 1)
         pixels = source.load(source.row.digest, source.row.frame)
         boxes = [(category, xywh, True) for category, xywh in source.boxes.values()]
         return Grid(source.row.file_name, pixels, boxes, cells)
 
 
-def _cell(bench: _Bench, source: _Source, name: str, parameters: Parameters) -> Cell:
+def _cell(bench: _Bench, source: _Source, given: Parameters) -> Cell:
     begun, triple = time.perf_counter(), ""
     try:
-        settings = resolve_parameters(parameters.model_copy(update={"preset": name}), bench.root)
+        settings = resolve_parameters(given, bench.root)
         triple = f"{settings.edit.name} × {settings.painter.name} × {settings.composite.name}"
-        cell = bench.paint(source, name, settings)
+        cell = bench.paint(source, settings)
     except (AugmentError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
-        cell = Cell(name=name, reason=f"{error}" or type(error).__name__)
+        cell = Cell(name=given.preset, reason=f"{error}" or type(error).__name__)
     return replace(cell, triple=triple, seconds=time.perf_counter() - begun)
 
 
@@ -177,7 +178,7 @@ class _Bench:
         self.images, self.objects = told.images.to_pandas(), told.objects
         self.categories = {c["name"] for c in msgspec.json.decode(told.envelope).get("categories", ())}
         self.store, self.pins = Store(root / "store"), Pins(root / "models.lock")
-        self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)
+        self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)  # what need not be read again
 
     def find(self, wanted: str) -> int:
         """The position of a picture by its file name, path or key; raises AugmentError where it is not one."""
@@ -202,6 +203,7 @@ class _Bench:
         rows = self.images.iloc[[position]]
         folder, most = self.dataset.images, self.dataset.max_pixels
         rows = check_pictures(rows, folder, most, self.known)
+        self.known = pd.concat([rows, self.known])
         (row,) = rows.itertuples(index=False)
         if row.status != OK:
             raise AugmentError(f"picture {row.file_name}: {_words(row.reason)}: {row.detail}")
@@ -209,10 +211,10 @@ class _Bench:
         own = settle_objects(rows, self.objects.filter(pc.equal(self.objects["image_key"], row.key)))
         return _Source(pd.concat([rows, group]), own, row, folder)
 
-    def first(self, name: str, given: Parameters) -> _Source:
+    def first(self, given: Parameters) -> _Source:
         """The first picture that the run would take, and has something to edit in."""
         try:
-            settings = resolve_parameters(given.model_copy(update={"preset": name}), self.root)
+            settings = resolve_parameters(given, self.root)
             edit = EDITS.member(settings.edit.name, settings.edit.values)
             select = settings.select
         except AugmentError:  # which its cell will say
@@ -232,11 +234,11 @@ class _Bench:
                 continue
         if found is None:
             raise AugmentError(
-                f"no picture that can be read has a box that preset {name!r} may edit: name one with --picture"
+                f"no picture that can be read has a box that preset {given.preset!r} may edit: name one with --picture"
             )
         return found
 
-    def paint(self, source: _Source, name: str, settings: Resolved) -> Cell:
+    def paint(self, source: _Source, settings: Resolved) -> Cell:
         """The picture as one preset paints it; raises AugmentError with the reason where it cannot."""
         recipe, captioner = recipe_of(settings, self.pins), captioner_of(settings, self.pins)
         recipe.check_categories(self.categories)
@@ -248,7 +250,7 @@ class _Bench:
         _demand("generate", row)
         boxes = drawn_boxes(request, source.boxes)
         return Cell(
-            name=name,
+            name=settings.preset,
             picture=load_rgb(self.store.get("picture", row.picture) or b"", "stored"),
             boxes=boxes,
             focus=_focus(request, boxes),
@@ -277,13 +279,13 @@ class _Bench:
             ((_, scene),) = scenes(selected, objects, prompts, settings.seed, places)
             targets = EDITS.build(recipe.edit).draft(scene).targets
             own = {box.key: box.category for box in scene.boxes}
-            categories = {t.category or own.get("".join(t.about[:1]), "") for t in targets}
+            categories = {t.category or own[t.about[0]] for t in targets}
             images, others = self._digested(split, categories)
             donors = DonorPool.of(others, images, split)
-            folder, read = self.dataset.images, images[images.digest != ""]
-            load = source_loader({d: str(folder / path) for d, path in zip(read.digest, read.path, strict=True)})
+            paths = dict(zip(images.digest, images.path, strict=True)) | {source.row.digest: source.row.path}
+            load = source_loader({digest: str(self.dataset.images / path) for digest, path in paths.items()})
         rows = plan_requests(selected, objects, prompts, recipe, donors, settings.seed, 1, places)
-        _demand("plan", rows[0])
+        _demand("plan", rows[0], counted=": " in rows[0].detail)
         return to_table(rows, PlanRow).to_pandas(), load
 
     def _places(self, split: str) -> Places:
@@ -309,7 +311,7 @@ class _Bench:
 
         folder, most = self.dataset.images, self.dataset.max_pixels
         rows = check_pictures(rows, folder, most, self.known, advance, decode=False)
-        self.known = rows if self.known is None else pd.concat([rows[rows.status == OK], self.known])
+        self.known = pd.concat([rows, self.known])  # the next preset finds them there
         objects = settle_objects(rows, self.objects)
         return rows, objects.filter(pc.equal(objects["status"], OK)).to_pandas()
 
@@ -322,35 +324,45 @@ def _editable(source: _Source, settings: Resolved, edit: Member) -> bool:
     return bool(EDITS.build(edit).draft(scene).targets)
 
 
-def _demand(stage: str, row: Any, otherwise: str = "") -> None:
-    """Raise AugmentError with the reason of a row that is set aside; otherwise: said where it has no detail."""
+def _demand(stage: str, row: Any, otherwise: str = "", counted: bool = False) -> None:
+    """Raise AugmentError with the reason of a row that is set aside.
+
+    otherwise: said where it has no detail; counted: the detail lists boxes, whose reasons are counted.
+    """
     if row.status != OK:
-        detail = row.detail or otherwise
+        detail = _counted(row.detail.split("; ")) if counted else row.detail or otherwise
         raise AugmentError(f"{stage}: {_words(row.reason)}" + (f" ({detail})" if detail else ""))
+
+
+def _counted(barred: Sequence[str]) -> str:
+    """How many boxes have which reason, of "annotation key: reason"."""
+    counts = Counter(_words(text.rpartition(": ")[2]) for text in barred)
+    return ", ".join(f"{count} × {reason}" for reason, count in counts.items())
 
 
 def _words(reason: str) -> str:
     return reason.replace("_", " ")
 
 
-def _focus(request: Request, boxes: Sequence[Drawn]) -> IntBox | None:
-    """The window, of the picture's aspect, around what was painted; where that is most of the picture, around its
-    objects, or the largest of them; None where those are too."""
-    width, height = request.width, request.height
+def _focus(request: Request, boxes: Sequence[Drawn]) -> IntBox:
+    """Around what was painted; where that is not close, around its objects, or the largest of them; where that is not
+    either, the whole picture."""
     regions = [region for step in request.passes for region in step.region]
     objects = [outer_pixels(xywh_to_xyxy(np.array(xywh)).tolist()) for _, xywh, edited in boxes if edited]
-    largest = max(objects, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
-    for group in (regions, objects, [largest] if largest else []):
-        if group:
-            low, high = np.array(group)[:, :2].min(axis=0), np.array(group)[:, 2:].max(axis=0)
-            x0, y0, x1, y1 = np.clip([*low, *high], 0, [width, height] * 2).tolist()
-            window = window_around((x0, y0, x1, y1), width, height, (height, width), _CONTEXT, _LEAST)
-            if (window[2] - window[0]) * (window[3] - window[1]) <= width * height / 2:
-                return window
-    return None
+    largest = sorted(objects, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))[-1:]
+    for group in filter(None, (regions, objects, largest)):
+        if window := close_window(group, request.width, request.height):
+            return window
+    return 0, 0, request.width, request.height
 
 
-_CONTEXT, _LEAST = (
-    1.6,
-    64,
-)  # of a close-up: its sides as multiples of what is looked at; its longer side at least, pixels
+def close_window(boxes: Sequence[IntBox], width: int, height: int, context: float = 1.6) -> IntBox | None:
+    """The window of the picture's aspect that holds all boxes, xyxy whole pixels; None where that is more than half of
+    it. context: its sides in those of what it holds, at least."""
+    left, top, right, bottom = np.clip(boxes, 0, [width, height] * 2).T
+    around = int(left.min()), int(top.min()), int(right.max()), int(bottom.max())
+    window = window_around(around, width, height, (height, width), context, _CLOSEST)
+    return window if (window[2] - window[0]) * (window[3] - window[1]) <= width * height / 2 else None
+
+
+_CLOSEST = 64  # longer side of a close-up at least, pixels: of fewer nothing can be seen

@@ -56,14 +56,21 @@ class PictureInfo:
     stored_height: int
 
 
-def inspect(path: Path, max_pixels: int, decode: bool = True) -> PictureInfo:
+def inspect(path: Path, max_pixels: int) -> PictureInfo:
     """Read a picture once: digest of its bytes, sizes, and proof that its first frame decodes to the end.
-
-    Without `decode` that proof is left out, which takes most of the time.
 
     Raises PictureError: image_missing (no readable regular file), image_empty, image_too_large (by its header, before
     decoding), image_broken (truncated or undecodable).
     """
+    return _inspected(path, max_pixels, decode=True)
+
+
+def glance(path: Path, max_pixels: int) -> PictureInfo:
+    """`inspect` without the proof, which takes most of its time: image_broken is told of a bad header alone."""
+    return _inspected(path, max_pixels, decode=False)
+
+
+def _inspected(path: Path, max_pixels: int, decode: bool) -> PictureInfo:
     data, info = _read(path)
     with _open(data) as image:
         if image.width * image.height > max_pixels:

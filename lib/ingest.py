@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.formats.records import outside
-from lib.images import PictureError, PictureInfo, inside, inspect
+from lib.images import PictureError, PictureInfo, glance, inside, inspect
 from lib.schemas import OK, REJECTED, ObjectRow, arrow_schema
 
 _BLOCK = 512  # pictures handed to the threads at once: a kill or an error waits for no more than these
@@ -119,7 +119,7 @@ def _inspect(root: Path, relative: str, max_pixels: int, decode: bool) -> Pictur
     if path is None:
         return PictureError("path_outside_root", f"{relative} leads out of the images folder")
     try:
-        return inspect(path, max_pixels, decode)
+        return inspect(path, max_pixels) if decode else glance(path, max_pixels)
     except PictureError as error:
         return error
 

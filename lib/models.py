@@ -13,12 +13,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from cachetools import cached
 
 from lib.errors import AugmentError
 from lib.manifest import file_digest
@@ -169,6 +174,36 @@ def out_of_memory(error: BaseException) -> bool:
 
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`run` over items on a CPU, one a core and thread, each with torch on that thread alone. Order kept."""
+    return list(_single_threads().map(run, items))
+
+
+@cached({}, lock=threading.Lock())
+def _single_threads() -> ThreadPoolExecutor:
+    """A thread for each core, in which torch uses no others."""
+    import torch
+
+    cores, before = available_cores(), torch.get_num_threads()
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread's first use of torch would undo what is set before it
+        torch.set_num_threads(1)
+        ready.wait()
+
+    ready = threading.Barrier(cores)
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="paint", initializer=alone)
+    for started in [pool.submit(int) for _ in range(cores)]:
+        started.result()
+    torch.set_num_threads(before)  # what new threads begin with was changed as well
+    return pool
 
 
 def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[R]]) -> tuple[list[R], int]:

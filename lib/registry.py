@@ -23,7 +23,7 @@ class MemberSettings(BaseModel):
 
 
 # Settings that say where and how, not what: they are no part of a key.
-_NOT_IDENTITY = {"batch_size", "model", "device"}
+_NOT_IDENTITY = {"batch_size", "model", "device", "compile"}
 
 
 class Member(BaseModel):

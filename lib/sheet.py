@@ -8,48 +8,43 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lib.draw import Drawn, draw_boxes, sheet_jpeg
 from lib.errors import AugmentError
 from lib.geometry import IntBox
-from lib.grid import Grid
+from lib.grid import Cell, Grid, close_window
 from lib.manifest import atomic_write
 
-_GROUND, _INK, _DIM, _WARN = (24, 24, 28), (240, 240, 240), (165, 165, 172), (255, 190, 120)
+COLUMNS = 4  # at most
+_LEAST = 400  # width of a cell at least, pixels: room for its words beside a narrow picture
 _GAP = 12  # pixels, between cells and around them
+_GROUND, _INK, _DIM, _WARN = (24, 24, 28), (240, 240, 240), (170, 170, 176), (255, 190, 120)
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+Line = tuple[str, int, tuple[int, int, int]]  # text, height of its letters in pixels, colour
 
 
 def draw_grid(grid: Grid, most: tuple[int, int] = (640, 480)) -> Image.Image:
-    """The sheet: source and boxes first, then a cell a preset: name, triple, picture with its new labels, close-up.
+    """The sheet: the source with its boxes first, then a cell a preset: name, triple, picture with its new labels, and
+    below it the place that was painted, close and without them; or the reason why there is none.
 
-    most: width and height at most of each picture in it, pixels; the aspect is kept.
+    most: width and height at most of a picture in it, pixels; smaller ones grow, and every aspect is kept.
     """
-    focus = next((cell.focus for cell in grid.cells if cell.focus), None)
-    height, width = grid.source.shape[:2]
-    about = f"{width} × {height} pixels, {len(grid.boxes)} box{'es' * (len(grid.boxes) != 1)}"
-    images = [_drawn_cell("source", [(grid.name, _INK), (about, _DIM)], grid.source, grid.boxes, focus, most)]
+    shared = _shared_focus(grid)
+    source = _pictures(grid.source, grid.boxes, shared or next((c.focus for c in grid.cells if c.focus), None), most)
+    wide = max(_LEAST, source.width)
+    cells = [(_text(_source_lines(grid), wide), source)]
     for cell in grid.cells:
         if cell.picture is None:
-            lines = [(cell.triple, _INK), (cell.reason, _WARN)]
-            images.append(_drawn_cell(cell.name, lines, None, (), None, most))
-            continue
-        lines = [(cell.triple, _INK), (f"{cell.told}; {cell.seconds:.1f} s", _DIM)]
-        lines += [(f"“{cell.prompt}”", _DIM)] if cell.prompt else []
-        new = [box for box in cell.boxes if box[2]]  # the others are as in the source
-        images.append(_drawn_cell(cell.name, lines, cell.picture, new, cell.focus, most))
-    rows = math.ceil(len(images) / 4)
-    columns = math.ceil(len(images) / rows)
-    stripes = [images[start : start + columns] for start in range(0, len(images), columns)]
-    wide, high = max(image.width for image in images), sum(max(i.height for i in row) + _GAP for row in stripes)
-    sheet = Image.new("RGB", (_GAP + columns * (wide + _GAP), _GAP + high), _GROUND)
-    top = _GAP
-    for row in stripes:
-        for column, image in enumerate(row):
-            sheet.paste(image, (_GAP + column * (wide + _GAP), top))
-        top += max(image.height for image in row) + _GAP
-    return sheet
+            body = _text([(cell.reason, 18, _WARN)], wide)
+        else:  # the other labels are as in the source
+            body = _pictures(cell.picture, [box for box in cell.boxes if box[2]], shared or cell.focus, most)
+        cells.append((_text(_lines(cell), wide), body))
+    rows = math.ceil(len(cells) / COLUMNS)
+    columns = math.ceil(len(cells) / rows)
+    stripes = [_stripe(cells[i : i + columns], wide) for i in range(0, len(cells), columns)]
+    return ImageOps.expand(_stacked(stripes, 2 * _GAP), _GAP, _GROUND)
 
 
 def sheet_format(path: Path) -> str:
@@ -67,33 +62,37 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
     atomic_write(path, buffer.getvalue() or sheet_jpeg(sheet))
 
 
-Line = tuple[str, tuple[int, int, int]]  # text, colour
+def _shared_focus(grid: Grid) -> IntBox | None:
+    """One window to look closely at in all cells, so that they can be compared; None where that would not be close."""
+    height, width = grid.source.shape[:2]
+    near = [cell.focus for cell in grid.cells if cell.focus and cell.focus != (0, 0, width, height)]
+    return close_window(near, width, height, 1) if near else None
 
 
-def _drawn_cell(
-    title: str,
-    lines: Sequence[Line],
-    picture: np.ndarray | None,
-    boxes: Sequence[Drawn],
-    focus: IntBox | None,
-    most: tuple[int, int],
-) -> Image.Image:
-    """A title, lines of text, the picture with its boxes and below it the close-up without."""
-    parts = [_text(title, _INK, 26, most[0])]
-    parts += [_text(text, colour, 17, most[0]) for text, colour in lines if text]
-    if picture is not None:
-        scale = min(most[0] / picture.shape[1], most[1] / picture.shape[0])
-        placed = [(text, tuple(v * scale for v in xywh), edited) for text, xywh, edited in boxes]
-        parts.append(Image.fromarray(draw_boxes(np.asarray(_fitted(picture, most)), placed)))
-        if focus is not None:
-            x0, y0, x1, y1 = focus
-            parts.append(_fitted(picture[y0:y1, x0:x1], most))
-    cell = Image.new("RGB", (most[0], sum(part.height + _GAP // 2 for part in parts)), _GROUND)
-    top = 0
-    for part in parts:
-        cell.paste(part, (0, top))
-        top += part.height + _GAP // 2
-    return cell
+def _source_lines(grid: Grid) -> list[Line]:
+    (height, width), count = grid.source.shape[:2], len(grid.boxes)
+    about = f"{width} × {height} pixels, {count} box{'es' * (count != 1)}"
+    return [("source", 26, _INK), (grid.name, 18, _INK), (about, 18, _DIM)]
+
+
+def _lines(cell: Cell) -> list[Line]:
+    lines = [(cell.name, 26, _INK), (cell.triple, 18, _INK)]
+    lines += [] if cell.reason else [(f"{cell.told}; {cell.seconds:.1f} s", 18, _DIM)]
+    return lines + ([(f"“{cell.prompt}”", 18, _DIM)] if cell.prompt else [])
+
+
+def _pictures(picture: np.ndarray, boxes: Sequence[Drawn], focus: IntBox | None, most: tuple[int, int]) -> Image.Image:
+    """A picture with its boxes, and below it its close-up."""
+    whole = _fitted(picture, most)
+    scale = whole.width / picture.shape[1]
+    placed: list[Drawn] = [
+        (name, (x * scale, y * scale, w * scale, h * scale), new) for name, (x, y, w, h), new in boxes
+    ]
+    parts = [Image.fromarray(draw_boxes(np.asarray(whole), placed))]
+    if focus is not None:
+        x0, y0, x1, y1 = focus
+        parts.append(_fitted(picture[y0:y1, x0:x1], most))
+    return _stacked(parts, _GAP // 2)
 
 
 def _fitted(pixels: np.ndarray, most: tuple[int, int]) -> Image.Image:
@@ -102,28 +101,49 @@ def _fitted(pixels: np.ndarray, most: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
 
 
-def _text(text: str, colour: tuple[int, int, int], size: int, width: int) -> Image.Image:
-    """Text in as many lines as it needs."""
-    font = ImageFont.load_default(size=size)
-    lines, step = wrapped(text, lambda part: font.getlength(part) <= width), round(size * 1.3)
-    image = Image.new("RGB", (width, step * len(lines)), _GROUND)
-    pen = ImageDraw.Draw(image)
-    for number, line in enumerate(lines):
-        pen.text((0, number * step), line, fill=colour, font=font)
-    return image
+def _text(lines: Sequence[Line], width: int) -> Image.Image:
+    """Text, each line broken into as many as it needs."""
+    parts = []
+    for text, size, colour in lines:
+        font, step = ImageFont.load_default(size=size), round(size * 1.25)
+        broken = wrapped(text.replace("×", "x"), font.getlength, width)  # it has no ×
+        part = Image.new("RGB", (width, step * len(broken)), _GROUND)
+        for number, line in enumerate(broken):
+            ImageDraw.Draw(part).text((0, number * step), line, fill=colour, font=font)
+        parts.append(part)
+    return _stacked(parts, _GAP // 3)
 
 
-def wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Text broken into lines that fit, at spaces, or anywhere in a word longer than a line (a path): nothing is cut."""
+def wrapped(text: str, length: Callable[[str], float], most: float) -> list[str]:
+    """Text in lines of at most a length, broken at spaces, and in words longer than that (a path) anywhere."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if fits(longer):
+        if length(longer) <= most:
             lines[-1] = longer
             continue
         lines += [""] if lines[-1] else []
         for letter in word:
-            if lines[-1] and not fits(lines[-1] + letter):
+            if lines[-1] and length(lines[-1] + letter) > most:
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def _stripe(cells: Sequence[tuple[Image.Image, Image.Image]], wide: int) -> Image.Image:
+    """Cells, text and pictures, side by side, all pictures from one height on."""
+    head, body = (max(part.height for part in parts) for parts in zip(*cells, strict=True))
+    stripe = Image.new("RGB", (len(cells) * (wide + _GAP) - _GAP, head + _GAP // 2 + body), _GROUND)
+    for column, (text, pictures) in enumerate(cells):
+        stripe.paste(text, (column * (wide + _GAP), 0))
+        stripe.paste(pictures, (column * (wide + _GAP), head + _GAP // 2))
+    return stripe
+
+
+def _stacked(parts: Sequence[Image.Image], gap: int) -> Image.Image:
+    stack = Image.new("RGB", (max(p.width for p in parts), sum(p.height + gap for p in parts) - gap), _GROUND)
+    top = 0
+    for part in parts:
+        stack.paste(part, (0, top))
+        top += part.height + gap
+    return stack

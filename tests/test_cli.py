@@ -186,14 +186,14 @@ def test_an_errors_brackets_are_not_taken_for_markup(capsys):
     assert "[red]" in failed(capsys, "status", "[red]")
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonesuch"], ["run"], ["fetch", "nonesuch"]])
+@pytest.mark.parametrize("arguments", [[], ["nonesuch"], ["run"], ["grid", "demo"], ["fetch", "nonesuch"]])
 def test_a_wrong_command_shows_the_usage(capsys, arguments):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2 and "usage: augment" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "status", "presets", "evaluate", "notify", "fetch"])
+@pytest.mark.parametrize("command", ["run", "grid", "status", "presets", "evaluate", "notify", "fetch"])
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

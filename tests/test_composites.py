@@ -12,6 +12,7 @@ from lib.canvas import canvas_of, cut_window, encode_rle, region_mask, resized
 from lib.composites import COMPOSITES, compose
 from lib.errors import AugmentError
 from lib.geometry import rectangles_mask
+from lib.images import PictureError
 from lib.painters import Paint
 from lib.requests import Pass
 
@@ -51,11 +52,12 @@ class BrokenDecoder(TinyDecoder):
     """Fails in the middle of its tuning."""
 
     calls = 0
+    error: type[Exception] = RuntimeError
 
     def pixels(self, latents):
         self.calls += 1
         if self.calls > 2:
-            raise RuntimeError("out of memory")
+            raise self.error("broken")
         return super().pixels(latents)
 
 
@@ -371,7 +373,7 @@ def test_the_decoder_is_afterwards_as_it_was(kind, lite):
     weights = list(decoder.vae.parameters())
     before = state(decoder.vae)
     if kind is BrokenDecoder:
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises(RuntimeError, match="broken"):
             compose(noise(0), paint, spec, built("reconstruct", iterations=3, lite=lite))
     else:
         compose(noise(0), paint, spec, built("reconstruct", iterations=3, learning_rate=1, lite=lite))
@@ -379,6 +381,14 @@ def test_the_decoder_is_afterwards_as_it_was(kind, lite):
     assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert before[1:] == after[1:]
     assert all(old is new for old, new in zip(weights, decoder.vae.parameters(), strict=True))
+
+
+def test_too_little_memory_is_a_reason():
+    paint = painted(BrokenDecoder(), (HEIGHT, WIDTH))
+    paint.decoder.error = MemoryError
+    with pytest.raises(PictureError, match=r"90×60.*lite: true") as raised:
+        compose(noise(0), paint, make_pass(), built("reconstruct"))
+    assert raised.value.reason == "out_of_memory"
 
 
 def test_lite_tunes_the_middle_block_and_the_output_convolution_alone(monkeypatch):

@@ -13,7 +13,8 @@ from lib.errors import AugmentError
 from lib.models import resolve, run_padded
 from lib.painters import PAINTERS, PassInput
 from lib.painters import denoise as denoising
-from lib.painters.denoise import aspect_shape, denoise, load_latent_diffusion, paint_cells
+from lib.painters.blocks import load_latent_diffusion
+from lib.painters.denoise import aspect_shape, denoise, paint_cells
 from lib.painters.gligen import Gligen, GligenInpaint, _grounding
 from lib.painters.schedulers import SCHEDULERS, make_scheduler
 from lib.requests import Pass

@@ -192,7 +192,9 @@ def test_a_window_shows_a_small_box_large():
 
 
 def test_a_painter_that_does_not_serve_an_edit_is_refused_with_what_is_allowed():
-    with pytest.raises(AugmentError, match=r"'copy-paste' does not serve edit 'layout': it serves insert, replace.*gligen"):
+    with pytest.raises(
+        AugmentError, match=r"'copy-paste' does not serve edit 'layout': it serves insert, replace.*gligen"
+    ):
         recipe("layout", "copy-paste")
 
 

@@ -16,7 +16,9 @@ from pydantic import Field
 
 from lib.canvas import mask_of
 from lib.composites.plain import Whole
-from lib.painters import Paint
+from lib.images import PictureError
+from lib.models import out_of_memory
+from lib.painters import Decoder, Paint
 from lib.registry import MemberSettings
 from lib.requests import Pass
 
@@ -38,32 +40,46 @@ class Reconstruct(Whole):
 
         Minimises the mean over all pixels of share · (decoded − wanted)²: wanted is the picture, with `weight` for a
         share, where it is known, else what the untuned decoder says, with 1. Raises ValueError for a paint without
-        latents or decoder, ArithmeticError where the pixels do not stay finite.
+        latents or decoder, ArithmeticError where the pixels do not stay finite, PictureError `out_of_memory`.
         """
         import torch
 
-        decoder, settings = paint.decoder, self.settings
-        if decoder is None or paint.latents is None:
+        if paint.decoder is None or paint.latents is None:
             raise ValueError("composite reconstruct decodes anew: it needs a paint with its latents and their decoder")
-        tuned = decoder.vae.decoder
+        try:
+            pixels = self._pixels(paint.decoder, paint.latents, canvas, ~mask_of(spec))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            size = f"{spec.shape[1]}×{spec.shape[0]}"
+            told = (
+                f"the decoder could not be tuned at {size} pixels: give the painter a smaller size, or set lite: true"
+            )
+            raise PictureError("out_of_memory", told) from error
+        if not torch.isfinite(pixels).all():
+            raise ArithmeticError("the decoded pixels are not finite: broken latents, or a learning_rate far too high")
+        image: np.ndarray = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
+        return image
+
+    def _pixels(self, decoder: Decoder, latents: Any, canvas: np.ndarray, known: np.ndarray) -> Any:
+        """(H, W, 3) float32 tensor, about -1 to 1; known: bool (H, W)."""
+        import torch
+
+        tuned, settings = decoder.vae.decoder, self.settings
         parts = [tuned.mid_block, tuned.conv_out] if settings.lite else [tuned]
         with torch.inference_mode(False), torch.enable_grad(), _repeatable(), _tunable(decoder.vae, parts) as weights:
-            latents = paint.latents.clone()  # one made in inference mode would take no gradients
+            latents = latents.clone()  # one made in inference mode would take no gradients
             wanted = decoder.pixels(latents).detach()
-            known = torch.from_numpy(~mask_of(spec)).to(wanted.device)
             picture = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).to(wanted) / 127.5 - 1
-            wanted, share = torch.where(known, picture, wanted), torch.where(known, settings.weight, 1.0)
+            there = torch.from_numpy(known).to(wanted.device)
+            wanted, share = torch.where(there, picture, wanted), torch.where(there, settings.weight, 1.0)
             optimizer = torch.optim.Adam(weights, settings.learning_rate)
             for _ in range(settings.iterations):
                 optimizer.zero_grad()
                 ((decoder.pixels(latents) - wanted).square() * share).mean().backward()
                 optimizer.step()
             with torch.no_grad():
-                pixels = decoder.pixels(latents).permute(1, 2, 0)
-        if not torch.isfinite(pixels).all():
-            raise ArithmeticError("the decoded pixels are not finite: broken latents, or a learning_rate far too high")
-        image: np.ndarray = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
-        return image
+                return decoder.pixels(latents).permute(1, 2, 0)
 
 
 @contextlib.contextmanager

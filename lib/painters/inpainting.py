@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lib.painters import INPAINTING, PassInput
+from lib.painters.blocks import LatentDiffusion
 from lib.painters.denoise import (
     Guidance,
-    LatentDiffusion,
     LatentPainter,
     LatentSettings,
     SchedulerName,
@@ -44,6 +44,7 @@ class SdxlInpaintSettings(LatentSettings):
 class SdInpaint(LatentPainter):
     """Stable Diffusion 1.5 or 2 inpainting (arXiv 2112.10752)."""
 
+    VERSION: ClassVar[int] = 1
     EDITS: ClassVar[frozenset[str]] = INPAINTING
     MODEL: ClassVar[str | None] = "sd2-community/stable-diffusion-2-inpainting"
     LICENCE: ClassVar[str] = "CreativeML Open RAIL++-M"
@@ -68,6 +69,7 @@ class SdInpaint(LatentPainter):
 class SdxlInpaint(SdInpaint):
     """SDXL inpainting (arXiv 2307.01952): two text encoders, and the U-Net is told the picture's size."""
 
+    VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
     FAMILY: ClassVar[Mapping[str, Any]] = {"in_channels": 9, "addition_embed_type": "text_time"}
     Settings: ClassVar[type[LatentSettings]] = SdxlInpaintSettings

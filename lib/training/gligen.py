@@ -28,7 +28,8 @@ from torch import nn
 from lib.captioners.template import article
 from lib.manifest import atomic_write
 from lib.models import ModelRef, device, reading
-from lib.painters.denoise import LatentDiffusion, denoise, text_encoding
+from lib.painters.blocks import LatentDiffusion, text_encoding
+from lib.painters.denoise import denoise
 from lib.painters.gligen import MAX_BOXES
 from lib.painters.schedulers import make_scheduler
 from lib.requests import key_of

@@ -38,7 +38,6 @@ ROWS = {
     "reconstruct lite": ("reconstruct", {"lite": True}, None),
     "reconstruct, rate 1e-3": ("reconstruct", {"learning_rate": 1e-3}, None),
     "reconstruct lite, rate 1e-3": ("reconstruct", {"lite": True, "learning_rate": 1e-3}, None),
-    "reconstruct, rate 1e-5": ("reconstruct", {"learning_rate": 1e-5}, None),
     "reconstruct, 25 steps": ("reconstruct", {"iterations": 25}, None),
     "none, mask blurred": ("none", {}, (13, 10)),
     "paste, mask blurred": ("paste", {}, (13, 10)),
@@ -51,7 +50,7 @@ def replaced(number):
     scene = render(scene_seed(SEED, number), SIDE, SIDE)
     thing = min(scene.objects, key=lambda thing: abs(max(thing.bbox_xywh[2:]) - OBJECT))
     box, pad = xywh_to_xyxy(np.array(thing.bbox_xywh)), PADDING / 2 * SIDE
-    region = outer_pixels(np.clip(box + [-pad, -pad, pad, pad], 0, SIDE))
+    region = outer_pixels(np.clip(box + np.array([-pad, -pad, pad, pad]), 0, SIDE))
     window = window_around(region, SIDE, SIDE, SHAPE, context=1, least=SHAPE[0])
     assert (window[3] - window[1], window[2] - window[0]) == SHAPE
     own = tuple(box - [window[0], window[1]] * 2)
@@ -96,7 +95,7 @@ def test_the_same_paints_every_way_back():
     print(f"\n{COUNT} scenes, painter {PAINTER} (mini), windows of {SHAPE[1]}×{SHAPE[0]} pixels, ", end="")
     print(f"{np.mean(shares):.0%} of them painted, {seconds:.2f} s a paint\n")
     print("| composite | PSNR background, dB | GDiff edge | GDiff full | s a picture |\n|---|---|---|---|---|")
-    table = {}
+    exact = []
     for name, (composite, values, blur) in ROWS.items():
         built = COMPOSITES.build(COMPOSITES.member(composite, values))
         start = time.perf_counter()
@@ -104,6 +103,7 @@ def test_the_same_paints_every_way_back():
         results = [compose(picture, paint, spec, built) for (picture, spec), paint in pairs]
         spent = (time.perf_counter() - start) / COUNT
         found = [figures(picture, result, spec) for (picture, spec), result in zip(items, results, strict=True)]
-        table[name] = background, edge, full = np.mean(found, axis=0)
+        background, edge, full = np.mean(found, axis=0)
+        exact += [name] if background == np.inf else []
         print(f"| {name} | {background:.2f} | {edge:.3f} | {full:.3f} | {spent:.3f} |")
-    assert table["paste (copy)"][0] == table["poisson"][0] == np.inf
+    assert exact == ["paste (copy)", "poisson", "poisson mixed", "paste, mask blurred"]
