@@ -15,7 +15,17 @@ from tiny import tiny_gligen
 from lib import models
 from lib.captioners.template import Template
 from lib.errors import AugmentError
-from lib.models import FACTS, ModelRef, folder_revision, local_path, missing_files, model_of, reading, resolve
+from lib.models import (
+    FACTS,
+    ModelRef,
+    folder_revision,
+    local_path,
+    missing_files,
+    model_of,
+    reading,
+    resolve,
+    side_by_side,
+)
 from lib.painters.gligen import Gligen
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -249,3 +259,17 @@ def test_a_trained_model_that_was_altered_since_is_refused(folder):
 def test_a_folder_whose_training_noted_no_revision_is_taken_as_it_is(folder, noted):
     (folder / FACTS).write_text(noted)
     assert resolve(str(folder), {}).revision == folder_revision(folder)
+
+
+def test_items_run_side_by_side_in_order_each_on_one_torch_thread_and_the_rest_is_left_alone():
+    import torch
+
+    before = torch.get_num_threads()
+    told = side_by_side(lambda item: (item, torch.get_num_threads()), range(40))
+    assert told == [(item, 1) for item in range(40)]
+    assert torch.get_num_threads() == before
+
+
+def test_what_one_item_raises_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda item: 1 // item, [2, 1, 0])
