@@ -1,6 +1,6 @@
 """What each composite does to the background and the seam: the same paints, every way back. Asserts no times.
 
-.venv/bin/pytest -m benchmark -s tests/benchmarks/test_composites.py
+.venv/bin/pytest -m benchmark -s tests/benchmarks/test_composites_quality.py
 
 The table of the zero-shot latent inpainting study at the size of the mini models: 20 scenes that no training has seen,
 one object of each painted anew. A window is as large as the painter's shape, so that no resampling is measured.
