@@ -96,6 +96,7 @@ def augment(
 def journey(run: Run) -> State[None]:
     """The stages in their order."""
     ingested = ingest_dataset(run)
+    run.recipe.check_categories(ingested.categories)
     selected = select_images(run, ingested)
     captions = caption_images(run, ingested, selected)
     plan = plan_pictures(run, ingested, selected, captions)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from lib.formats import categories_of
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import encode_jpeg, load_rgb, plain_path
 from lib.manifest import atomic_path, atomic_write, digest, file_digest
@@ -321,8 +322,7 @@ class _Maker:
         self.images = {row.key: row for row in sources.images.itertuples(index=False)}
         self.objects, self.names, self.ids, self.several = objects, names, ids, several
         self.records = dict(zip(objects.key, objects.record, strict=True))
-        categories = msgspec.json.decode(sources.envelope).get("categories", [])
-        self.category_ids = {told["name"]: msgspec.json.encode(told["id"]) for told in reversed(categories)}
+        self.category_ids = categories_of(sources.envelope)
 
     def coco(self, originals: pd.DataFrame, synthetic: list[tuple[str, Outcome, FinalRow]]) -> bytes:
         images = [self._original(row) for row in originals.itertuples(index=False)]
@@ -372,10 +372,14 @@ class _Maker:
             changes["visible"] = label.visible
         # What the source says of itself, a synthetic picture's perhaps, is not true of the copy.
         changes["painted"] = True if label.painted else msgspec.UNSET
+        if label.painted or label.bbox is not None:
+            changes |= dict.fromkeys(("keypoints", "num_keypoints"), msgspec.UNSET)
+        if label.painted:
+            changes = {**dict.fromkeys(("visible", "ignored", "ignore"), msgspec.UNSET), **changes}
         if label.ignored:
             changes |= {"iscrowd": 1, "ignore": 1, "ignored": label.ignored}
         if label.source is None:
-            return msgspec.json.encode({"iscrowd": 0, **changes}, enc_hook=_plain)
+            return _encoded({"iscrowd": 0, **changes})
         changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
         return _patched(self.records[label.source], changes)
 
@@ -423,7 +427,11 @@ def _list(records: list[bytes]) -> bytes:
 def _patched(record: bytes, changes: Mapping[str, Any]) -> bytes:
     """A JSON object with some fields changed, added or (UNSET) left out, the others byte for byte."""
     told: dict[str, Any] = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-    kept = {name: value for name, value in {**told, **changes}.items() if value is not msgspec.UNSET}
+    return _encoded({**told, **changes})
+
+
+def _encoded(fields: Mapping[str, Any]) -> bytes:
+    kept = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
     return msgspec.json.encode(kept, enc_hook=_plain)
 
 

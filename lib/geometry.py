@@ -48,6 +48,18 @@ def covered_xyxy(box: Sequence[float], others: np.ndarray) -> np.ndarray:
     return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
+def most_shared(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,) the largest share, 0 to 1, of each of (N, 4) boxes that lies in one of (M, 4) others, or of one in it."""
+    if not len(others):
+        return np.zeros(len(boxes))
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = area_xyxy(np.concatenate([low, high], axis=2))
+    smaller = np.minimum(area_xyxy(boxes)[:, None], area_xyxy(others)[None])
+    shares: np.ndarray = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
+    return shares.max(axis=1)
+
+
 def most_covered(boxes: np.ndarray) -> np.ndarray:
     """(N,) the largest share of each of (N, 4) boxes that one of the others covers, 0 to 1."""
     areas = area_xyxy(boxes)
@@ -239,6 +251,11 @@ class Cells:
             top, bottom = np.searchsorted(self.ys, np.clip([y0, y1], self.ys[0], self.ys[-1]))
             taken[top:bottom, left:right] = False
         return Cells(self.xs, self.ys, taken)
+
+    def without_mask(self, mask: np.ndarray) -> Cells:
+        """What a (H, W) bool mask of the whole picture leaves of a mask's cells (`of_mask`)."""
+        rows, columns = self.ys[:-1].astype(np.int64), self.xs[:-1].astype(np.int64)
+        return Cells(self.xs, self.ys, self.taken & ~mask[np.ix_(rows, columns)])
 
     def polygons(self) -> Polygons | None:
         """The outlines of the pieces, in pixels; None where one is hollow, which polygons cannot say."""

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -29,7 +28,7 @@ from lib.captions import caption_pictures, make_caption_form
 from lib.draw import Drawn, drawn_boxes
 from lib.edits import EDITS
 from lib.errors import AugmentError
-from lib.formats import read_dataset
+from lib.formats import categories_of, read_dataset
 from lib.generate import Load, generate_pictures, source_loader
 from lib.geometry import IntBox, outer_pixels, window_around, xywh_to_xyxy
 from lib.images import load_rgb
@@ -37,7 +36,7 @@ from lib.ingest import check_pictures, settle_objects
 from lib.manifest import former_manifest, to_table
 from lib.models import out_of_memory
 from lib.painters import PAINTERS
-from lib.places import Places, places_of, read_places
+from lib.places import Places, places_of, read_places, usable_categories
 from lib.plan import DonorPool, plan_requests, scenes
 from lib.presets import Parameters, Resolved, preset_of, resolve_parameters
 from lib.recipe import Recipe
@@ -176,7 +175,7 @@ class _Bench:
         told = read_dataset(given.dataset)
         self.dataset, self.root, self.watch = given.dataset, root, watch
         self.images, self.objects = told.images.to_pandas(), told.objects
-        self.categories = {c["name"] for c in msgspec.json.decode(told.envelope).get("categories", ())}
+        self.categories = set(categories_of(told.envelope))
         self.store, self.pins = Store(root / "store"), Pins(root / "models.lock")
         self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)  # what need not be read again
 
@@ -272,7 +271,7 @@ class _Bench:
     ) -> tuple[pd.DataFrame, Load]:
         """The PlanRow of variant 0, and what loads its pictures."""
         split, prompts, objects = settings.select.split, {source.row.key: prompt}, source.usable
-        places = self._places(split) if EDITS[recipe.edit.name].NEEDS_PLACES else None
+        places = self._places(split, settings.select.categories) if EDITS[recipe.edit.name].NEEDS_PLACES else None
         donors = DonorPool()
         load: Load = source.load
         if PAINTERS[recipe.painter.name].NEEDS_DONOR:
@@ -288,13 +287,13 @@ class _Bench:
         _demand("plan", rows[0], counted=": " in rows[0].detail)
         return to_table(rows, PlanRow).to_pandas(), load
 
-    def _places(self, split: str) -> Places:
-        """As the workspace has them pinned, or as its first run will."""
-        pinned = self.root / "places.json"
-        if pinned.is_file():
-            return read_places(pinned)
-        images, objects = self._digested(split, self.categories)
-        return places_of(objects, images, split)
+    def _places(self, split: str, wanted: list[str] | None) -> Places:
+        """Those that a run pinned, or would pin."""
+        known = read_places(self.root / "places.json", split)
+        if not self.categories <= known.keys():
+            images, objects = self._digested(split, self.categories)
+            known = places_of(objects, images, split) | known
+        return {name: known[name] for name in usable_categories(known, self.categories, wanted)}
 
     def _digested(self, split: str, categories: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All ImageRows, and the ObjectRows that are ok, once the pictures of a split that hold some categories are

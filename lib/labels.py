@@ -63,15 +63,17 @@ def polygons_of(record: bytes, height: int, width: int) -> Polygons | None:
 
 def annotation_mask(record: bytes | None, size: tuple[int, int]) -> np.ndarray | None:
     """bool (H, W): the mask of a COCO annotation in a picture of size (height, width), polygons or runs; None where
-    there is none, or a malformed one."""
+    there is none. Raises ValueError for one that is malformed, or of a picture of another size."""
     try:
         segmentation = msgspec.json.decode(record or b"{}").get("segmentation")
         if isinstance(segmentation, dict):
             return _filled(segmentation, size)
         polygons = _whole_polygons(segmentation)
-        return None if polygons is None else _drawn(polygons, size)
-    except _MALFORMED:
-        return None
+    except _MALFORMED as error:
+        raise ValueError(f"segmentation: {error}") from None
+    if polygons is None and segmentation:
+        raise ValueError("segmentation: no polygon of three points or more")
+    return None if polygons is None else _drawn(polygons, size)
 
 
 def _whole_polygons(segmentation: Any) -> Polygons | None:
@@ -156,6 +158,7 @@ def occluded(
     size: tuple[int, int],
     occluders: Sequence[IntBox],
     policy: VisibilitySettings,
+    masks: Sequence[np.ndarray] = (),
 ) -> Label | None:
     """The label of an object after occluders came in front of it; None where it is to be dropped.
 
@@ -169,16 +172,21 @@ def occluded(
         record: the annotation, a COCO JSON object, its mask counts where label.bbox is None; None: it has none.
         size: (height, width) of the picture, pixels.
         occluders: whole-pixel xyxy boxes, in any order; empty ones hide nothing.
+        masks: occluders whose outline is known, bool (H, W) of the picture; then boxes are counted in pixels as well.
     """
     bbox = label.bbox or _four(xywh)
     shape = _shape(label, record, bbox, size)
-    if isinstance(shape, tuple) and not _meets(polygons_extent(shape), occluders):
+    if isinstance(shape, tuple) and not masks and not _meets(polygons_extent(shape), occluders):
         return label  # before the costly part: most objects of a picture
     mask = _drawn(shape, size) if isinstance(shape, tuple) else shape
     if mask is not None and not mask.any():  # thinner than a pixel
         shape = mask = None
+    if masks and mask is None:
+        mask = Cells.of_box(bbox).pixels(size)
     whole = Cells.of_box(bbox, occluders) if mask is None else Cells.of_mask(mask)
     left = whole.without(occluders)
+    for hiding in masks:
+        left = left.without_mask(hiding)
     total, seen = whole.area, left.area
     if seen >= total:
         return label

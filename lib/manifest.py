@@ -126,9 +126,12 @@ def read_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None
     return read_table(path, row_type, columns).to_pandas()
 
 
-def former_manifest(path: Path, row_type: type[Row]) -> pd.DataFrame | None:
-    """What an earlier run wrote; None where none did."""
-    return read_manifest(path, row_type) if path.is_file() else None
+def former_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+    """What an earlier run wrote; None where none did, or one of another version, with other columns."""
+    try:
+        return read_manifest(path, row_type, columns) if path.is_file() else None
+    except AugmentError:
+        return None
 
 
 def _columns(schema: pa.Schema) -> str:

@@ -6,14 +6,16 @@ to have them taken anew.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import pandas as pd
 
 from lib.errors import AugmentError
-from lib.geometry import clip_xyxy, xywh_to_xyxy
+from lib.geometry import xywh_to_xyxy
 from lib.manifest import atomic_write
 from lib.requests import draw
 from lib.schemas import OK
@@ -31,7 +33,8 @@ def places_of(objects: pd.DataFrame, images: pd.DataFrame, split: str) -> Places
     pictures = images[(images.status == OK) & (images.split == split)]
     pictures = pictures[["key", "digest", "width", "height"]].rename(columns={"key": "image_key"})
     shown = objects[~objects.crowd].merge(pictures, on="image_key")
-    return {str(category): _places(group) for category, group in shown.groupby("category")}
+    found = {str(category): _places(group) for category, group in shown.groupby("category")}
+    return {category: rows for category, rows in found.items() if len(rows)}
 
 
 def _places(rows: pd.DataFrame) -> np.ndarray:
@@ -39,19 +42,46 @@ def _places(rows: pd.DataFrame) -> np.ndarray:
     rows = rows.iloc[np.argsort(hashes, kind="stable")[:MOST]]
     frame = rows[["width", "height"]].to_numpy(dtype=np.float64)
     corners = xywh_to_xyxy(rows[["x", "y", "w", "h"]].to_numpy())
-    x0, y0, x1, y1 = np.stack([clip_xyxy(box, *size) for box, size in zip(corners, frame, strict=True)]).T
-    return np.round(np.stack([y1, x1 - x0, y1 - y0], axis=1) / frame[:, 1:], 6)
+    x0, y0, x1, y1 = np.clip(corners, 0, np.tile(frame, 2)).T
+    told = np.round(np.stack([y1, x1 - x0, y1 - y0], axis=1) / frame[:, 1:], 6)
+    return np.asarray(told[(told > 0).all(axis=1)])
 
 
-def write_places(path: Path, places: Places) -> None:
-    """By rename."""
-    atomic_write(path, msgspec.json.encode({name: rows.tolist() for name, rows in places.items()}), durable=True)
+_Side = Annotated[float, msgspec.Meta(gt=0)]
+_Row = tuple[_Side, _Side, _Side]
 
 
-def read_places(path: Path) -> Places:
-    """What `write_places` wrote; raises AugmentError for anything else."""
+class _Pinned(msgspec.Struct):
+    split: str
+    places: dict[str, Annotated[list[_Row], msgspec.Meta(min_length=1)]]
+
+
+def pinned_places(path: Path, split: str, make: Callable[[], Places]) -> Places:
+    """The places in a file, where they are of this split; those of categories that it lacks are made and added.
+
+    Raises AugmentError for a damaged file.
+    """
+    known = read_places(path, split)
+    added = {name: rows for name, rows in make().items() if name not in known}
+    if added:
+        told = _Pinned(split, {name: rows.tolist() for name, rows in (known | added).items()})
+        atomic_write(path, msgspec.json.encode(told), durable=True)
+    return known | added
+
+
+def read_places(path: Path, split: str) -> Places:
+    """The places in a file; none for one of another split, or for no file. Raises AugmentError for a damaged one."""
+    if not path.is_file():
+        return {}
     try:
-        told = msgspec.json.decode(path.read_bytes(), type=dict[str, list[tuple[float, float, float]]])
+        told = msgspec.json.decode(path.read_bytes(), type=_Pinned)
     except msgspec.MsgspecError as error:
         raise AugmentError(f"{path} is damaged ({error}): remove it, and it is made anew") from None
-    return {name: np.array(rows, dtype=np.float64).reshape(-1, 3) for name, rows in told.items()}
+    if told.split != split:
+        return {}
+    return {name: np.array(rows, dtype=np.float64) for name, rows in told.places.items()}
+
+
+def usable_categories(places: Places, known: Collection[str], wanted: Collection[str] | None) -> list[str]:
+    """Categories that new objects may be of: with places, known to the data set, and wanted (none: all are)."""
+    return sorted(name for name in places if name in known and (wanted is None or name in wanted))

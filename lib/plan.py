@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.canvas import decode_rle
 from lib.composites import COMPOSITES
 from lib.edits import EDITS, Box, Draft, Scene, Target
 from lib.geometry import (
@@ -31,7 +32,7 @@ from lib.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
 from lib.painters import PAINTERS
 from lib.places import Places
 from lib.recipe import Recipe
-from lib.requests import Donor, Label, Pass, Request, canonical, draw, key_of
+from lib.requests import Donor, Label, Pass, Request, Rle, canonical, draw, key_of
 from lib.schemas import OK, REJECTED, PlanRow
 
 
@@ -130,7 +131,7 @@ def scenes(
     keys, categories = objects.key.to_numpy(object), objects.category.to_numpy(object)
     annotated = objects[["x", "y", "w", "h"]].to_numpy()
     corners = xywh_to_xyxy(annotated)
-    crowds, records, masked = objects.crowd.to_numpy(), objects.record.to_numpy(object), objects.polygon.to_numpy()
+    crowds, records = objects.crowd.to_numpy(), objects.record.to_numpy(object)
     for row in selected.itertuples(index=False):
         own = by_image.get(row.key, np.array([], dtype=np.int64))
         editable = set(row.objects)
@@ -145,7 +146,7 @@ def scenes(
                 xywh=tuple(xywh),
                 editable=keys[i] in editable,
                 crowd=bool(crowds[i]),
-                record=records[i] if masked[i] else None,
+                record=records[i],
             )
             for i, xyxy, xywh in zip(own, clipped.tolist(), told, strict=True)
         ]
@@ -253,7 +254,7 @@ class _Planner:
             mask=target.mask,
             boxes=tuple(tuple(round(v, 4) for v in box) for box in boxes.tolist()),
             phrases=target.phrases,
-            prompt=target.prompt,
+            prompt=target.prompt if self.painter.READS_PHRASES else target.plain or target.prompt,
             negative_prompt=self.edit.settings.negative_prompt,
             seed=seed,
             donor=donor,
@@ -306,8 +307,9 @@ class _Planner:
         """
         redrawn_by = {key: (target, step) for target, step in painted for key in target.redraws}
         targeted = {key for target in draft.targets for key in target.redraws}
-        fronts = [(number, box) for number, (target, _) in enumerate(painted) for box in target.adds]
-        labels, gone = [], []
+        fronts = _Fronts(painted) if isinstance(self.edit.settings, VisibilitySettings) else None
+        labels: list[Label] = []
+        gone: list[str] = []
         for box in scene.boxes:
             if box.key in redrawn_by:
                 label = _redrawn(box, *redrawn_by[box.key])
@@ -315,29 +317,69 @@ class _Planner:
                 label = Label(source=box.key, painted=False)
             else:
                 continue
-            seen = label if box.crowd else self._seen(label, box.xywh, box.record, [b for _, b in fronts], scene)
+            seen: Label | None = label
+            if fronts is not None and not box.crowd:
+                seen = fronts.seen(label, box, scene, self.edit.settings)
             if seen is None:
                 gone.append(f"{box.key}: hidden")
             else:
                 labels.append(seen)
         for number, (target, step) in enumerate(painted):
-            for place in target.adds if target.category else ():
-                label = added(place, target.category or "", step)
-                later = [box for other, box in fronts if other > number]
-                seen = self._seen(label, label.bbox, None, later, scene)
-                if seen is not None:
-                    labels.append(seen)
+            if target.category is None or fronts is None:
+                continue
+            for x0, y0, x1, y1 in target.adds:
+                new = Box("", target.category, (x0, y0, x1, y1), (x0, y0, x1 - x0, y1 - y0), editable=False)
+                own = added((x0, y0, x1, y1), target.category, step)
+                told = fronts.seen(own, new, scene, self.edit.settings, after=number)
+                labels += [] if told is None else [told]
         return tuple(labels), gone
-
-    def _seen(self, label: Label, xywh: Any, record: bytes | None, fronts: list[IntBox], scene: Scene) -> Label | None:
-        settings = self.edit.settings
-        if not fronts or not isinstance(settings, VisibilitySettings):
-            return label
-        return occluded(label, xywh, record, (scene.height, scene.width), fronts, settings)
 
     def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
         key = key_of("no request", scene.image_key, scene.digest, variant, self.recipe.edit.identity(), self.seed)
         return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred), 0.0)
+
+
+class _Fronts:
+    """What comes in front of what: each pass covers what was there before it, but for the objects that it paints."""
+
+    def __init__(self, painted: list[tuple[Target, Pass]]) -> None:
+        self.targets = [target for target, _ in painted]
+        self.last = {key: number for number, target in enumerate(self.targets) for key in target.redraws}
+        # A donor fills its box alone, whatever was asked for; and a new object is no larger than its own box.
+        self.regions = [np.array(target.adds or step.region, dtype=np.float64) for target, step in painted]
+        self._masks: dict[int, np.ndarray] = {}
+
+    def seen(
+        self, label: Label, box: Box, scene: Scene, policy: VisibilitySettings, after: int | None = None
+    ) -> Label | None:
+        """The label of a box (or of what pass `after` added there) with all that came in front of it since; None where
+        it is to be dropped."""
+        since = self.last.get(box.key, -1) if after is None else after
+        low, high = np.array(box.xyxy[:2]), np.array(box.xyxy[2:])
+        boxes: list[IntBox] = []
+        masks: list[np.ndarray] = []
+        for number in range(since + 1, len(self.targets)):
+            target, regions = self.targets[number], self.regions[number]
+            meets = ((regions[:, :2] < high) & (regions[:, 2:] > low)).all(axis=1)
+            if box.key in target.redraws or not meets.any():
+                continue
+            if target.mask is None:
+                boxes += [_whole(region) for region in regions[meets].tolist()]
+            else:
+                masks.append(self._mask(number, target.mask))
+        if not boxes and not masks:
+            return label
+        return occluded(label, box.xywh, box.record, (scene.height, scene.width), boxes, policy, masks)
+
+    def _mask(self, number: int, mask: Rle) -> np.ndarray:
+        if number not in self._masks:
+            self._masks[number] = decode_rle(mask)
+        return self._masks[number]
+
+
+def _whole(xyxy: list[float]) -> IntBox:
+    x0, y0, x1, y1 = map(int, xyxy)
+    return x0, y0, x1, y1
 
 
 def _redrawn(box: Box, target: Target, step: Pass) -> Label:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from lib.captioners import CAPTIONERS
@@ -51,12 +52,13 @@ def locked(root: Path) -> Iterator[None]:
 def _sweep(root: Path) -> None:
     """Remove what a killed run left half written; the lock is ours, so nobody is writing."""
     status = root / "status.json"
-    if status.is_file() and json.loads(status.read_bytes())["state"] != "completed":
-        for path in list(root.rglob(".tmp-*")):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    if status.is_file() and b'"state": "completed"' in status.read_bytes():
+        return  # a walk through a large store takes its time
+    for path in list(root.rglob(".tmp-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class Pins:
@@ -64,7 +66,12 @@ class Pins:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pinned: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        self.pinned: dict[str, str] = {}
+        if path.is_file():
+            try:
+                self.pinned = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+            except msgspec.MsgspecError as error:
+                raise AugmentError(f"{path} is damaged ({error}): remove it to pin the checkpoints anew") from None
 
     def resolve(self, model: str) -> ModelRef:
         """As lib.models.resolve; what it finds of a hub id is pinned."""

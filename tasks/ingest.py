@@ -8,7 +8,7 @@ import pandas as pd
 from prefect import task
 from pydantic import BaseModel
 
-from lib.formats import read_dataset
+from lib.formats import categories_of, read_dataset
 from lib.ingest import check_pictures, settle_objects
 from lib.manifest import Ref, atomic_write, file_digest, former_manifest, read_manifest, read_table, write_manifest
 from lib.schemas import ImageRow, ObjectRow
@@ -27,6 +27,11 @@ class Ingested(BaseModel):
     images: Ref
     objects: Ref
     envelope: Ref
+
+    @property
+    def categories(self) -> set[str]:
+        """Names of the data set's categories."""
+        return set(categories_of(self.envelope.file.read_bytes()))
 
 
 def ingest_dataset(run: Work) -> Ingested:

@@ -21,7 +21,7 @@ from prefect.tasks import Task, exponential_backoff
 from pydantic import BaseModel
 
 from lib.errors import AugmentError
-from lib.manifest import Ref, read_manifest, to_table, write_manifest
+from lib.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
 from lib.requests import draw, key_of
 from lib.schemas import MAY_PASS, Row, arrow_schema
 from lib.store import Store
@@ -230,12 +230,15 @@ def run_stage(
 def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequence[Ref]) -> int:
     """Rows that the last manifest had not, or had otherwise; where all are the same, those that were made again."""
     again = sum(ref.rows for ref in fresh)
-    if not again or not before.is_file():
+    if not again:
         return again
     # Told apart by their text: a new picture makes a whole part run, and about its own rows new. Bytes are left out:
     # they are a plan's requests, whose digest is the key.
     columns = [field.name for field in arrow_schema(row_type) if field.type != pa.large_binary()]
-    known = set(read_manifest(before, row_type, columns).astype(str).agg("\0".join, axis=1))
+    former = former_manifest(before, row_type, columns)
+    if former is None:
+        return again
+    known = set(former.astype(str).agg("\0".join, axis=1))
     return int((~rows[columns].astype(str).agg("\0".join, axis=1).isin(known)).sum()) or again
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pandas as pd
 
 from lib.edits import EDITS
-from lib.manifest import Ref, digest, read_manifest
+from lib.manifest import Ref, digest, former_manifest
 from lib.painters import PAINTERS
-from lib.places import read_places, write_places
+from lib.places import pinned_places, read_places, usable_categories
 from lib.plan import DonorPool, plan_requests
 from lib.recipe import Recipe
 from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
@@ -20,7 +19,7 @@ from tasks.inputs import donors_of, places_of_split, usable_objects
 from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
-VERSION = 1
+VERSION = 2
 
 
 def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
@@ -29,12 +28,12 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     chosen = {name: getattr(recipe, name).identity() for name in ("edit", "painter", "composite")}
     chosen |= {"seed": settings.seed, "variants": settings.variants, "split": settings.select.split}
     where: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
-    recipe.check_categories(_categories(ingested))
     if EDITS[recipe.edit.name].NEEDS_PLACES:
-        pinned = run.root / "places.json"
-        if not pinned.is_file():
-            write_places(pinned, places_of_split(ingested.objects, ingested.images, settings.select.split))
-        where["places"], chosen["places"] = str(pinned), digest(pinned.read_bytes())
+        pinned, split = run.root / "places.json", settings.select.split
+        places = pinned_places(pinned, split, lambda: places_of_split(ingested.objects, ingested.images, split))
+        names = usable_categories(places, ingested.categories, settings.select.categories)
+        chosen |= {"categories": names, "places": digest(pinned.read_bytes()) if pinned.is_file() else ""}
+        where["places"] = str(pinned)
     common = {"images": ingested.images, "objects": ingested.objects}
     jobs = [
         make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen, where)
@@ -44,18 +43,13 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     return run_stage(run, jobs, plan_part, PlanRow, total, more=lambda rows: _changes(run, rows))
 
 
-def _categories(ingested: Ingested) -> set[str]:
-    told = msgspec.json.decode(ingested.envelope.file.read_bytes())
-    return {category["name"] for category in told.get("categories", ())}
-
-
 def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
     """How the plan differs from the last run's (new pictures, old ones planned otherwise, gone), and barred boxes."""
     path, same = run.manifest("plan"), ["image_key", "variant"]
     barred = int(rows.barred[rows.status == OK].map(len).sum())
-    if not path.is_file():
+    before = former_manifest(path, PlanRow, ["key", *same])
+    if before is None:
         return {"new": len(rows), "changed": 0, "gone": 0, "boxes left alone": barred}
-    before = read_manifest(path, PlanRow, ["key", *same])
     both = before.merge(rows[["key", *same]], on=same, how="outer", suffixes=("_old", ""), indicator=True)
     return {
         "new": int((both["_merge"] == "right_only").sum()),
@@ -78,7 +72,10 @@ def plan_part(job: Job) -> Ref:
         donors = donors_of(job.inputs["objects"], job.inputs["images"], job.settings["split"])
     objects = usable_objects(job.inputs["objects"], selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
-    places = read_places(Path(job.where["places"])) if "places" in job.where else None
+    places = {}
+    if "places" in job.where:
+        pinned = read_places(Path(job.where["places"]), job.settings["split"])
+        places = {name: pinned[name] for name in job.settings["categories"]}
     seed, variants = job.settings["seed"], job.settings["variants"]
     rows = plan_requests(selected, objects, prompts, recipe, donors, seed, variants, places)
     job.advance(len(captions))

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from lib.captions import CaptionForm, make_caption_form
 from lib.features import EXTRACTORS
 from lib.manifest import atomic_write
+from lib.painters import PAINTERS
 from lib.presets import Parameters, Resolved, resolve_parameters
 from lib.recipe import Recipe
 from lib.registry import Member
@@ -126,13 +127,15 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
         if settings.evaluate.extractor is not None:
             EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
         pins = Pins(root / "models.lock")
-        captioner = captioner_of(settings, pins)
+        captioner, recipe = captioner_of(settings, pins), recipe_of(settings, pins)
+        with contextlib.suppress(ConnectionError):  # what a download may mend is no reason to stop here
+            PAINTERS.build(recipe.painter).check()
         run = Run(
             name=name,
             dataset=settings.dataset,
             settings=settings,
             root=root,
-            recipe=recipe_of(settings, pins),
+            recipe=recipe,
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),
             progress=progress,

@@ -11,6 +11,7 @@ from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.painters import PAINTERS
 from lib.presets import PRESETS, check_parameters, parameters_markdown
+from lib.recipe import check_triple
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,6 +33,7 @@ def test_the_readmes_yaml_is_valid():
 
 def test_the_readmes_painter_paints(tmp_path, monkeypatch):
     from test_composites import make_pass
+    from test_painters import test_a_member_declares_what_plan_and_presets_need
 
     from lib.painters import PAINTERS, Paint, PassInput
     from lib.registry import MemberSettings
@@ -44,9 +46,11 @@ def test_the_readmes_painter_paints(tmp_path, monkeypatch):
     monkeypatch.setitem(PAINTERS._members, "grey", "grey:Grey")
     painter = PAINTERS.build(PAINTERS.member("grey", {"level": 7}))
     canvas = np.zeros((8, 9, 3), np.uint8)
-    item = PassInput(make_pass((0, 0, 9, 8), (0, 0, 9, 8), (8, 9)), canvas, np.ones((8, 9), bool))
+    item = PassInput(make_pass(((0, 0, 9, 8),), (0, 0, 9, 8), (8, 9)), canvas, np.ones((8, 9), bool))
     (paint,) = painter.paint([item])
     assert paint.image.shape == canvas.shape and (paint.image == 7).all()
+    test_a_member_declares_what_plan_and_presets_need("grey")
+    check_triple("replace", "grey", "feather")
 
 
 def test_links_between_pages_lead_somewhere():

@@ -45,7 +45,7 @@ def redrawn(draft):
     return [key for target in draft.targets for key in target.redraws]
 
 
-NEED_BOXES = pytest.mark.parametrize("name", sorted(name for name in EDITS if EDITS[name].NEEDS_BOXES))
+NEED_BOXES = pytest.mark.parametrize("name", sorted(set(EDITS) - {"insert"}))
 APART = [make_box(i, 2 + 40 * (i % 5), 2 + 50 * (i // 5), 30, 40) for i in range(10)]
 
 
@@ -56,7 +56,7 @@ APART = [make_box(i, 2 + 40 * (i % 5), 2 + 50 * (i // 5), 30, 40) for i in range
 def test_a_member_declares_what_plan_needs(name):
     member = EDITS[name]
     assert isinstance(member.VERSION, int) and member.VERSION >= 1 and isinstance(member.WHOLE, bool)
-    assert isinstance(member.NEEDS_BOXES, bool) and isinstance(member.NEEDS_PLACES, bool)
+    assert isinstance(member.NEEDS_PLACES, bool)
     settings = edit(name).settings
     assert settings.negative_prompt == "" and settings.prompt is None
     if not member.WHOLE:  # plan cuts a window around each target
@@ -159,8 +159,8 @@ def test_the_captions_prompt_is_the_targets(name):
 @every_edit
 def test_a_prompt_that_is_set_has_its_fields_filled_in(name):
     targets = edit(name, prompt="one {category}").draft(scene_of(APART[0])).targets
-    said = {"layout": "one cat", "replace": "one cat", "mask": "one cat", "background": "one", "occlude": "one cat"}
-    assert targets[-1].prompt == said.get(name, targets[-1].prompt) and targets[-1].prompt.startswith("one")
+    said = {"background": {"one"}, "insert": {"one cat", "one dog"}}
+    assert targets[-1].prompt in said.get(name, {"one cat"})
 
 
 @every_edit
@@ -444,7 +444,34 @@ def test_mask_paints_in_the_annotations_own_mask_and_its_box_is_that_masks():
     assert abs(x0 - 20) <= 1 and abs(y1 - 60) <= 1
 
 
-@pytest.mark.parametrize("record", [None, b"{}", b'{"segmentation": [[1, 2]]}'])
-def test_an_annotation_without_a_mask_is_left_alone(record):
+RUNS = b'{"segmentation": {"size": [3, 4], "counts": [12]}}'  # of another picture
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (None, "no_mask"),
+        (b"{}", "no_mask"),
+        (b'{"segmentation": []}', "no_mask"),
+        (b'{"segmentation": [[1, 2]]}', "mask_malformed"),
+        (RUNS, "mask_malformed"),
+        (b'{"segmentation": [[900, 900, 950, 900, 950, 950]]}', "mask_empty"),
+    ],
+)
+def test_an_annotation_without_a_mask_of_use_is_left_alone_with_the_reason(record, reason):
     draft = edit("mask").draft(scene_of(Box("1", "cat", (5, 5, 9, 9), (5, 5, 4, 4), True, False, record)))
-    assert (draft.reason, draft.barred, draft.keeps) == ("all_boxes_barred", ("1: no_mask",), ("1",))
+    assert (draft.reason, draft.barred, draft.keeps) == ("all_boxes_barred", (f"1: {reason}",), ("1",))
+
+
+@pytest.mark.parametrize("name", ["replace", "mask"])
+def test_painters_that_read_no_phrases_are_told_the_object_alone(name):
+    (target,) = edit(name).draft(scene_of(APART[0])).targets
+    assert (target.prompt, target.plain) == ("a scene", "a cat")
+    (target,) = edit(name, category="dog").draft(scene_of(APART[0])).targets
+    assert (target.prompt, target.plain, target.category) == ("a dog", "", "dog")
+
+
+@given(st.integers(0, 8))
+def test_what_finds_no_room_is_accounted_for(variant):
+    draft = edit("insert", count=30).draft(scene_of(draws=(0, variant)))
+    assert len(draft.targets) + len(draft.barred) == 30 and all("no_free_place" in text for text in draft.barred)

@@ -521,6 +521,16 @@ def test_a_new_object_has_a_record_of_its_own(folder):
     }
 
 
+def test_what_was_true_of_the_old_object_alone_is_not_said_of_the_new_one(folder):
+    folder.add(7)
+    folder.note(10, 7, keypoints=[1, 2, 2], num_keypoints=1, visible=0.4, ignore=1, ignored="occluded", score=0.5)
+    folder.paint(7, redrawn(10))
+    folder.finish()
+    old, new = folder.told()["annotations"]
+    assert old["keypoints"] == [1, 2, 2] and new["score"] == 0.5
+    assert not {"keypoints", "num_keypoints", "visible", "ignore", "ignored"} & set(new)
+
+
 def test_an_object_of_another_kind_has_that_kinds_category(folder):
     folder.coco["categories"].append({"id": "b", "name": "box"})
     folder.add(7, note_ids=[10])

@@ -401,3 +401,63 @@ def test_a_category_that_the_data_set_lacks_is_refused_with_those_it_has():
     chain.check_categories({"pallet", "crate"})
     with pytest.raises(AugmentError, match="no category 'crate', it has forklift, pallet"):
         chain.check_categories({"pallet", "forklift"})
+
+
+# What is painted covers what was there before it
+
+
+def labels_of(boxes, chain, **values):
+    (row,) = plan([image("1")], boxes, chain=chain, **values)
+    (request,) = requests([row])
+    return row, {label.source: label for label in request.labels}
+
+
+def test_an_object_under_several_that_are_painted_anew_is_hidden_by_all_of_them():
+    corners = [(100, 100), (150, 100), (100, 150), (150, 150)]
+    boxes = [box(str(i), "1", x, y, 50, 50) for i, (x, y) in enumerate(corners, 1)]
+    under = box("9", "1", 125, 125, 50, 50, category="pallet")
+    rows = [image("1")], [*boxes, under]
+    chosen = frame([select(rows[0][0], boxes)], SelectRow)  # the pallet is not among the selected
+    chain = recipe("replace", "gligen-inpaint", "feather")
+    (row,) = plan_requests(chosen, frame(rows[1], ObjectRow), {}, chain, DonorPool(), 0, 1)
+    (label,) = [label for label in requests([row])[0].labels if label.source == "9"]
+    assert (label.painted, label.visible, label.ignored) == (False, 0, "occluded")
+
+
+def test_what_is_painted_later_hides_its_part_of_what_was_painted_before():
+    boxes = [box("1", "1", 100, 100, 100, 100), box("2", "1", 180, 100, 100, 100)]
+    _, labels = labels_of(boxes, recipe("replace", "gligen-inpaint", "feather"))
+    assert (labels["1"].visible, labels["1"].bbox) == (0.8, (100, 100, 80, 100))
+    assert labels["2"].visible is None and labels["2"].bbox == (180, 100, 100, 100)
+
+
+def test_an_object_that_is_kept_is_cut_by_what_is_painted_over_it():
+    boxes = [box("1", "1", 100, 100, 100, 100), box("2", "1", 180, 100, 100, 100)]
+    _, labels = labels_of(boxes, recipe("replace", "gligen-inpaint", "feather", max_boxes=1))
+    painted, kept = sorted(labels.values(), key=lambda label: not label.painted)
+    assert painted.visible is None and (kept.visible, kept.painted) == (0.8, False)
+
+
+def test_masks_hide_what_they_cover_and_not_their_boxes():
+    table = [[50, 150, 350, 150, 350, 250, 50, 250], [180, 60, 190, 60, 190, 150, 180, 150]]  # with a post in the air
+    cup, lamp = [[100, 160, 140, 160, 140, 200, 100, 200]], [[60, 70, 100, 70, 100, 110, 60, 110]]
+    boxes = [
+        box("1", "1", 100, 160, 40, 40, "cup", segmentation=cup),
+        box("2", "1", 60, 70, 40, 40, "lamp", segmentation=lamp),
+        box("3", "1", 50, 60, 300, 190, "table", segmentation=table),
+    ]
+    _, labels = labels_of(boxes, recipe("mask", "gligen-inpaint", "feather"))
+    assert (labels["1"].ignored, labels["1"].visible) == ("occluded", 0)
+    assert labels["2"].visible is None and labels["3"].visible is None
+
+
+def test_a_prompt_says_the_object_where_the_painter_reads_no_phrases():
+    boxes = [box("1", "1", 100, 100, 100, 100)]
+    said = {}
+    for painter in ("gligen-inpaint", "vanilla"):
+        chain = recipe("replace", painter, "feather")
+        usable = frame(boxes, ObjectRow)
+        selected = frame([select(image("1"), boxes)], SelectRow)
+        (row,) = plan_requests(selected, usable, {"1": "a busy hall"}, chain, DonorPool(), 0, 1)
+        said[painter] = requests([row])[0].passes[0].prompt
+    assert said == {"gligen-inpaint": "a busy hall", "vanilla": "a forklift"}

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from lib.geometry import IntBox
+from lib.labels import VisibilitySettings
 from lib.registry import Family, MemberSettings
 from lib.requests import XYXY, Rle, draw
 
@@ -40,7 +41,7 @@ class Box:
     xywh: XYXY  # the same as the label has it: as annotated, to the last digit, where nothing was cut
     editable: bool  # selected, usable, no crowd
     crowd: bool = False
-    record: bytes | None = None  # the annotation as the source has it, where that has a mask
+    record: bytes | None = None  # the annotation as the source has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Target:
     phrases: tuple[str, ...]  # one per box
     prompt: str
     about: tuple[str, ...]  # annotations that it has to do with: part of its seed
+    plain: str = ""  # the prompt for painters that read no phrases; "" = the same
     role: str = ""  # tells targets about the same annotations apart: part of the seed too
     redraws: tuple[str, ...] = ()  # annotations whose object is new afterwards
     adds: tuple[IntBox, ...] = ()  # boxes of objects that come in front of all that is there
@@ -103,8 +105,9 @@ class EditSettings(MemberSettings):
         return value
 
 
-class WindowSettings(EditSettings):
-    """What edits have whose targets are smaller than the picture: how much of it the painter sees around them."""
+class WindowSettings(EditSettings, VisibilitySettings):
+    """What edits have whose targets are smaller than the picture: how much of it the painter sees around them, and what
+    becomes of the labels of objects that lie partly under what is painted."""
 
     context: float = Field(2.0, ge=1, description="window side as a multiple of the target's longer side")
     min_window: int = Field(256, ge=1, description="least window side, pixels of the picture, where the frame allows")
@@ -115,7 +118,6 @@ class Edit(Protocol):
 
     VERSION: ClassVar[int]
     WHOLE: ClassVar[bool]  # True: one window over the whole picture; False: a window around each target
-    NEEDS_BOXES: ClassVar[bool]  # False: can edit a picture without objects
     NEEDS_PLACES: ClassVar[bool]  # True: a scene comes with the places that objects of the data set take
     Settings: ClassVar[type[EditSettings]]
 
@@ -128,9 +130,13 @@ class Edit(Protocol):
 
 def chosen(boxes: Sequence[Box], scene: Scene, purpose: str, most: int | None) -> list[Box]:
     """At most `most` boxes, those with the smallest hashes, in the order of the annotations."""
-    ranked = sorted(boxes, key=lambda box: draw(scene.draws, purpose, scene.digest, box.key))
-    keys = {box.key for box in ranked[:most]}
+    keys = {box.key for box in ranked(boxes, scene, purpose)[:most]}
     return [box for box in boxes if box.key in keys]
+
+
+def ranked(boxes: Sequence[Box], scene: Scene, purpose: str) -> list[Box]:
+    """Boxes in the order of their hashes."""
+    return sorted(boxes, key=lambda box: draw(scene.draws, purpose, scene.digest, box.key))
 
 
 def prompt_of(settings: EditSettings, scene: Scene, key: str, category: str, otherwise: str) -> str:
@@ -138,6 +144,18 @@ def prompt_of(settings: EditSettings, scene: Scene, key: str, category: str, oth
     pool = settings.prompt if isinstance(settings.prompt, list) else [settings.prompt or otherwise]
     text = min(pool, key=lambda text: draw(scene.draws, "prompt", scene.digest, key, text))
     return text.replace("{category}", category).replace("{caption}", scene.prompt).strip() or otherwise
+
+
+def new_object(settings: EditSettings, category: str | None, scene: Scene, box: Box) -> tuple[str, str]:
+    """(prompt, plain) for an object painted anew, of another category where one is given.
+
+    None set: the caption, for painters that read the box's phrase beside it. The others are told the object alone, as
+    are all of them where the caption tells of an old object of another kind.
+    """
+    own = f"a {category or box.category}"
+    if settings.prompt is None and not category and scene.prompt:
+        return scene.prompt, own
+    return prompt_of(settings, scene, box.key, category or box.category, own), ""
 
 
 def nothing(scene: Scene) -> str:

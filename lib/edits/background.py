@@ -18,12 +18,12 @@ class Background:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = True
-    NEEDS_BOXES: ClassVar[bool] = True
     NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(EditSettings):
         """The prompt is a neutral one where none is set: one that names the objects has them painted once more, where
-        no label says so. {caption} is filled in without what it says of the picture's categories."""
+        no label says so. {caption} is filled in without its parts that name one of the picture's categories, as they
+        are called or with an s."""
 
         margin: int = Field(8, ge=0, description="pixels around each box that stay too, the composite's reach apart")
 
@@ -55,8 +55,8 @@ def without_objects(caption: str, categories: list[str]) -> str:
     "a forklift in a warehouse with two pallets" without forklift and pallet → "a warehouse".
     """
     parts = re.split(r"\s*,\s*|\s+(?=(?:and|with|in|on|at|near|next to|beside|under|behind|of)\s)", caption)
-    nouns = [re.escape(name.replace("_", " ").lower()) for name in categories]
-    named = re.compile(rf"\b({'|'.join(nouns)})(s|es)?\b") if nouns else None
+    nouns = [re.escape(name.replace("_", " ").lower()) for name in categories if name.strip()]
+    named = re.compile(rf"(?<!\w)({'|'.join(nouns)})(s|es)?(?!\w)") if nouns else None
     kept = [part for part in parts if part and not (named and named.search(part.replace("_", " ").lower()))]
     text = " ".join(kept)
     return re.sub(r"^(and|with|in|on|at|near|next to|beside|under|behind|of)\s+", "", text).strip()

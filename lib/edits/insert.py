@@ -8,8 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.edits import Draft, Scene, Target, WindowSettings, prompt_of
-from lib.geometry import IntBox, covered_xyxy
-from lib.labels import VisibilitySettings
+from lib.geometry import IntBox, most_shared
 from lib.requests import draw
 
 
@@ -21,10 +20,9 @@ class Insert:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_BOXES: ClassVar[bool] = False
     NEEDS_PLACES: ClassVar[bool] = True
 
-    class Settings(WindowSettings, VisibilitySettings):
+    class Settings(WindowSettings):
         """The prompt is "a {category}" where none is set."""
 
         category: str | list[str] | None = Field(
@@ -44,29 +42,27 @@ class Insert:
         """Up to `count` targets, each clear of the picture's objects and of those before it."""
         settings = self.settings
         taken = [box.xyxy for box in scene.boxes]
-        targets = []
+        targets, barred = [], []
         for number in range(settings.count):
-            category = self._category(scene, number)
+            category, role = self._category(scene, number), f"insert {number}"
             place = self._place(scene, category, number, np.array(taken).reshape(-1, 4)) if category else None
             if category is None or place is None:
+                barred.append(f"{role}: {'no_free_place' if category else 'no_examples'}")
                 continue
             taken.append(place)
-            prompt = prompt_of(settings, scene, f"insert {number}", category, f"a {category}")
             target = Target(
                 region=(place,),
                 boxes=(place,),
                 phrases=(category,),
-                prompt=prompt,
+                prompt=prompt_of(settings, scene, role, category, f"a {category}"),
                 about=(),
-                role=f"insert {number}",
+                role=role,
                 adds=(place,),
                 category=category,
             )
             targets.append(target)
         keeps = tuple(box.key for box in scene.boxes)
-        known = self._category(scene, 0) is not None
-        reason = "" if targets else "no_free_place" if known else "no_examples"
-        return Draft(tuple(targets), keeps, reason=reason)
+        return Draft(tuple(targets), keeps, tuple(barred), "" if targets else barred[0].rpartition(": ")[2])
 
     def _category(self, scene: Scene, number: int) -> str | None:
         asked = self.settings.category
@@ -77,20 +73,16 @@ class Insert:
     def _place(self, scene: Scene, category: str, number: int, taken: np.ndarray) -> IntBox | None:
         """The first of the tries that has room, in an order that the seed decides."""
         settings, places = self.settings, scene.places[category]
-        seed = draw(scene.draws, "place", scene.digest, category, number)
-        random = np.random.Generator(np.random.PCG64(seed))
-        sizes = places[random.integers(0, len(places), settings.tries)] * scene.height
-        bottoms, wide, high = np.rint(sizes).astype(int).T
-        lefts = np.floor(random.random(settings.tries) * (scene.width - wide + 1)).astype(int)
-        for left, bottom, w, h in zip(lefts.tolist(), bottoms.tolist(), wide.tolist(), high.tolist(), strict=True):
-            place = (left, bottom - h, left + w, bottom)
-            inside = left >= 0 and bottom >= h and w <= scene.width and bottom <= scene.height
-            if inside and min(w, h) >= settings.min_side and _free(place, taken, settings.max_overlap):
-                return place
-        return None
-
-
-def _free(place: IntBox, taken: np.ndarray, limit: float) -> bool:
-    here = np.array(place, dtype=np.float64)
-    others = [covered_xyxy(box, here)[0] for box in taken]
-    return bool((covered_xyxy(place, taken) <= limit).all()) and all(share <= limit for share in others)
+        draws = np.array([draw(scene.draws, "place", scene.digest, category, number, i) for i in range(settings.tries)])
+        sizes = places[draws % len(places)] * scene.height
+        bottoms, wide, high = np.rint(sizes).astype(np.int64).T
+        room = scene.width - wide
+        lefts = ((draws >> 31) / 2**32 * (room + 1)).astype(np.int64)
+        found = np.stack([lefts, bottoms - high, lefts + wide, bottoms], axis=1)
+        fits = (room >= 0) & (found[:, 1] >= 0) & (bottoms <= scene.height)
+        fits &= np.minimum(wide, high) >= settings.min_side
+        fits &= most_shared(found, taken) <= settings.max_overlap
+        if not fits.any():
+            return None
+        x0, y0, x1, y1 = found[int(fits.argmax())].tolist()
+        return x0, y0, x1, y1

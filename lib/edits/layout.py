@@ -12,7 +12,6 @@ class Layout:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = True
-    NEEDS_BOXES: ClassVar[bool] = True
     NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(EditSettings):

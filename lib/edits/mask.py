@@ -8,20 +8,19 @@ import numpy as np
 from pydantic import Field
 
 from lib.canvas import encode_rle
-from lib.edits import Box, Draft, Scene, Target, WindowSettings, chosen, nothing, prompt_of
+from lib.edits import Box, Draft, Scene, Target, WindowSettings, new_object, nothing, ranked
 from lib.labels import annotation_mask
 
 
 class Mask:
-    """One target per chosen annotation that has a mask; box and mask stay its label."""
+    """One target per chosen annotation that has a mask; box and mask stay its label, unless another covers them."""
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_BOXES: ClassVar[bool] = True
     NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(WindowSettings):
-        """The prompt is the caption's where none is set."""
+        """The prompt is the caption's where none is set, and "a {category}" for painters that read no phrases."""
 
         max_boxes: int | None = Field(None, ge=1, description="at most so many masks of a picture; none: all")
         category: str | None = Field(None, description="category that the new objects have; none: that of the old ones")
@@ -32,28 +31,45 @@ class Mask:
     def draft(self, scene: Scene) -> Draft:
         """Targets in the order of the annotations; one without a mask, or with an empty one, is left alone."""
         editable = [box for box in scene.boxes if box.editable]
-        read = ((box.key, annotation_mask(box.record, (scene.height, scene.width))) for box in editable)
-        masks = {key: mask for key, mask in read if mask is not None and mask.any()}
-        able = [box for box in editable if box.key in masks]
-        boxes = chosen(able, scene, "mask", self.settings.max_boxes)
-        targets = tuple(self._target(box, masks[box.key], scene) for box in boxes)
-        barred = tuple(f"{box.key}: no_mask" for box in editable if box not in able)
-        keys = {box.key for box in boxes}
-        keeps = tuple(box.key for box in scene.boxes if box.key not in keys)
-        return Draft(targets, keeps, barred, "" if targets else nothing(scene))
+        targets: dict[str, Target] = {}
+        barred: dict[str, str] = {}
+        most = len(editable) if self.settings.max_boxes is None else self.settings.max_boxes
+        for box in ranked(editable, scene, "mask"):  # decoded only until there are enough
+            if len(targets) == most:
+                break
+            mask = _mask(box, scene)
+            if isinstance(mask, str):
+                barred[box.key] = f"{box.key}: {mask}"
+            else:
+                targets[box.key] = self._target(box, mask, scene)
+        keeps = tuple(box.key for box in scene.boxes if box.key not in targets)
+        ordered = tuple(targets[box.key] for box in editable if box.key in targets)
+        left = tuple(barred[box.key] for box in editable if box.key in barred)
+        return Draft(ordered, keeps, left, "" if targets else nothing(scene))
 
     def _target(self, box: Box, mask: np.ndarray, scene: Scene) -> Target:
-        category = self.settings.category or box.category
+        prompt, plain = new_object(self.settings, self.settings.category, scene, box)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         region = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        prompt = prompt_of(self.settings, scene, box.key, category, scene.prompt or f"a {category}")
         return Target(
             region=(region,),
             boxes=(region,),
-            phrases=(prompt if self.settings.prompt else category,),
+            phrases=(prompt if self.settings.prompt else self.settings.category or box.category,),
             prompt=prompt,
+            plain=plain,
             about=(box.key,),
             redraws=(box.key,),
             category=self.settings.category,
             mask=encode_rle(mask),
         )
+
+
+def _mask(box: Box, scene: Scene) -> np.ndarray | str:
+    """bool (H, W) of the picture, or the reason why there is none."""
+    try:
+        mask = annotation_mask(box.record, (scene.height, scene.width))
+    except ValueError:
+        return "mask_malformed"
+    if mask is None:
+        return "no_mask"
+    return mask if mask.any() else "mask_empty"

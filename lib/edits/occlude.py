@@ -9,14 +9,13 @@ from pydantic import Field, model_validator
 from lib.edits import Box, Draft, Scene, Target, WindowSettings, chosen, nothing, prompt_of
 from lib.edits.replace import ReplaceSettings, replaceable
 from lib.geometry import IntBox, outer_pixels
-from lib.labels import VisibilitySettings
 from lib.requests import draw
 
 Share = Annotated[float, Field(ge=0, le=1)]
 STACK = "a stack of boxes"
 
 
-class OccluderSettings(WindowSettings, VisibilitySettings):
+class OccluderSettings(WindowSettings):
     """Where the occluder stands and what it is. The ranges' defaults are S0's."""
 
     left: tuple[Share, Share] = Field((0.1, 0.4), description="range of its left edge, as a share of the box's width")
@@ -41,7 +40,6 @@ class Occlude:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_BOXES: ClassVar[bool] = True
     NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(OccluderSettings):
@@ -65,7 +63,6 @@ class Refine:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_BOXES: ClassVar[bool] = True
     NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(OccluderSettings, ReplaceSettings):

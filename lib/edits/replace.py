@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from lib.edits import Box, Draft, Scene, Target, WindowSettings, chosen, nothing, prompt_of
+from lib.edits import Box, Draft, Scene, Target, WindowSettings, chosen, new_object, nothing
 from lib.geometry import covered_xyxy, padded
 from lib.registry import MemberSettings
 
@@ -29,11 +29,10 @@ class Replace:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_BOXES: ClassVar[bool] = True
     NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(WindowSettings, ReplaceSettings):
-        """The prompt is the caption's where none is set."""
+        """The prompt is the caption's where none is set, and "a {category}" for painters that read no phrases."""
 
         category: str | None = Field(None, description="category that the new objects have; none: that of the old ones")
 
@@ -50,12 +49,13 @@ class Replace:
 
     def _target(self, box: Box, scene: Scene) -> Target:
         category = self.settings.category or box.category
-        caption = "" if self.settings.category else scene.prompt  # which tells of the old object
+        prompt, plain = new_object(self.settings, self.settings.category, scene, box)
         return Target(
             region=(padded(box.xyxy, scene.width, scene.height, self.settings.padding),),
             boxes=(box.xyxy,),
             phrases=(category,),
-            prompt=prompt_of(self.settings, scene, box.key, category, caption or f"a {category}"),
+            prompt=prompt,
+            plain=plain,
             about=(box.key,),
             redraws=(box.key,),
             category=self.settings.category,

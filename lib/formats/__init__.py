@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import msgspec
 import pyarrow as pa
 
 from lib.registry import Family
@@ -34,6 +35,12 @@ class Dataset:
     images: pa.Table  # ImageRow; size, mtime_ns, digest, frame not filled in yet
     objects: pa.Table  # ObjectRow
     envelope: bytes  # JSON object: every top-level key of the source in its order, "images" and "annotations" emptied
+
+
+def categories_of(envelope: bytes) -> dict[str, bytes]:
+    """Names of a data set's categories, each with its id as JSON text; of several with one name the first counts."""
+    told = msgspec.json.decode(envelope).get("categories") or ()
+    return {category["name"]: msgspec.json.encode(category["id"]) for category in reversed(told)}
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:

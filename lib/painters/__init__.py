@@ -77,12 +77,17 @@ class Painter(Protocol):
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     # MINI_MODEL: str, where its mini model is another painter's: that one's name
     MAX_BOXES: ClassVar[int | None]  # boxes one pass can hold; more is a reason, never a cut
+    READS_PHRASES: ClassVar[bool]  # True: is told each box with its phrase; False: the prompt has to say it all
     HAS_DECODER: ClassVar[bool]  # True: paints come with their latents, and `decoder` gives what decodes them
     NEEDS_DONOR: ClassVar[bool]  # True: plan gives each pass one, chosen among those that `fits` allows
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any, model: Any) -> None:
         """`model`: a lib.models.ModelRef, or None where MODEL is None. Nothing heavy happens here."""
+        ...
+
+    def check(self) -> None:
+        """Raises AugmentError where the checkpoint cannot be of use, as far as can be told without reading weights."""
         ...
 
     @staticmethod

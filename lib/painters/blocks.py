@@ -160,10 +160,7 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
     import torch
     import transformers
 
-    folder, where = local_path(ref, [UNET_CONFIG], ALSO), device()
-    with reading(ref):
-        config = json.loads((folder / UNET_CONFIG).read_bytes())
-    _check_family(ref, config, unet_has)
+    config, where = check_family(ref, unet_has), device()
     twice = config.get("addition_embed_type") == "text_time"
     folder = local_path(ref, [*NEEDED, *(SECOND_TEXT if twice else ())], ALSO)
     with reading(ref):
@@ -240,11 +237,15 @@ def _text_model(folder: Any, kind: Any) -> Any:
     return kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
 
 
-def _check_family(ref: ModelRef, config: Mapping[str, Any], unet_has: Mapping[str, Any]) -> None:
+def check_family(ref: ModelRef, unet_has: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's unet/config.json. Raises as `load_latent_diffusion` does where it says otherwise."""
+    with reading(ref):
+        config: dict[str, Any] = json.loads((local_path(ref, [UNET_CONFIG], ALSO) / UNET_CONFIG).read_bytes())
     found = {key: config.get(key, UNSAID.get(key)) for key in unet_has}
     wrong = [f"{key} {found[key]!r}, expected {value!r}" for key, value in unet_has.items() if found[key] != value]
     if wrong:
         raise AugmentError(f"model {ref} is of another family: its U-Net has {'; '.join(wrong)} ({FAMILIES})")
+    return config
 
 
 def _check_texts(ref: ModelRef, config: Mapping[str, Any], texts: Sequence[Any]) -> None:

@@ -26,6 +26,7 @@ class CopyPaste:
     LICENCE: ClassVar[str] = "none needed"
     MAX_BOXES: ClassVar[int | None] = 1
     HAS_DECODER: ClassVar[bool] = False
+    READS_PHRASES: ClassVar[bool] = False
     NEEDS_DONOR: ClassVar[bool] = True
 
     class Settings(MemberSettings):
@@ -38,6 +39,9 @@ class CopyPaste:
         self.settings = settings
 
     batch_size = 1
+
+    def check(self) -> None:
+        """Nothing to check."""
 
     @staticmethod
     def shape(settings: Settings, width: int, height: int) -> tuple[int, int]:

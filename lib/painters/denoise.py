@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field
 from lib.images import PictureError
 from lib.models import ModelRef, available_cores, device, out_of_memory, run_padded, side_by_side, weights_dtype
 from lib.painters import Paint, PassInput
-from lib.painters.blocks import Decoder, LatentDiffusion, load_latent_diffusion
+from lib.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
 from lib.painters.schedulers import make_scheduler, scheduler_name, time_steps
 from lib.registry import MemberSettings
 
@@ -117,6 +117,7 @@ class LatentPainter:
     MODEL: ClassVar[str | None]
     LICENCE: ClassVar[str]
     MAX_BOXES: ClassVar[int | None] = None
+    READS_PHRASES: ClassVar[bool] = False
     HAS_DECODER: ClassVar[bool] = True
     NEEDS_DONOR: ClassVar[bool] = False
     SIDE_BY_SIDE: ClassVar[bool] = True  # several passes may run through the U-Net at once, each in a thread
@@ -167,6 +168,10 @@ class LatentPainter:
             self._fitted = 1
             raise PictureError("out_of_memory", self._too_large(batch[0].spec.shape)) from error
         return paints
+
+    def check(self) -> None:
+        """Raises AugmentError for a checkpoint of another family; only its U-Net's config is read."""
+        check_family(self.ref, self.FAMILY)
 
     def decoder(self) -> Decoder:
         """What decodes the latents of its paints; loads the model where that was not done. Raises as `paint`."""

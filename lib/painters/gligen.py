@@ -55,6 +55,7 @@ class Gligen(LatentPainter):
     LICENCE: ClassVar[str] = "CreativeML Open RAIL-M"
     MINI: ClassVar[Mapping[str, Any]] = {"size": 128, "steps": 25, "guidance": 2.5, "scheduler": "ddim"}
     MAX_BOXES: ClassVar[int | None] = MAX_BOXES
+    READS_PHRASES: ClassVar[bool] = True
     FAMILY: ClassVar[Mapping[str, Any]] = {"in_channels": 4, "attention_type": "gated"}
     Settings: ClassVar[type[LatentSettings]] = GligenSettings
 
