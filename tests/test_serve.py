@@ -31,7 +31,9 @@ class Served:
         self.root, self.port = root / "checkout", free_port()
         for name in ("flows", "tasks", "lib"):
             shutil.copytree(CHECKOUT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(CHECKOUT / "prefect.yaml", self.root)
+        # Its painter's checkpoint would come from the hub.
+        deployments = (CHECKOUT / "prefect.yaml").read_text().replace("preset: loco-gligen", "preset: copy-paste")
+        (self.root / "prefect.yaml").write_text(deployments)
         # Not the settings of this test run; without them a shell finds the server by the folder's prefect.toml alone.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         self.env = {**kept, "PREFECT_HOME": str(root / "home"), "PYTHONWARNINGS": "default"}
