@@ -38,7 +38,7 @@ from tasks.plan import plan_pictures
 from tasks.progress import Progress
 from tasks.review import review_images
 from tasks.run import Run, open_run
-from tasks.screen import screen_images
+from tasks.screen import learn_limits, screen_images
 from tasks.select import select_images
 
 WATCH = Progress()  # the command line puts its bars here
@@ -76,7 +76,7 @@ def augment(
         composite: how the paint returns to the picture; a name, or a name with its settings.
         models: published checkpoints (full) or the small ones in data/models (mini).
         variants: pictures made from each source.
-        screen: when a picture is set aside.
+        screen: when a picture is set aside, and a label that was not painted is ignored or left out.
         review: what a person picked.
         finalise: what the final set holds.
         evaluate: features for FID and KID.
@@ -97,11 +97,12 @@ def journey(run: Run) -> State[None]:
     """The stages in their order."""
     ingested = ingest_dataset(run)
     run.recipe.check_categories(ingested.categories)
+    limits = learn_limits(run, ingested)
     selected = select_images(run, ingested)
     captions = caption_images(run, ingested, selected)
     plan = plan_pictures(run, ingested, selected, captions)
     pictures = generate_images(run, ingested, plan)
-    screened = screen_images(run, ingested, pictures)
+    screened = screen_images(run, ingested, plan, pictures, limits)
     draw_images(run, ingested, plan, screened)
     reviewed = review_images(run, screened)
     final = finalise_dataset(run, ingested, plan, reviewed)

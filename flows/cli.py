@@ -26,6 +26,7 @@ from flows import QUIET
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "augment"
 # No markup: a path or an error may hold square brackets.
 OUT = Console(highlight=False, markup=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
     status.add_argument("--json", action="store_true", help="print JSON")
     _command(commands, "presets", show_presets, "the presets: triple, checkpoints, licences")
-    evaluate = _command(commands, "evaluate", evaluate_sets, "FID and KID of two folders or COCO files")
+    evaluate = _command(commands, "evaluate", evaluate_sets, "how good are generated pictures, beside real ones?")
     evaluate.add_argument("real", type=Path, metavar="REAL")
     evaluate.add_argument("generated", type=Path, metavar="GENERATED")
     evaluate.add_argument(
@@ -89,7 +90,30 @@ def _parser() -> argparse.ArgumentParser:
         default="inception",
         help="inception (pytorch-fid's), mini (this project's own CLIP) or pixels; default %(default)s",
     )
+    evaluate.add_argument(
+        "--metrics",
+        default="fid,kid,overlap,twins",
+        metavar="NAME,...",
+        help="of the sets: fid, kid, overlap, twins; of each picture beside the real one of its name: background, "
+        "inside, seam, whole, lpips; default %(default)s",
+    )
+    evaluate.add_argument(
+        "--boxes", type=Path, metavar="ANNOTATIONS", help="what was to change in the real pictures: for inside and seam"
+    )
+    evaluate.add_argument("--format", metavar="NAME", help="of those annotations; none: loco for a CSV, else coco")
+    evaluate.add_argument("--margin", type=int, help="pixels around each box that are no background; default 16")
+    evaluate.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        default=CACHE,
+        help="what was computed of a picture is kept there, by its content; default %(default)s",
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    evaluate.add_argument("--report", type=Path, metavar="FILE", help="write a page for a browser there, HTML")
+    evaluate.add_argument(
+        "--beside", type=Path, metavar="JSON", help="an earlier result, to stand beside this one in the report"
+    )
     fidelity = _command(commands, "fidelity", judge_boxes, "is in each painted box what its label says?")
     fidelity.add_argument("dataset", type=Path, metavar="DATASET", help="a final folder or a COCO file")
     fidelity.add_argument(
@@ -171,7 +195,11 @@ def _assign(values: dict[str, Any], assignments: Sequence[str], name: str) -> No
     values.setdefault("workspace", str(Path("data/runs") / name))
 
 
-_COMMANDS = {"augment": "run", "train": "train"}  # by flow
+_COMMANDS = {  # by flow
+    "augment": "augment run {}",
+    "train": "augment train {}",
+    "evaluate": "prefect deployment run evaluate/{}",
+}
 
 
 def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any], str, Path]:
@@ -182,13 +210,15 @@ def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any],
     path = Path(what)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _read_yaml(path), path.stem, Path.cwd()
-    deployments = {d["name"]: d for d in _read_yaml(CHECKOUT / "prefect.yaml")["deployments"]}
+    told = _read_yaml(CHECKOUT / "prefect.yaml")["deployments"]
+    named = sorted(told, key=lambda one: one["entrypoint"].rpartition(":")[2] == (flow or "augment"))
+    deployments = {one["name"]: one for one in named}  # several flows may use a name: the asked one's comes last
     if what not in deployments:
         known = ", ".join(sorted(deployments))
         raise AugmentError(f"no deployment {what!r} in prefect.yaml: known are {known}; or give a YAML file")
     own = deployments[what]["entrypoint"].rpartition(":")[2]
     if flow not in (None, own):
-        raise AugmentError(f"deployment {what!r} belongs to the flow {own}: augment {_COMMANDS[own]} {what}")
+        raise AugmentError(f"deployment {what!r} belongs to the flow {own}: {_COMMANDS[own].format(what)}")
     return dict(deployments[what]["parameters"]), what, CHECKOUT
 
 
@@ -376,11 +406,33 @@ def show_presets(options: argparse.Namespace) -> int:
 
 def evaluate_sets(options: argparse.Namespace) -> int:
     """Scores of two sets."""
-    from lib.evaluate import evaluate, summary, write_json
+    from itertools import count
 
-    result = evaluate(options.real, options.generated, options.extractor)
+    from lib.evaluate import boxes_by_picture, evaluate, pictures_of, summary, write_json
+    from lib.report import read_result, write_report
+    from lib.settings import Choice
+    from lib.store import Store
+
+    names = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    settings = {"background": {"margin": options.margin}} if options.margin is not None else {}
+    boxes = boxes_by_picture(options.real, options.boxes, options.format) if options.boxes else None
+    metrics = [Choice(name=name, **settings.get(name, {})) for name in names]
+    total, done = len(pictures_of(options.real)) + len(pictures_of(options.generated)), count(1)
+    with _bars() as watch:
+        result = evaluate(
+            options.real,
+            options.generated,
+            options.extractor,
+            metrics=metrics,
+            boxes=boxes,
+            cache=Store(options.cache),
+            advance=lambda _: watch("evaluate", next(done), total),
+        )
     if options.json:
         write_json(result, options.json)
+    if options.report:
+        before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
+        write_report(before | {options.generated.name: result}, options.report)
     OUT.print(summary(result), markup=False)
     return 0
 

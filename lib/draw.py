@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lib.generate import Load
 from lib.images import load_rgb
 from lib.manifest import atomic_write, digest
-from lib.requests import Outcome
+from lib.requests import Label, Outcome
 from lib.schemas import OK, REJECTED, DrawRow
 from lib.store import Store
 
@@ -32,11 +32,18 @@ def drawn_boxes(outcome: Outcome, objects: Mapping[str, tuple[str, tuple[float, 
     drawn: list[Drawn] = []
     for label in outcome.labels:
         category, bbox = objects[label.source] if label.source is not None else ("", None)
-        text = (label.category or category) + (f" ({label.ignored}: ignored)" if label.ignored else "")
+        text = (label.category or category) + _fate(label)
         place = label.bbox or bbox
         assert place is not None  # a new object has a box
         drawn.append((text, place, label.painted or label.bbox is not None))
     return drawn
+
+
+def _fate(label: Label) -> str:
+    """What becomes of a label that detectors do not learn from; "" for the others."""
+    if label.dropped:
+        return f" ({label.dropped}: dropped)"
+    return f" ({label.ignored}: ignored)" if label.ignored else ""
 
 
 def draw_boxes(picture: np.ndarray, boxes: Sequence[Drawn]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Feature extractors: pictures in, (N, D) float64 out. Distances between features are in lib/distances.py.
+"""Feature extractors: pictures in, (N, D) float64 out. Distances between features are in lib/metrics/distances.py.
 
     extractor = EXTRACTORS["pixels"]()
     extractor.check()                        # fails early where weights cannot be had

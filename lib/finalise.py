@@ -251,7 +251,8 @@ def _place_synthetic(
         size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))
     except (ValueError, FileNotFoundError) as error:
         return FinalRow(key, REJECTED, "picture_lost", f"{error}: run again", image_id, name, "", 0, 0, 0)
-    return FinalRow(key, OK, "", "", image_id, name, sha256, size, mtime_ns, len(request.labels))
+    told = sum(not label.dropped for label in request.labels)
+    return FinalRow(key, OK, "", "", image_id, name, sha256, size, mtime_ns, told)
 
 
 def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_digest: str) -> None:
@@ -329,7 +330,8 @@ class _Maker:
         annotations = list(self.objects.record[self.objects.image_key.isin(originals.key)])
         for key, request, row in synthetic:
             images.append(self._image(key, request, row))
-            annotations += [self._annotation(key, request, i, label) for i, label in enumerate(request.labels)]
+            labels = [(i, label) for i, label in enumerate(request.labels) if not label.dropped]
+            annotations += [self._annotation(key, request, i, label) for i, label in labels]
         parts = {**self.envelope, "images": _list(images), "annotations": _list(annotations)}
         return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
 

@@ -242,11 +242,19 @@ def _meets(xyxy: XYXY, boxes: Sequence[IntBox]) -> bool:
     return any(box[0] < x1 and x0 < box[2] and box[1] < y1 and y0 < box[3] for box in boxes)
 
 
-def _hidden(label: Label, bbox: XYXY, size: tuple[int, int], visible: float) -> Label:
-    """The label of an object that is too hidden to learn from: its whole box (xywh) as a region to look away from."""
+def ignored(label: Label, bbox: XYXY, size: tuple[int, int], reason: str) -> Label:
+    """The label of what is not to be learned from: its whole box (xywh) as a region to look away from.
+
+    size: (height, width) of the picture, pixels.
+    """
     runs = encode_rle(Cells.of_box(bbox).pixels(size))
-    told = {"bbox": bbox, "segmentation": runs, "area": bbox[2] * bbox[3], "visible": visible, "ignored": "occluded"}
+    told = {"bbox": bbox, "segmentation": runs, "area": bbox[2] * bbox[3], "ignored": reason}
     return label.model_copy(update=told)
+
+
+def _hidden(label: Label, bbox: XYXY, size: tuple[int, int], visible: float) -> Label:
+    """The label of an object that is too hidden to learn from."""
+    return ignored(label, bbox, size, "occluded").model_copy(update={"visible": visible})
 
 
 def _moved(xywh: XYXY, before: XYXY, after: XYXY) -> XYXY:

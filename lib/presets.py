@@ -18,6 +18,7 @@ from lib.painters import PAINTERS
 from lib.recipe import check_triple
 from lib.registry import Family
 from lib.settings import (
+    BoxScreenSettings,
     CaptionSettings,
     Choice,
     DatasetSettings,
@@ -384,6 +385,7 @@ _GROUPS: dict[str, type[BaseModel]] = {
     "select": SelectSettings,
     "caption": CaptionSettings,
     "screen": ScreenSettings,
+    "screen.boxes": BoxScreenSettings,
     "review": ReviewSettings,
     "finalise": FinaliseSettings,
     "evaluate": EvaluateSettings,

@@ -25,17 +25,21 @@ class Recipe(BaseModel):
     def model_post_init(self, context: Any) -> None:
         check_triple(self.edit.name, self.painter.name, self.composite.name)
 
+    @property
+    def categories(self) -> list[tuple[str, str]]:
+        """(setting of the edit, category that it names) of new labels."""
+        settings = EDITS.settings(self.edit.name, self.edit.settings)
+        told = [(field, getattr(settings, field, None) or []) for field in ("category", "occluder_category")]
+        return [(field, name) for field, names in told for name in ([names] if isinstance(names, str) else names)]
+
     def check_categories(self, known: Collection[str]) -> None:
         """Raises AugmentError where new labels would be of a category that the data set does not have."""
-        settings = EDITS.settings(self.edit.name, self.edit.settings)
-        for field in ("category", "occluder_category"):
-            asked = getattr(settings, field, None)
-            for name in [asked] if isinstance(asked, str) else asked or []:
-                if name not in known:
-                    raise AugmentError(
-                        f"edit {self.edit.name!r}, setting {field!r}: the data set has no category {name!r}, it has "
-                        f"{', '.join(sorted(known)) or 'none'}; a new one is to be added to its annotations first"
-                    )
+        for field, name in self.categories:
+            if name not in known:
+                raise AugmentError(
+                    f"edit {self.edit.name!r}, setting {field!r}: the data set has no category {name!r}, it has "
+                    f"{', '.join(sorted(known)) or 'none'}; a new one is to be added to its annotations first"
+                )
 
 
 def check_triple(edit: str, painter: str, composite: str) -> None:

@@ -3,6 +3,8 @@
 scorer = RegionScorer(resolve("mini:clip", {}))                   # or any CLIP in Hugging Face form
 crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
 shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
+shares = scorer.score_boxes(picture, boxes, ["forklift", "pallet"])   # the two lines above in one
+scorer.similarity([picture], ["a forklift and a pallet"]).score   # (1,) CLIP score of whole pictures with their texts
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from pydantic import Field
 
 from lib.captioners.template import article, naming
 from lib.errors import AugmentError
+from lib.geometry import clip_xyxy
+from lib.metrics.text import cosines, scaled
 from lib.models import ModelRef, device, local_path, reading
 from lib.registry import MemberSettings
 
@@ -64,6 +68,26 @@ def to_square(picture: Pixels, size: int) -> Pixels:
     if small != (size, size):
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     return picture
+
+
+def visible_sides(boxes: Any, width: float, height: float) -> NDArray[np.float64]:
+    """(N,) shorter side of what a frame shows of (N, 4) boxes (xyxy), pixels; 0 outside of it."""
+    shown = clip_xyxy(np.asarray(boxes, np.float64).reshape(-1, 4), width, height)
+    sides: NDArray[np.float64] = np.clip(shown[:, 2:] - shown[:, :2], 0, None).min(axis=1)
+    return sides
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How well each of N texts fits its own picture."""
+
+    cosine: NDArray[np.float64]  # (N,) −1 .. 1
+    cut: NDArray[np.bool_]  # (N,) the text is longer than the model reads: its end was not looked at
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """(N,) CLIP-S, 0 .. 2.5: 2.5 · max(cosine, 0); see lib/metrics/text.py."""
+        return scaled(self.cosine)
 
 
 class RegionSettings(MemberSettings):
@@ -147,6 +171,39 @@ class RegionScorer:
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         told: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
         return told
+
+    def score_boxes(
+        self, picture: Pixels, boxes: Any, names: Sequence[str], context: float = 0.15
+    ) -> NDArray[np.float64]:
+        """(N, len(names)) shares of the names for each of (N, 4) boxes of a picture; boxes: xyxy pixels.
+
+        Each is cropped with `context` of its longer side around it. Rows of NaN for boxes of which the frame shows
+        nothing; how small is too small is the caller's question. What follows from it: lib/metrics/verdicts.py. Raises
+        ValueError for no names.
+        """
+        height, width = picture.shape[:2]
+        shown = visible_sides(boxes, width, height) > 0
+        inside = clip_xyxy(np.asarray(boxes, np.float64).reshape(-1, 4)[shown], width, height)
+        told = np.full((len(shown), len(names)), np.nan)
+        told[shown] = self.score([crop_region(picture, box, self.size, context) for box in inside.tolist()], names)
+        return told
+
+    def similarity(self, pictures: Sequence[Pixels], texts: Sequence[str]) -> Similarity:
+        """How well each of N texts, of any length, fits the picture at its place, uint8 HWC RGB of any size.
+
+        A picture is squeezed to the model's square, where CLIP's own preparation cuts off what is longer than wide: an
+        object at the border counts too, and figures of others are near and not equal. Raises ValueError for other
+        numbers of pictures and texts.
+        """
+        if len(pictures) != len(texts):
+            raise ValueError(f"{len(pictures)} pictures and {len(texts)} texts: expected a text for each picture")
+        return Similarity(cosines(self.embed_pictures(pictures), self.embed_texts(texts)), self.too_long(texts))
+
+    def too_long(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """(M,) which texts are longer than the model reads: `embed_texts` cuts them."""
+        clip = self.load()
+        told = clip.tokenizer(list(texts), verbose=False).input_ids if texts else []
+        return np.array([len(one) > clip.model.config.text_config.max_position_embeddings for one in told], bool)
 
     def _batched(self, items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor]) -> Embeddings:
         import torch

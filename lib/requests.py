@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 XYXY = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -63,6 +63,8 @@ class Label(Frozen):
     category: str | None = None  # name; None: the source's
     visible: float | None = None  # share, 0 to 1, that is at least still seen of it where something came before it
     ignored: str = ""  # the reason why detectors should not learn from it; "" = they should
+    # Said of the painted picture, so no part of what was asked for, nor of its key.
+    dropped: str = Field("", exclude=True)  # the reason why it is left out; it keeps its place, to which its id belongs
 
 
 class Outcome(BaseModel):

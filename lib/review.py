@@ -20,7 +20,7 @@ def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[p
     Names count without their suffix, so a copy of the drawn or of the plain picture picks the same; what is in the
     picked files is ignored. Raises AugmentError where `review.path` is missing from the settings or is no such thing.
     """
-    rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name"]].copy()
+    rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name", "boxes"]].copy()
     if settings.pick == "all":
         return rows, []
     picked = _picked(settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import pyarrow as pa
 
@@ -124,6 +124,7 @@ class ScreenRow(Row):
     mean: float  # 0 .. 255, grey
     std: float  # 0 .. 127.5, grey
     pixels: str  # SHA-256 of the decoded pixels and size
+    boxes: list[str] = field(default_factory=list)  # lib.judging.BoxVerdict as text, one a painted label; [] = no judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class ReviewRow(Row):
     picture: str
     sha256: str
     name: str
+    boxes: list[str] = field(default_factory=list)  # as ScreenRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,12 @@ def measure_pictures(
 ) -> list[ScreenRow]:
     """A ScreenRow per PictureRow that is ok, each judged alone; `mark_duplicates` then compares them.
 
-    sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings.
+    sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings; single
+    boxes are lib/judging.py's.
     """
-    rows = []
+    rows, told = [], settings.model_dump(mode="json", exclude={"boxes"})
     for row in pictures.itertuples(index=False):
-        key = key_of("screen", VERSION, row.picture, row.sha256, settings)
+        key = key_of("screen", VERSION, row.picture, row.sha256, told)
         known = store.get("verdict", key)
         verdict = msgspec.json.decode(known) if known else _verdict(row, sources[row.image_key], settings, load, store)
         if known is None and verdict["reason"] not in MAY_PASS:

@@ -89,10 +89,57 @@ class CaptionSettings(Settings):
     prompt: str = Field("{caption}", description="painter's prompt; {caption} {label} {width} {height} are filled in")
 
 
+class BoxScreenSettings(Settings):
+    """What lib/metrics/verdicts.py makes of a judge's shares; all limits come from the data set's own real boxes."""
+
+    judge: str | None = Field(
+        None,
+        description="a CLIP that is asked of every painted box which category it shows: mini:clip, a folder or a hub "
+        "id; none: off",
+    )
+    others: list[str] = Field(
+        ["background"],
+        description="what else a box may show, beside the data set's categories: an empty one is not taken for the "
+        "likeliest of them",
+    )
+    keep: float = Field(
+        5, ge=0, le=100, description="a box is kept that scores as this percentile of its category's real boxes; 0: all"
+    )
+    drop: float = Field(
+        1,
+        ge=0,
+        le=100,
+        description="below this percentile, and where another category fits better, its label is dropped; between the "
+        "two it is ignored",
+    )
+    least: int = Field(
+        20, ge=1, description="real boxes of a category to have limits of its own, and in all to have any"
+    )
+    most: float = Field(
+        1, ge=0, le=1, description="no limit is above this share: 1 asks for what real boxes reach, .5 for a majority"
+    )
+    min_side: float = Field(8, ge=0, description="boxes with a shorter visible side, pixels, are kept unjudged")
+    context: float = Field(0.15, ge=0, description="share of a box's longer side that is shown around it")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BoxScreenSettings:
+        if self.drop > self.keep:
+            raise ValueError(f"drop is {self.drop:g}, keep {self.keep:g}: expected drop to be no more than keep")
+        return self
+
+
 class ScreenSettings(Settings):
     black: float = Field(8, ge=0, le=255, description="mean grey at or under which a picture is black")
     blank: float = Field(4, ge=0, description="grey standard deviation at or under which a picture is blank")
     duplicates: bool = Field(True, description="set aside pictures equal to an earlier one or to their source")
+    boxes: BoxScreenSettings | None = Field(
+        None, description="whether each painted box shows what its label says (`screen.boxes`, below); none: not asked"
+    )
+
+    @property
+    def judge(self) -> str | None:
+        """The model that judges boxes; None where none is asked."""
+        return self.boxes.judge if self.boxes else None
 
 
 class ReviewSettings(Settings):
@@ -121,6 +168,21 @@ class FinaliseSettings(Settings):
 
 class EvaluateSettings(Settings):
     extractor: str | None = Field("pixels", description="features for FID and KID: pixels, mini, inception; none: skip")
+
+
+class CompareSettings(Settings):
+    """Every parameter of the flow `evaluate`."""
+
+    real: Path = Field(description="folder of real pictures, or a COCO file beside them")
+    generated: Path = Field(description="folder of generated pictures, or a COCO file beside them")
+    metrics: list[str | Choice] = Field(
+        ["fid", "kid", "overlap", "twins"], description="what to measure: names, or names with their settings"
+    )
+    extractor: str = Field("inception", description="features for metrics of sets: inception, mini, pixels")
+    boxes: Path | None = Field(None, description="annotations of the real pictures; for metrics of pairs")
+    format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")
+    seed: int = Field(0, ge=0, description="of the floor's halvings and KID's subsets")
+    workspace: Path | None = None
 
 
 class TrainSettings(Settings):

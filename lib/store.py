@@ -13,7 +13,10 @@ from lib.manifest import atomic_path
 
 
 class Store:
-    """Bytes by key. Keys are hex; kinds (caption, paint, picture, verdict, jpeg, metrics) are folders."""
+    """Bytes by key.
+
+    Keys are hex; kinds (caption, paint, picture, verdict, shares, limits, jpeg, metrics) are folders.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)

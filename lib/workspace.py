@@ -97,6 +97,11 @@ def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
     )
 
 
+def judge_of(settings: Resolved, pins: Pins) -> ModelRef | None:
+    """The model that judges boxes, pinned in the same way; None where none is asked."""
+    return pins.resolve(settings.screen.judge) if settings.screen.judge else None
+
+
 def _member(family: Family, choice: Choice, settings: Resolved, pins: Pins) -> Member:
     """A member with its checkpoint pinned, where it needs one."""
     values = family.settings(choice.name, choice.values)

@@ -9,7 +9,7 @@ from lib.manifest import Ref, atomic_write, read_manifest
 from lib.schemas import OK, DrawRow, ScreenRow
 from tasks.artifacts import show_sheet
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_digest, boxes_of, outcomes_of, sources_of
+from tasks.inputs import boxes_digest, boxes_of, judged_outcomes, sources_of
 from tasks.jobs import Job, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
 
@@ -28,7 +28,7 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     if not rows.empty and (run.account["stages"]["draw"]["painted"] or not (run.root / "contact_sheet.jpg").is_file()):
         shown, boxes = spread(rows), boxes_of(ingested.objects)
         load = sources_of(ingested.images, str(run.sources))
-        sheet = contact_sheet(shown, outcomes_of(plan.manifest, shown.key), boxes, load, run.store)
+        sheet = contact_sheet(shown, judged_outcomes(plan.manifest, shown, ingested.objects), boxes, load, run.store)
         atomic_write(run.root / "contact_sheet.jpg", sheet_jpeg(sheet))
     show_sheet(run)
 
@@ -53,6 +53,6 @@ def _sweep(folder: Path, wanted: set[str]) -> None:
 def draw_part(job: Job) -> Ref:
     """Draw the pictures of one part."""
     rows = job.read("screened", ScreenRow)
-    outcomes = outcomes_of(Ref.model_validate(job.where["plan"]), rows.key)
-    boxes, folder = boxes_of(Ref.model_validate(job.where["objects"])), Path(job.workspace) / "drawn"
-    return job.write(draw_pictures(rows, outcomes, boxes, job.store, folder, job.advance), DrawRow)
+    plan, objects = (Ref.model_validate(job.where[name]) for name in ("plan", "objects"))
+    outcomes, folder = judged_outcomes(plan, rows, objects), Path(job.workspace) / "drawn"
+    return job.write(draw_pictures(rows, outcomes, boxes_of(objects), job.store, folder, job.advance), DrawRow)

@@ -1,4 +1,4 @@
-"""evaluate: do the synthetic pictures look like the real ones? FID and KID with their floor."""
+"""evaluate: how good are the generated pictures? In a run of its own, or at the end of one that painted them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import pandas as pd
 from prefect import task
 
-from lib.evaluate import evaluate, summary, write_json
+from lib.evaluate import boxes_by_picture, evaluate, pictures_of, summary, write_json
 from lib.features import EXTRACTORS
 from lib.manifest import Ref, read_manifest
+from lib.report import write_report
 from lib.requests import canonical, key_of
 from lib.schemas import OK, FinalRow, ImageRow, SelectRow
+from lib.settings import CompareSettings
 from lib.store import Store
 from tasks.artifacts import show_text
 from tasks.ingest import Ingested
-from tasks.jobs import Staged
-from tasks.progress import advance
+from tasks.jobs import Staged, may_pass
+from tasks.progress import Progress, advance, watch_workspace
 from tasks.run import Run
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref) -> None:
@@ -67,6 +69,41 @@ def measure(workspace: str, sources: str, inputs: dict[str, Ref], extractor: str
         [Path(workspace) / "final" / "images" / name for name in made.file_name],
         extractor,
         advance=lambda count: advance(workspace, "evaluate", count),
+        cache=store,
     )
     store.put("metrics", key, canonical(result))
     return result
+
+
+def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> dict[str, Any]:
+    """Scores of two sets: report/metrics.json and report/index.html in the workspace, and in the UI.
+
+    Raises AugmentError as lib/evaluate does.
+    """
+    total = len(pictures_of(settings.real)) + len(pictures_of(settings.generated))
+    progress.start("evaluate", total)
+    watch_workspace(str(root), progress)
+    result = compare(str(root), settings)
+    progress.finish("evaluate")
+    write_json(result, root / "report" / "metrics.json")
+    write_report({settings.generated.name: result}, root / "report" / "index.html")
+    show_text("metrics", f"Report: `{root / 'report' / 'index.html'}`\n\n```\n{summary(result)}\n```")
+    return result
+
+
+@task(name="compare", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+def compare(workspace: str, settings: CompareSettings) -> dict[str, Any]:
+    """Not cached as a whole: it looks at every file, and computes what the store does not have of its content."""
+    boxes = None
+    if settings.boxes is not None:
+        boxes = boxes_by_picture(settings.real, settings.boxes, settings.format)
+    return evaluate(
+        settings.real,
+        settings.generated,
+        settings.extractor,
+        settings.seed,
+        lambda count: advance(workspace, "evaluate", count),
+        metrics=settings.metrics,
+        boxes=boxes,
+        cache=Store(Path(workspace) / "store"),
+    )

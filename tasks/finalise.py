@@ -8,13 +8,14 @@ from prefect import task
 from pydantic import BaseModel
 
 from lib.finalise import Ids, Sources, final_objects, finalise
+from lib.judging import count_verdicts
 from lib.manifest import Ref, former_manifest, read_manifest, write_manifest
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
 from lib.settings import FinaliseSettings
 from lib.store import Store
 from tasks.artifacts import show_counts
 from tasks.ingest import Ingested
-from tasks.inputs import outcomes_of
+from tasks.inputs import judged_outcomes
 from tasks.jobs import Staged, may_pass
 from tasks.progress import advance
 from tasks.run import Run
@@ -51,7 +52,9 @@ def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) 
     rows = read_manifest(ref.file, FinalRow)
     same = ["file_name", "sha256", "mtime_ns"]
     reused = 0 if before is None else len(rows.merge(before[same], on=same))
-    run.count("finalise", rows, painted=len(rows) - reused, reused=reused)
+    told = read_manifest(reviewed.file, ReviewRow)
+    verdicts = count_verdicts(told[told.status == OK])
+    run.count("finalise", rows, painted=len(rows) - reused, reused=reused, **verdicts)
     show_counts(run, "finalise")
     return ref
 
@@ -66,7 +69,7 @@ def write_final(job: FinalJob) -> Ref:
     )
     reviewed = read_manifest(job.reviewed.file, ReviewRow)
     reviewed = reviewed[reviewed.status == OK]
-    requests = outcomes_of(job.plan, reviewed.key)
+    requests = judged_outcomes(job.plan, reviewed, job.ingested.objects)
     ids = Ids.read(root / "ids.json").assign(requests, images.key, final_objects(images, objects).key)
     ids.write(root / "ids.json")
     sources = Sources(images, objects, job.ingested.envelope.file.read_bytes(), Path(job.sources))

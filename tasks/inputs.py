@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,13 +13,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from cachetools import LRUCache, cached
+from numpy.typing import NDArray
 
 from lib.captioners import CAPTIONERS
 from lib.generate import Load, source_loader
+from lib.judging import judged_labels
 from lib.manifest import Ref, digest, read_manifest, read_table
+from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.places import Places, places_of
 from lib.plan import DonorPool
+from lib.regions import Pixels, RegionScorer
 from lib.registry import Member
 from lib.requests import Outcome
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow
@@ -115,6 +119,41 @@ def _requests(path: str, sha256: str) -> dict[str, bytes]:
     rows = read_manifest(Path(path), PlanRow, ("key", "status", "request"))
     rows = rows[rows.status == OK]
     return dict(zip(rows.key, rows.request, strict=True))
+
+
+def judged_outcomes(plan: Ref, rows: pd.DataFrame, objects: Ref) -> dict[str, Outcome]:
+    """`outcomes_of` ScreenRows or ReviewRows, their labels as the judge of boxes left them."""
+    outcomes = outcomes_of(plan, rows.key)
+    if not rows.boxes.map(len).any():
+        return outcomes
+    boxes = boxes_of(objects)
+    return {key: judged_labels(outcomes[key], told, boxes) for key, told in zip(rows.key, rows.boxes, strict=True)}
+
+
+class SharedJudge:
+    """A RegionScorer that many threads ask: each crops alone, and one at a time has the model."""
+
+    def __init__(self, ref: ModelRef) -> None:
+        self._scorer, self._lock = RegionScorer(ref), threading.Lock()
+
+    @property
+    def size(self) -> int:
+        with self._lock:
+            return self._scorer.size
+
+    @property
+    def identity(self) -> str:
+        return self._scorer.identity
+
+    def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
+        with self._lock:
+            return self._scorer.score(crops, names)
+
+
+@kept(2)
+def judge_for(ref: ModelRef) -> SharedJudge:
+    """The judge of boxes, built once per process; its weights are read when it is first asked."""
+    return SharedJudge(ref)
 
 
 def _build(member: str) -> Any:

@@ -64,6 +64,12 @@ def watch_workspace(workspace: str, progress: Progress) -> None:
     _CURRENT[workspace] = progress
 
 
+def begin(workspace: str, stage: str, total: int) -> None:
+    """A stage of this workspace's run that only its work can count: `total` items."""
+    if workspace in _CURRENT:
+        _CURRENT[workspace].start(stage, total)
+
+
 def advance(workspace: str, stage: str, count: int) -> None:
     """`count` more items of a stage of this workspace's run are done."""
     if workspace in _CURRENT:

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from lib.captions import CaptionForm, make_caption_form
 from lib.features import EXTRACTORS
 from lib.manifest import atomic_write
+from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.presets import Parameters, Resolved, resolve_parameters
 from lib.recipe import Recipe
@@ -30,7 +31,7 @@ from lib.review import check_review
 from lib.schemas import OK
 from lib.settings import DatasetSettings
 from lib.store import Store
-from lib.workspace import Pins, captioner_of, locked, recipe_of
+from lib.workspace import Pins, captioner_of, judge_of, locked, recipe_of
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")
@@ -96,6 +97,7 @@ class Run(Work):
     recipe: Recipe
     captioner: Member
     captions: CaptionForm
+    judge: ModelRef | None  # of single boxes
 
 
 @contextlib.contextmanager
@@ -138,6 +140,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             recipe=recipe,
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),
+            judge=judge_of(settings, pins),
             progress=progress,
         )
         with accounted(run, settings):

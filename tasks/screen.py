@@ -1,23 +1,112 @@
-"""screen: pictures that cannot be any good are set aside."""
+"""screen: pictures that cannot be any good are set aside; on request, what is in each painted box is judged."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+from pydantic import BaseModel, TypeAdapter
+
+from lib.judging import BoxRules, count_verdicts, judge_pictures, learn_rules, real_boxes
 from lib.manifest import Ref, read_manifest
-from lib.schemas import OK, PictureRow, ScreenRow
+from lib.models import ModelRef
+from lib.schemas import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
 from lib.screen import VERSION, mark_duplicates, measure_pictures
-from lib.settings import ScreenSettings
+from lib.settings import BoxScreenSettings, ScreenSettings
+from lib.store import Store
 from tasks.ingest import Ingested
-from tasks.inputs import frames_of, sources_of
-from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
+from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of
+from tasks.jobs import Job, Staged, make_job, may_pass, run_stage, settled, stage_task
+from tasks.progress import advance, begin
 from tasks.run import Run
 
+_MODEL = TypeAdapter(ModelRef)
 
-def screen_images(run: Run, ingested: Ingested, pictures: Staged) -> Staged:
+
+class LimitsJob(BaseModel):
+    """What the task is given."""
+
+    workspace: str
+    sources: str
+    ingested: Ingested
+    split: str
+    also: set[str]  # categories that new labels may have, beside those with boxes
+    settings: BoxScreenSettings
+    model: ModelRef
+
+
+def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
+    """What painted boxes are to be held to, from real ones; None where no judge is asked.
+
+    Before anything is painted: what is wrong with the judge shows at once.
+    """
+    if run.judge is None or run.settings.screen.boxes is None:
+        return None
+    rules = judge_real(
+        LimitsJob(
+            workspace=str(run.root),
+            sources=str(run.sources.absolute()),
+            ingested=ingested,
+            split=run.settings.select.split,
+            also={name for _, name in run.recipe.categories},
+            settings=run.settings.screen.boxes,
+            model=run.judge,
+        )
+    )
+    run.save(judge=rules.judge, limits=rules.limits.told(rules.names))
+    if not rules.known:
+        get_run_logger().warning(
+            "screen.boxes: %d real boxes are too few to learn limits from (screen.boxes.least is %d): all are kept",
+            sum(rules.boxes),
+            run.settings.screen.boxes.least,
+        )
+    return rules
+
+
+@task(name="limits", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+def judge_real(job: LimitsJob) -> BoxRules:
+    """Learn the limits. Not cached: the store knows them, and each picture's shares."""
+    images, objects = job.ingested.images, job.ingested.objects
+    rows = read_manifest(objects.file, ObjectRow, ("key", "status", "image_key", "category", *"xywh", "crowd"))
+    pictures = read_manifest(images.file, ImageRow, ("key", "status", "split", "digest", "frame", "width", "height"))
+    names = sorted({*rows.category[rows.status == OK], *job.also})
+    real = real_boxes(rows, pictures, job.split, job.settings.min_side)
+    begin(job.workspace, "limits", len(real))
+    return learn_rules(
+        real,
+        names,
+        job.settings,
+        judge_for(job.model),
+        sources_of(images, job.sources),
+        Store(Path(job.workspace) / "store"),
+        lambda count: advance(job.workspace, "limits", count),
+    )
+
+
+def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, rules: BoxRules | None) -> Staged:
     """ScreenRows of the generated pictures; duplicates are told once all parts are known."""
-    settings, where = run.settings.screen.model_dump(mode="json"), {"images": ingested.images.model_dump()}
-    jobs = [make_job(run, "screen", VERSION, {"pictures": part}, settings, where) for part in pictures.parts]
+    where: dict[str, Any] = {"images": ingested.images.model_dump()}
+    if rules is not None and run.judge is not None:
+        where |= {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
+        where["judge"] = _MODEL.dump_python(run.judge, mode="json")
+    jobs = [
+        make_job(run, "screen", VERSION, {"pictures": part}, _settings(run, ingested, rules, part), where)
+        for part in pictures.parts
+    ]
     tidy = mark_duplicates if run.settings.screen.duplicates else lambda rows: rows
-    return run_stage(run, jobs, screen_part, ScreenRow, pictures.manifest.rows, tidy=tidy, there=_settled)
+    more = count_verdicts if rules is not None else lambda rows: {}
+    return run_stage(run, jobs, screen_part, ScreenRow, pictures.manifest.rows, tidy=tidy, there=_settled, more=more)
+
+
+def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, part: Ref) -> dict[str, Any]:
+    """What a part's rows depend on; with a judge that is the source's boxes and categories as well."""
+    told: dict[str, Any] = {"pictures": run.settings.screen.model_dump(mode="json", exclude={"boxes"})}
+    if rules is None:
+        return told
+    keys = read_manifest(part.file, PictureRow, ("image_key",)).image_key
+    return told | {"boxes": rules.model_dump(mode="json"), "objects": boxes_digest(ingested.objects, keys)}
 
 
 def _settled(part: Ref) -> bool:
@@ -26,9 +115,16 @@ def _settled(part: Ref) -> bool:
 
 @stage_task("screen")
 def screen_part(job: Job) -> Ref:
-    """Judge the pictures of one part, each alone."""
+    """Judge the pictures of one part, each alone, and then the boxes in those that pass."""
     images = Ref.model_validate(job.where["images"])
     pictures, load = job.read("pictures", PictureRow), sources_of(images, job.sources)
-    settings = ScreenSettings.model_validate(job.settings)
-    rows = measure_pictures(pictures[pictures.status == OK], frames_of(images), settings, load, job.store, job.advance)
-    return job.write(rows, ScreenRow)
+    pictures, settings = pictures[pictures.status == OK], ScreenSettings.model_validate(job.settings["pictures"])
+    if "boxes" not in job.settings:
+        return job.write(
+            measure_pictures(pictures, frames_of(images), settings, load, job.store, job.advance), ScreenRow
+        )
+    rows = measure_pictures(pictures, frames_of(images), settings, load, job.store)
+    outcomes = outcomes_of(Ref.model_validate(job.where["plan"]), pictures.key)
+    boxes, rules = boxes_of(Ref.model_validate(job.where["objects"])), BoxRules.model_validate(job.settings["boxes"])
+    judge = judge_for(_MODEL.validate_python(job.where["judge"]))
+    return job.write(judge_pictures(rows, outcomes, boxes, rules, judge, job.store, job.advance), ScreenRow)

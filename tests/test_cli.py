@@ -97,11 +97,11 @@ def test_a_value_inside_one_that_holds_none_is_refused(there):
 # Parameters
 
 
-@pytest.mark.parametrize("name", [d["name"] for d in DEPLOYMENTS])
-def test_a_deployments_parameters_are_those_of_prefect_yaml(name):
-    values, told, base = cli.load_parameters(name)
-    (expected,) = [d["parameters"] for d in DEPLOYMENTS if d["name"] == name]
-    assert (values, told, base) == (expected, name, cli.CHECKOUT)
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"].rpartition(":")[2] + "/" + d["name"])
+def test_a_deployments_parameters_are_those_of_prefect_yaml(deployment):
+    """Several flows may use a name: the asked one's counts."""
+    name, flow = deployment["name"], deployment["entrypoint"].rpartition(":")[2]
+    assert cli.load_parameters(name, flow) == (deployment["parameters"], name, cli.CHECKOUT)
 
 
 def test_a_file_gives_its_values_its_name_and_the_folder_one_stands_in(tmp_path, monkeypatch):

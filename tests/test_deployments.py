@@ -13,11 +13,14 @@ from prefect.utilities.schema_tools import validate
 
 from lib.errors import AugmentError
 from lib.presets import check_parameters, resolve_parameters
+from lib.settings import CompareSettings
 from lib.training import check_training
 
 CHECKOUT = Path(__file__).parents[1]
 TOLD = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))
-DEPLOYMENTS: dict[str, dict[str, Any]] = {told["name"]: told for told in TOLD["deployments"]}
+DEPLOYMENTS: dict[str, dict[str, Any]] = {
+    ("evaluate/" if ":evaluate" in told["entrypoint"] else "") + told["name"]: told for told in TOLD["deployments"]
+}
 
 every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
 
@@ -48,7 +51,7 @@ def form_errors(flow, parameters: dict[str, Any]) -> list[Any]:
 
 def test_demo_loco_a_template_and_the_mini_models_are_deployed():
     assert {"demo", "loco", "coco", "mini"} <= set(DEPLOYMENTS)
-    assert [flow.name for flow in FLOWS.values()] == ["augment", "train"]
+    assert [flow.name for flow in FLOWS.values()] == ["augment", "evaluate", "train"]
     assert DEPLOYMENTS["mini"]["entrypoint"] == "flows/train.py:train"
 
 
@@ -57,6 +60,8 @@ def test_parameters_are_what_its_flow_takes(name):
     parameters, flow = DEPLOYMENTS[name]["parameters"], FLOWS[DEPLOYMENTS[name]["entrypoint"]]
     if flow.name == "train":
         check_training(parameters)
+    elif flow.name == "evaluate":
+        CompareSettings.model_validate(parameters)
     else:
         resolve_parameters(check_parameters(parameters), Path("unused"))
     flow.validate_parameters(parameters)
@@ -65,7 +70,8 @@ def test_parameters_are_what_its_flow_takes(name):
 
 @every_deployment
 def test_each_has_a_workspace_of_its_own_and_its_runs_queue(name):
-    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{name}"
+    own = "loco-evaluation" if name == "evaluate/loco" else name
+    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{own}"
     assert DEPLOYMENTS[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 

@@ -66,6 +66,11 @@ def test_new_objects_and_new_categories_are_drawn_and_hidden_ones_say_so():
     ]
 
 
+def test_what_a_judge_did_not_recognise_says_so():
+    dropped = Label(source="1", painted=True, dropped="not_recognised")
+    assert drawn_boxes(make_request(dropped), OBJECTS) == [("cat (not_recognised: dropped)", (10, 20, 30, 40), True)]
+
+
 def test_annotations_that_did_not_come_along_are_not_drawn():
     assert drawn_boxes(make_request(kept("2")), OBJECTS) == [("dog", (60, 5, 20, 20), False)]
 

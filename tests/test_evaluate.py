@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import distances
 from lib.errors import AugmentError
 from lib.evaluate import evaluate, floor_of, measure, pictures_of, summary, write_json
 from lib.features import EXTRACTORS, Inception, Pixels
+from lib.metrics import distances
+from lib.settings import Choice
+from lib.store import Store
 
 
 def folder_of(path: Path, count: int, seed: int = 0, light: int = 0) -> Path:
@@ -44,8 +46,9 @@ def generated(tmp_path: Path) -> Path:
 def test_the_result_has_the_keys_that_readers_rely_on(real: Path, generated: Path):
     result = evaluate(real, generated)
     assert list(result) == [
-        "fid", "kid", "n_real", "n_generated", "extractor", "floor", "biased", "note", "features", "resize",
-        "dimensions", "seed", "unreadable",
+        "fid", "kid", "kid_interval", "precision", "recall", "density", "coverage", "twins", "leaks", "n_real",
+        "n_generated", "extractor", "floor", "biased", "note", "features", "resize", "dimensions", "seed", "about",
+        "unreadable",
     ]  # fmt: skip
     assert list(result["floor"]) == ["m", "halvings", "fid", "kid", "fid_at_m", "kid_at_m"]
     assert list(result["floor"]["fid"]) == list(result["floor"]["kid"]) == ["mean", "std"]
@@ -230,3 +233,103 @@ def test_the_json_file_is_the_result_and_strict(tmp_path: Path, real: Path, gene
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
     write_json({"a": [math.nan, {"b": math.inf}], "c": 1.5}, tmp_path / "odd.json")
     assert json.loads((tmp_path / "odd.json").read_text()) == {"a": [None, {"b": None}], "c": 1.5}
+
+
+# Pairs, and what is kept
+
+
+def same_names(root, count=4, light=20):
+    """Two folders of the same names: real pictures, and the same with a brighter box."""
+    sources, outputs = root / "sources", root / "outputs"
+    for folder in (sources, outputs):
+        folder.mkdir()
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(60, 180, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(sources / f"{i}.png")
+        pixels[16:32, 16:40] += np.uint8(light)
+        Image.fromarray(pixels).save(outputs / f"{i}.png")
+    return sources, outputs, {path: np.array([[16.0, 16, 40, 32]]) for path in sources.iterdir()}
+
+
+def test_pairs_are_compared_by_name_and_the_sets_number_is_their_mean(tmp_path):
+    sources, outputs, boxes = same_names(tmp_path)
+    result = evaluate(sources, outputs, metrics=["inside", "whole"], boxes=boxes)
+    assert result["inside_mse"] == 400 and result["pairs"]["count"] == 4
+    own = [pair["whole_psnr"] for pair in result["pairs"]["pictures"]]
+    assert result["whole_psnr"] == pytest.approx(np.mean(own)) and "fid" not in result
+    assert set(result["about"]) == {"inside_mse", "inside_ssim", "whole_psnr", "whole_ssim"}
+
+
+def test_settings_of_a_metric_count(tmp_path):
+    sources, outputs, boxes = same_names(tmp_path)
+    near, far = (
+        evaluate(sources, outputs, metrics=[Choice(name="background", margin=margin)], boxes=boxes)["untouched"]
+        for margin in (0, 4)
+    )
+    assert near == far == 1.0
+
+
+def test_pictures_of_another_size_and_of_no_source_are_told(tmp_path):
+    sources, outputs, boxes = same_names(tmp_path)
+    Image.new("RGB", (10, 10)).save(outputs / "0.png")
+    Image.new("RGB", (64, 48)).save(outputs / "alone.png")
+    result = evaluate(sources, outputs, metrics=["whole"], boxes=boxes)
+    assert result["pairs"]["count"] == 3
+    (failed,) = result["pairs"]["failed"]
+    assert "10×10 pixels, its source 64×48" in failed["reason"]
+
+
+def test_without_a_pair_there_is_one_clear_error(tmp_path, real):
+    _, outputs, _ = same_names(tmp_path)
+    (tmp_path / "other").mkdir()
+    for i, path in enumerate(outputs.iterdir()):
+        path.rename(tmp_path / "other" / f"x{i}.png")
+    with pytest.raises(AugmentError, match=r"no generated picture has the name of a real one.*background compare"):
+        evaluate(tmp_path / "sources", tmp_path / "other", metrics=["background"])
+
+
+def test_every_picture_is_decoded_once_for_all_that_is_asked(tmp_path, monkeypatch):
+    import lib.evaluate
+
+    sources, outputs, boxes = same_names(tmp_path)
+    seen, load = [], lib.evaluate.load_rgb
+    monkeypatch.setattr(lib.evaluate, "load_rgb", lambda *told: seen.append(told) or load(*told))
+    evaluate(sources, outputs, metrics=["fid", "kid", "overlap", "inside", "seam", "whole"], boxes=boxes)
+    assert len(seen) == 8
+
+
+def test_what_is_kept_is_not_computed_again_whatever_the_files_are_called(tmp_path, monkeypatch):
+    import lib.evaluate
+
+    sources, outputs, boxes = same_names(tmp_path)
+    asked = {"metrics": ["fid", "inside", "whole"], "boxes": boxes, "cache": Store(tmp_path / "kept")}
+    before = evaluate(sources, outputs, **asked)
+    monkeypatch.setattr(lib.evaluate, "load_rgb", None)
+    assert evaluate(sources, outputs, **asked) == before
+    moved = sources.rename(tmp_path / "moved")
+    asked["boxes"] = {moved / path.name: box for path, box in boxes.items()}
+    again = evaluate(moved, outputs, **asked)
+    assert {name: again[name] for name in ("fid", "inside_mse", "whole_psnr")} == {
+        name: before[name] for name in ("fid", "inside_mse", "whole_psnr")
+    }
+
+
+def test_other_boxes_and_settings_are_not_taken_from_what_is_kept(tmp_path):
+    sources, outputs, boxes = same_names(tmp_path)
+    cache = Store(tmp_path / "kept")
+    wide = {path: np.array([[0.0, 0, 64, 48]]) for path in boxes}
+    one, two = (evaluate(sources, outputs, metrics=["inside"], boxes=b, cache=cache) for b in (boxes, wide))
+    assert one["inside_mse"] == 400 > two["inside_mse"]
+
+
+def test_features_that_are_not_finite_are_a_reason(tmp_path):
+    class Odd(Pixels):
+        def extract(self, pictures):
+            told = super().extract(pictures)
+            told[1] = np.nan
+            return told
+
+    sources, outputs, _ = same_names(tmp_path)
+    result = evaluate(sources, outputs, Odd(), metrics=["fid"])
+    assert result["unreadable"]["count"] == 1
+    assert result["unreadable"]["pictures"][0]["reason"] == "features_not_finite"

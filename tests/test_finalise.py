@@ -503,6 +503,19 @@ def test_a_box_that_is_cut_has_its_new_shape_and_is_not_called_painted(folder):
     assert "painted" not in note and "ignore" not in note
 
 
+def test_a_label_that_was_dropped_has_no_record_and_the_others_keep_their_ids(folder):
+    folder.add(7, note_ids=[10, 11])
+    key = folder.paint(7, redrawn(10), redrawn(11))
+    folder.finish()
+    before = folder.told()["annotations"]
+    request = folder.requests[key]
+    first = request.labels[0].model_copy(update={"dropped": "not_recognised"})
+    folder.requests[key] = request.model_copy(update={"labels": (first, *request.labels[1:])})
+    rows = folder.finish()
+    assert folder.told()["annotations"] == [note for note in before if note["id"] != 12]
+    assert rows[-1].annotations == 1
+
+
 def test_a_new_object_has_a_record_of_its_own(folder):
     folder.coco["categories"].append({"id": 9, "name": "box"})
     folder.add(7, note_ids=[10])

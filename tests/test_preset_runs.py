@@ -15,7 +15,7 @@ from lib.canvas import cut_window
 from lib.composites import COMPOSITES
 from lib.formats import read_dataset
 from lib.manifest import read_manifest
-from lib.metrics import background_psnr
+from lib.metrics.pixels import background_psnr
 from lib.painters import PAINTERS
 from lib.presets import PRESETS
 from lib.requests import Request

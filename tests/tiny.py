@@ -6,6 +6,9 @@
     folder = tiny_sdxl(tmp_path / "sdxl")
     folder = tiny_blip2(tmp_path / "blip2")                  # language="t5" for an encoder-decoder
     folder = tiny_clip(tmp_path / "clip")                    # 64 × 64 pixels, 128 dimensions
+    folder = tiny_detector(tmp_path / "yolos", "yolos")      # or rt_detr, detr: finds LABELS
+    folder = tiny_owl(tmp_path / "owl")                      # OWLv2
+    folder = tiny_torchvision(tmp_path / "vision")           # Faster R-CNN on MobileNet, 19 million weights: not tiny
     ref = resolve(str(folder), {})                           # or `painter: {name: gligen, model: FOLDER}`
 
 Each is complete, of safetensors, equal bytes every time; one that is there already is left alone. As fixtures:
@@ -28,6 +31,8 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and test workers
 
 WORDS = """a the of on in and two three person fish boat box pallet forklift stack
 red blue grey small large dark""".split()  # noqa: SIM905
+
+LABELS = ("Forklift", "air-duct", "N/A", "Small Load Carrier")  # of the detectors, as foreign models spell them
 
 
 def tiny_gligen(folder: Path, inpaint: bool = False) -> Path:
@@ -167,6 +172,95 @@ def tiny_clip(folder: Path) -> Path:
                     weight.normal_(std=0.2)  # the usual .02 gives about one embedding for everything
     ClipObjective(clip, tokenizer, [], 64).save(folder)
     return folder
+
+
+def tiny_detector(folder: Path, kind: str = "yolos") -> Path:
+    """A detection model of transformers with 8 boxes a picture, labels at random among LABELS. Returns `folder`.
+
+    kind: yolos, detr (softmax with "no object") or rt_detr (a sigmoid a label).
+    """
+    import transformers as t
+
+    if (folder / "config.json").exists():
+        return folder
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    small: dict[str, Any] = {"d_model": 16, "num_queries": 8, "encoder_layers": 1, "decoder_layers": 1, **heads}
+    stages = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    with _seeded(6):
+        if kind == "yolos":
+            sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+            config = t.YolosConfig(**sizes, image_size=[32, 32], num_detection_tokens=8, **_labels())
+            model, processor = t.YolosForObjectDetection(config), t.YolosImageProcessor(size=_SQUARE)
+        elif kind == "detr":
+            backbone = t.ResNetConfig(**stages, out_features=["stage4"])
+            config = t.DetrConfig(backbone_config=backbone, **small, **_labels())
+            model, processor = t.DetrForObjectDetection(config), t.DetrImageProcessor(size=_SQUARE)
+        else:
+            backbone = t.RTDetrResNetConfig(**stages, out_indices=[2, 3, 4])
+            channels = {"encoder_in_channels": [8, 16, 16], "decoder_in_channels": [16] * 3, "encoder_hidden_dim": 16}
+            config = t.RTDetrConfig(backbone_config=backbone, **small, **channels, num_denoising=0, **_labels())
+            model, processor = t.RTDetrForObjectDetection(config), t.RTDetrImageProcessor(size=_SQUARE)
+        _roughen(model)
+    processor.save_pretrained(folder)
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+def tiny_owl(folder: Path) -> Path:
+    """An OWLv2 with 16 boxes a picture of 32 × 32 pixels that reads 16 letters. Returns `folder`."""
+    from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
+
+    if (folder / "config.json").exists():
+        return folder
+    tokenizer = _clip_tokenizer()
+    tokenizer.model_max_length = 32
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    config = Owlv2Config(
+        text_config={**small, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 32},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    with _seeded(7):
+        model = Owlv2ForObjectDetection(config).eval()
+        _roughen(model)
+    Owlv2Processor(Owlv2ImageProcessor(size=_SQUARE), tokenizer).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def tiny_torchvision(folder: Path, architecture: str = "fasterrcnn_mobilenet_v3_large_fpn") -> Path:
+    """A detector of torchvision that finds LABELS, named in its file, in half precision. Returns `folder`."""
+    from safetensors.torch import save_file
+    from torchvision.models import detection
+
+    if folder.exists():
+        return folder
+    with _seeded(8):
+        model = getattr(detection, architecture)(weights=None, weights_backbone=None, num_classes=len(LABELS) + 1)
+        if "roi_heads.box_predictor.cls_score.weight" in model.state_dict():
+            torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    state = {
+        name: values.half() if values.is_floating_point() else values for name, values in model.state_dict().items()
+    }
+    folder.mkdir(parents=True)
+    save_file(state, folder / "model.safetensors", {"names": json.dumps(LABELS)})
+    return folder
+
+
+_SQUARE = {"height": 32, "width": 32}  # pixels that the detectors see
+
+
+def _labels() -> dict[str, Any]:
+    return {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+
+
+def _roughen(model: Any) -> None:
+    """The usual small weights would find the same in every picture."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.4)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 from lib.canvas import canvas_of, mask_of, region_mask
 from lib.composites import COMPOSITES, compose
 from lib.geometry import crop_window, outer_pixels, window_around, xywh_to_xyxy
-from lib.metrics import gdiff, psnr
+from lib.metrics.pixels import gdiff, psnr
 from lib.models import model_of, resolve
 from lib.painters import PAINTERS, PassInput
 from lib.requests import Pass, draw

@@ -1,0 +1,62 @@
+"""Evaluation: real pictures and generated ones in, numbers and a report out.
+
+prefect deployment run evaluate/loco --watch       # after `make serve`
+augment evaluate REAL GENERATED                    # the same numbers, without a server
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import prefect.runtime
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import ValidationError
+
+from lib.errors import AugmentError
+from lib.presets import explain
+from lib.settings import Choice, CompareSettings
+from lib.workspace import locked
+from tasks.evaluate import compare_sets
+from tasks.progress import Progress
+
+WATCH = Progress()
+
+
+@flow(name="evaluate", persist_result=False)
+def evaluate(
+    real: Path,
+    generated: Path,
+    metrics: list[str | Choice] | None = None,
+    extractor: str = "inception",
+    boxes: Path | None = None,
+    format: str | None = None,
+    seed: int = 0,
+    workspace: Path | None = None,
+) -> State[None]:
+    """Measure generated pictures beside real ones; what was computed of a picture is not computed again.
+
+    Args:
+        real: folder of real pictures, or a COCO file beside them.
+        generated: folder of generated pictures, or a COCO file beside them.
+        metrics: names, or names with their settings; docs/evaluation.md tells of each.
+        extractor: features for metrics of sets: inception, mini, pixels.
+        boxes: annotations of the real pictures, for metrics of pairs.
+        format: of those annotations; none: loco for a CSV, else coco.
+        seed: of the floor's halvings and KID's subsets.
+        workspace: folder of the run; none: data/runs/NAME of the deployment.
+    """
+    given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
+    name = prefect.runtime.deployment.name or (workspace.name if workspace else "evaluation")
+    try:
+        settings = CompareSettings.model_validate(given)
+        root = (settings.workspace or Path("data/runs") / name).absolute()
+        with locked(root):
+            compare_sets(settings, root, WATCH)
+    except ValidationError as error:
+        return Failed(message=explain(error, CompareSettings))
+    except AugmentError as error:
+        return Failed(message=str(error))
+    return Completed(message=f"report in {root / 'report'}")

@@ -1,0 +1,59 @@
+"""The flow `evaluate`: two real folders in, numbers and a report out; again, without computing anything."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("real", "made"):
+        (tmp_path / name).mkdir()
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(60, 180, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(tmp_path / "real" / f"{i}.png")
+        Image.fromarray(255 - pixels).save(tmp_path / "made" / f"{i}.png")
+    return {"real": tmp_path / "real", "generated": tmp_path / "made", "workspace": tmp_path / "ws"}
+
+
+def run(**parameters):
+    from flows.evaluate import evaluate
+
+    return evaluate(**parameters, return_state=True)
+
+
+def test_it_ends_with_numbers_and_a_report(folders, tmp_path):
+    state = run(**folders, extractor="pixels", metrics=["fid", "kid", {"name": "background", "margin": 0}])
+    assert state.is_completed(), state.message
+    told = json.loads((tmp_path / "ws" / "report" / "metrics.json").read_bytes())
+    assert told["fid"] > 0 and told["n_real"] == 8 and told["background_psnr"] < 20
+    assert "<h2>Numbers</h2>" in (tmp_path / "ws" / "report" / "index.html").read_text()
+
+
+def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path, monkeypatch):
+    import lib.evaluate
+
+    assert run(**folders, extractor="pixels").is_completed()
+    before = (tmp_path / "ws" / "report" / "metrics.json").read_bytes()
+    monkeypatch.setattr(lib.evaluate, "load_rgb", None)
+    assert run(**folders, extractor="pixels").is_completed()
+    assert (tmp_path / "ws" / "report" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"metrics": ["fidd"]}, "unknown metric 'fidd'"),
+        ({"extractor": "vgg"}, "vgg"),
+        ({"real": "nowhere"}, "nowhere not found"),
+        ({"seed": -1}, "'seed'"),
+        ({"metrics": [{"name": "background", "marginz": 3}]}, "marginz"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(folders, wrong, said):
+    state = run(**{**folders, "extractor": "pixels", **wrong})
+    assert state.is_failed() and said in state.message and "Traceback" not in state.message

@@ -1,0 +1,361 @@
+"""Screening box by box: limits from real boxes, verdicts on painted ones, what becomes of their labels."""
+
+import hashlib
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_journey import run, tree
+
+from lib import judging
+from lib.errors import AugmentError
+from lib.images import PictureError, encode_png
+from lib.judging import BoxVerdict, count_verdicts, judge_pictures, judged_labels, learn_rules, real_boxes
+from lib.metrics import verdicts as reasons
+from lib.painters import PAINTERS, Paint
+from lib.regions import RegionScorer
+from lib.registry import MemberSettings
+from lib.requests import Label, Outcome, Request, key_of
+from lib.schemas import OK, REJECTED, ScreenRow
+from lib.settings import BoxScreenSettings
+from lib.store import Store
+
+RED, GREEN, GREY = (250, 0, 0), (0, 250, 0), (128, 128, 128)
+NAMES = ["green", "red"]
+OBJECTS = {"1": ("red", (10.0, 10.0, 20.0, 20.0)), "2": ("green", (50.0, 10.0, 20.0, 20.0))}
+
+
+class ColourJudge:
+    """Sees red and green, and the background in neither; counts what it is asked."""
+
+    size, identity = 16, "colours 1"
+
+    def __init__(self):
+        self.asked = 0
+
+    def score(self, crops, names):
+        self.asked += len(crops)
+        told = []
+        for crop in crops:
+            red, green, _ = crop[4:12, 4:12].mean(axis=(0, 1)) / 255
+            seen = {"red": max(red - green, 0), "green": max(green - red, 0)}
+            told.append([seen.get(name, 1 - abs(red - green)) for name in names])
+        return np.array(told) / np.sum(told, axis=1, keepdims=True)
+
+
+def painted(*boxes, width=100, height=60):
+    """A grey picture with ((x, y, w, h), colour) in it."""
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    for (x, y, w, h), colour in boxes:
+        pixels[int(y) : int(y + h), int(x) : int(x + w)] = colour
+    return pixels
+
+
+def outcome_of(*labels):
+    told = {"image_key": "7", "source": "d", "frame": "upright", "width": 100, "height": 60, "split": "train"}
+    return Outcome(
+        **told, variant=0, edit="replace", painter={"name": "p"}, composite={"name": "c"}, labels=tuple(labels)
+    )
+
+
+def new(source, bbox=None, **more):
+    return Label(source=source, painted=True, bbox=bbox, **more)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def objects_of(count, **changes):
+    """ObjectRows of pictures 0 .. count − 1: a red and a green box each."""
+    rows = [
+        {"key": f"{category}{i}", "status": OK, "image_key": str(i), "category": category, "crowd": False}
+        | dict(zip("xywh", OBJECTS[key][1], strict=True))
+        for i in range(count)
+        for key, category in (("1", "red"), ("2", "green"))
+    ]
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def images_of(count, **changes):
+    rows = [
+        {"key": str(i), "status": OK, "split": "train", "digest": f"d{i}", "frame": "upright"} for i in range(count)
+    ]
+    return pd.DataFrame(rows).assign(width=100, height=60).assign(**changes)
+
+
+def load(digest, frame):
+    return painted(*((OBJECTS[k][1], colour) for k, colour in (("1", RED), ("2", GREEN))))
+
+
+def learned(store, judge=None, count=30, load=load, **settings):
+    real = real_boxes(objects_of(count), images_of(count), "train", 8)
+    return learn_rules(real, NAMES, BoxScreenSettings(**settings), judge or ColourJudge(), load, store)
+
+
+def row_of(store, pixels, key="r"):
+    picture = hashlib.sha256(key.encode()).hexdigest()
+    sha256 = store.put("picture", picture, encode_png(pixels))
+    return ScreenRow(key, OK, "", "", "7", picture, sha256, f"{key}.png", 9, 9, "")
+
+
+def judged(store, pixels, *labels, judge=None, **settings):
+    rules = learned(store, **settings)
+    (row,) = judge_pictures(
+        [row_of(store, pixels)], {"r": outcome_of(*labels)}, OBJECTS, rules, judge or ColourJudge(), store
+    )
+    return row
+
+
+def entries(row):
+    return [(told.position, told.action, told.reason) for told in map(BoxVerdict.parse, row.boxes)]
+
+
+# Real boxes
+
+
+def test_real_boxes_are_those_of_the_split_that_can_be_seen():
+    images = images_of(4)
+    images.loc[1, "split"], images.loc[2, "status"] = "val", REJECTED
+    objects = objects_of(4)
+    objects.loc[objects.key == "red0", "crowd"] = True
+    objects.loc[objects.key == "red3", "status"] = REJECTED
+    objects.loc[objects.key == "green3", "x"] = 95.0  # 5 of its 20 pixels are inside
+    (row,) = real_boxes(objects, images, "train", 8).itertuples(index=False)
+    assert (row.digest, row.category, row.x0, row.x1) == ("d0", "green", 50, 70)
+
+
+def test_of_many_real_boxes_a_fixed_choice_is_taken_that_one_more_picture_hardly_moves():
+    few, more = (real_boxes(objects_of(n), images_of(n), "train", 8, most=10) for n in (60, 61))
+    assert few.category.value_counts().to_dict() == {"red": 10, "green": 10}
+    both = few.merge(more)
+    assert len(both) >= 18
+
+
+def test_no_real_boxes_are_no_rows_and_hold_nothing_back(store):
+    empty = real_boxes(objects_of(1).iloc[:0], images_of(1), "train", 8)
+    rules = learn_rules(empty, NAMES, BoxScreenSettings(), ColourJudge(), load, store)
+    assert len(empty) == 0 and not rules.known and set(rules.keep) == {0}
+
+
+def test_limits_are_learned_once_and_asked_of_new_pictures_only(store):
+    judge = ColourJudge()
+    rules = learned(store, judge)
+    assert rules.known and rules.names == ("green", "red", "background") and rules.boxes == (30, 30, 0)
+    assert judge.asked == 60 and learned(store, judge) == rules and judge.asked == 60
+    learned(store, judge, count=31)
+    assert judge.asked == 62
+
+
+def test_other_percentiles_ask_the_judge_of_nothing(store):
+    judge = ColourJudge()
+    assert learned(store, judge, most=1) != learned(store, judge, most=0.4) and judge.asked == 60
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_tried_again(store):
+    def gone(digest, frame):
+        if digest == "d3":
+            raise PictureError("image_missing", "moved away")
+        return load(digest, frame)
+
+    assert learned(store, load=gone).boxes == (29, 29, 0)
+    assert learned(store).boxes == (30, 30, 0)
+
+
+def test_a_judge_with_nothing_to_choose_from_is_refused(store):
+    real, settings = real_boxes(objects_of(1), images_of(1), "train", 8), BoxScreenSettings(others=[])
+    with pytest.raises(AugmentError, match=r"screen\.boxes\.others"):
+        learn_rules(real, ["red"], settings, ColourJudge(), load, store)
+
+
+def test_percentiles_the_wrong_way_round_are_refused():
+    with pytest.raises(ValueError, match="no more than keep"):
+        BoxScreenSettings(keep=1, drop=5)
+
+
+# Verdicts
+
+
+def test_what_was_drawn_is_kept_and_what_was_not_is_dropped(store):
+    pixels = painted((OBJECTS["1"][1], RED), (OBJECTS["2"][1], GREY))
+    row = judged(store, pixels, new("1", OBJECTS["1"][1]), new("2"))
+    assert entries(row) == [(0, "keep", "recognised"), (1, "drop", "not_recognised")] and row.status == OK
+
+
+def test_what_is_less_clear_than_real_boxes_is_ignored(store):
+    row = judged(store, painted((OBJECTS["1"][1], (190, 60, 60))), new("1", OBJECTS["1"][1]), most=1)
+    assert entries(row) == [(0, "ignore", "doubtful")] and row.status == OK
+
+
+def test_a_picture_of_which_nothing_is_recognised_is_set_aside(store):
+    row = judged(store, painted(), new("1"), new("2"))
+    assert (row.status, row.reason) == (REJECTED, "nothing_recognised")
+    assert "green, red" in row.detail and {told[1] for told in entries(row)} == {"drop"}
+
+
+def test_only_labels_that_were_painted_and_are_to_be_learned_are_judged(store):
+    judge = ColourJudge()
+    own, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
+    assert judged(store, painted(), own, hidden, judge=judge).boxes == [] and judge.asked == 0
+
+
+def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store):
+    box = (80.0, 30.0, 15.0, 20.0)
+    pixels = painted((OBJECTS["1"][1], GREEN), (box, RED))
+    row = judged(store, pixels, new("1", category="green"), new(None, box, category="red"))
+    assert [told[1] for told in entries(row)] == ["keep", "keep"]
+
+
+def test_boxes_that_are_too_small_are_kept_unasked(store):
+    judge = ColourJudge()
+    labels = new("1", (10.0, 10.0, 7.0, 30.0)), new("1", (95.0, 10.0, 20.0, 20.0)), new("2", (-30.0, 0.0, 20.0, 20.0))
+    row = judged(store, painted(), *labels, judge=judge)
+    assert {told[1:] for told in entries(row)} == {("keep", "too_small_to_judge")} and judge.asked == 0
+
+
+def test_a_picture_is_judged_once_and_not_read_again(store):
+    pixels, judge = painted((OBJECTS["1"][1], RED)), ColourJudge()
+    before = judged(store, pixels, new("1"), judge=judge)
+    store.path("picture", before.picture).unlink()
+    (again,) = judge_pictures(
+        [replace(before, boxes=[])], {"r": outcome_of(new("1"))}, OBJECTS, learned(store), judge, store
+    )
+    assert again == before and judge.asked == 1
+
+
+def test_a_picture_that_left_the_store_is_a_reason(store):
+    row = row_of(store, painted())
+    store.path("picture", row.picture).unlink()
+    (told,) = judge_pictures([row], {"r": outcome_of(new("1"))}, OBJECTS, learned(store), ColourJudge(), store)
+    assert (told.status, told.reason, told.boxes) == (REJECTED, "picture_lost", [])
+
+
+def test_rows_set_aside_before_pass_as_they_are_and_progress_is_told(store):
+    row, steps = ScreenRow("x", REJECTED, "black", "", "7", "", "", "x.png", 0, 0, ""), []
+    assert judge_pictures([row], {}, OBJECTS, learned(store), ColourJudge(), store, steps.append) == [row]
+    assert steps == [1]
+
+
+# Labels
+
+
+def test_labels_are_ignored_with_their_box_as_runs_and_dropped_in_their_place():
+    outcome = outcome_of(new("1", OBJECTS["1"][1]), new("2"), new("2"))
+    told = judged_labels(
+        outcome, ["0:drop:not_recognised:0.01", "1:ignore:doubtful:0.3", "2:keep:recognised:1"], OBJECTS
+    )
+    dropped, unsure, kept = told.labels
+    assert (dropped.dropped, dropped.ignored) == ("not_recognised", "") and kept == outcome.labels[2]
+    assert (unsure.ignored, unsure.bbox, unsure.area) == ("doubtful", OBJECTS["2"][1], 400)
+    assert unsure.segmentation.size == (60, 100)
+
+
+def test_without_verdicts_the_outcome_is_itself():
+    outcome = outcome_of(new("1"))
+    assert judged_labels(outcome, [], OBJECTS) is outcome
+
+
+def test_what_becomes_of_a_label_is_no_part_of_a_requests_key():
+    request = Request(**outcome_of(new("1")).model_dump(), passes=())
+    marked = request.model_copy(update={"labels": (new("1", dropped="not_recognised"),)})
+    assert key_of(marked) == key_of(request) and "dropped" not in request.model_dump_json()
+
+
+@pytest.mark.parametrize("told", [BoxVerdict(3, "drop", "not_recognised", 0.25), BoxVerdict(0, "keep", "small", None)])
+def test_a_verdict_is_its_text(told):
+    assert BoxVerdict.parse(str(told)) == told
+
+
+def test_verdicts_are_counted_by_action_and_reason():
+    rows = pd.DataFrame({"boxes": [["0:drop:not_recognised:0.1", "1:keep:recognised:1"], [], ["0:keep:recognised:1"]]})
+    assert count_verdicts(rows) == {"boxes dropped: not_recognised": 1, "boxes kept: recognised": 2}
+
+
+def test_every_reason_stands_in_the_docs():
+    page = (Path(__file__).parents[1] / "docs" / "workspace.md").read_text()
+    told = set(re.findall(r"`([a-z_]+)`", page))
+    names = ("RECOGNISED", "TOO_SMALL", "TOO_FEW_REAL", "DOUBTFUL", "NOT_RECOGNISED")
+    assert {getattr(reasons, name) for name in names} | set(judging._DONE) | {"nothing_recognised"} <= told
+
+
+# The journey
+
+DEMO = Path(__file__).parents[1] / "data" / "demo"
+DATASET = {"images": str(DEMO / "images"), "annotations": str(DEMO / "annotations.json")}
+
+
+class Grey:
+    """Paints nothing that anyone could recognise."""
+
+    VERSION, EDITS, MODEL, LICENCE = 1, frozenset({"replace"}), None, "none needed"
+    MAX_BOXES, READS_PHRASES, HAS_DECODER, NEEDS_DONOR, batch_size = None, False, False, False, 1
+
+    class Settings(MemberSettings):
+        pass
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def check(self):
+        pass
+
+    shape = staticmethod(lambda settings, width, height: (height, width))
+
+    def paint(self, batch):
+        return [Paint(np.full_like(item.canvas, 128)) for item in batch]
+
+
+@pytest.fixture
+def grey(monkeypatch):
+    module = type(sys)("grey")
+    module.Grey = Grey
+    monkeypatch.setitem(sys.modules, "grey", module)
+    monkeypatch.setitem(PAINTERS._members, "grey", "grey:Grey")
+
+
+def journey(workspace, painter="copy-paste", **boxes):
+    return run(workspace, DATASET, limit=4, painter=painter, screen={"boxes": {"judge": "mini:clip", **boxes}})
+
+
+def painted_in(workspace):
+    final = json.loads((workspace / "final" / "annotations.json").read_bytes())
+    return [note for note in final["annotations"] if note.get("painted")]
+
+
+def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(prefect_server, tmp_path, monkeypatch):
+    account = journey(tmp_path / "ws")
+    told, labels = account["stages"]["screen"], len(painted_in(tmp_path / "ws"))
+    assert told["ok"] == 4 and told["boxes kept: recognised"] == labels == 11
+    assert account["limits"]["boxes"]["boxes"] == 30 and account["judge"].startswith("clip mini:clip")
+    before = tree(tmp_path / "ws" / "final")
+    monkeypatch.setattr(RegionScorer, "score", None)
+    account = journey(tmp_path / "ws")
+    assert all(stage["painted"] == 0 for stage in account["stages"].values())
+    account = journey(tmp_path / "ws", keep=0, drop=0)
+    assert account["painted"] == 0 and tree(tmp_path / "ws" / "final") == before
+
+
+def test_pictures_of_nothing_are_set_aside(prefect_server, tmp_path, grey):
+    account = journey(tmp_path / "ws", "grey")
+    assert account["stages"]["screen"]["rejected"] == {"nothing_recognised": 4}
+    assert account["stages"]["screen"]["boxes dropped: not_recognised"] == 11 and not painted_in(tmp_path / "ws")
+
+
+def test_labels_in_doubt_reach_the_final_set_marked_and_those_dropped_do_not(prefect_server, tmp_path, grey):
+    account = journey(tmp_path / "ws", "grey", drop=0)  # nothing is below the lowest score
+    told = painted_in(tmp_path / "ws")
+    assert account["stages"]["finalise"]["boxes ignored: doubtful"] == 11 == len(told)
+    assert {(note["iscrowd"], note["ignore"], note["ignored"]) for note in told} == {(1, 1, "doubtful")}
+    ids = [note["id"] for note in told]
+    sheet = (tmp_path / "ws" / "contact_sheet.jpg").read_bytes()
+    some = journey(tmp_path / "ws", "grey", others=[])["stages"]
+    left = painted_in(tmp_path / "ws")
+    assert some["generate"]["painted"] == 0 and 0 < some["screen"]["boxes dropped: not_recognised"] < 11
+    assert {note["id"] for note in left} <= set(ids) and 0 < len(left) < 11
+    assert (tmp_path / "ws" / "contact_sheet.jpg").read_bytes() != sheet
