@@ -25,14 +25,14 @@ MOST = 512  # of each category: enough for its spread, little enough to pin
 Places = dict[str, np.ndarray]  # category → (N, 3) float64: bottom, width, height in heights of the picture
 
 
-def places_of(objects: pd.DataFrame, images: pd.DataFrame, split: str) -> Places:
+def places_of(objects: pd.DataFrame, images: pd.DataFrame, split: str, known: Collection[str] = ()) -> Places:
     """Places of up to MOST objects of each category, those with the smallest hashes; of one split, no crowds.
 
-    objects: ObjectRows that are ok; images: ImageRows.
+    objects: ObjectRows that are ok; images: ImageRows; known: categories that are not asked for.
     """
     pictures = images[(images.status == OK) & (images.split == split)]
     pictures = pictures[["key", "digest", "width", "height"]].rename(columns={"key": "image_key"})
-    shown = objects[~objects.crowd].merge(pictures, on="image_key")
+    shown = objects[~objects.crowd & ~objects.category.isin(list(known))].merge(pictures, on="image_key")
     found = {str(category): _places(group) for category, group in shown.groupby("category")}
     return {category: rows for category, rows in found.items() if len(rows)}
 
@@ -56,13 +56,14 @@ class _Pinned(msgspec.Struct):
     places: dict[str, Annotated[list[_Row], msgspec.Meta(min_length=1)]]
 
 
-def pinned_places(path: Path, split: str, make: Callable[[], Places]) -> Places:
+def pinned_places(path: Path, split: str, make: Callable[[Collection[str]], Places]) -> Places:
     """The places in a file, where they are of this split; those of categories that it lacks are made and added.
 
+    make: categories that are known → places of the others: a run with nothing new must not go through all objects.
     Raises AugmentError for a damaged file.
     """
     known = read_places(path, split)
-    added = {name: rows for name, rows in make().items() if name not in known}
+    added = {name: rows for name, rows in make(known.keys()).items() if name not in known}
     if added:
         told = _Pinned(split, {name: rows.tolist() for name, rows in (known | added).items()})
         atomic_write(path, msgspec.json.encode(told), durable=True)

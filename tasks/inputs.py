@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -90,10 +90,10 @@ def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, 
     return DonorPool.of(rows, read_manifest(Path(images), ImageRow), split)
 
 
-def places_of_split(objects: Ref, images: Ref, split: str) -> Places:
-    """Where objects of a split stand, by category."""
+def places_of_split(objects: Ref, images: Ref, split: str, known: Collection[str]) -> Places:
+    """Where objects of a split stand, by category, but for those that are known."""
     rows, _ = _usable_objects(objects.path, objects.sha256)
-    return places_of(rows, read_manifest(images.file, ImageRow), split)
+    return places_of(rows, read_manifest(images.file, ImageRow), split, known)
 
 
 def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     where: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
     if EDITS[recipe.edit.name].NEEDS_PLACES:
         pinned, split = run.root / "places.json", settings.select.split
-        places = pinned_places(pinned, split, lambda: places_of_split(ingested.objects, ingested.images, split))
+        of_others = partial(places_of_split, ingested.objects, ingested.images, split)
+        places = pinned_places(pinned, split, of_others)
         names = usable_categories(places, ingested.categories, settings.select.categories)
         chosen |= {"categories": names, "places": digest(pinned.read_bytes()) if pinned.is_file() else ""}
         where["places"] = str(pinned)

@@ -13,7 +13,7 @@ from shared import shared
 from lib.errors import AugmentError
 from lib.evaluate import pictures_of
 from lib.images import load_rgb
-from lib.metrics import duplicates
+from lib.metrics import distances
 from lib.metrics.duplicates import hash_of, near_features, near_hashes
 
 
@@ -130,7 +130,7 @@ def naive_hashes(first: list[int], second: list[int] | None, most: int) -> list[
 @pytest.mark.parametrize("most", [0, 4, 26, 64])
 @pytest.mark.parametrize("block", [7, 1024])
 def test_near_hashes_are_the_brute_force_ones(most: int, block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    monkeypatch.setattr(distances, "_BLOCK", block)
     rng = np.random.default_rng(0)
     first = rng.integers(0, 2**64, 23, dtype=np.uint64)
     first[[5, 20]] = first[2], first[2] ^ np.uint64(0b1011 << 60)
@@ -144,7 +144,7 @@ def test_near_hashes_are_the_brute_force_ones(most: int, block: int, monkeypatch
 @pytest.mark.parametrize("least", [-1.0, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize("block", [7, 1024])
 def test_near_features_are_the_brute_force_ones(least: float, block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    monkeypatch.setattr(distances, "_BLOCK", block)
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(23, 5)), rng.normal(size=(16, 5))
     x[9], y[3] = 3 * x[4], x[4] / 7  # copies of another length

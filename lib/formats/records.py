@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from lib.errors import AugmentError
 from lib.formats import Dataset
+from lib.geometry import fills_box
 from lib.images import PictureError, header_size, inside
 from lib.manifest import to_table
 from lib.schemas import OK, REJECTED, ImageRow, ObjectRow, Row, arrow_schema
@@ -175,14 +176,7 @@ def _is_shape(segmentation: msgspec.Raw, box: np.ndarray) -> bool:
     if len(polygons) != 1:
         return len(polygons) > 1
     x, y, w, h = box
-    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]])
-    return not _fills(polygons[0], corners)
-
-
-def _fills(polygon: np.ndarray, corners: np.ndarray) -> bool:
-    """Every point lies within a pixel of a corner, and every corner has one: annotators round boxes, not outlines."""
-    near = (np.abs(polygon[:, None] - corners) <= 1).all(axis=2)  # (points, 4)
-    return bool(near.any(axis=1).all() and near.any(axis=0).all())
+    return not fills_box(polygons[0].ravel().tolist(), (x, y, x + w, y + h))
 
 
 def stable_id(*parts: object) -> int:

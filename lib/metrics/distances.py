@@ -121,7 +121,7 @@ def precision_recall(real: Any, generated: Any, k: int = 3) -> Overlap:
     radii_x, radii_y = _kth_nearest(x, k) + slack, _kth_nearest(y, k) + slack
     balls_about_y = np.zeros(len(y), dtype=np.int64)  # how many real balls hold each generated row
     held_x, reached_x = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
-    for rows, columns in _blocks(len(x), len(y)):
+    for rows, columns in blocks(len(x), len(y)):
         squares = _squared_distances(x[rows], y[columns])
         inside = squares <= radii_x[rows, None]
         balls_about_y[columns] += inside.sum(axis=0)
@@ -213,13 +213,13 @@ def _within(x: Features) -> tuple[Features, float]:
 
 def _kernel_sum(x: Features, y: Features) -> float:
     """Sum of k over all pairs."""
-    return sum(float(_kernel(x[rows], y[columns]).sum()) for rows, columns in _blocks(len(x), len(y)))
+    return sum(float(_kernel(x[rows], y[columns]).sum()) for rows, columns in blocks(len(x), len(y)))
 
 
 def _kernel_sums(x: Features, y: Features) -> tuple[Features, Features, float]:
     """Sums of k over the pairs of each row of x (N,) and of each row of y (M,), and of k² over all pairs."""
     over_x, over_y, squares = np.zeros(len(x)), np.zeros(len(y)), 0.0
-    for rows, columns in _blocks(len(x), len(y)):
+    for rows, columns in blocks(len(x), len(y)):
         block = _kernel(x[rows], y[columns])
         over_x[rows] += block.sum(axis=1)
         over_y[columns] += block.sum(axis=0)
@@ -240,7 +240,7 @@ def _kernel_diagonal(x: Features) -> Features:
 def _kth_nearest(x: Features, k: int) -> Features:
     """(N,) squared distance of each row to its k-th nearest other row."""
     nearest = np.full((len(x), k), np.inf)
-    for rows, columns in _blocks(len(x), len(x)):
+    for rows, columns in blocks(len(x), len(x)):
         squares = _squared_distances(x[rows], x[columns])
         if rows == columns:
             np.fill_diagonal(squares, np.inf)  # a row is not its own neighbour
@@ -257,8 +257,11 @@ def _squared_distances(x: Features, y: Features) -> Features:
     return distances
 
 
-def _blocks(n: int, m: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of a matrix of all pairs, block by block: 50,000 rows would take 20 GB at once."""
+def blocks(n: int, m: int, within: bool = False) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of a matrix of all pairs, block by block: 50,000 rows would take 20 GB at once.
+
+    within: of pairs within one set, so that no block below the diagonal is needed.
+    """
     for i in range(0, n, _BLOCK):
-        for j in range(0, m, _BLOCK):
+        for j in range(i if within else 0, m, _BLOCK):
             yield slice(i, i + _BLOCK), slice(j, j + _BLOCK)

@@ -12,17 +12,16 @@ same scene again. A picture with a painted part is mostly near its source by has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import AugmentError
+from lib.metrics.distances import blocks
 
 Pairs = NDArray[np.int64]  # (P, 2)
-
-_BLOCK = 1024  # rows of a matrix of all pairs held at once: 8 MiB a block
 
 
 def hash_of(picture: np.ndarray, mirrored: bool = False) -> np.uint64:
@@ -104,7 +103,7 @@ def _near(
 ) -> tuple[Pairs, Any]:
     """The chosen pairs of an (n, m) matrix that is never held whole, sorted, and their values."""
     pairs, values = [np.empty((0, 2), np.int64)], [np.empty(0, dtype)]
-    for rows, columns in _blocks(n, m, within):
+    for rows, columns in blocks(n, m, within):
         block = values_of(rows, columns)
         near = chosen(block)
         if within and rows == columns:
@@ -115,13 +114,6 @@ def _near(
     found = np.concatenate(pairs)
     order = np.lexsort((found[:, 1], found[:, 0]))
     return found[order], np.concatenate(values)[order]
-
-
-def _blocks(n: int, m: int, within: bool) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of a matrix of all pairs, block by block; within one set none below the diagonal."""
-    for i in range(0, n, _BLOCK):
-        for j in range(i if within else 0, m, _BLOCK):
-            yield slice(i, i + _BLOCK), slice(j, j + _BLOCK)
 
 
 def _hashes(given: Any) -> NDArray[np.uint64]:
