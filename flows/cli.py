@@ -94,13 +94,20 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics",
         default="fid,kid,overlap,twins",
         metavar="NAME,...",
-        help="of the sets: fid, kid, overlap, twins; of each picture beside the real one of its name: background, "
-        "inside, seam, whole, lpips; default %(default)s",
+        help="of the sets: fid, kid, overlap, twins; of each picture beside its source: background, inside, seam, "
+        "whole, lpips; of those made from one source: diversity; of each picture: copies, captions, regions, layout; "
+        "default %(default)s",
     )
     evaluate.add_argument(
-        "--boxes", type=Path, metavar="ANNOTATIONS", help="what was to change in the real pictures: for inside and seam"
+        "--boxes", type=Path, metavar="ANNOTATIONS", help="labels of the real pictures, where REAL is a folder of them"
     )
     evaluate.add_argument("--format", metavar="NAME", help="of those annotations; none: loco for a CSV, else coco")
+    evaluate.add_argument(
+        "--set", action="append", default=[], metavar="a.b=value", help="a metric's setting: regions.model=mini:clip"
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="of halvings, subsets, bootstraps; default %(default)s"
+    )
     evaluate.add_argument("--margin", type=int, help="pixels around each box that are no background; default 16")
     evaluate.add_argument(
         "--cache",
@@ -296,7 +303,7 @@ def _tell(workspace: Path) -> None:
         "pictures": workspace / "final" / "images",
         "contact sheet": workspace / "contact_sheet.jpg",
         "drawn boxes": workspace / "drawn",
-        "report": workspace / "report" / "metrics.json",
+        "report": workspace / "report" / "index.html",
     }
     for what, path in shown.items():
         if path.exists():
@@ -319,9 +326,7 @@ def show_grid(options: argparse.Namespace) -> int:
         picture = str(Path(picture).absolute())
     if out:
         sheet_format(out)  # now, not after minutes of painting
-    presets = [name.strip() for name in options.presets.split(",") if name.strip()]
-    if not presets:
-        raise AugmentError(f"--presets {options.presets!r}: expected names, such as copy-paste,gligen-inpainting")
+    presets = _names(options.presets, "copy-paste,gligen-inpainting")
     values, name, base = load_parameters(options.what, "augment")
     os.chdir(base)
     runs = {preset: check_parameters(_of_preset(values, preset, options.set, name)) for preset in presets}
@@ -408,33 +413,48 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     """Scores of two sets."""
     from itertools import count
 
-    from lib.evaluate import boxes_by_picture, evaluate, pictures_of, summary, write_json
+    from lib.evaluate import evaluate, summary, write_json
     from lib.report import read_result, write_report
     from lib.settings import Choice
+    from lib.sides import read_side
     from lib.store import Store
 
-    names = [name.strip() for name in options.metrics.split(",") if name.strip()]
-    settings = {"background": {"margin": options.margin}} if options.margin is not None else {}
-    boxes = boxes_by_picture(options.real, options.boxes, options.format) if options.boxes else None
-    metrics = [Choice(name=name, **settings.get(name, {})) for name in names]
-    total, done = len(pictures_of(options.real)) + len(pictures_of(options.generated)), count(1)
-    with _bars() as watch:
-        result = evaluate(
-            options.real,
-            options.generated,
-            options.extractor,
-            metrics=metrics,
-            boxes=boxes,
-            cache=Store(options.cache),
-            advance=lambda _: watch("evaluate", next(done), total),
-        )
+    settings: dict[str, Any] = {} if options.margin is None else {"background": {"margin": options.margin}}
+    for assignment in options.set:
+        set_value(settings, assignment)
+    metrics = [Choice(name=name, **settings.pop(name, {})) for name in _names(options.metrics, "fid,kid")]
+    if settings.keys() - {"background"}:
+        raise AugmentError(f"--set speaks of {', '.join(settings)}, which --metrics does not name")
+    before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
+    real = read_side(options.real, "originals", options.boxes, options.format)
+    generated = read_side(options.generated, "synthetic")
+    total, done = len(real.entries) + len(generated.entries), count(1)
+    try:
+        with _bars() as watch:
+            result = evaluate(
+                real,
+                generated,
+                options.extractor,
+                options.seed,
+                lambda _: watch("evaluate", next(done), total),
+                metrics=metrics,
+                cache=Store(options.cache),
+            )
+    except ConnectionError as error:  # a download failed; the same command may work later
+        raise AugmentError(f"{error}; try again, or give a local folder with --set METRIC.model=FOLDER") from None
     if options.json:
         write_json(result, options.json)
     if options.report:
-        before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
         write_report(before | {options.generated.name: result}, options.report)
     OUT.print(summary(result), markup=False)
     return 0
+
+
+def _names(listed: str, example: str) -> list[str]:
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if not names:
+        raise AugmentError(f"{listed!r} names nothing: expected names, such as {example}")
+    return names
 
 
 def judge_boxes(options: argparse.Namespace) -> int:

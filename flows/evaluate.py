@@ -39,11 +39,11 @@ def evaluate(
     """Measure generated pictures beside real ones; what was computed of a picture is not computed again.
 
     Args:
-        real: folder of real pictures, or a COCO file beside them.
-        generated: folder of generated pictures, or a COCO file beside them.
+        real: real pictures: a folder, a COCO file beside them, or a run's final folder.
+        generated: generated pictures, in the same ways; both may be one final folder.
         metrics: names, or names with their settings; docs/evaluation.md tells of each.
         extractor: features for metrics of sets: inception, mini, pixels.
-        boxes: annotations of the real pictures, for metrics of pairs.
+        boxes: labels of the real pictures, where `real` is a folder of them.
         format: of those annotations; none: loco for a CSV, else coco.
         seed: of the floor's halvings and KID's subsets.
         workspace: folder of the run; none: data/runs/NAME of the deployment.

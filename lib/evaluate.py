@@ -1,23 +1,22 @@
-"""How good generated pictures are: sets against sets, and each picture against its source, in one pass.
+"""How good generated pictures are: sets against sets, each picture against its source, and each by what is said of it.
 
     result = evaluate(Path("data/demo"), Path("generated"), extractor="pixels")
-    result = evaluate(sources, outputs, metrics=["background"], boxes=boxes_by_picture(sources, annotations))
+    result = evaluate(read_side(photos, annotations=csv), outputs, metrics=["background"])
+    result = evaluate(Path("final"), Path("final"), metrics=["kid", "regions"])    # its originals, what was painted
     print(summary(result))
     write_json(result, Path("metrics.json"))
 
 A score means little by itself: real pictures score more than zero against other real pictures, the more the fewer they
 are. So the floor comes with it: ten random halvings of the real set, and the score of the generated set at that size.
-Every picture is read and decoded once, and with a cache what was computed of it is kept by its content: features by
-extractor, numbers of pairs by metric. Features come from lib/features.py, metrics from lib/metrics.
+What is compared: lib/sides.py; the one pass over it: lib/reading.py; features: lib/features.py; metrics: lib/metrics.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,289 +24,154 @@ from numpy.typing import NDArray
 
 from lib.errors import AugmentError
 from lib.features import EXTRACTORS, Extractor
-from lib.geometry import xywh_to_xyxy
-from lib.images import PictureError, load_rgb
-from lib.manifest import atomic_write, digest
-from lib.metrics import METRICS, Pair, distances
-from lib.registry import Member
-from lib.requests import canonical, key_of
-from lib.schemas import OK
-from lib.settings import Choice, DatasetSettings
+from lib.manifest import atomic_write
+from lib.metrics import METRICS, distances
+from lib.metrics.fidelity import summary as summary_of_boxes
+from lib.models import resolve
+from lib.reading import Reading
+from lib.settings import Choice
+from lib.sides import Side, read_side, sources_of
 from lib.store import Store
 
 HALVINGS = 10
 SETS = ("fid", "kid", "overlap", "twins")  # what is measured where nothing else is asked for
-# What lib/images.py opens, by the names that such files bear.
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 
 _FLOOR_SUBSETS = 10  # subsets of one KID in the floor, above 1000 pictures: with ten halvings, the usual 100 in all
 
 Features = NDArray[np.float64]
-Boxes = Mapping[Path, np.ndarray]  # picture → (N, 4) float64 xyxy pixels
 Advance = Callable[[int], None]
+Metrics = Sequence[tuple[str, Any]]  # (name, a metric of lib/metrics)
 
 
 def evaluate(
-    real: Path | Sequence[Path],
-    generated: Path | Sequence[Path],
+    real: Path | Sequence[Path] | Side,
+    generated: Path | Sequence[Path] | Side,
     extractor: str | Extractor = "pixels",
     seed: int = 0,
     advance: Advance | None = None,
     *,
     metrics: Sequence[str | Choice] = SETS,
-    sources: Mapping[Path, Path] | None = None,
-    boxes: Boxes | None = None,
     cache: Store | None = None,
 ) -> dict[str, Any]:
     """Scores of a generated set against a real one; every picture is decoded once.
 
-    real, generated: a folder, a COCO file (see `pictures_of`), or the pictures' paths. extractor: a name of EXTRACTORS,
-    or an extractor. seed: of the floor's halvings and KID's subsets. advance: called with the number of pictures done.
-    metrics: members of METRICS, by name or with settings. sources: for metrics of pairs, generated picture → the real
-    one that it was made from; none: of the same name in the real folder. boxes: by real picture. cache: keeps what was
-    computed.
+    real, generated: a path (see lib.sides.read_side; of a set that holds both, real are the originals, generated the
+    synthetic ones), the pictures' paths, or a side. extractor: a name of EXTRACTORS, or an extractor. seed: of the
+    floor's halvings, KID's subsets and bootstraps. advance: called with the number of pictures done. metrics: members
+    of METRICS, by name or with settings. cache: keeps what was computed. A generated picture without labels has those
+    of its source.
 
-    Returns `measure`'s values where sets are measured, the means of the pairs' numbers where pairs are, and
-      pairs       {"count": n, "pictures": [{"picture", "source", numbers}], "failed": [{"picture", "reason"}]}
+    Returns `measure`'s values where sets are measured, the means of the pairs' and groups' numbers, the numbers of
+    pictures' metrics with what is more to tell under their names, and
+      pairs       {"count": n, "pictures": [{"picture", "source", numbers}]}, where pairs are measured
+      groups      {"count": n, "sources": [{"source", "pictures": n, numbers}]}, where groups are
+      pictures    [{"set", "picture", numbers}], boxes [{"picture", "box", "label", "said", "share"}] of the generated
+      failed      [{"picture", "reason"}]: where a metric had nothing to say
       unreadable  {"count": n, "pictures": [{"set", "picture", "reason", "detail"}]}
-    Raises AugmentError for fewer than two readable pictures on a side where sets are measured, no pair where pairs are,
-    an unknown metric, or where the extractor's weights are missing.
+      left_out    {metric: why} of those that had nothing to work on
+    Raises AugmentError where nothing at all can be measured (fewer than two readable pictures on a side for metrics of
+    sets, no pictures of one name for those of pairs, no labels where a metric needs them), for an unknown metric, or
+    where weights are missing.
     """
-    members = [_member(chosen) for chosen in metrics]
-    of_sets = [member for member in members if METRICS[member.name].OF == "sets"]
-    of_pairs = [member for member in members if METRICS[member.name].OF == "pairs"]
+    sides = {"real": _side(real, "originals"), "generated": _side(generated, "synthetic")}
+    sources = sources_of(sides["real"], sides["generated"])
+    members, left_out = _fit(built(metrics), sides, sources)
+    kinds = {kind: [one for one in members if kind == one[1].OF] for kind in ("sets", "pairs", "groups", "pictures")}
     chosen: Extractor | None = None
-    if of_sets:
+    if kinds["sets"]:
         chosen = EXTRACTORS[extractor]() if isinstance(extractor, str) else extractor
         chosen.check()
-    sets = {
-        name: pictures_of(given) if isinstance(given, Path) else list(given)
-        for name, given in (("real", real), ("generated", generated))
-    }
-    made_from = sources
-    if made_from is None:
-        made_from = _same_names(real, generated, sets) if of_pairs else {}
-    if of_pairs and not made_from:
-        raise AugmentError(
-            f"no generated picture has the name of a real one (say {_some(sets['generated'])} and "
-            f"{_some(sets['real'])}): {', '.join(m.name for m in of_pairs)} compare each with its source"
-        )
-    reading = _Reading(chosen, of_pairs, made_from, boxes or {}, cache, advance)
-    features = reading.run(sets["real"], sets["generated"])
+    names = sides["generated"].names or sides["real"].names
+    reading = Reading(
+        chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache, advance=advance
+    )
+    features = reading.run(sides["real"], sides["generated"])
     result: dict[str, Any] = {}
     if chosen is not None:
-        for name, rows in features.items():
-            if len(rows) < 2:
-                first = f"; first unreadable: {reading.unreadable[0]}" if reading.unreadable else ""
-                raise AugmentError(
-                    f"{len(rows)} readable of {len(sets[name])} {name} pictures: FID and KID take at least 2{first}"
-                )
-        result |= measure(features["real"], features["generated"], chosen, seed, of_sets)
-    if of_pairs:
-        result |= _means(reading.pairs) | {
-            "pairs": {"count": len(reading.pairs), "pictures": reading.pairs, "failed": reading.failed}
-        }
-    about = {name: text for member in members for name, text in METRICS[member.name].ABOUT.items() if name in result}
-    return result | {
-        "about": about,
-        "unreadable": {"count": len(reading.unreadable), "pictures": reading.unreadable},
-    }
+        if too_few := _too_few(features, sides, reading):
+            if len(kinds["sets"]) == len(members):
+                raise AugmentError(too_few)
+            left_out |= {name: too_few for name, _ in kinds["sets"]}
+        else:
+            result |= measure(features["real"], features["generated"], chosen, seed, kinds["sets"])
+    if kinds["pairs"]:
+        result |= _means(reading.compared, ("picture", "source"))
+        result["pairs"] = {"count": len(reading.compared), "pictures": reading.compared}
+    if kinds["groups"]:
+        result |= _means(reading.grouped, ("source", "pictures"))
+        result["groups"] = {"count": len(reading.grouped), "sources": reading.grouped}
+    for name, metric in kinds["pictures"]:
+        result |= metric.of_all(reading.noted(name, "real"), reading.noted(name, "generated"), names, seed)
+    if kinds["pictures"]:
+        result |= {"pictures": reading.seen, "boxes": reading.boxes}
+    about = {name: text for _, metric in members for name, text in metric.ABOUT.items() if name in result}
+    result["left_out"] = left_out | result.get("left_out", {})
+    return result | {"about": about, "failed": reading.failed, "unreadable": reading.told_unreadable()}
 
 
-def _member(chosen: str | Choice) -> Member:
-    choice = Choice(name=chosen) if isinstance(chosen, str) else chosen
-    return METRICS.member(choice.name, choice.values)
-
-
-def _some(paths: Sequence[Path]) -> str:
-    return paths[0].name if paths else "none"
-
-
-def _same_names(real: Any, generated: Any, sets: Mapping[str, Sequence[Path]]) -> dict[Path, Path]:
-    """Generated picture → the real one of its name: its path under the folder, else its name alone without suffix."""
-    if isinstance(real, Path) and isinstance(generated, Path) and real.is_dir() and generated.is_dir():
-        by_path = {path.relative_to(real): path for path in sets["real"]}
-        found = {path: by_path.get(path.relative_to(generated)) for path in sets["generated"]}
-    else:
-        found = dict.fromkeys(sets["generated"])
-    by_stem = {path.stem: path for path in sets["real"]}
-    named = {path: source or by_stem.get(path.stem) for path, source in found.items()}
-    return {path: source for path, source in named.items() if source is not None}
-
-
-def boxes_by_picture(pictures: Path, annotations: Path, format: str | None = None) -> dict[Path, np.ndarray]:
-    """Boxes of each picture of a folder, as an annotation file of any format tells them, xyxy pixels.
-
-    format: one of FORMATS; none: loco for a CSV, else coco. Raises AugmentError for what cannot be read.
-    """
-    from lib.formats import read_dataset
-
-    name = format or ("loco" if annotations.suffix.lower() == ".csv" else "coco")
-    told = read_dataset(DatasetSettings(images=pictures, annotations=annotations, format=name))
-    images, objects = told.images.to_pandas(), told.objects.to_pandas()
-    usable = objects[objects.status == OK].groupby("image_key")
-    found = {}
-    for row in images.itertuples():
-        own = usable.get_group(row.key)[list("xywh")].to_numpy() if row.key in usable.groups else np.zeros((0, 4))
-        found[pictures / row.path] = xywh_to_xyxy(own)
+def built(metrics: Sequence[str | Choice]) -> Metrics:
+    """Metrics with their settings checked and their checkpoints pinned. Raises AugmentError for what is unknown."""
+    found = []
+    for one in metrics:
+        choice = Choice(name=one) if isinstance(one, str) else one
+        settings = METRICS.settings(choice.name, choice.values)
+        model = getattr(settings, "model", None)
+        member = METRICS.member(choice.name, choice.values, resolve(model, {}) if model else None)
+        found.append((choice.name, METRICS.build(member)))
     return found
 
 
-@dataclass
-class _Reading:
-    """The one pass over the pictures: features of all, numbers of pairs, from the cache where it has them."""
-
-    extractor: Extractor | None
-    metrics: Sequence[Member]  # of pairs
-    sources: Mapping[Path, Path]
-    boxes: Boxes
-    cache: Store | None
-    advance: Advance | None
-    unreadable: list[dict[str, str]] = field(default_factory=list)
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
-
-    def run(self, real: Sequence[Path], generated: Sequence[Path]) -> dict[str, Features]:
-        """Features (N, D) of both sides, rows of readable pictures in their order; empty without an extractor."""
-        self.built = [(member, METRICS.build(member)) for member in self.metrics]
-        self.rows: dict[tuple[str, Path], Features | None] = {}
-        self.waiting: list[tuple[str, Path, str]] = []  # what the extractor gets, in its order
-        missing = self._missing(real, generated)
-        if self.extractor is None:
-            for _ in missing:
-                pass
-            return {}
-        told = self.extractor.extract(missing)
-        for (side, path, sha), row in zip(self.waiting, told, strict=True):
-            self._note(side, path, sha, row)
-        width = self.extractor.DIMENSIONS
-        sides = {"real": real, "generated": generated}
-        found = {side: [self.rows.get((side, path)) for path in paths] for side, paths in sides.items()}
-        kept = {side: [row for row in rows if row is not None] for side, rows in found.items()}
-        return {side: np.stack(rows) if rows else np.zeros((0, width)) for side, rows in kept.items()}
-
-    def _note(self, side: str, path: Path, sha: str, row: Features) -> None:
-        if not np.isfinite(row).all():
-            self._bad(side, path, "features_not_finite", "the extractor gave NaN or infinity")
-            return
-        self.rows[side, path] = row
-        if self.cache is not None:
-            self.cache.put("feature", self._feature_key(sha), np.asarray(row, np.float64).tobytes())
-
-    def _missing(self, real: Sequence[Path], generated: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
-        """Pictures that the extractor has to see; on the way, the numbers of pairs."""
-        made: dict[Path, list[Path]] = {}
-        for path in generated:
-            made.setdefault(self.sources.get(path, Path()), []).append(path)
-        for path in real:
-            source = _Picture.read(path, self)
-            yield from self._seen("real", source)
-            for output in made.get(path, ()):
-                yield from self._output(output, source)
-        for output in (p for source, paths in made.items() if source not in set(real) for p in paths):
-            yield from self._output(output, None)
-
-    def _output(self, path: Path, source: _Picture | None) -> Iterator[NDArray[np.uint8]]:
-        output = _Picture.read(path, self)
-        if source is not None:
-            self._compare(source, output)
-        yield from self._seen("generated", output)
-
-    def _seen(self, side: str, picture: _Picture) -> Iterator[NDArray[np.uint8]]:
-        """The picture, where its features are not known."""
-        if self.advance:
-            self.advance(1)
-        if picture.fault is not None:
-            self._bad(side, picture.path, *picture.fault)
-            return
-        if self.extractor is None:
-            return
-        known = self.cache.get("feature", self._feature_key(picture.sha)) if self.cache else None
-        if known is not None:
-            self.rows[side, picture.path] = np.frombuffer(known, np.float64)
-            return
-        try:
-            pixels = picture.pixels()
-        except PictureError as error:
-            self._bad(side, picture.path, error.reason, str(error.detail))
-            return
-        self.waiting.append((side, picture.path, picture.sha))
-        yield pixels
-
-    def _compare(self, source: _Picture, output: _Picture) -> None:
-        if source.fault is not None or output.fault is not None or not self.built:
-            return
-        boxes = np.asarray(self.boxes.get(source.path, np.zeros((0, 4))), dtype=np.float64).reshape(-1, 4)
-        numbers: dict[str, float] = {}
-        for member, metric in self.built:
-            key = key_of("pair", member.identity(), source.sha, output.sha, boxes.tolist())
-            known = self.cache.get("pair", key) if self.cache else None
-            if known is not None:
-                numbers |= json.loads(known)
-                continue
-            try:
-                told = metric.of_pair(_pair(source, output, boxes))
-            except (ValueError, PictureError) as error:
-                self.failed.append({"picture": output.path.as_posix(), "reason": f"{member.name}: {error}"})
-                continue
-            numbers |= told
-            if self.cache is not None:
-                self.cache.put("pair", key, canonical(told))
-        if numbers:
-            self.pairs.append({"picture": output.path.as_posix(), "source": source.path.as_posix(), **numbers})
-
-    def _feature_key(self, sha: str) -> str:
-        assert self.extractor is not None
-        return key_of("feature", self.extractor.IDENTITY, sha)
-
-    def _bad(self, side: str, path: Path, reason: str, detail: str) -> None:
-        self.unreadable.append({"set": side, "picture": path.as_posix(), "reason": reason, "detail": detail})
+def _side(given: Path | Sequence[Path] | Side, part: Any) -> Side:
+    if isinstance(given, Side):
+        return given
+    return read_side(given, part) if isinstance(given, Path) else Side.of(given)
 
 
-@dataclass
-class _Picture:
-    """A file, read once, and decoded once where that is needed."""
-
-    path: Path
-    sha: str
-    data: bytes
-    fault: tuple[str, str] | None = None
-    decoded: NDArray[np.uint8] | None = None
-
-    @classmethod
-    def read(cls, path: Path, reading: _Reading) -> _Picture:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            return cls(path, "", b"", ("image_missing", f"{path.name}: {error.strerror}"))
-        return cls(path, digest(data), data) if data else cls(path, "", b"", ("image_empty", "0 bytes"))
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) RGB, upright. Raises PictureError."""
-        if self.decoded is None:
-            self.decoded = load_rgb(self.data, "upright")
-            self.data = b""
-        return self.decoded
+_LACKING = {
+    "boxes": "asks what is in boxes: give a COCO file or a run's final folder, or the real pictures' --boxes",
+    "captions": "asks what captions say: give a COCO file whose pictures have a field `caption`",
+}
 
 
-def _pair(source: _Picture, output: _Picture, boxes: np.ndarray) -> Pair:
-    before, after = source.pixels(), output.pixels()
-    if before.shape != after.shape:
-        sizes = (f"{shape[1]}×{shape[0]}" for shape in (after.shape, before.shape))
-        raise ValueError("{} pixels, its source {}: pictures of one size expected".format(*sizes))
-    return Pair(before, after, boxes)
+def _fit(metrics: Metrics, sides: Mapping[str, Side], sources: Mapping[int, int]) -> tuple[Metrics, dict[str, str]]:
+    """Those that have something to work on, and why the others have not; raises AugmentError where none has."""
+    entries = [entry for side in sides.values() for entry in side.entries]
+    there = {
+        "": True,
+        "boxes": any(len(entry.labels.boxes) for entry in entries),
+        "captions": any(entry.labels.caption for entry in entries),
+    }
+    some = (side.entries[0].name if side.entries else "none" for side in (sides["generated"], sides["real"]))
+    apart = "no generated picture has the name of a real one (say {} and {}), and it compares them".format(*some)
+    left_out = {}
+    for name, metric in metrics:
+        if metric.OF in ("pairs", "groups") and not sources:
+            left_out[name] = apart
+        elif metric.OF == "pictures" and not there[metric.NEEDS]:
+            left_out[name] = f"none of the pictures has {metric.NEEDS}, and it {_LACKING[metric.NEEDS]}"
+    if metrics and len(left_out) == len(metrics):
+        raise AugmentError("; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    return [one for one in metrics if one[0] not in left_out], left_out
 
 
-def _means(pairs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each number over the pictures that have it."""
-    names = dict.fromkeys(name for pair in pairs for name in pair if name not in ("picture", "source"))
-    return {name: float(np.mean([pair[name] for pair in pairs if name in pair])) for name in names}
+def _too_few(features: Mapping[str, Features], sides: Mapping[str, Side], reading: Reading) -> str:
+    """Why metrics of sets cannot be had; "" where they can."""
+    for name, rows in features.items():
+        if len(rows) < 2:
+            first = f"; first unreadable: {reading.unreadable[0]}" if reading.unreadable else ""
+            count = len(sides[name].entries)
+            return f"{len(rows)} readable of {count} {name} pictures: FID and KID take at least 2{first}"
+    return ""
+
+
+def _means(rows: Sequence[Mapping[str, Any]], others: Sequence[str]) -> dict[str, float]:
+    """The mean of each number over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in others)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
 def measure(
-    real: Features, generated: Features, extractor: Extractor, seed: int = 0, metrics: Sequence[Member] | None = None
+    real: Features, generated: Features, extractor: Extractor, seed: int = 0, metrics: Metrics | None = None
 ) -> dict[str, Any]:
     """Scores of features (N, D) real and (M, D) generated that `extractor` took; JSON-safe.
 
@@ -322,10 +186,9 @@ def measure(
     biased = few <= extractor.DIMENSIONS
     result: dict[str, Any] = {}
     left_out = {}
-    for member in [_member(name) for name in SETS] if metrics is None else metrics:
-        metric = METRICS.build(member)
+    for name, metric in built(SETS) if metrics is None else metrics:
         if few < metric.LEAST:
-            left_out[member.name] = f"{few} pictures on a side, it takes {metric.LEAST}"
+            left_out[name] = f"{few} pictures on a side, it takes {metric.LEAST}"
         else:
             result |= metric.of_sets(real, generated, seed)
     result |= {
@@ -387,65 +250,37 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
 
-def pictures_of(path: Path) -> list[Path]:
-    """The pictures of a folder (with its subfolders, sorted) or of a COCO file (in its order).
-
-    A COCO file's names are looked for beside it, then in `images` beside it. Hidden files are no pictures.
-    Raises AugmentError for a path that is neither, a folder without pictures, a file without `images`, a name that
-    leads out of the folder, and the first picture that is missing.
-    """
-    if path.is_dir():
-        inside = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        found = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
-            raise AugmentError(f"no pictures in {path}: expected files ending in {', '.join(sorted(SUFFIXES))}")
-        return found
-    if path.is_file():
-        return [_beside(path, name) for name in _coco_names(path)]
-    raise AugmentError(f"{path} not found: expected a folder of pictures or a COCO file")
-
-
-def _coco_names(path: Path) -> list[str]:
-    try:
-        images = json.loads(path.read_bytes())["images"]
-        names = [image["file_name"] for image in images]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise AugmentError(
-            f"{path} is no COCO file ({type(error).__name__}: {error}): expected an object with `images`, each with "
-            "`file_name`; or give a folder of pictures"
-        ) from None
-    wrong = next((name for name in names if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise AugmentError(f"{path} names a picture {wrong!r}: expected text")
-    return names
-
-
-def _beside(coco: Path, name: str) -> Path:
-    parts = PurePosixPath(name).parts
-    # By its parts and not by the resolved path: a link that the user laid to another disk is his own to follow.
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
-        raise AugmentError(f"{coco} names a picture {name!r}: expected a name inside {coco.parent}")
-    for base in (coco.parent, coco.parent / "images"):
-        if (base / name).is_file():
-            return base / name
-    raise AugmentError(f"{name} of {coco} found neither in {coco.parent} nor in its folder images: bring it there")
-
-
 def summary(result: Mapping[str, Any]) -> str:
     """A few lines for a person: the scores, the floor beside them, and what to mind. KID first where FID is biased."""
     lines = _of_sets(result) if "n_real" in result else []
+    rows = [*result.get("pairs", {}).get("pictures", []), *result.get("groups", {}).get("sources", [])]
     if "pairs" in result:
-        count, failed = result["pairs"]["count"], result["pairs"]["failed"]
-        lines.append(f"{count} pictures beside their sources" + (f", {len(failed)} not compared" if failed else ""))
-        pairs = result["pairs"]["pictures"]
-        for name in (name for name in result["about"] if any(name in pair for pair in pairs)):
-            own = [pair[name] for pair in pairs if name in pair]
-            lines.append(f"{name:<16}{result[name]:10.4g}   {min(own):.4g} to {max(own):.4g}, of {len(own)}")
-        lines += [f"not compared: {Path(one['picture']).name}: {one['reason']}" for one in failed[:1]]
+        lines.append(f"{result['pairs']['count']} pictures beside their sources")
+    if "groups" in result:
+        lines.append(f"{result['groups']['count']} sources with several pictures made from each")
+    for name in (name for name in result.get("about", {}) if any(name in row for row in rows)):
+        own = [row[name] for row in rows if name in row]
+        lines.append(f"{name:<16}{result[name]:10.4g}   {min(own):.4g} to {max(own):.4g}, of {len(own)}")
+    lines += _of_pictures(result)
+    lines += [f"{name} left out: {why}" for name, why in result.get("left_out", {}).items()]
+    if failed := result.get("failed"):
+        first = f"{Path(failed[0]['picture']).name}: {failed[0]['reason']}"
+        lines.append(f"{len(failed)} times nothing to say, the first {first}")
     if result.get("unreadable", {}).get("count"):
         first = result["unreadable"]["pictures"][0]
         lines.append(f"{result['unreadable']['count']} unreadable, the first {first['picture']}: {first['reason']}")
     return "\n".join(lines)
+
+
+def _of_pictures(result: Mapping[str, Any]) -> list[str]:
+    """What metrics of single pictures came to."""
+    names = ("copies", "copies_of_real", "clip_score", "clip_score_real", "layout_ap", "layout_ap_real")
+    lines = [f"{name:<16}{result[name]:10.4g}" for name in names if name in result]
+    if "regions" in result:
+        lines.append(summary_of_boxes(result["regions"]))
+    if unknown := result.get("layout", {}).get("not_known"):
+        lines.append(f"the detector does not know {', '.join(unknown)}: left out of layout_ap")
+    return lines
 
 
 def _of_sets(result: Mapping[str, Any]) -> list[str]:
@@ -464,7 +299,6 @@ def _of_sets(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{'':10}{low:12.4g} to {high:.4g}: KID, 95 %")
     others = ("precision", "recall", "density", "coverage", "twins", "leaks")
     lines += [f"{name:<10}{result[name]:12.4g}" for name in others if name in result]
-    lines += [f"{name} left out: {why}" for name, why in result.get("left_out", {}).items()]
     return lines + [result[key] for key in ("note", "floor_reason") if key in result]
 
 
@@ -474,13 +308,14 @@ def _plus_minus(spread: dict[str, float]) -> str:
 
 def write_json(result: dict[str, Any], path: Path) -> None:
     """Write the result as JSON by rename; a number that JSON does not have (NaN, infinity) becomes null."""
-    text = json.dumps(_json_safe(result), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_safe(result), indent=2, ensure_ascii=False, allow_nan=False)
     atomic_write(path, text.encode() + b"\n")
 
 
-def _json_safe(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have."""
     if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_json_safe(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -358,6 +358,7 @@ class _Maker:
         record["painter"] = request.painter["name"]
         record["composite"] = request.composite["name"]
         record["variant"] = request.variant
+        record["regions"] = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in request.regions]
         return msgspec.json.encode(record)
 
     def _annotation(self, key: str, request: Outcome, position: int, label: Label) -> bytes:

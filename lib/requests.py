@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 XYXY = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -83,6 +83,18 @@ class Outcome(BaseModel):
     painter: dict[str, Any]  # identity: name, version, settings, model id and revision
     composite: dict[str, Any]  # identity: name, version, settings
     labels: tuple[Label, ...]
+    # Of its passes, so no part of what was asked for, nor of its key: xyxy rectangles that were painted, whole pixels.
+    regions: tuple[tuple[int, int, int, int], ...] = Field((), exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _painted(cls, told: Any) -> Any:
+        if not isinstance(told, dict) or not told.get("passes") or "regions" in told:
+            return told
+        regions = [
+            tuple(one) for step in told["passes"] for one in (step["region"] if isinstance(step, dict) else step.region)
+        ]
+        return {**told, "regions": tuple(dict.fromkeys(regions))}
 
 
 class Request(Outcome):

@@ -168,18 +168,22 @@ class FinaliseSettings(Settings):
 
 class EvaluateSettings(Settings):
     extractor: str | None = Field("pixels", description="features for FID and KID: pixels, mini, inception; none: skip")
+    metrics: list[str | Choice] = Field(
+        ["fid", "kid", "overlap", "twins", "background"],
+        description="what to measure: names, or names with their settings",
+    )
 
 
 class CompareSettings(Settings):
     """Every parameter of the flow `evaluate`."""
 
-    real: Path = Field(description="folder of real pictures, or a COCO file beside them")
-    generated: Path = Field(description="folder of generated pictures, or a COCO file beside them")
+    real: Path = Field(description="real pictures: a folder, a COCO file beside them, or a run's final folder")
+    generated: Path = Field(description="generated pictures, in the same ways; both may be one final folder")
     metrics: list[str | Choice] = Field(
         ["fid", "kid", "overlap", "twins"], description="what to measure: names, or names with their settings"
     )
     extractor: str = Field("inception", description="features for metrics of sets: inception, mini, pixels")
-    boxes: Path | None = Field(None, description="annotations of the real pictures; for metrics of pairs")
+    boxes: Path | None = Field(None, description="labels of the real pictures, where `real` is a folder of them")
     format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")
     seed: int = Field(0, ge=0, description="of the floor's halvings and KID's subsets")
     workspace: Path | None = None

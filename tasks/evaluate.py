@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 from prefect import task
 
-from lib.evaluate import boxes_by_picture, evaluate, pictures_of, summary, write_json
+from lib.evaluate import built, evaluate, json_safe, summary, write_json
 from lib.features import EXTRACTORS
-from lib.manifest import Ref, read_manifest
+from lib.manifest import Ref, file_digest, read_manifest
 from lib.report import write_report
 from lib.requests import canonical, key_of
-from lib.schemas import OK, FinalRow, ImageRow, SelectRow
-from lib.settings import CompareSettings
+from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
+from lib.settings import CompareSettings, EvaluateSettings
+from lib.sides import Side, read_side, side_of
 from lib.store import Store
 from tasks.artifacts import show_text
 from tasks.ingest import Ingested
@@ -23,31 +24,33 @@ from tasks.jobs import Staged, may_pass
 from tasks.progress import Progress, advance, watch_workspace
 from tasks.run import Run
 
-VERSION = 2
+VERSION = 3
 
 
 def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref) -> None:
-    """report/metrics.json: selected sources against synthetic pictures; nothing where one side has under two."""
-    extractor = run.settings.evaluate.extractor
-    if extractor is None:
+    """report/: selected sources against synthetic pictures; nothing where one side has under two."""
+    settings = run.settings.evaluate
+    if settings.extractor is None:
         return
-    real, made = _sides(ingested.images, selected.manifest, final)
+    real, made = _rows(ingested.images, selected.manifest, final)
     run.progress.start("evaluate", len(real) + len(made))
     scores: dict[str, float] = {}
     if min(len(real), len(made)) < 2:
         show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
     else:
-        key = key_of(VERSION, EXTRACTORS[extractor]().IDENTITY, sorted(real.digest), sorted(made.sha256))
-        inputs = {"images": ingested.images, "selected": selected.manifest, "final": final}
-        result = measure(str(run.root), str(run.sources), inputs, extractor, key)
-        write_json(result, run.root / "report" / "metrics.json")
-        show_text("metrics", "```\n" + summary(result) + "\n```")
-        scores = {"kid": round(result["kid"], 6), "fid": round(result["fid"], 6)}
+        asked = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
+        labels = [ingested.objects.sha256, file_digest(run.root / "final" / "annotations.json")]
+        pictures = [sorted(real.digest), sorted(made.sha256)]
+        key = key_of(VERSION, EXTRACTORS[settings.extractor]().IDENTITY, asked, labels, pictures)
+        inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
+        result = measure(str(run.root), str(run.sources), inputs, settings, key)
+        _report(result, run.root, run.name)
+        scores = {name: round(result[name], 6) for name in ("kid", "fid", "untouched", "fidelity") if name in result}
     run.progress.finish("evaluate")
     run.count("evaluate", made, painted=0, reused=len(made), **scores)
 
 
-def _sides(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rows(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.DataFrame]:
     """ImageRows of the selected sources and FinalRows of the synthetic pictures."""
     chosen = read_manifest(selected.file, SelectRow, ("key", "status"))
     sources, rows = read_manifest(images.file, ImageRow), read_manifest(final.file, FinalRow)
@@ -56,23 +59,35 @@ def _sides(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.Dat
 
 
 @task(name="evaluate", persist_result=False)
-def measure(workspace: str, sources: str, inputs: dict[str, Ref], extractor: str, key: str) -> dict[str, Any]:
-    """Scores by key in the store; features are computed only where they are not there."""
+def measure(
+    workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str
+) -> dict[str, Any]:
+    """Scores by key in the store; of a picture only what is not there is computed."""
     store = Store(Path(workspace) / "store")
     known = store.get("metrics", key)
     if known is not None:
         told: dict[str, Any] = json.loads(known)
         return told
-    real, made = _sides(inputs["images"], inputs["selected"], inputs["final"])
+    real, _ = _rows(inputs["images"], inputs["selected"], inputs["final"])
+    objects = read_manifest(inputs["objects"].file, ObjectRow)
     result = evaluate(
-        [Path(sources) / path for path in real.path],
-        [Path(workspace) / "final" / "images" / name for name in made.file_name],
-        extractor,
+        side_of(real, objects[objects.image_key.isin(real.key)], Path(sources)),
+        read_side(Path(workspace) / "final", "synthetic"),
+        settings.extractor or "pixels",
         advance=lambda count: advance(workspace, "evaluate", count),
+        metrics=settings.metrics,
         cache=store,
     )
-    store.put("metrics", key, canonical(result))
+    store.put("metrics", key, canonical(json_safe(result)))
     return result
+
+
+def _report(result: dict[str, Any], root: Path, name: str) -> None:
+    """report/metrics.json and report/index.html in the workspace, and in the UI."""
+    report = root / "report"
+    write_json(result, report / "metrics.json")
+    write_report({name: result}, report / "index.html")
+    show_text("metrics", f"Report: `{report / 'index.html'}`\n\n```\n{summary(result)}\n```")
 
 
 def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> dict[str, Any]:
@@ -80,30 +95,27 @@ def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> d
 
     Raises AugmentError as lib/evaluate does.
     """
-    total = len(pictures_of(settings.real)) + len(pictures_of(settings.generated))
-    progress.start("evaluate", total)
+    progress.start("evaluate", sum(len(side.entries) for side in _compared(settings)))
     watch_workspace(str(root), progress)
     result = compare(str(root), settings)
     progress.finish("evaluate")
-    write_json(result, root / "report" / "metrics.json")
-    write_report({settings.generated.name: result}, root / "report" / "index.html")
-    show_text("metrics", f"Report: `{root / 'report' / 'index.html'}`\n\n```\n{summary(result)}\n```")
+    _report(result, root, settings.generated.name)
     return result
 
 
 @task(name="compare", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def compare(workspace: str, settings: CompareSettings) -> dict[str, Any]:
     """Not cached as a whole: it looks at every file, and computes what the store does not have of its content."""
-    boxes = None
-    if settings.boxes is not None:
-        boxes = boxes_by_picture(settings.real, settings.boxes, settings.format)
     return evaluate(
-        settings.real,
-        settings.generated,
+        *_compared(settings),
         settings.extractor,
         settings.seed,
         lambda count: advance(workspace, "evaluate", count),
         metrics=settings.metrics,
-        boxes=boxes,
         cache=Store(Path(workspace) / "store"),
     )
+
+
+def _compared(settings: CompareSettings) -> tuple[Side, Side]:
+    real = read_side(settings.real, "originals", settings.boxes, settings.format)
+    return real, read_side(settings.generated, "synthetic")

@@ -20,6 +20,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from lib.captions import CaptionForm, make_caption_form
+from lib.evaluate import built
 from lib.features import EXTRACTORS
 from lib.manifest import atomic_write
 from lib.models import ModelRef
@@ -128,6 +129,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
     with locked(root):
         if settings.evaluate.extractor is not None:
             EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
+            built(settings.evaluate.metrics)
         pins = Pins(root / "models.lock")
         captioner, recipe = captioner_of(settings, pins), recipe_of(settings, pins)
         with contextlib.suppress(ConnectionError):  # what a download may mend is no reason to stop here

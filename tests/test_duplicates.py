@@ -11,10 +11,10 @@ from PIL import Image, ImageFilter
 from shared import shared
 
 from lib.errors import AugmentError
-from lib.evaluate import pictures_of
 from lib.images import load_rgb
 from lib.metrics import distances
 from lib.metrics.duplicates import hash_of, near_features, near_hashes
+from lib.sides import read_side
 
 
 def scene(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
@@ -204,11 +204,11 @@ def test_what_cannot_be_compared_is_one_clear_error(call: Any, words: str):
 
 
 def photographs(*parts: str) -> list[np.ndarray]:
-    return [load_rgb(path) for path in pictures_of(shared(*parts))]
+    return [load_rgb(entry.path) for entry in read_side(shared(*parts)).entries]
 
 
 def test_of_the_forklifts_one_pair_is_near_and_it_is_one_scene_a_second_apart():
-    names = [path.stem for path in pictures_of(shared("loco_forklifts", "forklifts"))]
+    names = [entry.path.stem for entry in read_side(shared("loco_forklifts", "forklifts")).entries]
     found = hashes(photographs("loco_forklifts", "forklifts"))
     assert len(near_hashes(found)[0]) == 0
     pairs, bits = near_hashes(found, most=12)

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from lib.errors import AugmentError
-from lib.evaluate import evaluate, floor_of, measure, pictures_of, summary, write_json
+from lib.evaluate import evaluate, floor_of, measure, summary, write_json
 from lib.features import EXTRACTORS, Inception, Pixels
-from lib.metrics import distances
+from lib.metrics import METRICS, distances
 from lib.settings import Choice
-from lib.store import Store
+from lib.sides import Entry, Labels, Side
 
 
 def folder_of(path: Path, count: int, seed: int = 0, light: int = 0) -> Path:
@@ -25,11 +25,6 @@ def folder_of(path: Path, count: int, seed: int = 0, light: int = 0) -> Path:
     for i in range(count):
         blocks = rng.integers(light, 200 + light // 4, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks.repeat(5, axis=0).repeat(6, axis=1)).save(path / f"{i:03d}.png")
-    return path
-
-
-def coco_of(path: Path, names: list[Any]) -> Path:
-    path.write_text(json.dumps({"images": [{"id": i, "file_name": n} for i, n in enumerate(names)]}))
     return path
 
 
@@ -47,8 +42,8 @@ def test_the_result_has_the_keys_that_readers_rely_on(real: Path, generated: Pat
     result = evaluate(real, generated)
     assert list(result) == [
         "fid", "kid", "kid_interval", "precision", "recall", "density", "coverage", "twins", "leaks", "n_real",
-        "n_generated", "extractor", "floor", "biased", "note", "features", "resize", "dimensions", "seed", "about",
-        "unreadable",
+        "n_generated", "extractor", "floor", "biased", "note", "features", "resize", "dimensions", "seed",
+        "left_out", "about", "failed", "unreadable",
     ]  # fmt: skip
     assert list(result["floor"]) == ["m", "halvings", "fid", "kid", "fid_at_m", "kid_at_m"]
     assert list(result["floor"]["fid"]) == list(result["floor"]["kid"]) == ["mean", "std"]
@@ -170,63 +165,6 @@ def test_missing_weights_stop_before_a_picture_is_read(real: Path, tmp_path: Pat
     assert seen == []
 
 
-def test_a_folder_gives_its_pictures_sorted_with_subfolders_and_without_hidden_ones(tmp_path: Path):
-    for name in ("b/2.JPG", "b/10.jpg", "a.png", ".hidden.png", ".cache/x.png", "notes.txt", "b/._2.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in pictures_of(tmp_path)] == ["a.png", "b/10.jpg", "b/2.JPG"]
-
-
-def test_a_coco_file_gives_its_pictures_beside_it_or_in_images_in_its_order(tmp_path: Path):
-    folder_of(tmp_path / "images", 2)
-    folder_of(tmp_path / "sub", 1)
-    coco = coco_of(tmp_path / "annotations.json", ["001.png", "sub/000.png", "000.png"])
-    assert [p.relative_to(tmp_path).as_posix() for p in pictures_of(coco)] == [
-        "images/001.png",
-        "sub/000.png",
-        "images/000.png",
-    ]
-
-
-def test_a_coco_file_and_its_folder_score_the_same(tmp_path: Path, generated: Path):
-    folder_of(tmp_path / "images", 6)
-    coco = coco_of(tmp_path / "annotations.json", [f"{i:03d}.png" for i in range(6)])
-    assert evaluate(coco, generated) == evaluate(tmp_path / "images", generated)
-
-
-@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/secret.png", "", "a\0b"])
-def test_a_coco_name_that_leads_outside_is_refused(name: str, tmp_path: Path):
-    (tmp_path / "secret.png").touch()
-    (tmp_path / "set").mkdir()
-    with pytest.raises(AugmentError, match="expected a name inside"):
-        pictures_of(coco_of(tmp_path / "set" / "coco.json", [name]))
-
-
-def test_the_first_missing_picture_of_a_coco_file_is_named(tmp_path: Path):
-    folder_of(tmp_path, 1)
-    with pytest.raises(AugmentError, match=r"gone\.png of .*coco\.json found neither"):
-        pictures_of(coco_of(tmp_path / "coco.json", ["000.png", "gone.png", "other.png"]))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": 3}', '{"images": [{}]}', '{"images": ["a.png"]}'])
-def test_a_file_that_is_not_coco_is_one_clear_error(text: str, tmp_path: Path):
-    (tmp_path / "coco.json").write_text(text)
-    with pytest.raises(AugmentError, match=r"coco\.json is no COCO file"):
-        pictures_of(tmp_path / "coco.json")
-
-
-def test_a_coco_name_that_is_no_text_is_refused(tmp_path: Path):
-    with pytest.raises(AugmentError, match="names a picture 7: expected text"):
-        pictures_of(coco_of(tmp_path / "coco.json", [7]))
-
-
-def test_nothing_to_score_is_said_plainly(tmp_path: Path):
-    with pytest.raises(AugmentError, match="no pictures in"):
-        pictures_of(tmp_path)
-    with pytest.raises(AugmentError, match="not found: expected a folder of pictures or a COCO file"):
-        pictures_of(tmp_path / "absent")
-
-
 def test_the_json_file_is_the_result_and_strict(tmp_path: Path, real: Path, generated: Path):
     result = evaluate(real, generated)
     write_json(result, tmp_path / "out" / "metrics.json")
@@ -235,11 +173,11 @@ def test_the_json_file_is_the_result_and_strict(tmp_path: Path, real: Path, gene
     assert json.loads((tmp_path / "odd.json").read_text()) == {"a": [None, {"b": None}], "c": 1.5}
 
 
-# Pairs, and what is kept
+# Pairs, groups and single pictures; what is read on the way is held to by test_reading.py
 
 
-def same_names(root, count=4, light=20):
-    """Two folders of the same names: real pictures, and the same with a brighter box."""
+def same_names(root: Path, count: int = 4, light: int = 20) -> tuple[Side, Path]:
+    """Real pictures with a box each, and a folder of the same names with a brighter box."""
     sources, outputs = root / "sources", root / "outputs"
     for folder in (sources, outputs):
         folder.mkdir()
@@ -248,88 +186,105 @@ def same_names(root, count=4, light=20):
         Image.fromarray(pixels).save(sources / f"{i}.png")
         pixels[16:32, 16:40] += np.uint8(light)
         Image.fromarray(pixels).save(outputs / f"{i}.png")
-    return sources, outputs, {path: np.array([[16.0, 16, 40, 32]]) for path in sources.iterdir()}
+    return boxed(sources, [16, 16, 40, 32]), outputs
 
 
-def test_pairs_are_compared_by_name_and_the_sets_number_is_their_mean(tmp_path):
-    sources, outputs, boxes = same_names(tmp_path)
-    result = evaluate(sources, outputs, metrics=["inside", "whole"], boxes=boxes)
+def boxed(folder: Path, box: list[float]) -> Side:
+    """The folder's pictures, with one box each."""
+    labels = Labels(np.array([box], float), ("thing",), np.zeros(1, bool), np.ones(1, bool))
+    return Side(tuple(Entry(path, path.name, labels) for path in sorted(folder.iterdir())), folder)
+
+
+def test_pairs_are_compared_by_name_and_the_sets_number_is_their_mean(tmp_path: Path):
+    result = evaluate(*same_names(tmp_path), metrics=["inside", "whole"])
     assert result["inside_mse"] == 400 and result["pairs"]["count"] == 4
     own = [pair["whole_psnr"] for pair in result["pairs"]["pictures"]]
     assert result["whole_psnr"] == pytest.approx(np.mean(own)) and "fid" not in result
-    assert set(result["about"]) == {"inside_mse", "inside_ssim", "whole_psnr", "whole_ssim"}
+    inside, whole = (METRICS[name].ABOUT for name in ("inside", "whole"))
+    assert result["about"] == inside | whole
 
 
-def test_settings_of_a_metric_count(tmp_path):
-    sources, outputs, boxes = same_names(tmp_path)
+def test_settings_of_a_metric_count(tmp_path: Path):
+    _, outputs = same_names(tmp_path)
+    small = boxed(tmp_path / "sources", [20, 16, 40, 32])
     near, far = (
-        evaluate(sources, outputs, metrics=[Choice(name="background", margin=margin)], boxes=boxes)["untouched"]
-        for margin in (0, 4)
+        evaluate(small, outputs, metrics=[Choice(name="background", margin=margin)])["untouched"] for margin in (0, 4)
     )
-    assert near == far == 1.0
+    assert (near, far) == (0, 1)
 
 
-def test_pictures_of_another_size_and_of_no_source_are_told(tmp_path):
-    sources, outputs, boxes = same_names(tmp_path)
+def test_pictures_of_another_size_are_told_and_those_of_no_source_left_alone(tmp_path: Path):
+    sources, outputs = same_names(tmp_path)
     Image.new("RGB", (10, 10)).save(outputs / "0.png")
     Image.new("RGB", (64, 48)).save(outputs / "alone.png")
-    result = evaluate(sources, outputs, metrics=["whole"], boxes=boxes)
-    assert result["pairs"]["count"] == 3
-    (failed,) = result["pairs"]["failed"]
+    result = evaluate(sources, outputs, metrics=["whole"])
+    assert result["pairs"]["count"] == 3 and result["unreadable"]["count"] == 0
+    (failed,) = result["failed"]
     assert "10×10 pixels, its source 64×48" in failed["reason"]
+    assert "10×10 pixels" in summary(result)
 
 
-def test_without_a_pair_there_is_one_clear_error(tmp_path, real):
-    _, outputs, _ = same_names(tmp_path)
+def test_without_a_pair_there_is_one_clear_error(tmp_path: Path):
+    sources, outputs = same_names(tmp_path)
     (tmp_path / "other").mkdir()
     for i, path in enumerate(outputs.iterdir()):
         path.rename(tmp_path / "other" / f"x{i}.png")
-    with pytest.raises(AugmentError, match=r"no generated picture has the name of a real one.*background compare"):
-        evaluate(tmp_path / "sources", tmp_path / "other", metrics=["background"])
+    with pytest.raises(AugmentError, match=r"background: no generated picture has the name of a real one"):
+        evaluate(sources, tmp_path / "other", metrics=["background"])
 
 
-def test_every_picture_is_decoded_once_for_all_that_is_asked(tmp_path, monkeypatch):
-    import lib.evaluate
-
-    sources, outputs, boxes = same_names(tmp_path)
-    seen, load = [], lib.evaluate.load_rgb
-    monkeypatch.setattr(lib.evaluate, "load_rgb", lambda *told: seen.append(told) or load(*told))
-    evaluate(sources, outputs, metrics=["fid", "kid", "overlap", "inside", "seam", "whole"], boxes=boxes)
-    assert len(seen) == 8
+@pytest.mark.parametrize(("metric", "lacks"), [("regions", "boxes"), ("captions", "captions")])
+def test_a_metric_of_labels_says_what_it_lacks(metric: str, lacks: str, real: Path, generated: Path):
+    with pytest.raises(AugmentError, match=f"{metric}: none of the pictures has {lacks}, and it asks what"):
+        evaluate(real, generated, metrics=[metric])
 
 
-def test_what_is_kept_is_not_computed_again_whatever_the_files_are_called(tmp_path, monkeypatch):
-    import lib.evaluate
-
-    sources, outputs, boxes = same_names(tmp_path)
-    asked = {"metrics": ["fid", "inside", "whole"], "boxes": boxes, "cache": Store(tmp_path / "kept")}
-    before = evaluate(sources, outputs, **asked)
-    monkeypatch.setattr(lib.evaluate, "load_rgb", None)
-    assert evaluate(sources, outputs, **asked) == before
-    moved = sources.rename(tmp_path / "moved")
-    asked["boxes"] = {moved / path.name: box for path, box in boxes.items()}
-    again = evaluate(moved, outputs, **asked)
-    assert {name: again[name] for name in ("fid", "inside_mse", "whole_psnr")} == {
-        name: before[name] for name in ("fid", "inside_mse", "whole_psnr")
-    }
+def test_metrics_with_nothing_to_work_on_are_left_out_where_others_have(real: Path, generated: Path):
+    result = evaluate(real, generated, metrics=["kid", "regions", "captions"])
+    assert list(result["left_out"]) == ["regions", "captions"] and "regions" not in result
+    assert "kid" in result and list(result["about"]) == ["kid", "kid_interval"]
 
 
-def test_other_boxes_and_settings_are_not_taken_from_what_is_kept(tmp_path):
-    sources, outputs, boxes = same_names(tmp_path)
-    cache = Store(tmp_path / "kept")
-    wide = {path: np.array([[0.0, 0, 64, 48]]) for path in boxes}
-    one, two = (evaluate(sources, outputs, metrics=["inside"], boxes=b, cache=cache) for b in (boxes, wide))
-    assert one["inside_mse"] == 400 > two["inside_mse"]
+def test_too_few_pictures_for_sets_leave_the_others(tmp_path: Path):
+    sources, outputs = same_names(tmp_path, 1)
+    result = evaluate(sources, outputs, metrics=["kid", "whole"])
+    assert "1 readable of 1 real pictures" in result["left_out"]["kid"]
+    assert result["pairs"]["count"] == 1 and "kid" not in result
+    assert "kid left out: 1 readable" in summary(result)
 
 
-def test_features_that_are_not_finite_are_a_reason(tmp_path):
+def test_variants_of_one_source_are_a_group_with_a_mean(tmp_path: Path):
+    sources, outputs = same_names(tmp_path, 2)
+    made = Side.of([folder / f"{i}.png" for folder in (tmp_path / "sources", outputs) for i in (0, 1)])
+    result = evaluate(sources, made, metrics=["diversity"])
+    assert result["groups"]["count"] == 2 and "n_real" not in result
+    own = [row["diversity"] for row in result["groups"]["sources"]]
+    assert [row["pictures"] for row in result["groups"]["sources"]] == [2, 2]
+    assert result["diversity"] == pytest.approx(np.mean(own)) and min(own) > 0
+    assert "2 sources with several pictures" in summary(result)
+
+
+def test_numbers_of_pictures_stand_beside_those_of_sets(real: Path):
+    result = evaluate(real, real, metrics=["kid", "copies"])
+    assert (result["copies_of_real"], result["copies"], result["n_generated"]) == (1, 0, 12)
+    assert list(result["about"]) == ["kid", "kid_interval", "copies", "copies_of_real"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_coco_file_and_its_folder_score_the_same(tmp_path: Path, generated: Path):
+    folder_of(tmp_path / "images", 6)
+    records = [{"id": i, "file_name": f"{i:03d}.png"} for i in range(6)]
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": records}))
+    assert evaluate(tmp_path / "annotations.json", generated) == evaluate(tmp_path / "images", generated)
+
+
+def test_features_that_are_not_finite_are_a_reason(tmp_path: Path):
     class Odd(Pixels):
-        def extract(self, pictures):
+        def extract(self, pictures: Any) -> np.ndarray:
             told = super().extract(pictures)
             told[1] = np.nan
             return told
 
-    sources, outputs, _ = same_names(tmp_path)
-    result = evaluate(sources, outputs, Odd(), metrics=["fid"])
+    result = evaluate(*same_names(tmp_path), Odd(), metrics=["fid"])
     assert result["unreadable"]["count"] == 1
     assert result["unreadable"]["pictures"][0]["reason"] == "features_not_finite"

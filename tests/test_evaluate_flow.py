@@ -35,11 +35,11 @@ def test_it_ends_with_numbers_and_a_report(folders, tmp_path):
 
 
 def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path, monkeypatch):
-    import lib.evaluate
+    import lib.reading
 
     assert run(**folders, extractor="pixels").is_completed()
     before = (tmp_path / "ws" / "report" / "metrics.json").read_bytes()
-    monkeypatch.setattr(lib.evaluate, "load_rgb", None)
+    monkeypatch.setattr(lib.reading, "load_rgb", None)
     assert run(**folders, extractor="pixels").is_completed()
     assert (tmp_path / "ws" / "report" / "metrics.json").read_bytes() == before
 

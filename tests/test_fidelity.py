@@ -15,10 +15,12 @@ from tiny import tiny_clip
 
 from flows import cli
 from lib.errors import AugmentError
-from lib.evaluate import write_json
-from lib.fidelity import Judged, fidelity, interval_of, measure, shuffled, summary
+from lib.evaluate import evaluate, write_json
+from lib.fidelity import fidelity, summary
+from lib.metrics.fidelity import Judged, interval_of, measure, shuffled
 from lib.models import resolve
 from lib.regions import RegionScorer
+from lib.settings import Choice
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 NAMES = list(COLOURS)
@@ -172,7 +174,7 @@ def test_the_interval_is_that_of_resampling_picture_by_picture():
 def test_steps_of_the_resampling_do_not_show(monkeypatch: pytest.MonkeyPatch):
     real, generated = random_side(0, 32, 0.9), random_side(1, 64, 0.6)
     whole = interval_of(real, generated, 3)
-    monkeypatch.setattr("lib.fidelity._CELLS", 700)
+    monkeypatch.setattr("lib.metrics.fidelity._CELLS", 700)
     np.testing.assert_allclose(interval_of(real, generated, 3), whole, atol=0.03)
 
 
@@ -358,10 +360,10 @@ def test_pictures_that_cannot_be_read_are_listed_and_their_boxes_counted(made: M
     seen: list[tuple[int, int]] = []
     result = fidelity(folder, Eyes(), advance=lambda done, total: seen.append((done, total)))
     assert result["skipped"]["real"] == {"image_broken": 2, "image_missing": 2, "size_mismatch": 2}
-    assert [row["picture"] for row in result["unreadable"]["pictures"]] == ["1.png", "2.png", "3.png"]
+    assert [Path(row["picture"]).name for row in result["unreadable"]["pictures"]] == ["1.png", "2.png", "3.png"]
     assert result["n_real"] == 2
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert "3 unreadable, the first 1.png: image_missing" in summary(result)
+    assert "3 unreadable, the first " in summary(result) and "1.png: image_missing" in summary(result)
 
 
 def test_boxes_of_a_picture_that_was_annotated_as_stored_are_cut_from_it_as_stored(made: Made):
@@ -399,7 +401,7 @@ def test_a_folder_without_annotations_and_a_file_that_is_no_coco_are_named(tmp_p
     with pytest.raises(AugmentError, match=r"annotations\.json not found"):
         fidelity(tmp_path, Eyes())
     (tmp_path / "annotations.json").write_text("{}")
-    with pytest.raises(AugmentError, match="is this a COCO instances file"):
+    with pytest.raises(AugmentError, match="is no COCO file"):
         fidelity(tmp_path, Eyes())
 
 
@@ -431,6 +433,25 @@ def test_a_clip_judges_the_same_twice(made: Made, clip: Path):
     assert results[0] == results[1]
     assert results[0]["judge"].startswith("clip folder sha256:")
     assert results[0]["n_generated"] == 6
+
+
+def test_the_evaluation_tells_the_same(made: Made, clip: Path):
+    for _ in range(2):
+        made.synthetic(made.real("red", "green", "blue"), painted=(0, 2))
+    folder, choice = made.write(), Choice(name="regions", model=str(clip))
+    judged = evaluate(folder, folder, metrics=[choice])
+    alone = fidelity(folder, RegionScorer(resolve(str(clip), {})))
+    assert judged["regions"] == {name: alone[name] for name in judged["regions"]}
+    assert judged["regions_real"] == alone["real"] and len(judged["boxes"]) == alone["n_generated"] == 4
+
+
+def test_a_synthetic_picture_whose_labels_are_all_gone_is_not_judged_by_those_of_its_source(made: Made, clip: Path):
+    made.synthetic(made.real("red", "green"))
+    bare = made.synthetic(made.real("red", "green"))
+    made.coco["annotations"] = [note for note in made.coco["annotations"] if note["image_id"] != bare["id"]]
+    folder = made.write()
+    judged = evaluate(folder, folder, metrics=[Choice(name="regions", model=str(clip))])
+    assert (judged["regions"]["n_real"], judged["regions"]["n_generated"]) == (4, 2)
 
 
 def test_the_command_prints_a_table_and_writes_json(made: Made, clip: Path, tmp_path: Path, capsys: Any):

@@ -434,7 +434,7 @@ def test_which_originals_join_is_a_setting(folder, originals, expected):
 
 def test_a_synthetic_picture_tells_where_it_comes_from(folder):
     folder.add(7, "deep/a.png", [10], license=2)
-    folder.paint(7, redrawn(10), variant=3)
+    folder.paint(7, redrawn(10), variant=3, regions=((2, 3, 9, 7), (4, 4, 5, 6)))
     folder.finish()
     image = folder.told()["images"][-1]
     assert image == {
@@ -449,6 +449,7 @@ def test_a_synthetic_picture_tells_where_it_comes_from(folder):
         "painter": "p",
         "composite": "c",
         "variant": 3,
+        "regions": [[2, 3, 7, 4], [4, 4, 1, 2]],
     }
 
 

@@ -1,25 +1,57 @@
 """Every registered metric: declared, sane on sets and pairs of pictures, explained in the docs."""
 
+import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from tiny import tiny_clip, tiny_detector
 
 from lib.errors import AugmentError
-from lib.metrics import METRICS, Pair
+from lib.evaluate import built
+from lib.metrics import METRICS, Kind, Noted, Pair, Seen
+from lib.models import ModelRef
 from lib.registry import MemberSettings
+from lib.requests import canonical
+from lib.settings import Choice
+from lib.sides import Labels
 
 DOCS = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
-of_sets = pytest.mark.parametrize("name", sorted(name for name in METRICS if METRICS[name].OF == "sets"))
-of_pairs = pytest.mark.parametrize("name", sorted(name for name in METRICS if METRICS[name].OF == "pairs"))
+of_sets, of_pairs, of_groups, of_pictures = (
+    pytest.mark.parametrize("name", sorted(name for name in METRICS if kind == METRICS[name].OF))
+    for kind in get_args(Kind)
+)
 every = pytest.mark.parametrize("name", sorted(METRICS))
+with_model = pytest.mark.parametrize("name", sorted(n for n in METRICS if "model" in METRICS[n].Settings.model_fields))
+NAMES = ("forklift", "air duct", "pallet")
 BOX = np.array([[20.0, 16.0, 60.0, 48.0]])
 
 
 def metric(name, **values):
     return METRICS.build(METRICS.member(name, values))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A metric by its name, with tiny models in place of those that it would take; the same one each time."""
+    root, kept = tmp_path_factory.mktemp("tiny"), {}
+
+    def made(name):
+        fields, values = METRICS[name].Settings.model_fields, {}
+        if "model" in fields:
+            values["model"] = str(tiny_clip(root / "clip"))
+        if "detector" in fields:
+            detector = {"model": str(tiny_detector(root / "yolos")), "called": {"pallet": "N/A"}, "threshold": 0}
+            values["detector"] = {"name": "transformers", **detector}
+        if name not in kept:
+            ((_, kept[name]),) = built([Choice(name=name, **values)])
+        return kept[name]
+
+    return made
 
 
 def picture(seed, height=80, width=96):
@@ -46,7 +78,7 @@ def told(pair, name, **values):
 @every
 def test_a_member_declares_itself_and_says_what_its_numbers_mean(name):
     member = METRICS[name]
-    assert isinstance(member.VERSION, int) and member.OF in ("sets", "pairs") and member.ABOUT
+    assert isinstance(member.VERSION, int) and member.OF in get_args(Kind) and member.ABOUT
     assert issubclass(member.Settings, MemberSettings)
     for text in member.ABOUT.values():
         assert len(re.findall(r"[.:]( |$)", text)) >= 2 and text.endswith(".")  # what it says; what it cannot tell
@@ -62,6 +94,25 @@ def test_the_docs_explain_every_number(name):
 def test_unknown_settings_are_refused(name):
     with pytest.raises(AugmentError, match="'marginz'"):
         METRICS.member(name, {"marginz": 3})
+
+
+@every
+def test_what_its_numbers_depend_on_is_a_text(name, small):
+    assert isinstance(small(name).identity, str)
+
+
+@with_model
+def test_a_member_with_a_model_is_built_with_it_pinned(name, small, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(METRICS[name], "__init__", lambda self, settings, model: pinned.append(model))
+    built([Choice(name=name, model=small(name).settings.model)])
+    assert isinstance(pinned[0], ModelRef) and pinned[0].revision.startswith("sha256:")
+
+
+@with_model
+def test_another_model_has_another_identity(name, small):
+    (_, mini), *_ = built([name])
+    assert mini.identity != small(name).identity
 
 
 @of_sets
@@ -93,8 +144,153 @@ def test_a_pair_is_not_written_to(name):
     assert np.array_equal(pair.source, same.source) and np.array_equal(pair.output, same.output)
 
 
+@of_groups
+def test_numbers_of_a_group_are_those_that_it_declares_and_finite(name, small):
+    found = small(name).of_group([picture(seed) for seed in range(3)])
+    assert set(found) <= set(METRICS[name].ABOUT) and found
+    assert all(math.isfinite(value) for value in found.values())
+
+
+@of_groups
+def test_two_pictures_are_a_group_and_what_order_they_are_in_does_not_matter(name, small):
+    one, other = picture(1), picture(2)
+    assert small(name).of_group([one, other]) == pytest.approx(small(name).of_group([other, one]))
+
+
+@of_groups
+def test_a_group_of_several_sizes_is_a_sentence(name, small):
+    with pytest.raises(ValueError, match="one size expected"):
+        small(name).of_group([picture(1), picture(2, height=48)])
+
+
+@of_groups
+def test_a_group_is_not_written_to(name, small):
+    group = [picture(1), picture(2)]
+    small(name).of_group(group)
+    assert all(np.array_equal(one, picture(seed)) for seed, one in enumerate(group, 1))
+
+
+def seen(seed, *categories, ignore=False):
+    """A picture with a box of each category, and a caption."""
+    n = len(categories)
+    boxes = np.tile([20.0, 16, 60, 48], (n, 1)) + np.arange(n)[:, None]
+    flags = {"ignore": np.full(n, ignore), "painted": np.ones(n, bool)}
+    labels = Labels(boxes, categories, **flags, caption=f"a scene of {n} things", size=(96, 80))
+    return Seen(picture(seed), labels, NAMES)
+
+
+def noted(member, *pictures):
+    """As the one pass notes them and the cache keeps them."""
+    return Noted([json.loads(canonical(member.of_picture(one))) for one in pictures], Counter())
+
+
+SIDES = {
+    "real": [(0, "forklift", "pallet"), (1, "air duct"), (2, "pallet")],
+    "generated": [(3, "forklift"), (4, "air duct", "forklift"), (4, "pallet")],
+}
+
+
+def sides(member, empty=()):
+    return [noted(member, *(() if name in empty else (seen(*one) for one in SIDES[name]))) for name in SIDES]
+
+
+@of_pictures
+def test_what_is_noted_of_a_picture_survives_the_cache(name, small):
+    for one in (seen(1, "forklift", "pallet"), seen(1, "stranger"), seen(1, "pallet", ignore=True), seen(1)):
+        note = small(name).of_picture(one)
+        assert json.loads(canonical(note)) == note
+
+
+@of_pictures
+def test_the_same_picture_is_noted_the_same_and_not_written_to(name, small):
+    one = seen(1, "forklift", "pallet")
+    assert small(name).of_picture(one) == small(name).of_picture(one)
+    assert (
+        np.array_equal(one.pixels, picture(1)) and one.labels.boxes.tolist() == seen(1, "a", "b").labels.boxes.tolist()
+    )
+
+
+@of_pictures
+def test_boxes_and_numbers_of_a_note_are_what_people_are_shown(name, small):
+    note = small(name).of_picture(seen(1, "forklift", "pallet"))
+    assert set(note.get("numbers", {})) <= set(METRICS[name].ABOUT)
+    for box in note.get("boxes", ()):
+        assert set(box) == {"box", "label", "said", "share"} and len(box["box"]) == 4
+        assert {box["label"], box["said"]} <= set(NAMES) and 0 <= box["share"] <= 1
+
+
+@of_pictures
+def test_numbers_of_all_pictures_are_declared_and_more_stands_under_its_name(name, small):
+    found = small(name).of_all(*sides(small(name)), NAMES, 0)
+    assert found and set(found) <= {*METRICS[name].ABOUT, name}
+    assert all(np.isfinite(found[number]).all() for number in found if number != name)
+    assert json.loads(canonical(found)) == found
+
+
+@of_pictures
+@pytest.mark.parametrize("empty", [("real",), ("generated",), ("real", "generated")])
+def test_an_empty_side_is_no_error(name, empty, small):
+    found = small(name).of_all(*sides(small(name), empty), NAMES, 0)
+    assert set(found) <= {*METRICS[name].ABOUT, name} and json.loads(canonical(found)) == found
+
+
+@of_pictures
+def test_notes_are_not_written_to(name, small):
+    real, generated = sides(small(name))
+    before = canonical([real.notes, generated.notes])
+    small(name).of_all(real, generated, NAMES, 0)
+    assert canonical([real.notes, generated.notes]) == before and not real.skipped and not generated.skipped
+
+
+@of_pictures
+def test_a_metric_says_what_it_needs(name):
+    assert METRICS[name].NEEDS in ("", "boxes", "captions")
+
+
+def test_a_picture_without_a_caption_is_a_sentence(small):
+    with pytest.raises(ValueError, match="no caption: a COCO record"):
+        small("captions").of_picture(Seen(picture(1), Labels(), NAMES))
+
+
+def test_a_mirrored_copy_is_one_unless_that_is_switched_off():
+    for mirrored, share in ((True, 1.0), (False, 0.0)):
+        copies = metric("copies", mirrored=mirrored)
+        real = noted(copies, Seen(picture(1), Labels(), ()))
+        made = noted(copies, Seen(np.ascontiguousarray(picture(1)[:, ::-1]), Labels(), ()))
+        assert copies.of_all(real, made, (), 0) == {"copies": 0.0, "copies_of_real": share}
+
+
+def test_a_symmetric_picture_is_no_copy_of_itself():
+    half, copies = picture(1), metric("copies")
+    whole = np.concatenate([half, half[:, ::-1]], axis=1)
+    assert copies.of_all(noted(copies), noted(copies, Seen(whole, Labels(), ())), (), 0)["copies"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ignore": np.ones(1, bool)}, "crowd"),
+        ({"categories": ("stranger",)}, "category_unknown"),
+        ({"painted": np.zeros(1, bool)}, "not_painted"),
+        ({"boxes": np.array([[0.0, 0, 7, 30]])}, "box_too_small"),
+        ({"boxes": np.array([[200.0, 0, 300, 30]])}, "box_too_small"),
+    ],
+)
+def test_boxes_that_are_not_judged_are_counted_by_reason(change, reason, small):
+    labels = {"categories": ("pallet",), "ignore": np.zeros(1, bool), "painted": np.ones(1, bool), "boxes": BOX}
+    note = small("regions").of_picture(Seen(picture(1), Labels(**{**labels, **change}), NAMES))
+    assert note["boxes"] == [] and {name: n for name, n in note["skipped"].items() if n} == {reason: 1}
+
+
+def test_a_box_outside_of_its_picture_is_never_judged(small):
+    regions = METRICS["regions"](METRICS["regions"].Settings(min_side=0), small("regions").judge)
+    labels = Labels(np.array([[200.0, 0, 300, 30]]), ("pallet",), np.zeros(1, bool), np.ones(1, bool))
+    assert regions.of_picture(Seen(picture(1), labels, NAMES))["boxes"] == []
+
+
 def test_what_happens_in_the_boxes_leaves_the_background_alone_and_the_other_way_round():
-    assert told(painted(), "background", margin=0) == {"untouched": 1.0}
+    untouched = {"background_mse": 0.0, "background_ssim": 1.0, "untouched": 1.0}
+    assert told(painted(), "background", margin=0) == untouched
     assert told(painted(inside=False), "background")["background_psnr"] == pytest.approx(20 * math.log10(255 / 3))
     assert told(painted(), "inside")["inside_mse"] > 100 > told(painted(inside=False), "inside")["inside_mse"]
 

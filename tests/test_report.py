@@ -52,14 +52,14 @@ def test_a_report_is_whole_and_needs_nothing_from_elsewhere(result, tmp_path):
     text, tags = page(tmp_path / "report.html")
     assert tags.open == [] and all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
     assert "http" not in re.sub(r"base64,[^']+", "", text) and "<script" not in text
-    assert tags.seen.count("img") == 2 * 8 * 2  # four worst and four best, with their sources, of two numbers
+    assert tags.seen.count("img") == 2 * 8 * 3 + 12  # four worst and four best, with their sources, of three numbers; the sheet
 
 
 def test_every_number_stands_there_with_what_it_says_and_its_floor(result, tmp_path):
     write_report({"mine": result}, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
     for name in result["about"]:
-        assert f"<td>{name}</td>" in text
+        assert f"<td class=n>{name}</td>" in text
     assert "real against real" in text and f"{result['kid']:.4g}" in text and "biased: few pictures" in text
 
 
@@ -73,7 +73,7 @@ def test_two_runs_stand_side_by_side(result, tmp_path):
     write_json(result, tmp_path / "old.json")
     write_report({"old": read_result(tmp_path / "old.json"), "new": result}, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
-    assert "<th>old</th><th>new</th>" in text and text.count("<h3>old: worst</h3>") == 2
+    assert "<th>old</th><th>new</th>" in text and text.count("<h3>old: worst</h3>") == 3
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"fid": 3}'])
@@ -83,3 +83,58 @@ def test_what_is_no_result_is_refused_by_name(tmp_path, text):
         read_result(tmp_path / "odd.json")
     with pytest.raises(AugmentError, match="no result"):
         read_result(tmp_path / "not there.json")
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Boxes of a judge, tables of a detector, groups of variants."""
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        Image.fromarray(rng.integers(60, 180, (48, 64, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    names = {"n_generated": 4, "hits_generated": 3, "n_real": 0, "hits_real": 0}
+    found = {"ap": 0.25, "ap50": 0.5, "ar": None, "by_category": {"<cup>": {"ap": 0.25, "ap50": 0.5, "ar": None}}}
+    found |= {f"{name}_{size}": 0.125 for name in ("ap", "ar") for size in ("small", "medium", "large")}
+    boxes = [
+        {"picture": str(tmp_path / f"{i}.png"), "box": [8, 8, 30, 40], "label": "<cup>", "said": "jug", "share": i / 30}
+        for i in range(30)
+    ]
+    return {
+        "about": {"fidelity": "Good. Bad.", "diversity": "Good. Bad."},
+        "fidelity": 0.5,
+        "diversity": 0.2,
+        "regions": {"by_category": {"<cup>": names}, "by_size": {"small": names}, "notes": [], "skipped": {}},
+        "layout": {"generated": found, "real": found},
+        "boxes": boxes,
+        "groups": {"count": 2, "sources": [{"source": "a", "pictures": 3, "diversity": d} for d in (0.1, 0.3)]},
+        "failed": [{"picture": "a.png", "reason": "seam: no box"}, {"picture": "b.png", "reason": "seam: no box"}],
+        "left_out": {"captions": "none has one"},
+    }
+
+
+def test_tables_tell_of_categories_and_sizes_and_of_what_there_is_not(judged, tmp_path):
+    write_report({"mine": judged}, tmp_path / "report.html")
+    text, tags = page(tmp_path / "report.html")
+    assert tags.open == [] and "<td>&lt;cup&gt;</td><td>0.750 of 4</td><td>no boxes</td>" in text
+    assert "<td>small</td><td>0.125</td>" in text and "<td>0.250</td><td>0.500</td><td>–</td>" in text
+
+
+def test_the_least_and_the_most_recognisable_boxes_are_shown_once(judged, tmp_path):
+    write_report({"mine": judged}, tmp_path / "report.html")
+    text, _ = page(tmp_path / "report.html")
+    worst, best = text.split("mine: worst boxes")[1].split("mine: best boxes")
+    assert worst.count("seen as jug") == 12 and "seen as jug: 0.000; 0.png" in worst
+    assert best.count("seen as jug") == 12 and best.index("29.png") < best.index("18.png")
+
+
+def test_a_sheet_shows_generated_pictures_and_notes_count_reasons(judged, tmp_path):
+    write_report({"mine": judged}, tmp_path / "report.html")
+    text, _ = page(tmp_path / "report.html")
+    assert "mine: 15 of 30 generated pictures" in text
+    assert "2 × seam: no box, the first: a.png" in text and "captions left out: none has one" in text
+
+
+def test_numbers_of_groups_are_spread_out_and_equal_ones_are_no_plot(judged, tmp_path):
+    for row in judged["groups"]["sources"]:
+        row["diversity"] = 0.2
+    write_report({"even": judged}, tmp_path / "report.html")
+    assert "<h2>diversity</h2><p>0.2 for all 2</p>" in (tmp_path / "report.html").read_text()

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from lib.requests import Label, Pass, Request, canonical, draw, key_of, picture_keys
+from lib.requests import Label, Outcome, Pass, Request, canonical, draw, key_of, picture_keys
 
 PLAIN = st.recursive(
     st.none()
@@ -151,3 +151,11 @@ def test_what_the_paint_does_not_depend_on_leaves_its_keys_alone(change):
 def test_a_later_pass_leaves_the_keys_of_the_earlier_ones_alone():
     short, long = make_request(passes=(step(1),)), make_request()
     assert picture_keys(long)[:1] == picture_keys(short)
+
+
+def test_an_outcome_knows_the_regions_of_all_passes_and_keys_do_not():
+    steps = step(), step(region=((5, 5, 7, 7), (1, 1, 4, 4)))
+    request = make_request(passes=steps)
+    outcome = Outcome.model_validate_json(canonical(request))
+    assert outcome.regions == request.regions == ((1, 1, 4, 4), (5, 5, 7, 7))
+    assert b"regions" not in canonical(request)

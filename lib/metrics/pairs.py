@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from lib.geometry import outer_pixels, rectangles_mask
-from lib.metrics import Pair, pixels
+from lib.metrics import Base, Kind, Pair, pixels
+from lib.metrics.perceptual import NetworkSettings, lpips
 from lib.registry import MemberSettings
 
 
-class _OfPairs:
-    VERSION: ClassVar[int] = 1
-    OF: ClassVar[Literal["sets", "pairs"]] = "pairs"
-
-    class Settings(MemberSettings):
-        pass
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
+class _OfPairs(Base):
+    OF: ClassVar[Kind] = "pairs"
 
 
 def boxed(pair: Pair) -> np.ndarray:
     """bool (H, W): inside any box. Raises ValueError where no box has a pixel of the picture."""
-    height, width = pair.source.shape[:2]
-    mask = rectangles_mask([outer_pixels(box) for box in pair.boxes.tolist()], (0, 0, width, height))
+    mask = pixels.widened(pair.boxes, pair.source.shape[:2])
     if not mask.any():
         raise ValueError("no box in the picture: give --boxes, the annotations of the sources")
     return mask
@@ -43,13 +34,22 @@ class Background(_OfPairs):
         "background_psnr": "Decibels outside the boxes: untouched pictures have no finite number and are counted "
         "apart, over 40 is hardly seen, 26 is what repainting a whole photograph costs. It cannot tell where it "
         "changed.",
+        "background_mse": "Squared grey levels outside the boxes: 0 is untouched, 163 is 26 decibels. It cannot tell "
+        "where it changed.",
+        "background_ssim": "Likeness of structure outside the boxes: 1 is the source's own, under .9 fine structure is "
+        "gone. It cannot tell a lost texture from an added one.",
         "untouched": "Share of pictures whose background is their source's own, pixel for pixel: 1 is what pasting "
         "back gives. It cannot tell how good the rest is.",
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
         told = pixels.background_psnr(pair.source, pair.output, pair.boxes, self.settings.margin)
-        return {"untouched": 1.0} if np.isinf(told) else {"background_psnr": told, "untouched": 0.0}
+        if np.isinf(told):
+            return {"background_mse": 0.0, "background_ssim": 1.0, "untouched": 1.0}
+        outside = ~pixels.widened(pair.boxes, pair.source.shape[:2], self.settings.margin)
+        found = {"background_psnr": told, "background_mse": pixels.mse(pair.source, pair.output, outside)}
+        found |= _ssim("background_ssim", pair.source, pair.output, outside)
+        return found | {"untouched": 0.0}
 
 
 class Inside(_OfPairs):
@@ -58,6 +58,8 @@ class Inside(_OfPairs):
     ABOUT: ClassVar[dict[str, str]] = {
         "inside_mse": "Squared grey levels by which the boxes changed: 0 means that nothing was painted. It cannot "
         "tell whether the change is any good.",
+        "inside_psnr": "The same as decibels: none where nothing was painted, 10 to 20 where an object is new. It "
+        "cannot tell whether the change is any good.",
         "inside_ssim": "Likeness of structure in the boxes to what was there: low where something new stands. It "
         "cannot tell an object from noise.",
     }
@@ -65,10 +67,8 @@ class Inside(_OfPairs):
     def of_pair(self, pair: Pair) -> dict[str, float]:
         mask = boxed(pair)
         part, before, after = pixels.crop_to(mask, mask, pair.source, pair.output)
-        told = {"inside_mse": pixels.mse(before, after, part)}
-        if min(part.shape) >= pixels.WINDOW and part[5:-5, 5:-5].any():
-            told["inside_ssim"] = pixels.ssim(before, after, part)
-        return told
+        told = {"inside_mse": pixels.mse(before, after, part)} | _ssim("inside_ssim", before, after, part)
+        return told | _psnr("inside_psnr", before, after, part)
 
 
 class Seam(_OfPairs):
@@ -96,33 +96,43 @@ class Whole(_OfPairs):
 
     ABOUT: ClassVar[dict[str, str]] = {
         "whole_psnr": "Decibels over all pixels: higher is nearer to the source. It rewards doing nothing.",
+        "whole_mse": "Squared grey levels over all pixels: 0 is the source. It rewards doing nothing.",
         "whole_ssim": "Likeness of structure over the whole picture, 1 = the same. It rewards doing nothing.",
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
-        told = {"whole_ssim": pixels.ssim(pair.source, pair.output)}
-        psnr = pixels.psnr(pair.source, pair.output)
-        return told if np.isinf(psnr) else told | {"whole_psnr": psnr}
+        told = {"whole_mse": pixels.mse(pair.source, pair.output)} | _psnr("whole_psnr", pair.source, pair.output)
+        return told | _ssim("whole_ssim", pair.source, pair.output)
+
+
+def _psnr(name: str, before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> dict[str, float]:
+    """Nothing where the two are equal: infinity has no mean."""
+    told = pixels.psnr(before, after, where)
+    return {} if np.isinf(told) else {name: told}
+
+
+def _ssim(name: str, before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> dict[str, float]:
+    """Nothing where no window lies within what counts."""
+    high, wide = before.shape[:2]
+    if min(high, wide) < pixels.WINDOW or (where is not None and not where[5:-5, 5:-5].any()):
+        return {}
+    return {name: pixels.ssim(before, after, where)}
 
 
 class Perceptual(_OfPairs):
     """LPIPS."""
 
-    class Settings(MemberSettings):
-        network: Literal["mini", "alex"] = Field("mini", description="whose features; alex needs torchvision's weights")
+    class Settings(NetworkSettings):
+        pass
 
     ABOUT: ClassVar[dict[str, str]] = {
         "lpips": "Distance as a network sees it: 0 is the same, over .5 another picture. It cannot tell better from "
         "worse, and numbers of different networks do not compare.",
     }
 
-    @cached_property
-    def _network(self) -> Any:
-        from lib.metrics.perceptual import NETWORKS
-
-        return NETWORKS[self.settings.network]()
+    @property
+    def identity(self) -> str:
+        return self.settings.chosen().identity
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
-        from lib.metrics.perceptual import lpips
-
-        return {"lpips": float(lpips(self._network, pair.source[None], pair.output[None])[0])}
+        return {"lpips": float(lpips(self.settings.chosen(), pair.source[None], pair.output[None])[0])}

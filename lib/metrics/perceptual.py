@@ -14,16 +14,18 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from lib.errors import AugmentError
 from lib.manifest import digest
 from lib.models import device, local_path, reading, resolve, run_padded
-from lib.registry import Family
+from lib.registry import Family, MemberSettings
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,22 @@ ALEX_DIGEST = "7be5be79"  # its SHA-256 begins with this
 ALEX_LINEAR = Path(__file__).with_name("lpips_alex.safetensors")  # layer0 … layer4; licence beside it
 
 _BATCH = 8  # pictures a forward pass
+
+
+class NetworkSettings(MemberSettings):
+    """Of metrics that look through a network."""
+
+    network: Literal["mini", "alex"] = Field("mini", description="whose features; alex needs torchvision's weights")
+
+    def chosen(self) -> Network:
+        """The network, read once a process."""
+        return _network(self.network)
+
+
+@lru_cache(2)
+def _network(name: str) -> Network:
+    network: Network = NETWORKS[name]()
+    return network
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,15 @@ def background_psnr(source: np.ndarray, output: np.ndarray, boxes_xyxy: np.ndarr
     boxes_xyxy: (N, 4) float pixels; a pixel that a box touches belongs to it. Raises ValueError as `psnr` does, which
     is what boxes that leave no background come to.
     """
+    return psnr(source, output, ~widened(boxes_xyxy, source.shape[:2], margin))
+
+
+def widened(boxes_xyxy: np.ndarray, shape: tuple[int, ...], margin: int = 0) -> np.ndarray:
+    """bool (H, W) = shape: within `margin` pixels of a box of (N, 4) float pixels, in rows and columns."""
     boxes = [outer_pixels(box) for box in np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4).tolist()]
     grown = [(x0 - margin, y0 - margin, x1 + margin, y1 + margin) for x0, y0, x1, y1 in boxes]
-    height, width = source.shape[:2]
-    return psnr(source, output, ~rectangles_mask(grown, (0, 0, width, height)))
+    height, width = shape
+    return rectangles_mask(grown, (0, 0, width, height))
 
 
 def gdiff(source: np.ndarray, output: np.ndarray, mask: np.ndarray, kernel: int = 5, where: Part = "edge") -> float:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from lib.metrics import distances
+from lib.metrics import Base, Kind, distances
 from lib.metrics.duplicates import near_features
 from lib.registry import MemberSettings
 
 
-class _OfSets:
-    VERSION: ClassVar[int] = 1
-    OF: ClassVar[Literal["sets", "pairs"]] = "sets"
+class _OfSets(Base):
+    OF: ClassVar[Kind] = "sets"
     LEAST: ClassVar[int] = 2
-
-    class Settings(MemberSettings):
-        pass
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
 
 
 class Fid(_OfSets):

@@ -1,0 +1,100 @@
+"""Layout AP as a member: what a detector finds in the pictures, beside their boxes; the formula stands in layout.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lib.detectors import detector_of
+from lib.metrics import Base, Kind, Noted, Seen
+from lib.metrics.layout import Truth, layout_ap
+from lib.registry import MemberSettings
+from lib.settings import Choice
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Detections as they come back from notes."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class Layout(Base):
+    """Average precision of a detector's boxes against the labels, by COCO's rules, per size and category."""
+
+    OF: ClassVar[Kind] = "pictures"
+    NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "boxes"
+    ABOUT: ClassVar[dict[str, str]] = {
+        "layout_ap": "Average precision of a detector on the generated pictures against their labels, 0 to 1: near "
+        "that on the real ones is good, far under it labels and pictures disagree. It cannot tell a badly painted "
+        "object from a weak detector.",
+        "layout_ap50": "The same, where boxes need to agree by half alone: far above layout_ap says that objects are "
+        "there, but not quite in their boxes. It knows nothing of looks either.",
+        "layout_ap_real": "The same detector on the real pictures: the most that it can say. Read no further where it "
+        "is low.",
+        "layout_ap50_real": "As layout_ap50, on the real pictures. It is no judgement of the generated ones.",
+    }
+
+    class Settings(MemberSettings):
+        detector: str | Choice = Field(
+            "zero-shot", description="transformers, torchvision or zero-shot, or one with its settings"
+        )
+
+    @cached_property
+    def detector(self) -> Any:
+        """Built once; its weights are read at the first picture."""
+        chosen = self.settings.detector
+        choice = Choice(name=chosen) if isinstance(chosen, str) else chosen
+        return detector_of(choice.name, choice.values)
+
+    @property
+    def identity(self) -> str:
+        made = self.detector
+        settings = made.settings.model_dump(mode="json", exclude={"model"})
+        return f"{type(made).__name__} {made.VERSION} {settings} {made.ref.id} {made.ref.revision}"
+
+    def of_picture(self, seen: Seen) -> dict[str, Any]:
+        """Detections, and the boxes that they are held against."""
+        labels = seen.labels
+        numbers = {name: i for i, name in enumerate(seen.names)}
+        known = [i for i, name in enumerate(labels.categories) if name in numbers]
+        found = self.detector.detect([seen.pixels], list(seen.names))[0]
+        return {
+            "found": [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()],
+            "truth": [
+                labels.boxes[known].tolist(),
+                [numbers[labels.categories[i]] for i in known],
+                labels.ignore[known].tolist(),
+            ],
+            "skipped": {"category_unknown": len(labels.categories) - len(known)},
+        }
+
+    def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
+        knows = [name for name, known in zip(names, self.detector.knows(names), strict=True) if known]
+        told: dict[str, Any] = {"detector": self.identity, "not_known": sorted(set(names) - set(knows))}
+        numbers: dict[str, float] = {}
+        for side, more, noted in (("generated", "", generated), ("real", "_real", real)):
+            pairs = [(_truth(note["truth"]), _found(note["found"])) for note in noted.notes]
+            truth, found = zip(*pairs, strict=True) if pairs else ((), ())
+            told[side] = layout_ap(truth, found, names, only=knows)
+            for name in ("ap", "ap50"):
+                if told[side][name] is not None:
+                    numbers[f"layout_{name}{more}"] = told[side][name]
+        return {**numbers, "layout": told}
+
+
+def _truth(told: Sequence[Any]) -> Truth:
+    boxes, labels, ignore = told
+    return Truth(np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64), np.array(ignore, bool))
+
+
+def _found(told: Sequence[Any]) -> _Found:
+    boxes, scores, labels = told
+    return _Found(np.array(boxes, np.float64).reshape(-1, 4), np.array(scores, np.float64), np.array(labels, np.int64))
