@@ -111,9 +111,13 @@ def evaluate(
 
 def built(metrics: Sequence[str | Choice]) -> Metrics:
     """Metrics with their settings checked and their checkpoints pinned. Raises AugmentError for what is unknown."""
-    found = []
+    found: list[tuple[str, Any]] = []
     for one in metrics:
         choice = Choice(name=one) if isinstance(one, str) else one
+        if choice.name in (name for name, _ in found):
+            raise AugmentError(
+                f"metric {choice.name!r} is named twice: its numbers have one name, so ask one at a time"
+            )
         settings = METRICS.settings(choice.name, choice.values)
         model = getattr(settings, "model", None)
         member = METRICS.member(choice.name, choice.values, resolve(model, {}) if model else None)

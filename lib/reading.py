@@ -223,10 +223,8 @@ class Reading:
         return key_of("feature", self.extractor.IDENTITY, sha)
 
     def _unusable(self, side: str, picture: _Picture) -> None:
-        """Tell of a picture with a fault, once, and count its boxes."""
-        if picture.fault is None or picture.told:
-            return
-        picture.told = True
+        """Tell of a picture whose fault has just been found, and count its boxes."""
+        assert picture.fault is not None
         reason, detail = picture.fault
         self._bad(side, picture.entry, reason, detail)
         if lost := int((picture.labels.painted & ~picture.labels.ignore).sum()):
@@ -249,7 +247,6 @@ class _Picture:
     sha: str = ""
     data: bytes = b""
     fault: tuple[str, str] | None = None
-    told: bool = False  # of the fault
     decoded: dict[str, Pixels] = field(default_factory=dict)  # by frame
 
     @classmethod

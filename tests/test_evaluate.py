@@ -288,3 +288,9 @@ def test_features_that_are_not_finite_are_a_reason(tmp_path: Path):
     result = evaluate(*same_names(tmp_path), Odd(), metrics=["fid"])
     assert result["unreadable"]["count"] == 1
     assert result["unreadable"]["pictures"][0]["reason"] == "features_not_finite"
+
+
+def test_a_metric_named_twice_is_refused(real: Path, generated: Path):
+    twice = [Choice(name="twins", least=0.9), "twins"]
+    with pytest.raises(AugmentError, match="'twins' is named twice"):
+        evaluate(real, generated, metrics=twice)

@@ -52,7 +52,9 @@ def test_a_report_is_whole_and_needs_nothing_from_elsewhere(result, tmp_path):
     text, tags = page(tmp_path / "report.html")
     assert tags.open == [] and all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
     assert "http" not in re.sub(r"base64,[^']+", "", text) and "<script" not in text
-    assert tags.seen.count("img") == 2 * 8 * 3 + 12  # four worst and four best, with their sources, of three numbers; the sheet
+    assert (
+        tags.seen.count("img") == 2 * 8 * 3 + 12
+    )  # four worst and four best, with their sources, of three numbers; the sheet
 
 
 def test_every_number_stands_there_with_what_it_says_and_its_floor(result, tmp_path):

@@ -104,6 +104,8 @@ class Regions(Base):
         """`measure`'s values; all of them under "regions"."""
         sides = {"real": real, "generated": generated}
         told = measure(judged(real.notes, names), judged(generated.notes, names), names, seed)
+        if len(names) < 2:
+            told["notes"].insert(0, f"{len(names)} categories: the judge has nothing to choose from")
         skipped = {name: dict(sorted(skipped_of(side).items())) for name, side in sides.items()}
         more = {"judge": self.identity, "context": self.settings.context, "min_side": self.settings.min_side}
         numbers = {"fidelity": told["fidelity"], "fidelity_interval": told["interval"]}
