@@ -1,7 +1,7 @@
-"""Layout fidelity: is in each box what its label says? As judged by a CLIP, beside what it says of real boxes.
+"""Layout fidelity: is in each box what its label says? As a judge sees it, beside what it says of real boxes.
 
-    scorer = RegionScorer(resolve("mini:clip", {}))
-    result = fidelity(Path("data/runs/mine/final"), scorer)
+    judge = make_judge(resolve("mini:clip", {}))      # of lib/regions.py: a CLIP, or a classifier trained on real boxes
+    result = fidelity(Path("data/runs/mine/final"), judge)
     print(summary(result))
     write_json(result, Path("fidelity.json"))        # of lib/evaluate.py
 
@@ -32,12 +32,11 @@ from lib.errors import AugmentError
 from lib.formats.coco import read
 from lib.geometry import area_xyxy, clip_xyxy, xywh_to_xyxy
 from lib.images import PictureError, load_rgb
-from lib.regions import Pixels, crop_region
+from lib.regions import CONTEXT, Pixels, crop_region
 from lib.schemas import OK
 from lib.settings import DatasetSettings
 
 RESAMPLES = 1000
-CONTEXT = 0.15  # of a box's longer side, around it
 MIN_SIDE = 8.0  # pixels: of a smaller box there is nothing to recognise
 SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}  # up to, pixels² of the box; COCO's limits
 
@@ -47,7 +46,7 @@ Advance = Callable[[int, int], None]  # (pictures done, of how many)
 
 
 class Judge(Protocol):
-    """What is asked of lib/regions.RegionScorer."""
+    """What is asked of a model, see lib/regions.make_judge."""
 
     @property
     def size(self) -> int:

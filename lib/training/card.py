@@ -21,7 +21,7 @@ from lib.training import FACTS, TRAINERS, read_facts
 _INK, _GRID, _PAPER, _LINE = (60, 60, 66), (226, 226, 230), (255, 255, 255), (20, 90, 200)
 
 
-def write_card(folder: Path, measured: Mapping[str, Any] | None = None) -> None:
+X
     """README.md of a finished model in Hugging Face form; what stood there is replaced.
 
     measured: figures by name, a number, a text or a list of numbers each. Raises AugmentError where the folder holds
@@ -48,7 +48,7 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -
     trained = {
         "data": facts["data"] or "not told",
         "pictures": facts["pictures"],
-        **({} if name in ("clip", "blip2") else {"windows": f"{facts['size']} × {facts['size']} pixels"}),
+        **({} if name in ("clip", "blip2", "classifier") else {"windows": f"{facts['size']} × {facts['size']} pixels"}),
         "steps": facts["steps"],
         "time": _duration(facts["seconds"]),
         "hardware": facts["hardware"],
