@@ -105,9 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--set", action="append", default=[], metavar="a.b=value", help="a metric's setting: regions.model=mini:clip"
     )
-    evaluate.add_argument(
-        "--seed", type=int, default=0, help="of halvings, subsets, bootstraps; default %(default)s"
-    )
+    evaluate.add_argument("--seed", type=int, default=0, help="of halvings, subsets, bootstraps; default %(default)s")
     evaluate.add_argument("--margin", type=int, help="pixels around each box that are no background; default 16")
     evaluate.add_argument(
         "--cache",
@@ -127,7 +125,10 @@ def _parser() -> argparse.ArgumentParser:
         "--real", type=Path, metavar="DATASET", help="real boxes to compare with; none: its originals"
     )
     fidelity.add_argument(
-        "--model", default="mini:clip", metavar="FOLDER_OR_ID", help="the CLIP that judges; default %(default)s"
+        "--model",
+        default="mini:clip",
+        metavar="FOLDER_OR_ID",
+        help="who judges: a CLIP, or a classifier that was trained on the categories; default %(default)s",
     )
     fidelity.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     measured = _command(commands, "measure", measure_models, "how good the mini models are, on scenes never seen")
@@ -462,13 +463,13 @@ def judge_boxes(options: argparse.Namespace) -> int:
     from lib.evaluate import write_json
     from lib.fidelity import fidelity, summary
     from lib.models import resolve
-    from lib.regions import RegionScorer
+    from lib.regions import make_judge
 
     try:
-        scorer = RegionScorer(resolve(options.model, {}))
+        judge = make_judge(resolve(options.model, {}))
         with _bars() as watch:
             result = fidelity(
-                options.dataset, scorer, options.real, advance=lambda done, total: watch("fidelity", done, total)
+                options.dataset, judge, options.real, advance=lambda done, total: watch("fidelity", done, total)
             )
     except ConnectionError as error:  # a download failed; the same command may work later
         raise AugmentError(f"{error}; try again, or give a local folder with --model") from None

@@ -19,7 +19,7 @@ from lib.models import resolve
 from lib.regions import RegionScorer
 from lib.scenes import write_dataset
 from lib.settings import DatasetSettings
-from lib.training import TRAINERS, read_facts
+from lib.training import MINI, read_facts
 from lib.training.card import write_card
 from lib.training.data import training_pictures
 from lib.training.measure import captions, reconstruction
@@ -35,7 +35,7 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
 
     Returns {model: {figure: value}}. Raises AugmentError where a model is missing or a run failed.
     """
-    missing = [name for name in TRAINERS if "trainer" not in read_facts(models / name)]
+    missing = [name for name in MINI if "trainer" not in read_facts(models / name)]
     if missing:
         raise AugmentError(f"{models} lacks {', '.join(missing)} as `augment train` leaves them: name another folder")
     scenes = workspace / "scenes"

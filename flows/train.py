@@ -32,6 +32,7 @@ def train(
     dataset: DatasetSettings,
     models: list[str] | None = None,
     size: int = 128,
+    detail: float = 2,
     split: str = "train",
     settings: dict[str, dict[str, Any]] | None = None,
     start: Path | None = None,
@@ -43,8 +44,9 @@ def train(
 
     Args:
         dataset: where pictures and annotations lie, and their format.
-        models: trainers in their order; none: all of them.
+        models: trainers in their order; none: those of `models: mini`.
         size: side of the square windows that models see, pixels: a multiple of 32, at least 64.
+        detail: shorter side to which pictures are shrunk, in multiples of size; 0: they keep all pixels.
         split: the split that is learned from.
         settings: of each trainer, such as {"vae": {"steps": 8000}}; docs/training.md lists them.
         start: folder of earlier models to begin from.

@@ -1,7 +1,7 @@
-"""Layout fidelity: is in each box what its label says? As judged by a CLIP, beside what it says of real boxes.
+"""Layout fidelity: is in each box what its label says? As a judge sees it, beside what it says of real boxes.
 
-    scorer = RegionScorer(resolve("mini:clip", {}))
-    result = fidelity(Path("data/runs/mine/final"), scorer)
+    judge = make_judge(resolve("mini:clip", {}))      # of lib/regions.py: a CLIP, or a classifier trained on real boxes
+    result = fidelity(Path("data/runs/mine/final"), judge)
     print(summary(result))
     write_json(result, Path("fidelity.json"))        # of lib/evaluate.py
 

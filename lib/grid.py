@@ -33,6 +33,7 @@ from lib.generate import Load, generate_pictures, source_loader
 from lib.geometry import IntBox, outer_pixels, window_around, xywh_to_xyxy
 from lib.images import load_rgb
 from lib.ingest import check_pictures, settle_objects
+from lib.layouts import Mix, mixes_of, read_mixes
 from lib.manifest import former_manifest, to_table
 from lib.models import out_of_memory
 from lib.painters import PAINTERS
@@ -271,11 +272,13 @@ class _Bench:
     ) -> tuple[pd.DataFrame, Load]:
         """The PlanRow of variant 0, and what loads its pictures."""
         split, prompts, objects = settings.select.split, {source.row.key: prompt}, source.usable
-        places = self._places(split, settings.select.categories) if EDITS[recipe.edit.name].NEEDS_PLACES else None
+        needs = EDITS.settings(recipe.edit.name, recipe.edit.settings)
+        places = self._places(split, settings.select.categories) if needs.needs_places else None
+        mixes = self._mixes(split) if needs.needs_mixes else []
         donors = DonorPool()
         load: Load = source.load
         if PAINTERS[recipe.painter.name].NEEDS_DONOR:
-            ((_, scene),) = scenes(selected, objects, prompts, settings.seed, places)
+            ((_, scene),) = scenes(selected, objects, prompts, settings.seed, places, mixes)
             targets = EDITS.build(recipe.edit).draft(scene).targets
             own = {box.key: box.category for box in scene.boxes}
             categories = {t.category or own[t.about[0]] for t in targets}
@@ -283,7 +286,7 @@ class _Bench:
             donors = DonorPool.of(others, images, split)
             paths = dict(zip(images.digest, images.path, strict=True)) | {source.row.digest: source.row.path}
             load = source_loader({digest: str(self.dataset.images / path) for digest, path in paths.items()})
-        rows = plan_requests(selected, objects, prompts, recipe, donors, settings.seed, 1, places)
+        rows = plan_requests(selected, objects, prompts, recipe, donors, settings.seed, 1, places, mixes)
         _demand("plan", rows[0], counted=": " in rows[0].detail)
         return to_table(rows, PlanRow).to_pandas(), load
 
@@ -294,6 +297,14 @@ class _Bench:
             images, objects = self._digested(split, self.categories)
             known = places_of(objects, images, split) | known
         return {name: known[name] for name in usable_categories(known, self.categories, wanted)}
+
+    def _mixes(self, split: str) -> list[Mix]:
+        """In the same way."""
+        known = read_mixes(self.root / "mixes.json", split)
+        if known:
+            return known
+        images, objects = self._digested(split, self.categories)
+        return mixes_of(objects, images, split)
 
     def _digested(self, split: str, categories: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All ImageRows, and the ObjectRows that are ok, once the pictures of a split that hold some categories are
@@ -317,7 +328,7 @@ class _Bench:
 
 def _editable(source: _Source, settings: Resolved, edit: Member) -> bool:
     """Does the edit find something to do in the picture? One that draws from the set's places is believed to."""
-    if EDITS[edit.name].NEEDS_PLACES:
+    if EDITS.settings(edit.name, edit.settings).needs_places:
         return True
     ((_, scene),) = scenes(source.selected(settings), source.usable, {}, settings.seed)
     return bool(EDITS.build(edit).draft(scene).targets)

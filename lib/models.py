@@ -38,6 +38,8 @@ MINI = Path(__file__).resolve().parent.parent / "data" / "models" / "mini"
 OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
 model (`painter: copy-paste`)"
 
+OWN = "trained on your own data"  # in a published checkpoint's place where there is none: the setting `model` is needed
+
 FACTS = ".training.json"  # what training noted of a model; hidden, as it is no part of the revision
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
@@ -60,12 +62,17 @@ def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     """What family member `name` loads: its setting `model`, else what the dial `models` (full, mini) says.
 
     None where the member needs no model. A member's mini model is the one of its own name, or its MINI_MODEL. The text
-    is for `resolve`.
+    is for `resolve`. Raises AugmentError where no model is given and none is published.
     """
     if member.MODEL is None:
         return None
     mini = getattr(member, "MINI_MODEL", name)
-    return getattr(settings, "model", None) or (member.MODEL if models == "full" else f"mini:{mini}")
+    model = getattr(settings, "model", None) or (member.MODEL if models == "full" else f"mini:{mini}")
+    if model == OWN:
+        raise AugmentError(
+            f"{name} is {OWN}: give painter: {{name: {name}, model: FOLDER}}, or train one: augment train {name}"
+        )
+    return model
 
 
 def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:

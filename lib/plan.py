@@ -7,7 +7,7 @@ picture added to the data set leaves the other plans alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from lib.geometry import (
     xyxy_to_xywh,
 )
 from lib.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
+from lib.layouts import Mix
 from lib.painters import PAINTERS
 from lib.places import Places
 from lib.recipe import Recipe
@@ -125,6 +126,7 @@ def scenes(
     prompts: Mapping[str, str],
     seed: int,
     places: Places | None = None,
+    mixes: Sequence[Mix] = (),
 ) -> Iterator[tuple[Any, Scene]]:
     """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
     by_image = objects.groupby("image_key", sort=False).indices
@@ -151,7 +153,8 @@ def scenes(
             for i, xyxy, xywh in zip(own, clipped.tolist(), told, strict=True)
         ]
         prompt = prompts.get(row.key, "")
-        yield row, Scene(row.key, row.digest, row.width, row.height, prompt, (seed, 0), boxes, places or {})
+        frame = row.width, row.height
+        yield row, Scene(row.key, row.digest, *frame, prompt, (seed, 0), boxes, places or {}, mixes)
 
 
 def plan_requests(
@@ -163,16 +166,17 @@ def plan_requests(
     seed: int,
     variants: int,
     places: Places | None = None,
+    mixes: Sequence[Mix] = (),
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why there is none.
 
-    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; donors, places: empty where
-    painter and edit need none.
+    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; donors, places, mixes: empty
+    where painter and edit need none.
     """
     planner = _Planner(recipe, donors, seed)
     return [
         planner.row(row, replace(scene, draws=(seed, variant)), variant)
-        for row, scene in scenes(selected, objects, prompts, seed, places)
+        for row, scene in scenes(selected, objects, prompts, seed, places, mixes)
         for variant in range(variants)
     ]
 
@@ -325,12 +329,11 @@ class _Planner:
             else:
                 labels.append(seen)
         for number, (target, step) in enumerate(painted):
-            if target.category is None or fronts is None:
-                continue
-            for x0, y0, x1, y1 in target.adds:
-                new = Box("", target.category, (x0, y0, x1, y1), (x0, y0, x1 - x0, y1 - y0), editable=False)
-                own = added((x0, y0, x1, y1), target.category, step)
-                told = fronts.seen(own, new, scene, self.edit.settings, after=number)
+            for (x0, y0, x1, y1), category in target.added:
+                new = Box("", category, (x0, y0, x1, y1), (x0, y0, x1 - x0, y1 - y0), editable=False)
+                told: Label | None = added((x0, y0, x1, y1), category, step)
+                if told is not None and fronts is not None:
+                    told = fronts.seen(told, new, scene, self.edit.settings, after=number)
                 labels += [] if told is None else [told]
         return tuple(labels), gone
 
@@ -385,7 +388,11 @@ def _whole(xyxy: list[float]) -> IntBox:
 def _redrawn(box: Box, target: Target, step: Pass) -> Label:
     if target.mask is not None:  # the object fills the mask that its annotation has
         return Label(source=box.key, painted=True, category=target.category)
-    return redrawn(box.key, box.xywh, step, target.category)
+    xywh = box.xywh
+    if target.moves:
+        x0, y0, x1, y1 = target.boxes[target.redraws.index(box.key)]
+        xywh = x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)
+    return redrawn(box.key, xywh, step, target.category)
 
 
 def _scale(request: Request) -> float:

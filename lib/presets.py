@@ -182,6 +182,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "painter": {"name": "sd-inpaint", "steps": 50, "guidance": 8},
         "composite": {"name": "feather"},
     },
+    "stay-defects": {
+        "about": "defects painted into clean pictures at places that other pictures' defects have, by your own model",
+        "seed": "STAY diffusion, layout-to-image on industrial defects",
+        "select": {"max_objects": 0},
+        "edit": {"name": "insert", "count": 3, "context": 1, "min_window": 64},
+        "painter": {"name": "stay"},
+        "composite": {"name": "paste"},
+    },
 }
 
 M = TypeVar("M", bound=BaseModel)

@@ -1,5 +1,6 @@
 """What is in a box? Crops with context, scored against names by a CLIP (Zhong et al. 2022, arXiv 2112.09106, its idea).
 
+judge = make_judge(resolve("data/models/pcb/classifier", {}))     # a classifier (lib/classifier.py) or a CLIP, as it is
 scorer = RegionScorer(resolve("mini:clip", {}))                   # or any CLIP in Hugging Face form
 crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
 shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
@@ -10,7 +11,7 @@ scorer.similarity([picture], ["a forklift and a pallet"]).score   # (1,) CLIP sc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +31,38 @@ from lib.registry import MemberSettings
 if TYPE_CHECKING:
     import torch
 
+    from lib.metrics.regions import Judge
+
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Embeddings = NDArray[np.float32]  # (N, D)
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json", "*processor_config.json")
 ALSO = ("*.json", "*.txt")
+CONTEXT = 0.15  # of a box's longer side, around it
 
 
-def crop_region(picture: Pixels, box: Sequence[float], size: int, context: float = 0.15) -> Pixels:
+def make_judge(ref: ModelRef) -> Judge:
+    """Who judges boxes with this checkpoint: a classifier that was trained on names, or a CLIP that is told them.
+
+    Its config.json decides; weights are read at the first use. Raises AugmentError where there is none or it is of
+    another kind, and ConnectionError where a download failed in a way that may pass.
+    """
+    from lib.classifier import KIND, CropClassifier, is_classifier
+
+    with reading(ref):
+        config = dict(json.loads((local_path(ref, ("config.json",)) / "config.json").read_bytes()))
+    if is_classifier(config):
+        return CropClassifier(ref)
+    if config.get("model_type") == "clip":
+        return RegionScorer(ref)
+    raise AugmentError(
+        f"model {ref} is no judge of boxes: its config.json says model_type {config.get('model_type')!r}, "
+        f"architectures {config.get('architectures')}; a CLIP was expected, or an image classifier of transformers "
+        f"(…{KIND})"
+    )
+
+
+def crop_region(picture: Pixels, box: Sequence[float], size: int, context: float = CONTEXT) -> Pixels:
     """A box (xyxy pixels) with `context` of its longer side around it, as a square of size × size pixels.
 
     The aspect is kept; what lies outside of the picture repeats its border.
@@ -168,12 +193,10 @@ class RegionScorer:
         # The factor is learned; OpenAI's training kept it under 100, and so does this project's.
         scale = min(float(self.load().model.logit_scale.exp()), 100.0)
         logits = scale * self.embed_pictures(crops).astype(np.float64) @ self._named[1].astype(np.float64).T
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        told: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
-        return told
+        return softmax(logits)
 
     def score_boxes(
-        self, picture: Pixels, boxes: Any, names: Sequence[str], context: float = 0.15
+        self, picture: Pixels, boxes: Any, names: Sequence[str], context: float = CONTEXT
     ) -> NDArray[np.float64]:
         """(N, len(names)) shares of the names for each of (N, 4) boxes of a picture; boxes: xyxy pixels.
 
@@ -206,22 +229,11 @@ class RegionScorer:
         return np.array([len(one) > clip.model.config.text_config.max_position_embeddings for one in told], bool)
 
     def _batched(self, items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor]) -> Embeddings:
-        import torch
-
-        clip, size = self.load(), self.settings.batch_size
-        with torch.inference_mode():
-            parts = [run(items[i : i + size]).float().cpu().numpy() for i in range(0, len(items), size)]
-        embedded: Embeddings = np.concatenate([np.empty((0, clip.dimensions), np.float32), *parts])
-        if not np.isfinite(embedded).all():
-            raise AugmentError(f"model {self.ref} gives numbers that are not finite: its weights are damaged; {_AGAIN}")
-        return embedded
+        return batched(self.ref, items, self.settings.batch_size, run, self.load().dimensions)
 
     def _see(self, pictures: Sequence[Pixels]) -> torch.Tensor:
-        import torch
-
         clip = self.load()
-        squares = np.stack([to_square(picture, clip.size) for picture in pictures]).astype(np.float32)
-        pixels = torch.from_numpy((squares / 255 - clip.mean) / clip.std).permute(0, 3, 1, 2).contiguous()
+        pixels = prepared(pictures, clip.size, clip.mean, clip.std)
         return pooled(clip.model.get_image_features(pixel_values=pixels.to(clip.model.device)))
 
     def _read(self, texts: Sequence[str]) -> torch.Tensor:
@@ -246,32 +258,73 @@ def _load(ref: ModelRef) -> _Loaded:
         kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
         if kind != "clip":
             raise ValueError(f"its config.json says model_type {kind!r}; 'clip' was expected: CLIPModel's own form")
-        mean, std = _normalisation(folder)
+        mean, std = normalisation(processor_of(folder))
         model, report = transformers.CLIPModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-        if report["missing_keys"]:  # transformers would fill them with random numbers
-            some = ", ".join(sorted(report["missing_keys"])[:3])
-            raise ValueError(f"its weights lack {len(report['missing_keys'])} tensors ({some}, …); {_AGAIN}")
+        check_whole(report)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
     config = model.config
     model = model.eval().requires_grad_(False).to(where)
     return _Loaded(model, tokenizer, mean, std, config.vision_config.image_size, config.projection_dim)
 
 
-def _normalisation(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(mean, std) of the model's processor: processor_config.json holds it under "image_processor" since transformers
-    5, before that it was a file of its own. Raises ValueError where neither gives three numbers each."""
+def check_whole(report: Mapping[str, Any]) -> None:
+    """Raise ValueError where from_pretrained found tensors missing: it fills them with random numbers."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} tensors ({', '.join(missing[:3])}, …); {_AGAIN}")
+
+
+def processor_of(folder: Path) -> dict[str, Any]:
+    """What a model's image processor says: processor_config.json holds it under "image_processor" since transformers 5,
+    before that it was a file of its own. Empty where neither is there."""
     whole = folder / "processor_config.json"
     told = json.loads(whole.read_bytes()).get("image_processor") if whole.is_file() else None
     if told is None and (folder / "preprocessor_config.json").is_file():
         told = json.loads((folder / "preprocessor_config.json").read_bytes())
-    values = [np.array((told or {}).get(name), np.float32) for name in ("image_mean", "image_std")]
+    return dict(told or {})
+
+
+def normalisation(processor: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(mean, std) of a model's processor. Raises ValueError where it does not give three numbers each."""
+    values = [np.array(processor.get(name), np.float32) for name in ("image_mean", "image_std")]
     if any(value.shape != (3,) for value in values) or not (values[1] > 0).all():
         raise ValueError(
             "no image_mean and image_std of three numbers in its processor_config.json or preprocessor_config.json"
         )
     return values[0], values[1]
+
+
+def prepared(
+    pictures: Sequence[Pixels], size: int, mean: NDArray[np.float32], std: NDArray[np.float32]
+) -> torch.Tensor:
+    """(N, 3, size, size) float32 as a model takes them; uint8 HWC RGB of any sizes, each squeezed to its square."""
+    import torch
+
+    squares = np.stack([to_square(picture, size) for picture in pictures]).astype(np.float32)
+    return torch.from_numpy((squares / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def batched(
+    ref: ModelRef, items: Sequence[Any], size: int, run: Callable[[Sequence[Any]], torch.Tensor], width: int
+) -> NDArray[np.float32]:
+    """(N, width) of what `run` gives for items, `size` at once. Raises AugmentError for numbers that are not finite."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [run(items[i : i + size]).float().cpu().numpy() for i in range(0, len(items), size)]
+    told: NDArray[np.float32] = np.concatenate([np.empty((0, width), np.float32), *parts])
+    if not np.isfinite(told).all():
+        raise AugmentError(f"model {ref} gives numbers that are not finite: its weights are damaged; {_AGAIN}")
+    return told
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    told: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+    return told
 
 
 def pooled(out: Any) -> torch.Tensor:

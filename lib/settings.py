@@ -41,10 +41,12 @@ class DatasetSettings(Settings):
     images: Path = Field(description="folder with the pictures")
     annotations: Path | None = Field(
         None,
-        description="annotation file, or folder of files (voc, yolo, triples); none: beside the pictures, as the "
-        "format has it",
+        description="annotation file, or folder of files (voc, yolo, triples, vott, coco-stuff, deep-pcb); none: "
+        "beside the pictures, as the format has it",
     )
-    format: str = Field("coco", description="coco, loco, yolo, voc or triples")
+    format: str = Field(
+        "coco", description="coco, coco-stuff, deep-pcb, deep-pcb-layout, loco, triples, voc, vott or yolo"
+    )
     split: str | None = Field(
         None,
         description="name of the split that all pictures are in ('train', 'val'); 'official': as the data set itself "
@@ -94,8 +96,8 @@ class BoxScreenSettings(Settings):
 
     judge: str | None = Field(
         None,
-        description="a CLIP that is asked of every painted box which category it shows: mini:clip, a folder or a hub "
-        "id; none: off",
+        description="a CLIP or a trained classifier that is asked of every painted box which category it shows: "
+        "mini:clip, a folder or a hub id; none: off",
     )
     others: list[str] = Field(
         ["background"],
@@ -193,8 +195,11 @@ class TrainSettings(Settings):
     """Every parameter of the flow `train`."""
 
     dataset: DatasetSettings
-    models: list[str] | None = Field(None, description="trainers in their order; none: all of them")
+    models: list[str] | None = Field(None, description="trainers in their order; none: those of `models: mini`")
     size: int = Field(128, ge=64, multiple_of=32, description="side of the square windows that models see, pixels")
+    detail: float = Field(
+        2, ge=0, description="shorter side to which pictures are shrunk, in multiples of size; 0: they keep all pixels"
+    )
     split: str = Field("train", description="the training split: its pictures alone are used")
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="of each trainer: {vae: {steps: 8000, batch: 32}}"

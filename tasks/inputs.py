@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from lib.captioners import CAPTIONERS
 from lib.generate import Load, source_loader
 from lib.judging import judged_labels
+from lib.layouts import Mix, mixes_of
 from lib.manifest import Ref, digest, read_manifest, read_table
 from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.places import Places, places_of
 from lib.plan import DonorPool
-from lib.regions import Pixels, RegionScorer
+from lib.regions import Pixels, make_judge
 from lib.registry import Member
 from lib.requests import Outcome
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow
@@ -96,6 +97,12 @@ def places_of_split(objects: Ref, images: Ref, split: str, known: Collection[str
     return places_of(rows, read_manifest(images.file, ImageRow), split, known)
 
 
+def mixes_of_split(objects: Ref, images: Ref, split: str) -> list[Mix]:
+    """What pictures of a split hold."""
+    rows, _ = _usable_objects(objects.path, objects.sha256)
+    return mixes_of(rows, read_manifest(images.file, ImageRow), split)
+
+
 def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:
     """Annotation key → (category, xywh pixels), of those that are ok."""
     return _boxes(objects.path, objects.sha256)
@@ -131,23 +138,23 @@ def judged_outcomes(plan: Ref, rows: pd.DataFrame, objects: Ref) -> dict[str, Ou
 
 
 class SharedJudge:
-    """A RegionScorer that many threads ask: each crops alone, and one at a time has the model."""
+    """A judge that many threads ask: each crops alone, and one at a time has the model."""
 
     def __init__(self, ref: ModelRef) -> None:
-        self._scorer, self._lock = RegionScorer(ref), threading.Lock()
+        self._judge, self._lock = make_judge(ref), threading.Lock()
 
     @property
     def size(self) -> int:
         with self._lock:
-            return self._scorer.size
+            return self._judge.size
 
     @property
     def identity(self) -> str:
-        return self._scorer.identity
+        return self._judge.identity
 
     def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
         with self._lock:
-            return self._scorer.score(crops, names)
+            return self._judge.score(crops, names)
 
 
 @kept(2)

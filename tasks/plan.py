@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lib.edits import EDITS
+from lib.layouts import pinned_mixes, read_mixes
 from lib.manifest import Ref, digest, former_manifest
 from lib.painters import PAINTERS
 from lib.places import pinned_places, read_places, usable_categories
@@ -16,7 +17,7 @@ from lib.plan import DonorPool, plan_requests
 from lib.recipe import Recipe
 from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, places_of_split, usable_objects
+from tasks.inputs import donors_of, mixes_of_split, places_of_split, usable_objects
 from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -29,13 +30,18 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     chosen = {name: getattr(recipe, name).identity() for name in ("edit", "painter", "composite")}
     chosen |= {"seed": settings.seed, "variants": settings.variants, "split": settings.select.split}
     where: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
-    if EDITS[recipe.edit.name].NEEDS_PLACES:
-        pinned, split = run.root / "places.json", settings.select.split
+    needs, split = EDITS.settings(recipe.edit.name, recipe.edit.settings), settings.select.split
+    if needs.needs_places:
+        pinned = run.root / "places.json"
         of_others = partial(places_of_split, ingested.objects, ingested.images, split)
         places = pinned_places(pinned, split, of_others)
         names = usable_categories(places, ingested.categories, settings.select.categories)
         chosen |= {"categories": names, "places": digest(pinned.read_bytes()) if pinned.is_file() else ""}
         where["places"] = str(pinned)
+    if needs.needs_mixes:
+        pinned = run.root / "mixes.json"
+        pinned_mixes(pinned, split, partial(mixes_of_split, ingested.objects, ingested.images, split))
+        chosen["mixes"], where["mixes"] = digest(pinned.read_bytes()) if pinned.is_file() else "", str(pinned)
     common = {"images": ingested.images, "objects": ingested.objects}
     jobs = [
         make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen, where)
@@ -78,7 +84,8 @@ def plan_part(job: Job) -> Ref:
     if "places" in job.where:
         pinned = read_places(Path(job.where["places"]), job.settings["split"])
         places = {name: pinned[name] for name in job.settings["categories"]}
+    mixes = read_mixes(Path(job.where["mixes"]), job.settings["split"]) if "mixes" in job.where else []
     seed, variants = job.settings["seed"], job.settings["variants"]
-    rows = plan_requests(selected, objects, prompts, recipe, donors, seed, variants, places)
+    rows = plan_requests(selected, objects, prompts, recipe, donors, seed, variants, places, mixes)
     job.advance(len(captions))
     return job.write(rows, PlanRow)

@@ -32,6 +32,7 @@ from lib.manifest import Ref, atomic_write, read_manifest
 from lib.schemas import OK, REJECTED, ImageRow, ObjectRow
 from lib.settings import TrainSettings
 from lib.training import (
+    MINI,
     TRAINERS,
     check_order,
     check_pictures,
@@ -71,6 +72,7 @@ class Learned(BaseModel):
     sources: str  # folder
     workspace: str
     size: int
+    detail: float
     split: str
     digest: str = ""  # of what is learned; "" before it is known
 
@@ -94,7 +96,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
     """
     root = (settings.workspace or Path("data/runs") / name).absolute()
     output = (settings.output or root / "models").absolute()
-    names = list(TRAINERS) if settings.models is None else settings.models
+    names = list(MINI) if settings.models is None else settings.models
     if not names:
         raise AugmentError(f"models: [] names nothing to train: known are {', '.join(TRAINERS)}")
     check_order(names, output)
@@ -149,6 +151,7 @@ def load_pictures(run: Training, ingested: Ingested) -> Learned:
         sources=str(run.sources.absolute()),
         workspace=str(run.root),
         size=run.settings.size,
+        detail=run.settings.detail,
         split=run.settings.split,
     )
     usable = read_manifest(ingested.images.file, ImageRow, ("status",))
@@ -236,6 +239,7 @@ def _pictures(told: str) -> tuple[list[TrainingPicture], dict[str, int]]:
         Path(learned.sources),
         learned.size,
         learned.split,
+        learned.detail,
         lambda count: advance(learned.workspace, "pictures", count),
     )
 

@@ -16,9 +16,10 @@ from flows.cli import load_parameters
 from lib.fidelity import fidelity
 from lib.models import MINI, folder_revision, resolve
 from lib.regions import RegionScorer
-from lib.training import TRAINERS, read_facts
+from lib.training import MINI as TRAINED
+from lib.training import read_facts
 
-every_model = pytest.mark.parametrize("name", sorted(TRAINERS))
+every_model = pytest.mark.parametrize("name", sorted(TRAINED))
 
 
 @pytest.fixture(scope="module", params=["demo", "demo-generation"])

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from tiny import LABELS, tiny_clip, tiny_detector, tiny_owl, tiny_torchvision
 
 from lib.detectors import DETECTORS, Detections, detector_of
-from lib.detectors.shared import match_names, numbered, tidy
+from lib.detectors.shared import numbered, tidy
 from lib.errors import AugmentError
 from lib.models import resolve
+from lib.names import match_names
 
 NAMES = ["small_load_carrier", "forklift", "pallet", "air duct"]  # all but pallet are among LABELS, spelled otherwise
 SMALL = {"min_size": 64, "max_size": 64}

@@ -56,8 +56,8 @@ APART = [make_box(i, 2 + 40 * (i % 5), 2 + 50 * (i // 5), 30, 40) for i in range
 def test_a_member_declares_what_plan_needs(name):
     member = EDITS[name]
     assert isinstance(member.VERSION, int) and member.VERSION >= 1 and isinstance(member.WHOLE, bool)
-    assert isinstance(member.NEEDS_PLACES, bool)
     settings = edit(name).settings
+    assert settings.needs_places == (name == "insert") and not settings.needs_mixes
     assert settings.negative_prompt == "" and settings.prompt is None
     if not member.WHOLE:  # plan cuts a window around each target
         assert settings.context >= 1 and settings.min_window >= 1

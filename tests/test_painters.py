@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_gligen, tiny_sd, tiny_sdxl
+from tiny import tiny_gligen, tiny_sd, tiny_sdxl, tiny_stay
 
 from lib.edits import EDITS
 from lib.errors import AugmentError
@@ -33,6 +33,7 @@ def checkpoints(tmp_path_factory):
         "gligen-inpaint": tiny_gligen(root / "inpaint", inpaint=True),
         "sd-inpaint": tiny_sd(root / "sd-inpaint", channels=9),
         "sdxl-inpaint": tiny_sdxl(root / "sdxl-inpaint"),
+        "stay": tiny_stay(root / "stay"),
         **dict.fromkeys(("vanilla", "blended-latent", "td-paint", "latentpaint"), plain),
     }
 

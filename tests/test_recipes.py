@@ -155,7 +155,7 @@ def test_any_number_of_boxes_is_painted_or_has_a_reason(bench, edit, name, count
     _, after, _, reason = bench.run(recipe, (320, 170), boxes, donors=[(0, 0, 30, 30)])
     if count == 0 and edit != "insert":
         assert reason == "no_boxes_to_edit"
-    elif edit == "layout" and count > 30:
+    elif count > (PAINTERS[name].MAX_BOXES or count) and edit == "layout":
         assert reason == "too_many_boxes"
     elif edit == "insert":
         assert (after is not None) == (reason == "")

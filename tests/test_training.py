@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from tiny import WORDS  # noqa: F401  (one thread for torch)
 from torch import nn
 
+from lib.classifier import read_classifier
 from lib.errors import AugmentError
+from lib.layout_unet import load_layout_unet
 from lib.models import folder_revision, resolve
 from lib.painters.denoise import load_latent_diffusion
 from lib.scenes import render
@@ -300,8 +302,11 @@ def scenes(count: int = 4) -> list[TrainingPicture]:
     return made
 
 
+SMALLER: dict[str, dict[str, Any]] = {"stay": {"widths": [16, 32]}}
+
+
 def few(name: str, **given: Any) -> Any:
-    return TRAINERS.settings(name, {"steps": 2, "batch": 2, "precision": "no", **given})
+    return TRAINERS.settings(name, {"steps": 2, "batch": 2, "precision": "no", **SMALLER.get(name, {}), **given})
 
 
 def train_all(folder: Path) -> Path:
@@ -356,6 +361,14 @@ def load(name: str, folder: Path) -> Any:
 
         captioner = CAPTIONERS["blip2"]
         return captioner(captioner.Settings(max_new_tokens=4), ref).caption([scenes(1)[0].pixels], [()])
+    if name == "classifier":
+        from lib.regions import make_judge
+
+        shares = make_judge(ref).score([scenes(1)[0].pixels], ["forklift", "background"])
+        assert shares.shape == (1, 2) and np.allclose(shares.sum(1), 1)
+        return read_classifier(folder)
+    if name == "stay":
+        return load_layout_unet(ref, SIZE)
     has = {"in_channels": 9 if name == "gligen-inpaint" else 4, "attention_type": "gated"}
     return load_latent_diffusion(ref, has, torch.float32)
 
@@ -371,8 +384,9 @@ def test_its_facts_and_its_card_say_how_it_was_made(name, models):
     assert (facts["trainer"], facts["steps"], facts["pictures"], facts["size"]) == (name, 2, 4, SIZE)
     assert set(facts["needs"]) == set(TRAINERS[name].NEEDS)
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in (models / name).rglob("*") if path.is_file())
-    assert ("| windows |" in card) == (name not in ("clip", "blip2"))
-    library = "transformers" if name in ("clip", "blip2") else "diffusers"
+    whole = ("clip", "blip2", "classifier")  # transformers' own, which see no windows
+    assert ("| windows |" in card) == (name not in whole)
+    library = "transformers" if name in whole else "diffusers"
     assert card.startswith(f"---\nlicense: apache-2.0\nlibrary_name: {library}\ntags:\n")
     for told in ("scenes", "Apache-2.0", "CPU cores", "| steps | 2 |", "| batch | 2 |", "Not yet."):
         assert told in card
@@ -433,7 +447,15 @@ def test_one_picture_or_none_with_boxes_is_too_little(name, models, tmp_path):
             train_model(name, few(name), pictures, SIZE, models, tmp_path / "work")
 
 
-OTHER = {"clip": "vae", "vae": "clip", "blip2": "clip", "gligen-inpaint": "gligen", "gligen": "gligen-inpaint"}
+OTHER = {
+    "clip": "vae",
+    "vae": "clip",
+    "blip2": "clip",
+    "gligen-inpaint": "gligen",
+    "gligen": "gligen-inpaint",
+    "stay": "gligen",
+    "classifier": "clip",
+}
 
 
 def begin_from(name: str, models: Path, source: Path, tmp_path: Path) -> None:
@@ -475,17 +497,18 @@ def test_a_start_with_truncated_weights_is_refused(name, models, tmp_path):
         begin_from(name, models, tmp_path / "start" / name, tmp_path)
 
 
-def test_the_real_autoencoder_killed_and_resumed_is_bit_equal(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["vae", "stay"])
+def test_a_real_model_killed_and_resumed_is_bit_equal(name, tmp_path, monkeypatch):
     def made(folder: Path) -> None:
-        given = few("vae", steps=3, checkpoint_minutes=0)
-        train_model("vae", given, scenes(), SIZE, tmp_path / folder / "models", tmp_path / folder / "work")
+        given = few(name, steps=3, checkpoint_minutes=0)
+        train_model(name, given, scenes(), SIZE, tmp_path / folder / "models", tmp_path / folder / "work")
 
     made(Path("whole"))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(loop._State, "save", killed_at(1))
         made(Path("killed"))
     made(Path("killed"))
-    assert_equal(*(weights_of(tmp_path / folder / "models" / "vae") for folder in ("whole", "killed")))
+    assert_equal(*(weights_of(tmp_path / folder / "models" / name) for folder in ("whole", "killed")))
 
 
 FULL = [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")]  # tokenizers' own
@@ -545,7 +568,7 @@ def test_an_order_in_which_each_finds_what_it_needs_is_taken(tmp_path):
         (["gligen-inpaint"], "needs vae, clip, neither named before it nor in"),
         (["clip", "gligen-inpaint", "vae"], "needs vae, neither"),
         (["vae", "vae"], "'vae' stands there twice"),
-        (["nonesuch"], "unknown trainer 'nonesuch': known are blip2, clip"),
+        (["nonesuch"], "unknown trainer 'nonesuch': known are blip2, classifier, clip"),
     ],
 )
 def test_another_order_is_refused(tmp_path, names, reason):

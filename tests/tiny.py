@@ -4,6 +4,7 @@
     folder = tiny_gligen(tmp_path / "inpaint", inpaint=True)
     folder = tiny_sd(tmp_path / "sd")                        # channels=9 for one that inpaints
     folder = tiny_sdxl(tmp_path / "sdxl")
+    folder = tiny_stay(tmp_path / "stay")                    # 64 × 64 grey pixels; knows THINGS
     folder = tiny_blip2(tmp_path / "blip2")                  # language="t5" for an encoder-decoder
     folder = tiny_clip(tmp_path / "clip")                    # 64 × 64 pixels, 128 dimensions
     folder = tiny_detector(tmp_path / "yolos", "yolos")      # or rt_detr, detr: finds LABELS
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and test workers
 WORDS = """a the of on in and two three person fish boat box pallet forklift stack
 red blue grey small large dark""".split()  # noqa: SIM905
 
+THINGS = ("a fish", "cat", "dog", "forklift", "pallet", "a stack of boxes")  # of tiny_stay
 LABELS = ("Forklift", "air-duct", "N/A", "Small Load Carrier")  # of the detectors, as foreign models spell them
 
 
@@ -62,11 +64,68 @@ def tiny_sdxl(folder: Path, channels: int = 9) -> Path:
     )
 
 
+def tiny_stay(
+    folder: Path,
+    channels: int = 1,
+    size: int = 64,
+    max_objects: int = 31,
+    vae: bool = False,
+    keeps: bool = True,
+    categories: Sequence[str] = THINGS,
+) -> Path:
+    """A LayoutUNet 16 wide, of size × size pixels; vae: in the latents of an autoencoder with 8 pixels a cell."""
+    from diffusers import DDIMScheduler
+
+    from lib.layout_unet import LayoutUNet
+
+    if (folder / "unet").exists():
+        return folder
+    with _seeded(9):
+        unet = LayoutUNet(
+            categories=list(categories),
+            sample_size=size // 8 if vae else size,
+            channels=4 if vae else channels,
+            patch=1 if vae else 4,
+            block_out_channels=[16, 16],
+            norm_num_groups=4,
+            max_objects=max_objects,
+            style_dim=8,
+            label_dim=8,
+            mask_size=4,
+            keeps=keeps,
+        )
+        with torch.no_grad():
+            for weight in unet.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.15)  # the usual zeros at its end say the same of everything
+        if vae:
+            _vae().save_pretrained(folder / "vae")
+    DDIMScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2").save_pretrained(
+        folder / "scheduler"
+    )
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=64,
+    )
+
+
 def _tiny_diffusion(
     folder: Path, seed: int, pipeline: str, channels: int, second_text: int | None = None, **unet_config: Any
 ) -> Path:
     """A checkpoint in diffusers' form; second_text: width of a second text encoder."""
-    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from diffusers import PNDMScheduler, UNet2DConditionModel
 
     if (folder / "model_index.json").exists():
         return folder
@@ -84,15 +143,7 @@ def _tiny_diffusion(
             "norm_num_groups": 8,
         }
         unet = UNet2DConditionModel(**{**config, **unet_config})
-        vae = AutoencoderKL(
-            block_out_channels=(8, 16, 16, 16),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=64,
-        )
+        vae = _vae()
         blocks = {"text_encoder": _clip_text(), "tokenizer": _clip_tokenizer(), "unet": unet, "vae": vae}
         if second_text is not None:
             blocks |= {"text_encoder_2": _clip_text(second_text, projected=True), "tokenizer_2": _clip_tokenizer()}

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from lib.captioners.template import naming, spoken
 from lib.detectors import Detections, DetectorSettings, Pixels
-from lib.detectors.shared import check_finite, match_names, none_known, numbered, tidy
+from lib.detectors.shared import check_finite, none_known, numbered, tidy
 from lib.errors import AugmentError
 from lib.models import ModelRef, device, local_path, reading
+from lib.names import match_names
 
 NEEDED = ("config.json", "*.safetensors", "*processor_config.json")
 ALSO = ("*.json", "*.txt")

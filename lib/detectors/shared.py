@@ -1,4 +1,4 @@
-"""What the detectors share: names of two vocabularies, and boxes as they came from a model."""
+"""What the detectors share: boxes as they came from a model, and what to say of names that it does not know."""
 
 from __future__ import annotations
 
@@ -8,39 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.captioners.template import spoken
 from lib.detectors import Detections, DetectorSettings, Pixels
 from lib.errors import AugmentError
 from lib.geometry import area_xyxy, clip_xyxy
 from lib.models import ModelRef
+from lib.names import some_of
 
 if TYPE_CHECKING:
     import torch
 
 
-def match_names(names: Sequence[str], known: Mapping[int, str], called: Mapping[str, str]) -> dict[int, int]:
-    """{number of a label of the model: number of the name}, for the names that the model knows.
-
-    known: the model's labels by number; called: name → the model's label, where they differ. Case, underscores and
-    hyphens do not count. Raises AugmentError where `called` speaks of a label that the model does not have.
-    """
-    numbers: dict[str, list[int]] = {}
-    for number, label in known.items():
-        numbers.setdefault(_plain(label), []).append(number)
-    strange = sorted(label for label in called.values() if _plain(label) not in numbers)
-    if strange:
-        raise AugmentError(f"the detector has no label {', '.join(strange)}: it has {_some(list(known.values()))}")
-    found: dict[int, int] = {}
-    for i, name in enumerate(names):
-        for number in numbers.get(_plain(called.get(name, name)), []):
-            found.setdefault(number, i)
-    return found
-
-
 def none_known(ref: ModelRef, names: Sequence[str], known: Sequence[str]) -> AugmentError:
     """What to raise where nothing matches."""
     return AugmentError(
-        f"model {ref} knows none of {', '.join(names) or '(no names)'}: it has {_some(known)}; say which of them is "
+        f"model {ref} knows none of {', '.join(names) or '(no names)'}: it has {some_of(known)}; say which of them is "
         "meant (`called: {name: label}`), give a model trained on these, or use detector zero-shot"
     )
 
@@ -71,12 +52,3 @@ def check_finite(ref: ModelRef, values: torch.Tensor) -> None:
         raise AugmentError(
             f"model {ref} gives numbers that are not finite: its weights are damaged; copy or download it again"
         )
-
-
-def _plain(name: str) -> str:
-    return spoken(name.replace("-", " ")).casefold()
-
-
-def _some(labels: Sequence[str], most: int = 12) -> str:
-    told = sorted(set(labels))
-    return ", ".join(told[:most]) + (f" and {len(told) - most} others" if len(told) > most else "")

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from lib.detectors import Detections, DetectorSettings, Pixels
-from lib.detectors.shared import check_finite, match_names, none_known, numbered, tidy
+from lib.detectors.shared import check_finite, none_known, numbered, tidy
 from lib.models import ModelRef, device, local_path, reading
+from lib.names import match_names
 
 # Where each keeps its classes: a tensor with a row a class, or a row a class and anchor.
 FASTER_RCNN = ("roi_heads.box_predictor.cls_score.weight", 1)

@@ -55,7 +55,8 @@ class Scene:
     prompt: str  # the caption's prompt; "" where captions are off
     draws: tuple[int, int]  # seed and variant: what every draw of this plan begins with
     boxes: Sequence[Box]
-    places: Mapping[str, np.ndarray] = field(default_factory=dict)  # lib/places.py; only where the edit NEEDS_PLACES
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)  # lib/places.py; where its settings ask for them
+    mixes: Sequence[tuple[str, ...]] = ()  # lib/layouts.py, in the same way
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,19 @@ class Target:
     plain: str = ""  # the prompt for painters that read no phrases; "" = the same
     role: str = ""  # tells targets about the same annotations apart: part of the seed too
     redraws: tuple[str, ...] = ()  # annotations whose object is new afterwards
+    moves: bool = False  # True: those objects stand in `boxes` now, one each
     adds: tuple[IntBox, ...] = ()  # boxes of objects that come in front of all that is there
     category: str | None = None  # name, for what it adds or redraws; None: adds get no label, redraws keep theirs
+    kinds: tuple[str, ...] = ()  # categories of adds, one each, where they are of several; () = all of `category`
     holes: tuple[IntBox, ...] = ()  # of the region, not to be painted
     mask: Rle | None = None  # of the whole picture: of the region only this is to be painted
+
+    @property
+    def added(self) -> list[tuple[IntBox, str]]:
+        """Box and category of each new object that has a label of its own."""
+        if self.kinds:
+            return list(zip(self.adds, self.kinds, strict=True))
+        return [] if self.category is None else [(box, self.category) for box in self.adds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,16 @@ class EditSettings(MemberSettings):
         "none: the edit's own",
     )
     negative_prompt: str = Field("", description="what the painter should keep away from")
+
+    @property
+    def needs_places(self) -> bool:
+        """True: a scene comes with the places that objects of the data set take."""
+        return False
+
+    @property
+    def needs_mixes(self) -> bool:
+        """True: a scene comes with what pictures of the data set hold."""
+        return False
 
     @field_validator("prompt")
     @classmethod
@@ -118,7 +138,6 @@ class Edit(Protocol):
 
     VERSION: ClassVar[int]
     WHOLE: ClassVar[bool]  # True: one window over the whole picture; False: a window around each target
-    NEEDS_PLACES: ClassVar[bool]  # True: a scene comes with the places that objects of the data set take
     Settings: ClassVar[type[EditSettings]]
 
     def __init__(self, settings: Any) -> None: ...

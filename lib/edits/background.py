@@ -18,7 +18,6 @@ class Background:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = True
-    NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(EditSettings):
         """The prompt is a neutral one where none is set: one that names the objects has them painted once more, where

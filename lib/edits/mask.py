@@ -17,7 +17,6 @@ class Mask:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(WindowSettings):
         """The prompt is the caption's where none is set, and "a {category}" for painters that read no phrases."""

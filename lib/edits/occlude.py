@@ -40,7 +40,6 @@ class Occlude:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(OccluderSettings):
         """The prompt is the occluder's category or "a stack of boxes" where none is set."""
@@ -63,7 +62,6 @@ class Refine:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(OccluderSettings, ReplaceSettings):
         """`prompt` is the occluder's, as for occlude."""

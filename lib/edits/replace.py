@@ -29,7 +29,6 @@ class Replace:
 
     VERSION: ClassVar[int] = 1
     WHOLE: ClassVar[bool] = False
-    NEEDS_PLACES: ClassVar[bool] = False
 
     class Settings(WindowSettings, ReplaceSettings):
         """The prompt is the caption's where none is set, and "a {category}" for painters that read no phrases."""

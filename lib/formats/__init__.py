@@ -20,9 +20,13 @@ FORMATS = Family(
     "format",
     {
         "coco": "lib.formats.coco:read",
+        "coco-stuff": "lib.formats.coco_stuff:read",
+        "deep-pcb": "lib.formats.deep_pcb:read",
+        "deep-pcb-layout": "lib.formats.deep_pcb:read_layout",
         "loco": "lib.formats.loco:read",
         "triples": "lib.formats.triples:read",
         "voc": "lib.formats.voc:read",
+        "vott": "lib.formats.vott:read",
         "yolo": "lib.formats.yolo:read",
     },
 )

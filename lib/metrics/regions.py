@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -17,15 +18,14 @@ from lib.geometry import area_xyxy, clip_xyxy
 from lib.metrics import Base, Kind, Noted, Seen
 from lib.metrics.fidelity import Judged, measure
 from lib.models import ModelRef
-from lib.regions import Pixels, RegionScorer, crop_region
+from lib.regions import CONTEXT, Pixels, crop_region, make_judge
 from lib.registry import MemberSettings
 
-CONTEXT = 0.15  # of a box's longer side, around it
 MIN_SIDE = 8.0  # pixels: of a smaller box there is nothing to recognise
 
 
 class Judge(Protocol):
-    """What is asked of lib/regions.RegionScorer."""
+    """What is asked of a model, see lib/regions.make_judge."""
 
     @property
     def size(self) -> int:
@@ -60,13 +60,19 @@ class Regions(Base):
     }
 
     class Settings(MemberSettings):
-        model: str = Field("mini:clip", description="the judge: mini:clip, a folder or a hub id")
+        model: str = Field("mini:clip", description="the judge, CLIP or classifier: mini:clip, a folder or a hub id")
         min_side: float = Field(MIN_SIDE, ge=0, description="boxes with a shorter visible side, pixels, do not count")
         context: float = Field(CONTEXT, ge=0, description="share of a box's longer side that is shown around it")
 
     def __init__(self, settings: Any, model: ModelRef | Judge) -> None:
         super().__init__(settings)
-        self.judge: Judge = RegionScorer(model) if isinstance(model, ModelRef) else model
+        self._given = model
+
+    @cached_property
+    def judge(self) -> Judge:
+        """A CLIP or a classifier, as the checkpoint has it."""
+        made: Judge = make_judge(self._given) if isinstance(self._given, ModelRef) else self._given
+        return made
 
     @property
     def identity(self) -> str:

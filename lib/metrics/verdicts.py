@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.fidelity import MIN_SIDE
+from lib.metrics.regions import MIN_SIDE
 
 Action = Literal["keep", "ignore", "drop"]
 Floats = NDArray[np.float64]

@@ -27,6 +27,7 @@ PAINTERS = Family(
         "blended-latent": "lib.painters.blending:BlendedLatent",
         "td-paint": "lib.painters.blending:TdPaint",
         "latentpaint": "lib.painters.blending:LatentPaint",
+        "stay": "lib.painters.stay:Stay",
     },
 )
 
@@ -72,7 +73,7 @@ class Painter(Protocol):
 
     VERSION: ClassVar[int]  # raised whenever the same request would give other pixels
     EDITS: ClassVar[frozenset[str]]  # edits it serves
-    MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
+    MODEL: ClassVar[str | None]  # published checkpoint id for models: full, or lib.models.OWN; None = needs no model
     LICENCE: ClassVar[str]  # of that checkpoint
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     # MINI_MODEL: str, where its mini model is another painter's: that one's name

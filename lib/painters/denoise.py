@@ -109,8 +109,8 @@ def denoise(
     return latents
 
 
-class LatentPainter:
-    """What all latent painters share, see lib.painters.Painter: sizes, batches, memory, the model on first use."""
+class DiffusionPainter:
+    """What all painters by diffusion share, see lib.painters.Painter: batches, memory, what goes together."""
 
     VERSION: ClassVar[int]
     EDITS: ClassVar[frozenset[str]]
@@ -118,21 +118,13 @@ class LatentPainter:
     LICENCE: ClassVar[str]
     MAX_BOXES: ClassVar[int | None] = None
     READS_PHRASES: ClassVar[bool] = False
-    HAS_DECODER: ClassVar[bool] = True
+    HAS_DECODER: ClassVar[bool] = False
     NEEDS_DONOR: ClassVar[bool] = False
     SIDE_BY_SIDE: ClassVar[bool] = True  # several passes may run through the U-Net at once, each in a thread
-    FAMILY: ClassVar[Mapping[str, Any]]  # what the U-Net's config.json must say
-    Settings: ClassVar[type[LatentSettings]] = LatentSettings
 
     def __init__(self, settings: Any, model: ModelRef) -> None:
         self.settings, self.ref = settings, model
-        self._model: LatentDiffusion | None = None
         self._fitted: int | None = None  # batch size that went into the GPU's memory, where the wanted one did not
-
-    @staticmethod
-    def shape(settings: Any, width: int, height: int) -> tuple[int, int]:
-        """(height, width): the window's aspect at about size² pixels, sides multiples of 64."""
-        return aspect_shape(settings.size, width, height)
 
     @property
     def batch_size(self) -> int:
@@ -152,7 +144,7 @@ class LatentPainter:
     def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
         """Paint passes of one shape. Equal passes give equal bits on one device, at one batch size or thread count.
 
-        Where memory is not enough, the batch is halved, for good, and the autoencoder works in tiles. Raises
+        Where memory is not enough, the batch is halved, for good, and an autoencoder works in tiles. Raises
         PictureError `out_of_memory` where that does not help, ValueError for passes that do not go together or hold
         what cannot be painted, ArithmeticError for numbers that overflow, AugmentError for a checkpoint of no use.
         """
@@ -168,6 +160,47 @@ class LatentPainter:
             self._fitted = 1
             raise PictureError("out_of_memory", self._too_large(batch[0].spec.shape)) from error
         return paints
+
+    def _loaded(self) -> Any:
+        """The model, loaded on first use."""
+        raise NotImplementedError
+
+    def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
+        """Paint a batch that is known to go together."""
+        raise NotImplementedError
+
+    def _check(self, batch: Sequence[PassInput]) -> None:
+        for item in batch:
+            spec = item.spec
+            if spec.shape != batch[0].spec.shape:
+                raise ValueError(f"a batch has one shape: got {spec.shape} and {batch[0].spec.shape}")
+            if item.canvas.shape[:2] != spec.shape or item.mask.shape != spec.shape:
+                raise ValueError(f"canvas {item.canvas.shape} and mask {item.mask.shape} are not of shape {spec.shape}")
+            boxes, most = len(spec.boxes), self.MAX_BOXES
+            if boxes != len(spec.phrases) or (most is not None and boxes > most):
+                limit = "" if most is None else f", {most} at most"
+                raise ValueError(f"{boxes} boxes and {len(spec.phrases)} phrases: one each{limit}")
+
+    def _too_large(self, shape: tuple[int, int]) -> str:
+        height, width = shape
+        return f"{width}×{height} pixels with model {self.ref.id} do not fit into the {device().type}'s memory"
+
+
+class LatentPainter(DiffusionPainter):
+    """What all latent painters share: sizes, the model on first use, texts, latents and what decodes them."""
+
+    HAS_DECODER: ClassVar[bool] = True
+    FAMILY: ClassVar[Mapping[str, Any]]  # what the U-Net's config.json must say
+    Settings: ClassVar[type[LatentSettings]] = LatentSettings
+
+    def __init__(self, settings: Any, model: ModelRef) -> None:
+        super().__init__(settings, model)
+        self._model: LatentDiffusion | None = None
+
+    @staticmethod
+    def shape(settings: Any, width: int, height: int) -> tuple[int, int]:
+        """(height, width): the window's aspect at about size² pixels, sides multiples of 64."""
+        return aspect_shape(settings.size, width, height)
 
     def check(self) -> None:
         """Raises AugmentError for a checkpoint of another family; only its U-Net's config is read."""
@@ -208,25 +241,12 @@ class LatentPainter:
         latents, decoder = self._latents(model, scheduler, noise, batch).cpu(), model.decoder
         return [Paint(decoder(own), own, decoder) for own in latents]
 
-    def _check(self, batch: Sequence[PassInput]) -> None:
-        for item in batch:
-            spec = item.spec
-            if spec.shape != batch[0].spec.shape:
-                raise ValueError(f"a batch has one shape: got {spec.shape} and {batch[0].spec.shape}")
-            if item.canvas.shape[:2] != spec.shape or item.mask.shape != spec.shape:
-                raise ValueError(f"canvas {item.canvas.shape} and mask {item.mask.shape} are not of shape {spec.shape}")
-            boxes, most = len(spec.boxes), self.MAX_BOXES
-            if boxes != len(spec.phrases) or (most is not None and boxes > most):
-                limit = "" if most is None else f", {most} at most"
-                raise ValueError(f"{boxes} boxes and {len(spec.phrases)} phrases: one each{limit}")
-
     def _too_large(self, shape: tuple[int, int]) -> str:
-        height, width = shape
-        where, settings = device().type, self.settings
-        half = ", or its dtype to float16" if where == "cuda" and settings.dtype == "float32" else ""
+        settings = self.settings
+        half = ", or its dtype to float16" if device().type == "cuda" and settings.dtype == "float32" else ""
         return (
-            f"{width}×{height} pixels with model {self.ref.id} do not fit into the {where}'s memory, one pass at a "
-            f"time and decoded in tiles: set the painter's size below {settings.size}{half}"
+            f"{super()._too_large(shape)}, one pass at a time and decoded in tiles: set the painter's size below "
+            f"{settings.size}{half}"
         )
 
 

@@ -41,8 +41,12 @@ TRAINERS = Family(
         "blip2": "lib.training.blip2:Blip2Trainer",
         "gligen-inpaint": "lib.training.gligen:GligenInpaintTrainer",
         "gligen": "lib.training.gligen:GligenTrainer",
+        "stay": "lib.training.stay:StayTrainer",
+        "classifier": "lib.training.classifier:ClassifierTrainer",
     },
 )
+
+MINI = ("clip", "vae", "blip2", "gligen-inpaint", "gligen")  # of `models: mini`: trained where none is named
 
 _HOW_LONG = ("steps", "checkpoint_minutes", "precision")  # settings that may differ from a finished model's
 
@@ -70,7 +74,7 @@ def check_training(values: dict[str, Any]) -> TrainSettings:
         given = TrainSettings.model_validate(values)
     except ValidationError as error:
         raise AugmentError(explain(error, TrainSettings)) from None
-    for name in dict.fromkeys([*(given.models or TRAINERS), *given.settings]):
+    for name in dict.fromkeys([*(given.models or MINI), *given.settings]):
         settings_of(given, name)
     return given
 

@@ -23,8 +23,6 @@ from lib.schemas import OK
 from lib.training.texts import listing
 from lib.training.windows import Things, TrainingPicture, shrunk
 
-DETAIL = 2  # a picture keeps twice the models' size, so that windows may come closer
-
 
 def training_pictures(
     images: pd.DataFrame,
@@ -32,11 +30,13 @@ def training_pictures(
     root: Path,
     size: int,
     split: str = "train",
+    detail: float = 2,
     advance: Callable[[int], object] = lambda count: None,
 ) -> tuple[list[TrainingPicture], dict[str, int]]:
     """Usable pictures of a split in the order of the data set, and how many were left out, by reason.
 
-    images, objects: ImageRow and ObjectRow columns. Captions and phrases come from the records' fields `caption` and
+    images, objects: ImageRow and ObjectRow columns. detail: the shorter side, in multiples of `size`, to which larger
+    pictures are shrunk; 0: they keep all their pixels. Captions and phrases come from the records' fields `caption` and
     `phrase`; without them a box's phrase is "a CATEGORY", a caption lists the phrases. Crowds are left out.
     """
     used = images[(images.status == OK) & (images.split == split)]
@@ -47,7 +47,7 @@ def training_pictures(
     left_out |= {"other_split": other} if other else {}
     pictures: list[TrainingPicture] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(lambda row: _picture(row, of_picture.get(row.key), root, size), rows):
+        for found in pool.map(lambda row: _picture(row, of_picture.get(row.key), root, detail * size), rows):
             if isinstance(found, PictureError):
                 left_out[found.reason] = left_out.get(found.reason, 0) + 1
             else:
@@ -66,7 +66,7 @@ def content_digest(pictures: Sequence[TrainingPicture]) -> str:
     return total.hexdigest()
 
 
-def _picture(row: Any, objects: pd.DataFrame | None, root: Path, size: int) -> TrainingPicture | PictureError:
+def _picture(row: Any, objects: pd.DataFrame | None, root: Path, shorter: float) -> TrainingPicture | PictureError:
     path = inside(root, row.path)
     if path is None:
         return PictureError("path_outside_root", f"{row.path} leads out of the images folder")
@@ -75,7 +75,7 @@ def _picture(row: Any, objects: pd.DataFrame | None, root: Path, size: int) -> T
     except PictureError as error:
         return error
     things = Things(np.empty((0, 4)), (), ()) if objects is None else _things(objects, pixels.shape[1], pixels.shape[0])
-    small, boxes = shrunk(pixels, things.boxes, DETAIL * size)
+    small, boxes = shrunk(pixels, things.boxes, shorter) if shorter else (pixels, things.boxes)
     things = Things(boxes, things.categories, things.phrases)
     return TrainingPicture(small, _field(row.record, "caption") or listing(things), things)
 

@@ -62,7 +62,7 @@ class Window:
     things: Things  # boxes in 0 .. 1
 
 
-def shrunk(pixels: Pixels, boxes: Floats, shorter: int) -> tuple[Pixels, Floats]:
+def shrunk(pixels: Pixels, boxes: Floats, shorter: float) -> tuple[Pixels, Floats]:
     """A picture and its boxes with the shorter side at most `shorter` pixels: more is never looked at."""
     height, width = pixels.shape[:2]
     scale = shorter / min(height, width)
@@ -80,7 +80,7 @@ def one_of(pictures: Sequence[TrainingPicture], rng: np.random.Generator) -> Tra
 def cut(picture: TrainingPicture, size: int, rng: np.random.Generator, flips: bool = True) -> Window:
     """A window at size × size pixels. Objects of which little is left in it are not listed."""
     x, y, side = _square(picture, size, rng)
-    window = _window(picture, x, y, side, side, size)
+    window = window_of(picture, x, y, side, side, size)
     return mirrored(window) if flips and rng.random() < 0.5 else window
 
 
@@ -88,13 +88,13 @@ def whole(picture: TrainingPicture, size: int) -> Window:
     """The largest square in the middle of a picture."""
     height, width = picture.pixels.shape[:2]
     side = min(height, width)
-    return _window(picture, (width - side) // 2, (height - side) // 2, side, side, size)
+    return window_of(picture, (width - side) // 2, (height - side) // 2, side, side, size)
 
 
 def squeezed(picture: TrainingPicture, size: int) -> Window:
     """The full frame as a square, its aspect lost: so captioners and extractors see pictures."""
     height, width = picture.pixels.shape[:2]
-    return _window(picture, 0, 0, width, height, size)
+    return window_of(picture, 0, 0, width, height, size)
 
 
 def mirrored(window: Window) -> Window:
@@ -106,7 +106,8 @@ def mirrored(window: Window) -> Window:
     return Window(pixels, window.caption, Things(boxes, things.categories, things.phrases))
 
 
-def _window(picture: TrainingPicture, x: int, y: int, width: int, height: int, size: int) -> Window:
+def window_of(picture: TrainingPicture, x: int, y: int, width: int, height: int, size: int) -> Window:
+    """The part of a picture from x, y on, pixels, that lies inside it. Objects of which little is seen are left out."""
     boxes = picture.things.boxes - [x, y, x, y]
     inside = clip_xyxy(boxes, width, height)
     seen = np.flatnonzero(area_xyxy(inside) >= _LEAST_SEEN * area_xyxy(boxes)).tolist()
