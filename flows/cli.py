@@ -423,9 +423,18 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     settings: dict[str, Any] = {} if options.margin is None else {"background": {"margin": options.margin}}
     for assignment in options.set:
         set_value(settings, assignment)
-    metrics = [Choice(name=name, **settings.pop(name, {})) for name in _names(options.metrics, "fid,kid")]
-    if settings.keys() - {"background"}:
-        raise AugmentError(f"--set speaks of {', '.join(settings)}, which --metrics does not name")
+    names = _names(options.metrics, "fid,kid")
+    if strange := settings.keys() - set(names):
+        raise AugmentError(f"settings of {', '.join(sorted(strange))} are given, which --metrics does not name")
+    for name, values in settings.items():
+        if not isinstance(values, dict) or "name" in values:
+            raise AugmentError(f"--set {name}: expected {name}.SETTING=VALUE, such as background.margin=8")
+    metrics = [Choice(name=name, **settings.get(name, {})) for name in names]
+    if options.seed < 0:
+        raise AugmentError(f"--seed {options.seed}: expected a number from 0")
+    if options.beside and not options.report:
+        raise AugmentError("--beside puts a result into a report: give --report FILE as well")
+    _check_places(options.json, options.report, folder=options.cache)
     before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
     real = read_side(options.real, "originals", options.boxes, options.format)
     generated = read_side(options.generated, "synthetic")
@@ -445,10 +454,24 @@ def evaluate_sets(options: argparse.Namespace) -> int:
         raise AugmentError(f"{error}; try again, or give a local folder with --set METRIC.model=FOLDER") from None
     if options.json:
         write_json(result, options.json)
-    if options.report:
-        write_report(before | {options.generated.name: result}, options.report)
     OUT.print(summary(result), markup=False)
+    if options.report:
+        name = options.generated.absolute().name
+        earlier = {f"{stem} (before)" if stem == name else stem: told for stem, told in before.items()}
+        write_report(earlier | {name: result}, options.report)
     return 0
+
+
+def _check_places(*files: Path | None, folder: Path | None = None) -> None:
+    """Raises AugmentError, before hours of work, where these could not be written; makes their folders."""
+    for file in filter(None, files):
+        if file.is_dir():
+            raise AugmentError(f"{file} is a folder: expected the name of a file")
+    for place in [*(file.parent for file in files if file), *filter(None, [folder])]:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AugmentError(f"folder {place} cannot be made ({error.strerror})") from None
 
 
 def _names(listed: str, example: str) -> list[str]:
@@ -465,6 +488,7 @@ def judge_boxes(options: argparse.Namespace) -> int:
     from lib.models import resolve
     from lib.regions import make_judge
 
+    _check_places(options.json)
     try:
         judge = make_judge(resolve(options.model, {}))
         with _bars() as watch:

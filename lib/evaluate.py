@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def evaluate(
     pictures' metrics with what is more to tell under their names, and
       pairs       {"count": n, "pictures": [{"picture", "source", numbers}]}, where pairs are measured
       groups      {"count": n, "sources": [{"source", "pictures": n, numbers}]}, where groups are
-      pictures    [{"set", "picture", numbers}], boxes [{"picture", "box", "label", "said", "share"}] of the generated
+      pictures    [{"set", "picture", numbers}], boxes [{"picture", "size", "box", "label", "said", "share"}] of the
+                  generated; size: width and height that the box was drawn in, 0: not told
       failed      [{"picture", "reason"}]: where a metric had nothing to say
+      n_real, n_generated: pictures that could be read
       unreadable  {"count": n, "pictures": [{"set", "picture", "reason", "detail"}]}
       left_out    {metric: why} of those that had nothing to work on
     Raises AugmentError where nothing at all can be measured (fewer than two readable pictures on a side for metrics of
@@ -74,6 +77,7 @@ def evaluate(
     where weights are missing.
     """
     sides = {"real": _side(real, "originals"), "generated": _side(generated, "synthetic")}
+    _check_apart(sides["real"], sides["generated"])
     sources = sources_of(sides["real"], sides["generated"])
     members, left_out = _fit(built(metrics), sides, sources)
     kinds = {kind: [one for one in members if kind == one[1].OF] for kind in ("sets", "pairs", "groups", "pictures")}
@@ -104,6 +108,8 @@ def evaluate(
         result |= metric.of_all(reading.noted(name, "real"), reading.noted(name, "generated"), names, seed)
     if kinds["pictures"]:
         result |= {"pictures": reading.seen, "boxes": reading.boxes}
+    unusable = Counter(row["set"] for row in reading.unreadable)
+    result |= {f"n_{name}": len(side.entries) - unusable[name] for name, side in sides.items()}
     about = {name: text for _, metric in members for name, text in metric.ABOUT.items() if name in result}
     result["left_out"] = left_out | result.get("left_out", {})
     return result | {"about": about, "failed": reading.failed, "unreadable": reading.told_unreadable()}
@@ -129,6 +135,16 @@ def _side(given: Path | Sequence[Path] | Side, part: Any) -> Side:
     if isinstance(given, Side):
         return given
     return read_side(given, part) if isinstance(given, Path) else Side.of(given)
+
+
+def _check_apart(real: Side, generated: Side) -> None:
+    """A labelled set beside itself scores as if it were perfect: raises AugmentError."""
+    paths = ([entry.path for entry in side.entries] for side in (real, generated))
+    if real.labelled and real.file == generated.file and not real.says and next(paths) == next(paths):
+        raise AugmentError(
+            f"no picture of {real.file} says that it is synthetic (`source_image_id`), so that both sides would be the "
+            "same pictures: give two sets"
+        )
 
 
 _LACKING = {
@@ -180,8 +196,9 @@ def measure(
     """Scores of features (N, D) real and (M, D) generated that `extractor` took; JSON-safe.
 
     The metrics' own numbers (none given: those of SETS), n_real, n_generated, extractor (name), floor (see `floor_of`)
-    or None with floor_reason, biased and note (too few pictures for FID), features (the extractor's identity), resize
-    (its rule), dimensions, seed, and left_out: {metric: why} for those that take more pictures than there are.
+    or None with floor_reason (where neither FID nor KID is asked, None alone), biased and note (too few pictures for
+    FID), features (the extractor's identity), resize (its rule), dimensions, seed, and left_out: {metric: why} for
+    those that take more pictures than there are.
     Raises AugmentError as the metrics do.
     """
     n_real, n_generated = len(real), len(generated)
@@ -195,18 +212,19 @@ def measure(
             left_out[name] = f"{few} pictures on a side, it takes {metric.LEAST}"
         else:
             result |= metric.of_sets(real, generated, seed)
+    asked = result.keys() & {"fid", "kid"}
     result |= {
         "n_real": n_real,
         "n_generated": n_generated,
         "extractor": extractor.NAME,
-        "floor": floor_of(real, generated, seed) if m >= 2 else None,
+        "floor": floor_of(real, generated, seed) if m >= 2 and asked else None,
         "biased": biased,
     }
     if left_out:
         result["left_out"] = left_out
-    if m < 2:
+    if m < 2 and asked:
         result["floor_reason"] = f"{n_real} real pictures cannot be halved into two sets of at least 2"
-    if biased:
+    if biased and "fid" in result:
         result["note"] = (
             f"{few} pictures for {extractor.DIMENSIONS} feature dimensions: FID is biased upwards; read KID first, and "
             "either only beside its floor at the same number of pictures"
@@ -256,7 +274,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 def summary(result: Mapping[str, Any]) -> str:
     """A few lines for a person: the scores, the floor beside them, and what to mind. KID first where FID is biased."""
-    lines = _of_sets(result) if "n_real" in result else []
+    lines = _of_sets(result) if "extractor" in result else []
     rows = [*result.get("pairs", {}).get("pictures", []), *result.get("groups", {}).get("sources", [])]
     if "pairs" in result:
         lines.append(f"{result['pairs']['count']} pictures beside their sources")
@@ -273,7 +291,7 @@ def summary(result: Mapping[str, Any]) -> str:
     if result.get("unreadable", {}).get("count"):
         first = result["unreadable"]["pictures"][0]
         lines.append(f"{result['unreadable']['count']} unreadable, the first {first['picture']}: {first['reason']}")
-    return "\n".join(lines)
+    return "\n".join(lines).encode(errors="backslashreplace").decode()  # names of files may be no Unicode
 
 
 def _of_pictures(result: Mapping[str, Any]) -> list[str]:
@@ -290,10 +308,8 @@ def _of_pictures(result: Mapping[str, Any]) -> list[str]:
 def _of_sets(result: Mapping[str, Any]) -> list[str]:
     floor = result["floor"]
     beside = f" {'at ' + str(floor['m']):>12}   real against real at {floor['m']}" if floor else ""
-    lines = [
-        f"{result['n_real']} real, {result['n_generated']} generated pictures; features: {result['extractor']}",
-        f"          {'score':>12}{beside}",
-    ]
+    lines = [f"{result['n_real']} real, {result['n_generated']} generated pictures; features: {result['extractor']}"]
+    lines += [f"          {'score':>12}{beside}"] if result.keys() & {"fid", "kid"} else []
     for name in ("kid", "fid") if result["biased"] else ("fid", "kid"):
         if name in result:
             at_m = f" {floor[name + '_at_m']:12.4g}   {_plus_minus(floor[name])}" if floor else ""
@@ -313,7 +329,8 @@ def _plus_minus(spread: dict[str, float]) -> str:
 def write_json(result: dict[str, Any], path: Path) -> None:
     """Write the result as JSON by rename; a number that JSON does not have (NaN, infinity) becomes null."""
     text = json.dumps(json_safe(result), indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write(path, text.encode() + b"\n")
+    # A name that is no Unicode has halves of characters: JSON's own \udcff, which reads as the same name.
+    atomic_write(path, text.encode(errors="backslashreplace") + b"\n")
 
 
 def json_safe(value: Any) -> Any:

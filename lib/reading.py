@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ Features = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 Advance = Callable[[int], None]
 Metrics = Sequence[tuple[str, Any]]  # (name, a metric of lib/metrics)
+
+_KEPT_AFTER = 256  # pictures: so many features at most are lost by a kill, and whole batches of every extractor
 
 
 @dataclass
@@ -65,9 +69,11 @@ class Reading:
             for _ in missing:
                 pass
             return {}
-        told = self.extractor.extract(missing)
-        for (side, number, sha), row in zip(waiting, told, strict=True):
-            self._keep(side, number, sha, row)
+        for first in missing:
+            told = self.extractor.extract(chain([first], islice(missing, _KEPT_AFTER - 1)))
+            for (side, number, sha), row in zip(waiting, told, strict=True):
+                self._keep(side, number, sha, row)
+            waiting.clear()
         return {side: self._features(side, len(entries.entries)) for side, entries in self.sides.items()}
 
     def noted(self, name: str, side: str) -> Noted:
@@ -80,7 +86,7 @@ class Reading:
 
     def _features(self, side: str, count: int) -> Features:
         assert self.extractor is not None
-        rows = [self.rows[side, i] for i in range(count) if (side, i) in self.rows]
+        rows = [self.rows.pop((side, i)) for i in range(count) if (side, i) in self.rows]  # held once: they are large
         return np.stack(rows) if rows else np.zeros((0, self.extractor.DIMENSIONS))
 
     def _keep(self, side: str, number: int, sha: str, row: Features) -> None:
@@ -112,6 +118,7 @@ class Reading:
             self._group(source, outputs)
         for number in made.get(-1, ()):
             output = _Picture.read(self.sides["generated"].entries[number])
+            output.labelled = not bare
             yield from self._one("generated", number, output, waiting)
 
     def _one(self, side: str, number: int, picture: _Picture, waiting: list[tuple[str, int, str]]) -> Iterator[Pixels]:
@@ -144,6 +151,10 @@ class Reading:
         """What metrics of pictures say of it: all of them, or none. Raises PictureError."""
         notes: dict[str, dict[str, Any]] = {}
         for name, metric in self.pictures:
+            if metric.NEEDS == "boxes" and not picture.labelled:
+                reason = f"{name}: no labels: neither its set has any, nor is its source among the real pictures"
+                self.failed.append({"picture": picture.entry.path.as_posix(), "reason": reason})
+                continue
             labels, names = (picture.labels, tuple(self.names)) if metric.NEEDS else (Labels(), ())
             key = _key("note", name, metric, picture.sha, list(names), _told(labels))
             seen = partial(picture.framed, labels, names)
@@ -155,7 +166,8 @@ class Reading:
             self._notes[name, side].notes.append(note)
             numbers |= note.get("numbers", {})
             if side == "generated":
-                self.boxes += [{"picture": picture.entry.path.as_posix(), **box} for box in note.get("boxes", ())]
+                about = {"picture": picture.entry.path.as_posix(), "size": list(picture.labels.size)}
+                self.boxes += [about | box for box in note.get("boxes", ())]
         if numbers:
             self.seen.append({"set": side, "picture": picture.entry.path.as_posix(), **numbers})
 
@@ -244,6 +256,7 @@ class _Picture:
     entry: Entry
     labels: Labels
     inherits: bool = False  # the labels, of its source
+    labelled: bool = True  # having no boxes says that there are none; False: nothing is known of them
     sha: str = ""
     data: bytes = b""
     fault: tuple[str, str] | None = None
@@ -307,6 +320,14 @@ class _Picture:
             return upright
         stored = self.pixels("stored")
         return stored if _size(stored) == claimed else upright
+
+
+def in_frame(path: Path, claimed: tuple[int, int]) -> Pixels:
+    """A picture's pixels in the frame that labels of the claimed size are in. Raises PictureError."""
+    picture = _Picture.read(Entry(path, path.name))
+    if picture.fault is not None:
+        raise PictureError(*picture.fault)
+    return picture.turned(claimed)
 
 
 def _size(pixels: Pixels) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from lib.errors import AugmentError
 from lib.images import PictureError, load_rgb
 from lib.manifest import atomic_write
+from lib.reading import in_frame
 
 SHOWN = 4  # best and worst pictures of each number
 BOXES = 12  # best and worst boxes
@@ -57,13 +58,24 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_report(results: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Evaluation") -> None:
-    """One or more results by their names, as one HTML file, written by rename."""
+    """One or more results by their names, as one HTML file, written by rename; raises AugmentError for what is none."""
+    try:
+        text = _page(results, title)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise AugmentError(
+            f"{' or '.join(results)} cannot be shown ({type(error).__name__}: {error}): expected results as `augment "
+            "evaluate --json` writes them"
+        ) from error
+    atomic_write(path, text.encode(errors="backslashreplace"))  # names of files may be no Unicode
+
+
+def _page(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
     parts = [f"<h1>{escape(title)}</h1>", _sizes(results), _numbers(results), _tables(results)]
     names = list(dict.fromkeys(name for result in results.values() for name in _spread_of(result)))
     parts += [_spread(name, results) for name in names]
     parts += [_judged(results), *(_sheet(name, result) for name, result in results.items()), _notes(results)]
     page = "<!doctype html><html lang=en><meta charset=utf-8>" + f"<title>{escape(title)}</title>"
-    atomic_write(path, f"{page}<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n".encode())
+    return f"{page}<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
 
 
 def _sizes(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -71,8 +83,8 @@ def _sizes(results: Mapping[str, Mapping[str, Any]]) -> str:
     for name, told in results.items():
         sets = f"{told['n_real']} real, {told['n_generated']} generated" if "n_real" in told else ""
         pairs = f"{told['pairs']['count']} beside their sources" if "pairs" in told else ""
-        pairs += f"; {told['groups']['count']} groups of variants" if "groups" in told else ""
-        cells = (name, "; ".join(filter(None, (sets, pairs))), told.get("features", ""))
+        groups = f"{told['groups']['count']} groups of variants" if "groups" in told else ""
+        cells = (name, "; ".join(filter(None, (sets, pairs, groups))), told.get("features", ""))
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return f"<table><tr><th>run<th>pictures<th>features</tr>{''.join(rows)}</table>"
 
@@ -99,7 +111,7 @@ def _told(result: Mapping[str, Any], name: str) -> str:
     text = f"{value:.4g}"
     if f"{name}_at_m" in floor:
         real = floor[name]
-        text += f"<br><small>at {floor['m']}: {floor[f'{name}_at_m']:.4g}<br>real against real: {real['mean']:.4g} "
+        text += f"<br><small>at {floor['m']:d}: {floor[f'{name}_at_m']:.4g}<br>real against real: {real['mean']:.4g} "
         text += f"± {real['std']:.2g}</small>"
     if name == "fid" and result.get("biased"):
         text += "<br><small>biased: few pictures</small>"
@@ -159,7 +171,7 @@ def _singles(result: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     """What has the number by itself: pictures beside their sources, generated pictures, sources of groups."""
     seen = [one for one in result.get("pictures", []) if one["set"] == "generated"]
     rows = [*result.get("pairs", {}).get("pictures", []), *seen, *result.get("groups", {}).get("sources", [])]
-    return [row for row in rows if name in row]
+    return [row for row in rows if row.get(name) is not None]
 
 
 def _spread_of(result: Mapping[str, Any]) -> list[str]:
@@ -193,19 +205,22 @@ def _judged(results: Mapping[str, Mapping[str, Any]]) -> str:
 def _crop(box: Mapping[str, Any]) -> str:
     said = "" if box["said"] == box["label"] else f", seen as {box['said']}"
     caption = f"{box['label']}{said}: {box['share']:.3f}; {Path(box['picture']).name}"
-    return _captioned(_cut(Path(box["picture"]), box["box"]), caption)
+    return _captioned(_cut(Path(box["picture"]), box["box"], tuple(box.get("size", (0, 0)))), caption)
 
 
-def _cut(path: Path, box: Sequence[float]) -> str:
-    """The box with a frame around it, and what is near it."""
+def _cut(path: Path, box: Sequence[float], size: tuple[int, int]) -> str:
+    """The box with a frame around it, and what is near it; size: what the picture's labels were drawn in."""
     try:
-        pixels = load_rgb(path)
+        pixels = in_frame(path, size)
     except PictureError as error:
         return f"<small>{escape(path.name)}: {escape(error.reason)}</small>"
     x0, y0, x1, y1 = (round(value) for value in box)
     more = max(8, (x1 - x0) // 2, (y1 - y0) // 2)
     left, top = max(0, x0 - more), max(0, y0 - more)
-    part = Image.fromarray(pixels[top : y1 + more, left : x1 + more])
+    near = pixels[top : y1 + more, left : x1 + more]
+    if not near.size:
+        return f"<small>{escape(path.name)}: another picture now, without this box</small>"
+    part = Image.fromarray(near)
     scale = 140 / max(part.size)
     part = part.resize((max(1, round(part.width * scale)), max(1, round(part.height * scale))))
     framed = [(value - start) * scale for value, start in zip((x0, y0, x1, y1), (left, top, left, top), strict=True)]

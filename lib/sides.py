@@ -218,7 +218,8 @@ def _regions(record: bytes) -> NDArray[np.float64] | None:
         regions = np.array(told, np.float64)
     except (ValueError, TypeError):
         return None
-    return xywh_to_xyxy(regions) if regions.ndim == 2 and regions.shape[1] == 4 else None
+    usable = regions.ndim == 2 and regions.shape[1] == 4 and np.isfinite(regions).all()  # null is read as NaN
+    return xywh_to_xyxy(regions) if usable else None
 
 
 def _marked(records: pd.Series, name: str, exactly: bool = False) -> NDArray[np.bool_]:
@@ -233,8 +234,11 @@ def _text(record: bytes, name: str) -> str:
 
 
 def _field(record: bytes, name: str) -> Any:
-    """A field of a JSON object, None where it has none."""
+    """A field of a JSON object, None where it has none, or a number beyond all floats."""
     if f'"{name}"'.encode() not in record:  # most have not: no need to decode them
         return None
-    told = msgspec.json.decode(record)
+    try:
+        told = msgspec.json.decode(record)
+    except msgspec.DecodeError:
+        return None
     return told.get(name) if isinstance(told, dict) else None

@@ -24,7 +24,7 @@ from tasks.jobs import Staged, may_pass
 from tasks.progress import Progress, advance, watch_workspace
 from tasks.run import Run
 
-VERSION = 3
+VERSION = 4
 
 
 def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref) -> None:

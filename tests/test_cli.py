@@ -345,6 +345,30 @@ def test_a_missing_folder_is_named(capsys, sets):
     assert "elsewhere not found" in failed(capsys, "evaluate", sets[0], "elsewhere", "--extractor", "pixels")
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--set", "fid=3"], "--set fid: expected fid.SETTING=VALUE"),
+        (["--set", "fid.name=kid"], "--set fid: expected fid.SETTING=VALUE"),
+        (["--margin", "3"], "settings of background are given, which --metrics does not name"),
+        (["--seed", "-1"], "--seed -1: expected a number from 0"),
+        (["--beside", "before.json"], "give --report FILE as well"),
+        (["--report", "."], ". is a folder: expected the name of a file"),
+        (["--json", __file__ + "/metrics.json"], "cannot be made"),
+        (["--cache", __file__], "cannot be made"),
+    ],
+)
+def test_what_evaluate_cannot_do_is_said_before_it_begins(capsys, sets, options, told):
+    assert told in failed(capsys, "evaluate", *sets, "--extractor", "pixels", *options)
+
+
+def test_an_earlier_result_of_the_same_name_stands_beside_the_new_one(sets, tmp_path):
+    earlier, report = tmp_path / "generated.json", tmp_path / "report.html"
+    cli.main(["evaluate", *sets, "--extractor", "pixels", "--json", str(earlier)])
+    cli.main(["evaluate", *sets, "--extractor", "pixels", "--beside", str(earlier), "--report", str(report)])
+    assert "<th>generated (before)</th><th>generated</th>" in report.read_text()
+
+
 def test_a_folder_without_pictures_is_named(capsys, sets, tmp_path):
     (tmp_path / "empty").mkdir()
     told = failed(capsys, "evaluate", sets[0], str(tmp_path / "empty"), "--extractor", "pixels")

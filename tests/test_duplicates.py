@@ -13,7 +13,7 @@ from shared import shared
 from lib.errors import AugmentError
 from lib.images import load_rgb
 from lib.metrics import distances
-from lib.metrics.duplicates import hash_of, near_features, near_hashes
+from lib.metrics.duplicates import hash_of, near_features, near_hashes, with_near_features, with_near_hashes
 from lib.sides import read_side
 
 
@@ -223,3 +223,21 @@ def test_of_unlike_photographs_no_pair_is_near_and_every_copy_is():
     assert len(near_hashes(found, most=12)[0]) == 0
     copies = hashes([jpeg(scaled(picture[:, ::-1], 0.9), 60) for picture in pictures], mirrored=True)
     assert near_hashes(copies, found)[0].tolist() == [[i, i] for i in range(100)]
+
+
+@pytest.mark.parametrize("block", [3, 100])
+def test_which_have_any_is_what_the_pairs_say(block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distances, "_BLOCK", block)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(9, 3)), random.normal(size=(7, 3))
+    hashes, others = (random.integers(0, 64, n).astype(np.uint64) for n in (9, 7))
+    for first, second, pairs_of, told_of, limit in (
+        (x, y, near_features, with_near_features, 0.9),
+        (hashes, others, near_hashes, with_near_hashes, 1),
+    ):
+        pairs, _ = pairs_of(first, None, limit)
+        assert np.flatnonzero(told_of(first, None, limit)[0]).tolist() == np.unique(pairs).tolist() != []
+        pairs, _ = pairs_of(first, second, limit)
+        rows, columns = (np.flatnonzero(told).tolist() for told in told_of(first, second, limit))
+        assert (rows, columns) == (np.unique(pairs[:, 0]).tolist(), np.unique(pairs[:, 1]).tolist())
+    assert not with_near_hashes([1, 2**62], [1, 2**62], 0, apart=True)[0].any()

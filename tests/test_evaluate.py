@@ -257,7 +257,7 @@ def test_variants_of_one_source_are_a_group_with_a_mean(tmp_path: Path):
     sources, outputs = same_names(tmp_path, 2)
     made = Side.of([folder / f"{i}.png" for folder in (tmp_path / "sources", outputs) for i in (0, 1)])
     result = evaluate(sources, made, metrics=["diversity"])
-    assert result["groups"]["count"] == 2 and "n_real" not in result
+    assert result["groups"]["count"] == 2 and "fid" not in result
     own = [row["diversity"] for row in result["groups"]["sources"]]
     assert [row["pictures"] for row in result["groups"]["sources"]] == [2, 2]
     assert result["diversity"] == pytest.approx(np.mean(own)) and min(own) > 0
@@ -294,3 +294,27 @@ def test_a_metric_named_twice_is_refused(real: Path, generated: Path):
     twice = [Choice(name="twins", least=0.9), "twins"]
     with pytest.raises(AugmentError, match="'twins' is named twice"):
         evaluate(real, generated, metrics=twice)
+
+
+def test_a_set_without_synthetic_pictures_is_not_measured_beside_itself(tmp_path: Path):
+    real, _ = same_names(tmp_path)
+    with pytest.raises(AugmentError, match="says that it is synthetic"):
+        evaluate(real, real)
+
+
+def test_pictures_on_both_sides_are_counted_whatever_is_asked(tmp_path: Path):
+    real, outputs = same_names(tmp_path)
+    (outputs / "3.png").write_bytes(b"broken")
+    result = evaluate(real, outputs, metrics=["copies"])
+    assert (result["n_real"], result["n_generated"]) == (4, 3) and "fid" not in result
+
+
+def test_no_floor_is_made_where_nothing_is_read_by_it(real: Path, generated: Path):
+    result = evaluate(real, generated, metrics=["twins"])
+    assert result["floor"] is None and result["biased"] and not result.keys() & {"note", "floor_reason"}
+    assert "score" not in summary(result)
+
+
+def test_names_that_are_no_unicode_are_written_as_json_has_them(tmp_path: Path):
+    write_json({"picture": "a\udcff.png"}, tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_bytes()) == {"picture": "a\udcff.png"}

@@ -312,3 +312,16 @@ def test_copies_are_twins_and_copies_of_real_ones_are_leaks():
     assert metric("twins").of_sets(real, other, 0) == {"twins": 0.0, "leaks": 0.0}
     assert metric("twins").of_sets(real, np.concatenate([other, other[:5]]), 0)["twins"] == pytest.approx(10 / 15)
     assert metric("twins").of_sets(real, np.concatenate([other, real[:10]]), 0)["leaks"] == pytest.approx(0.5)
+
+
+def test_features_that_point_into_one_corner_make_no_twins():
+    random = np.random.default_rng(0)
+    real, other = (10 + random.random((n, 16)) for n in (20, 10))  # their cosines are over .99
+    assert metric("twins").of_sets(real, other, 0) == {"twins": 0.0, "leaks": 0.0}
+
+
+def test_a_detector_without_a_name_is_the_usual_one(monkeypatch):
+    asked, values = [], {"threshold": 0.5}
+    monkeypatch.setattr("lib.metrics.detected.detector_of", lambda name, given: asked.append((name, given)))
+    _ = METRICS.build(METRICS.member("layout", {"detector": values})).detector
+    assert asked == [("zero-shot", values)]

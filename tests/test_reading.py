@@ -378,3 +378,34 @@ def test_boxes_of_another_size_than_their_picture_compare_with_nothing(folder: P
     reading = Reading(pairs=[metric("inside")], sources=SOURCES)
     reading.run(*sides_of(folder, labels_of(BOX, size=(640, 480))))
     assert reading.compared == [] and "0.png: annotated as 640×480 pixels, it has 64×48" in reading.failed[0]["reason"]
+
+
+def test_features_are_kept_before_all_are_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Dies(Pixels):
+        def extract(self, pictures: Any) -> np.ndarray:
+            told = super().extract(pictures)
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return told
+
+    monkeypatch.setattr(lib.reading, "_KEPT_AFTER", 2)
+    with pytest.raises(KeyboardInterrupt):
+        Reading(Dies(), cache=Store(tmp_path / "cache")).run(*sides_of(folder))
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 4
+    rows = Reading(Pixels(), cache=Store(tmp_path / "cache")).run(*sides_of(folder))
+    np.testing.assert_array_equal(rows["real"], Reading(Pixels()).run(*sides_of(folder))["real"])
+
+
+def test_where_nothing_is_known_of_its_boxes_no_box_is_missed(folder: Path):
+    reading = Reading(pictures=[regions()], names=NAMES, sources={0: 0, 1: 1, 3: 0})
+    reading.run(*sides_of(folder))
+    assert len(reading.noted("regions", "generated").notes) == 3
+    assert [Path(row["picture"]).name for row in reading.failed] == ["2_a.png"]
+    assert "no labels" in reading.failed[0]["reason"]
+
+
+def test_a_box_tells_the_size_that_it_was_drawn_in(folder: Path):
+    reading = Reading(pictures=[regions()], names=NAMES, sources=SOURCES)
+    reading.run(*sides_of(folder))
+    assert [box["size"] for box in reading.boxes] == [[64, 48]] * 4

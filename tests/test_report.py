@@ -140,3 +140,28 @@ def test_numbers_of_groups_are_spread_out_and_equal_ones_are_no_plot(judged, tmp
         row["diversity"] = 0.2
     write_report({"even": judged}, tmp_path / "report.html")
     assert "<h2>diversity</h2><p>0.2 for all 2</p>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_box_is_cut_in_the_frame_that_it_was_drawn_in(judged, tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((20, 200, 3), np.uint8)).save(tmp_path / "long.jpg", exif=exif)
+    judged["boxes"] = [{**judged["boxes"][0], "picture": str(tmp_path / "long.jpg"), "box": [170, 2, 190, 18]}]
+    for size, cut in (((200, 20), True), ((0, 0), False)):  # in the other frame it lies outside: a row with a reason
+        judged["boxes"][0]["size"] = size
+        write_report({"mine": judged}, tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text()
+        assert ("another picture now, without this box" not in text) == cut
+
+
+def test_what_cannot_be_shown_is_one_error_and_a_number_that_is_null_is_left_out(judged, tmp_path):
+    judged["groups"]["sources"].append({"source": "c", "pictures": 2, "diversity": None})
+    write_report({"mine": judged}, tmp_path / "report.html")
+    with pytest.raises(AugmentError, match="mine cannot be shown"):
+        write_report({"mine": {"about": {"fid": "Good."}, "fid": "<b>"}}, tmp_path / "report.html")
+
+
+def test_a_name_that_is_no_unicode_is_written_escaped(judged, tmp_path):
+    judged["failed"][0]["picture"] = "a\udcff.png"
+    write_report({"mine": judged}, tmp_path / "report.html")
+    assert "a\\udcff.png" in (tmp_path / "report.html").read_text()

@@ -52,7 +52,7 @@ class Layout(Base):
         """Built once; its weights are read at the first picture."""
         chosen = self.settings.detector
         choice = Choice(name=chosen) if isinstance(chosen, str) else chosen
-        return detector_of(choice.name, choice.values)
+        return detector_of(choice.name or type(self.settings)().detector, choice.values)
 
     @property
     def identity(self) -> str:
@@ -83,7 +83,7 @@ class Layout(Base):
         for side, more, noted in (("generated", "", generated), ("real", "_real", real)):
             pairs = [(_truth(note["truth"]), _found(note["found"])) for note in noted.notes]
             truth, found = zip(*pairs, strict=True) if pairs else ((), ())
-            told[side] = layout_ap(truth, found, names, only=knows)
+            told[side] = layout_ap(truth, found, names, only=knows or None)  # none: nothing was noted either
             for name in ("ap", "ap50"):
                 if told[side][name] is not None:
                     numbers[f"layout_{name}{more}"] = told[side][name]

@@ -4,6 +4,7 @@
     pairs, bits = near_hashes(hashes)                      # twins within the set
     pairs, bits = near_hashes(hashes, validation_hashes)   # leaks into another
     pairs, cosines = near_features(x, y, least=0.95)       # by what an extractor of lib/features.py sees
+    twins, _ = with_near_hashes(hashes)                    # which of them have any: no list of pairs, which may be long
 
 Pairs are (P, 2) int64, sorted: within one set i < j, across two a row of the first and one of the second. Hashes find
 copies that were saved, scaled or blurred anew, mirrored ones with `mirrored`; features that know the subject find the
@@ -22,6 +23,9 @@ from lib.errors import AugmentError
 from lib.metrics.distances import blocks
 
 Pairs = NDArray[np.int64]  # (P, 2)
+Chosen = NDArray[np.bool_]
+
+_ROUNDING = 1e-12  # so that a copy is near at a cosine of 1 as well
 
 
 def hash_of(picture: np.ndarray, mirrored: bool = False) -> np.uint64:
@@ -57,15 +61,19 @@ def near_hashes(hashes: Any, others: Any = None, most: int = 4) -> tuple[Pairs, 
 
     Raises AugmentError for what is no list of 64-bit hashes, or `most` outside 0 .. 64.
     """
-    if not 0 <= most <= 64:
-        raise AugmentError(f"most = {most} bits: expected 0 to 64, such as 4")
-    first = _hashes(hashes)
-    second = first if others is None else _hashes(others)
+    first, second = _both_hashes(hashes, others, most)
+    within = others is None
+    return _near(len(first), len(second), within, _differing(first, second), lambda bits: bits <= most, np.int64)
 
-    def differing(rows: slice, columns: slice) -> np.ndarray:
-        return np.bitwise_count(first[rows, None] ^ second[columns])
 
-    return _near(len(first), len(second), others is None, differing, lambda bits: bits <= most, np.int64)
+def with_near_hashes(hashes: Any, others: Any = None, most: int = 4, apart: bool = False) -> tuple[Chosen, Chosen]:
+    """Which of the hashes (N,) and of the others (M,) have one near them, see `near_hashes`; raises as that does.
+
+    apart: the same row of both is the same picture, and is not near itself.
+    """
+    first, second = _both_hashes(hashes, others, most)
+    differing = _differing(first, second)
+    return _reached(len(first), len(second), others is None, apart, lambda *block: differing(*block) <= most)
 
 
 def near_features(x: Any, y: Any = None, least: float = 0.95) -> tuple[Pairs, NDArray[np.float64]]:
@@ -77,20 +85,38 @@ def near_features(x: Any, y: Any = None, least: float = 0.95) -> tuple[Pairs, ND
 
     Raises AugmentError for different D, values that are not finite, or `least` outside −1 .. 1.
     """
-    if not -1 <= least <= 1:
-        raise AugmentError(f"least = {least}: expected a cosine, -1 to 1, such as 0.95")
-    first = _directions(x, "first")
-    second = first if y is None else _directions(y, "second")
-    if first.shape[1] != second.shape[1]:
-        raise AugmentError(
-            f"features have {first.shape[1]} and {second.shape[1]} dimensions: take both from one extractor"
-        )
+    first, second = _both_directions(x, y, least)
+    cosines, limit = _cosines(first, second), least - _ROUNDING
+    return _near(len(first), len(second), y is None, cosines, lambda values: values >= limit, np.float64)
 
-    def cosines(rows: slice, columns: slice) -> np.ndarray:
-        return np.clip(first[rows] @ second[columns].T, -1, 1)
 
-    # Less a rounding, so that a copy is near at 1 as well.
-    return _near(len(first), len(second), y is None, cosines, lambda values: values >= least - 1e-12, np.float64)
+def with_near_features(x: Any, y: Any = None, least: float = 0.95) -> tuple[Chosen, Chosen]:
+    """Which rows (N,) of x and (M,) of y have one near them, see `near_features`; raises as that does."""
+    first, second = _both_directions(x, y, least)
+    cosines, limit = _cosines(first, second), least - _ROUNDING
+    return _reached(len(first), len(second), y is None, False, lambda *block: cosines(*block) >= limit)
+
+
+def _differing(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> Callable[[slice, slice], np.ndarray]:
+    return lambda rows, columns: np.bitwise_count(first[rows, None] ^ second[columns])
+
+
+def _cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> Callable[[slice, slice], np.ndarray]:
+    return lambda rows, columns: np.clip(first[rows] @ second[columns].T, -1, 1)
+
+
+def _reached(
+    n: int, m: int, within: bool, apart: bool, near_of: Callable[[slice, slice], np.ndarray]
+) -> tuple[Chosen, Chosen]:
+    """Rows and columns of an (n, m) matrix with anything near; apart, or within one set: the diagonal is not."""
+    first, second = np.zeros(n, bool), np.zeros(m, bool)
+    for rows, columns in blocks(n, m, within):
+        near = near_of(rows, columns)
+        if (within or apart) and rows == columns:
+            np.fill_diagonal(near, False)
+        first[rows] |= near.any(axis=1)
+        second[columns] |= near.any(axis=0)
+    return (first | second, first | second) if within else (first, second)
 
 
 def _near(
@@ -116,6 +142,13 @@ def _near(
     return found[order], np.concatenate(values)[order]
 
 
+def _both_hashes(hashes: Any, others: Any, most: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    if not 0 <= most <= 64:
+        raise AugmentError(f"most = {most} bits: expected 0 to 64, such as 4")
+    first = _hashes(hashes)
+    return first, first if others is None else _hashes(others)
+
+
 def _hashes(given: Any) -> NDArray[np.uint64]:
     hashes = np.asarray(given)
     if hashes.shape == (0,):
@@ -123,6 +156,18 @@ def _hashes(given: Any) -> NDArray[np.uint64]:
     if hashes.ndim != 1 or hashes.dtype.kind not in "iu" or hashes.min() < 0:
         raise AugmentError(f"hashes of type {hashes.dtype}, shape {hashes.shape}: expected a list as hash_of gives")
     return hashes.astype(np.uint64)
+
+
+def _both_directions(x: Any, y: Any, least: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if not -1 <= least <= 1:
+        raise AugmentError(f"least = {least}: expected a cosine, -1 to 1, such as 0.95")
+    first = _directions(x, "first")
+    second = first if y is None else _directions(y, "second")
+    if first.shape[1] != second.shape[1]:
+        raise AugmentError(
+            f"features have {first.shape[1]} and {second.shape[1]} dimensions: take both from one extractor"
+        )
+    return first, second
 
 
 def _directions(given: Any, name: str) -> NDArray[np.float64]:

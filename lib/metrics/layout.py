@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -109,11 +110,11 @@ def layout_ap(
     ]
     precision, recall = _evaluated(boxes, detections, len(truth), wanted)
     left = [box for box in boxes if not box["iscrowd"]]
+    counts = Counter(box["category_id"] for box in left)
     return {
         **_overall(precision, recall),
         "by_category": {
-            names[number]: _of_category(precision[..., k, :, :], recall[:, k])
-            | {"boxes": sum(box["category_id"] == number + 1 for box in left)}
+            names[number]: _of_category(precision[..., k, :, :], recall[:, k]) | {"boxes": counts[number + 1]}
             for k, number in enumerate(chosen)
         },
         "pictures": len(truth),

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.metrics import Base, Kind, Noted, Seen
-from lib.metrics.duplicates import hash_of, near_hashes
+from lib.metrics.duplicates import hash_of, with_near_hashes
 from lib.metrics.text import clip_score
 from lib.models import ModelRef
 from lib.regions import RegionScorer
@@ -39,18 +39,16 @@ class Copies(Base):
 
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
         made, theirs = _hashes(generated, "hash"), _hashes(real, "hash")
-        turned, count = _hashes(generated, "mirrored"), len(generated.notes)
-        if not count:
+        turned = _hashes(generated, "mirrored")
+        if not len(made):
             return {}
-        within, _ = near_hashes(made, most=self.settings.most)
-        across, _ = near_hashes(made, theirs, most=self.settings.most)
-        twins, leaks = [within.ravel()], [across[:, 0]]
+        twins, _ = with_near_hashes(made, most=self.settings.most)
+        leaks, _ = with_near_hashes(made, theirs, self.settings.most)
         if self.settings.mirrored:
-            both, _ = near_hashes(turned, made, most=self.settings.most)
-            twins.append(both[both[:, 0] != both[:, 1]].ravel())  # a symmetric picture is no copy of itself
-            leaks.append(near_hashes(turned, theirs, most=self.settings.most)[0][:, 0])
-        shares = (len(np.unique(np.concatenate(found))) / count for found in (twins, leaks))
-        return dict(zip(("copies", "copies_of_real"), shares, strict=True))
+            first, second = with_near_hashes(turned, made, self.settings.most, apart=True)  # symmetric: no own copy
+            twins |= first | second
+            leaks |= with_near_hashes(turned, theirs, self.settings.most)[0]
+        return {"copies": float(twins.mean()), "copies_of_real": float(leaks.mean())}
 
 
 def _hashes(side: Noted, name: str) -> np.ndarray:
