@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.models import ModelRef, local_path, reading
+from lib.regions import check_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -333,16 +334,20 @@ def load_layout_unet(ref: ModelRef, size: int | None = None) -> LayoutModel:
     model of another class and one of another size.
     """
     folder, kind = local_path(ref, NEEDED, ["vae/*"]), LayoutUNet.__name__
-    loaded: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
+    loaded: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     with reading(ref):
         config, scheduler = (json.loads((folder / name).read_bytes()) for name in (NEEDED[0], NEEDED[2]))
         if config.get("_class_name") != kind:
             raise ValueError(f"its U-Net is a {config.get('_class_name')}: a {kind} was expected")
-        unet, vae = LayoutUNet.from_pretrained(folder, subfolder="unet", **loaded).eval(), None
+        unet, report = LayoutUNet.from_pretrained(folder, subfolder="unet", **loaded)
+        check_whole(report)
+        unet, vae = unet.eval(), None
         if (folder / "vae").is_dir():
             from diffusers import AutoencoderKL
 
-            vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **loaded).eval().requires_grad_(False)
+            vae, report = AutoencoderKL.from_pretrained(folder, subfolder="vae", **loaded)
+            check_whole(report)
+            vae = vae.eval().requires_grad_(False)
         model = LayoutModel(unet, scheduler, vae)
         if size not in (None, model.size):
             raise ValueError(f"it paints {model.size} × {model.size} pixels: {size} × {size} were expected")

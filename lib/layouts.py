@@ -115,12 +115,17 @@ def _jittered_side(
 def mixes_of(objects: pd.DataFrame, images: pd.DataFrame, split: str) -> list[Mix]:
     """Mixes of up to MOST pictures with objects, those with the smallest hashes; of one split, no crowds.
 
+    A picture that is listed twice has a mix for each time.
+
     objects: ObjectRows that are ok; images: ImageRows.
     """
     pictures = images[(images.status == OK) & (images.split == split)][["key", "digest"]]
     shown = objects[~objects.crowd].merge(pictures.rename(columns={"key": "image_key"}), on="image_key")
-    found = {str(digest): tuple(sorted(group)) for digest, group in shown.groupby("digest").category}
-    return [found[digest] for digest in sorted(found, key=lambda digest: draw("mix", digest))[:MOST]]
+    named = shown.digest + " " + shown.image_key
+    chosen = sorted(named.unique(), key=lambda name: draw("mix", name))[:MOST]
+    groups = shown[named.isin(chosen)].groupby(named).category
+    found = {name: tuple(sorted(group)) for name, group in groups}
+    return [found[name] for name in chosen]
 
 
 class _Pinned(msgspec.Struct):

@@ -275,6 +275,15 @@ def test_pictures_full_of_objects_have_no_background():
     assert objective(full, background=False).labels == ["red"]
 
 
+def test_a_piece_of_a_large_object_is_no_empty_place():
+    boxes = np.array([[0, 0, 96, 80], [4, 84, 8, 88]], float)
+    large = TrainingPicture(np.zeros((96, 96, 3), np.uint8), "", Things(boxes, ("red",) * 2, ("a red",) * 2))
+    made = objective(large, large)
+    for seed in range(20):
+        _, (_, y0, _, y1) = made._place(np.random.default_rng(seed), "background")
+        assert max(0, 80 - y0) <= 0.1 * (y1 - y0) + 1e-9
+
+
 def test_a_start_gives_its_labels_and_wants_an_example_of_each(folder: Path):
     assert objective(picture("open", "Pin-Hole", "short_circuit"), start=folder).labels == LABELS
     with pytest.raises(AugmentError, match=r"to begin from cannot say dog: it has Pin-Hole, background"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tiny import THINGS, tiny_stay
 
 from lib.errors import AugmentError
@@ -208,6 +209,15 @@ def test_a_checkpoint_is_read_with_its_size_and_schedule(folder, tmp_path):
 def test_another_size_is_refused(folder):
     with pytest.raises(AugmentError, match=r"cannot be loaded.*paints 64 × 64 pixels: 128 × 128 were expected"):
         load_layout_unet(resolve(str(folder), {}), 128)
+
+
+def test_one_that_lacks_a_tensor_is_refused(folder, tmp_path):
+    """It would be filled with random numbers."""
+    shutil.copytree(folder, tmp_path / "less")
+    weights = tmp_path / "less" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: own for name, own in load_file(weights).items() if name != "trust"}, weights)
+    with pytest.raises(AugmentError, match=r"cannot be loaded.*lack 1 tensors \(trust"):
+        load_layout_unet(resolve(str(tmp_path / "less"), {}))
 
 
 def test_another_class_is_refused(folder, tmp_path):

@@ -159,6 +159,12 @@ def test_one_more_picture_leaves_the_others_mixes_in_their_order():
     assert [mix for mix in after if mix != ("c19",)] == before
 
 
+def test_pictures_of_equal_bytes_are_mixes_of_their_own():
+    """As a clean template is that stands for several layouts."""
+    twins = images("1", "2").assign(digest="same")
+    assert sorted(mixes_of(objects(("1", "cat", False), ("2", "dog", False)), twins, "train")) == [("cat",), ("dog",)]
+
+
 def test_mixes_are_pinned_for_their_split(tmp_path):
     path = tmp_path / "mixes.json"
     assert pinned_mixes(path, "train", list) == [] and not path.exists()

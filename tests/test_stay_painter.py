@@ -9,15 +9,18 @@ from conftest import pixels_of
 from PIL import Image
 from pycocotools.coco import COCO
 from test_painters import item, noise
+from test_plan import box, plan, recipe, requests
+from test_plan import image as picture
 from test_preset_runs import run, untouched
 from test_recipes import Bench
 from tiny import THINGS, tiny_stay
 
+from lib.canvas import mask_of
 from lib.errors import AugmentError
 from lib.images import PictureError
 from lib.models import OWN, model_of, resolve
 from lib.painters import PAINTERS, PassInput
-from lib.painters.stay import Stay
+from lib.painters.stay import Stay, _to_paint
 from lib.settings import DatasetSettings
 
 GREY = noise(9)[..., :1].repeat(3, axis=2)
@@ -102,11 +105,20 @@ def test_a_prompt_is_not_read(folders):
 
 def test_where_the_whole_frame_is_painted_nothing_is_known(folders):
     """The window of a wide picture is a square that reaches beyond its frame, whose edges are repeated there."""
-    mask = np.zeros((64, 64), bool)
-    mask[8:56] = True
-    one, two = (item("stay", canvas=np.full((64, 64, 3), grey, np.uint8), mask=mask) for grey in (40, 220))
+    greys, boxes = (np.full((64, 64, 3), grey, np.uint8) for grey in (40, 220)), ((16, 8, 48, 40),)
+    one, two = (item("stay", box=(0, 8, 64, 56), boxes=boxes, canvas=grey) for grey in greys)
     made = painter(folders["grey"])
     np.testing.assert_array_equal(*paint(made, one), *paint(made, two))
+
+
+def test_a_box_across_a_large_picture_leaves_known_what_is_above_and_below():
+    """Its window is wider by less than a pixel of the model's, so that the mask alone reaches from side to side."""
+    across = box("7", "1", 0, 1400, 3000, 200)
+    (request,) = requests(plan([picture("1", width=3000, height=3000)], [across], chain=recipe("replace", "stay")))
+    (step,) = request.passes
+    mask = mask_of(step)
+    assert mask.all(axis=1).any()
+    np.testing.assert_array_equal(_to_paint(PassInput(step, noise(9), mask)), mask)
 
 
 def test_guidance_of_one_is_the_model_alone(folders):

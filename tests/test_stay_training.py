@@ -216,6 +216,11 @@ def test_a_category_without_examples_is_named():
         objective(categories=["open", "scratch"])
 
 
+def test_no_categories_at_all_are_refused_before_anything_is_read():
+    with pytest.raises(AugmentError, match=r"categories.*at least 1 item"):
+        check_training(deployed() | {"settings": {"stay": {"categories": []}}})
+
+
 def test_a_part_of_the_categories_may_be_learned():
     made = objective(categories=["short"], generation=1, dropped=0)
     assert list(made.unet.config.categories) == ["short"] and batch(made)["labels"].max() == 1

@@ -114,6 +114,17 @@ def test_a_name_that_leads_out_of_the_folder_is_set_aside(tmp_path: Path) -> Non
     assert (only(images).reason, only(objects).reason) == ("path_outside_root", "image_rejected")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a" * 300, "image_missing"), ("a/" * 3000 + "b", "image_missing"), ("a\0", "path_outside_root")],
+    ids=["long", "deep", "nul"],
+)
+def test_a_name_that_no_file_can_have_is_set_aside(tmp_path: Path, name: str, reason: str) -> None:
+    export(tmp_path, asset(name, region()))
+    images, objects = read(tmp_path)
+    assert (only(images).reason, only(objects).reason) == (reason, "image_rejected")
+
+
 @pytest.mark.parametrize("tags", [[], [""], None, [7]])
 def test_a_region_without_a_tag_is_a_row_with_a_reason(tmp_path: Path, tags: Any) -> None:
     picture(tmp_path / "a.png")
@@ -138,6 +149,7 @@ def test_a_region_with_two_tags_is_a_box_for_each(tmp_path: Path) -> None:
         ({"box": (-10, 70, 30, 40)}, ""),
         ({"box": (10, 10, 0, 5)}, "box_empty"),
         ({"box": None}, "box_malformed"),
+        ({"box": (10**400, 10, 5, 5)}, "box_malformed"),
         ({"boundingBox": {"left": 1}}, "box_malformed"),
         ({"boundingBox": {"left": "x", "top": 1, "width": 2, "height": 3}}, "box_malformed"),
         ({"box": None, "points": [{"x": 1, "y": 2}, {"x": 5, "y": 9}]}, ""),
@@ -173,7 +185,7 @@ def test_regions_of_another_kind_do_no_harm(tmp_path: Path, regions: Any) -> Non
     assert only(images).status == "ok" and set(objects.reason) <= {"tag_missing"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets": 5}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets": 5}', "\x00", pytest.param("[" * 10**5, id="nested")])
 def test_a_file_that_is_no_export_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "p-export.json").write_text(text)
     with pytest.raises(AugmentError, match=r"p-export\.json.*VoTT 2"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -108,7 +109,8 @@ def _picture(root: Path, *names: str) -> str:
     tries = [text for name in names for text in (name, unquote(name))]
     for name in [*tries, *map(_last_part, tries)]:
         path = inside(root, name)
-        if path is not None and path.is_file():
+        # A name that is too long for a file is none: Path.is_file would raise.
+        if path is not None and os.path.isfile(path):  # noqa: PTH113
             return name
     return tries[0] if tries else ""
 
@@ -145,7 +147,7 @@ def _entries(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Assets by id, and the other keys of the project; raises AugmentError."""
     try:
         top = msgspec.json.decode(read_text(file))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise AugmentError(f"{file}: {error}: expected the JSON of VoTT 2") from None
     if isinstance(top, dict) and isinstance(top.get("asset"), dict):
         return {file.name.removesuffix(_ASSETS): top}, {}
@@ -184,7 +186,7 @@ def _numbers(points: Any, *keys: str) -> list[float]:
     """The values of objects' keys, one after another; empty where one is no number."""
     try:
         return [float(point[key]) for point in points or () for key in keys]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return []
 
 
@@ -218,8 +220,9 @@ def _csv_assets(file: Path, root: Path, broken: list[ImageRow]) -> list[_Asset]:
     if missing := [name for name in _COLUMNS if name not in names]:
         raise AugmentError(f"{file} lacks {', '.join(missing)}: found {', '.join(names)}, expected VoTT's CSV export")
     regions: dict[str, list[_Region]] = {}
+    found = {name: _picture(root, name) for name in dict.fromkeys(row["image"] for row in rows)}
     for row in rows:
-        regions.setdefault(_picture(root, row["image"]), []).append(_row_region(row))
+        regions.setdefault(found[row["image"]], []).append(_row_region(row))
     for name in sorted(path.name for path in root.iterdir() if path.suffix.lower() in SUFFIXES):
         shown = name.encode(errors="surrogateescape").decode(errors="replace")
         if shown == name:

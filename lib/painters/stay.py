@@ -133,11 +133,11 @@ class Stay(DiffusionPainter):
 def _to_paint(item: PassInput) -> np.ndarray:
     """bool (H, W): what is painted. Beyond the frame, too, where that is the whole of it: nothing is known then.
 
-    Around any other region there is something of the picture on each side of the window.
+    Around any other region there is something of the picture, or of what repeats it, on each side of the window.
     """
-    spec, mask = item.spec, item.mask
-    plain = not spec.holes and spec.mask is None
-    return np.ones_like(mask) if plain and (mask.all(axis=0).any() or mask.all(axis=1).any()) else mask
+    spec, (left, top, right, bottom) = item.spec, item.spec.window
+    whole = any((x0 <= left and x1 >= right) or (y0 <= top and y1 >= bottom) for x0, y0, x1, y1 in spec.region)
+    return np.ones_like(item.mask) if whole and not spec.holes and spec.mask is None else item.mask
 
 
 def _told(model: LayoutModel, item: PassInput) -> tuple[torch.Tensor, ...]:
@@ -147,8 +147,8 @@ def _told(model: LayoutModel, item: PassInput) -> tuple[torch.Tensor, ...]:
     import torch
 
     config, spec, random = model.unet.config, item.spec, torch.Generator("cpu").manual_seed(item.spec.seed)
-    (height, width), factor = spec.shape, 1 if model.vae is None else _factor(model.vae.config)
-    noise = torch.randn(config.channels, height // factor, width // factor, generator=random)
+    height, width = spec.shape
+    noise = torch.randn(config.channels, height // model.factor, width // model.factor, generator=random)
     styles = torch.randn(config.max_objects, config.style_dim, generator=random)
     boxes, labels = torch.zeros(config.max_objects, 4), torch.zeros(config.max_objects, dtype=torch.int64)
     for row, (box, phrase) in enumerate(zip(spec.boxes, spec.phrases, strict=True)):

@@ -20,7 +20,7 @@ from torch import nn
 
 from lib.classifier import Classifier, read_classifier
 from lib.errors import AugmentError
-from lib.geometry import covered_xyxy
+from lib.geometry import most_shared
 from lib.models import ModelRef, reading
 from lib.regions import CONTEXT, Pixels, crop_region, prepared
 from lib.training.clip import BACKGROUND, worn
@@ -159,7 +159,7 @@ class ClassifierObjective(nn.Module):
         return found
 
     def _empty_place(self, rng: np.random.Generator) -> tuple[TrainingPicture, NDArray[np.float64]] | None:
-        """A picture and a box, as large as some object's, that holds no tenth of any object; None where none is found.
+        """A picture and a box, as large as some object's, with no tenth in any object, nor of any in it; None for none.
 
         Try by try the boxes grow smaller, so that crowded pictures give some too.
         """
@@ -170,7 +170,7 @@ class ClassifierObjective(nn.Module):
             size = np.minimum(size.clip(LEAST), frame)
             corner = rng.uniform(0, 1, 2) * (frame - size)
             box = np.concatenate([corner, corner + size])
-            if (covered_xyxy(box.tolist(), picture.things.boxes) <= 0.1).all():
+            if most_shared(box[None], picture.things.boxes)[0] <= 0.1:
                 return picture, box
         return None
 

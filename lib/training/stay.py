@@ -50,7 +50,9 @@ class StaySettings(LoopSettings):
         "auto", description="auto: grey where nineteen in twenty pictures are"
     )
     vae: Path | None = Field(None, description="folder of an autoencoder, in whose latents it paints; none: in pixels")
-    categories: list[str] | None = Field(None, description="what it learns, in this order; none: all there are")
+    categories: list[str] | None = Field(
+        None, min_length=1, description="what it learns, in this order; none: all there are"
+    )
     patch: int = Field(4, ge=1, description="pixels (or latent cells) along a side that are folded into one cell")
     widths: list[int] = Field([128, 128, 160], min_length=2, description="channels at each resolution")
     layers: int = Field(1, ge=1, description="residual blocks at each resolution; the decoder has one more")
