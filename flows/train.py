@@ -32,7 +32,7 @@ def train(
     dataset: DatasetSettings,
     models: list[str] | None = None,
     size: int = 128,
-    detail: float = 2,
+    detail: float | None = None,
     split: str = "train",
     settings: dict[str, dict[str, Any]] | None = None,
     start: Path | None = None,
@@ -46,7 +46,8 @@ def train(
         dataset: where pictures and annotations lie, and their format.
         models: trainers in their order; none: those of `models: mini`.
         size: side of the square windows that models see, pixels: a multiple of 32, at least 64.
-        detail: shorter side to which pictures are shrunk, in multiples of size; 0: they keep all pixels.
+        detail: shorter side to which pictures are shrunk, in multiples of size; 0: they keep all pixels; none: 2, and
+            0 where stay or classifier is trained.
         split: the split that is learned from.
         settings: of each trainer, such as {"vae": {"steps": 8000}}; docs/training.md lists them.
         start: folder of earlier models to begin from.

@@ -66,13 +66,14 @@ def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     """
     if member.MODEL is None:
         return None
-    mini = getattr(member, "MINI_MODEL", name)
-    model = getattr(settings, "model", None) or (member.MODEL if models == "full" else f"mini:{mini}")
-    if model == OWN:
+    given: str | None = getattr(settings, "model", None)
+    if given:
+        return given
+    if member.MODEL == OWN:
         raise AugmentError(
             f"{name} is {OWN}: give painter: {{name: {name}, model: FOLDER}}, or train one: augment train {name}"
         )
-    return model
+    return str(member.MODEL) if models == "full" else f"mini:{getattr(member, 'MINI_MODEL', name)}"
 
 
 def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:

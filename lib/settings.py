@@ -197,8 +197,11 @@ class TrainSettings(Settings):
     dataset: DatasetSettings
     models: list[str] | None = Field(None, description="trainers in their order; none: those of `models: mini`")
     size: int = Field(128, ge=64, multiple_of=32, description="side of the square windows that models see, pixels")
-    detail: float = Field(
-        2, ge=0, description="shorter side to which pictures are shrunk, in multiples of size; 0: they keep all pixels"
+    detail: float | None = Field(
+        None,
+        ge=0,
+        description="shorter side to which pictures are shrunk, in multiples of size; 0: they keep all pixels; "
+        "none: 2, and 0 where `stay` or `classifier` is trained",
     )
     split: str = Field("train", description="the training split: its pictures alone are used")
     settings: dict[str, dict[str, Any]] = Field(

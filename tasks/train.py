@@ -105,6 +105,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
         update={
             "models": names,
             "settings": {name: settings_of(settings, name).model_dump(mode="json") for name in names},
+            "detail": min(TRAINERS[name].DETAIL for name in names) if settings.detail is None else settings.detail,
             "output": output,
             "workspace": root,
         }

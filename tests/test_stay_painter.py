@@ -175,7 +175,6 @@ def test_without_a_model_it_says_where_one_comes_from():
     with pytest.raises(AugmentError, match=r"trained on your own data.*model: FOLDER.*augment train stay"):
         model_of("stay", Stay, Stay.Settings(), "full")
     assert Stay.MODEL == OWN and model_of("stay", Stay, Stay.Settings(model="x"), "full") == "x"
-    assert model_of("stay", Stay, Stay.Settings(), "mini") == "mini:stay"
 
 
 def test_a_checkpoint_of_another_size_says_which_it_is(folders):

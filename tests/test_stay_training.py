@@ -19,10 +19,12 @@ from tiny import tiny_stay
 from lib.errors import AugmentError
 from lib.layout_unet import load_layout_unet
 from lib.models import resolve
-from lib.training import check_training, read_facts, settings_of, train_model
+from lib.training import TRAINERS, check_training, read_facts, settings_of, train_model
 from lib.training.stay import StayObjective, StaySettings, StayTrainer, turned, variational_bound
 from lib.training.vae import make_vae, save_half
 from lib.training.windows import Things, TrainingPicture, Window
+from tasks.progress import Progress
+from tasks.train import open_training
 
 SIZE = 64
 QUICK: dict[str, Any] = {"steps": 2, "batch": 2, "precision": "no", "widths": [16, 16], "checkpoint_minutes": 0}
@@ -261,7 +263,8 @@ def deployed() -> dict[str, Any]:
 
 def test_its_deployment_trains_it_alone_on_all_pixels():
     given = check_training(deployed())
-    assert (given.models, given.size, given.detail, given.dataset.format) == (["stay"], SIZE, 0, "deep-pcb")
+    assert (given.models, given.size, given.detail, given.dataset.format) == (["stay"], SIZE, None, "deep-pcb")
+    assert TRAINERS["stay"].DETAIL == 0
     assert settings_of(given, "stay").symmetries == "all"
 
 
@@ -307,3 +310,12 @@ def test_as_deployed_it_trains_from_nothing_and_goes_on_after_a_kill(tmp_path, p
     assert (facts["steps"], facts["pictures"]) == (3, 6)
     model = load_layout_unet(resolve(str(tmp_path / "ws" / "models" / "stay"), {}), SIZE)
     assert (model.unet.config.channels, list(model.unet.config.categories)) == (1, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("models", "detail", "found"), [(["vae"], None, 2), (["vae", "stay"], None, 0), (["stay"], 3, 3)]
+)
+def test_pictures_are_shrunk_only_where_no_trainer_wants_all_pixels(models, detail, found, tmp_path):
+    given = {"dataset": {"images": tmp_path}, "models": models, "workspace": tmp_path / "run", "detail": detail}
+    with open_training(check_training(given), "run", Progress()) as run:
+        assert run.settings.detail == found

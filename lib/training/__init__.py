@@ -56,6 +56,7 @@ class Trainer(Protocol):
 
     VERSION: ClassVar[int]
     NEEDS: ClassVar[tuple[str, ...]]  # trainers whose models must be there before
+    DETAIL: ClassVar[float]  # shorter side of the pictures that it wants, in multiples of its windows'; 0: all pixels
     ABOUT: ClassVar[str]  # one sentence for the model card
     Settings: ClassVar[type[LoopSettings]]
 

@@ -191,6 +191,7 @@ class Blip2Trainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
+    DETAIL: ClassVar[float] = 2
     ABOUT: ClassVar[str] = "a BLIP-2 captioner: vision tower, Q-Former and an OPT language model"
 
     class Settings(LoopSettings):

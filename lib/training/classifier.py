@@ -215,6 +215,7 @@ class ClassifierTrainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
+    DETAIL: ClassVar[float] = 0
     ABOUT: ClassVar[str] = "a ResNet that names what a box shows, learned from real boxes: a judge of painted ones"
     Settings: ClassVar[type[ClassifierSettings]] = ClassifierSettings
 

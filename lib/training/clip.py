@@ -173,6 +173,7 @@ class ClipTrainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
+    DETAIL: ClassVar[float] = 2
     ABOUT: ClassVar[str] = "a CLIP: the painters' text tower, the feature extractor `mini`, and the judge of regions"
 
     class Settings(LoopSettings):

@@ -279,6 +279,7 @@ class GligenInpaintTrainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ("vae", "clip")
+    DETAIL: ClassVar[float] = 2
     ABOUT: ClassVar[str] = "GLIGEN inpainting: new content in masked places, by boxes with phrases"
 
     class Settings(LoopSettings):
@@ -304,6 +305,7 @@ class GligenTrainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ("vae", "clip", "gligen-inpaint")
+    DETAIL: ClassVar[float] = 2
     ABOUT: ClassVar[str] = (
         "GLIGEN generation: a new picture by boxes with phrases; without them a plain 4-channel model"
     )

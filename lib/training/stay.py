@@ -296,6 +296,7 @@ class StayTrainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
+    DETAIL: ClassVar[float] = 0
     ABOUT: ClassVar[str] = "STAY, layout to image: new objects inside their boxes, by box and category"
     Settings: ClassVar[type[StaySettings]] = StaySettings
 

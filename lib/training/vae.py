@@ -150,6 +150,7 @@ class VaeTrainer:
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
+    DETAIL: ClassVar[float] = 2
     ABOUT: ClassVar[str] = "the autoencoder of the painters: pictures to latents and back"
 
     class Settings(LoopSettings):
