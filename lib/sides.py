@@ -112,7 +112,8 @@ def sources_of(real: Side, made: Side) -> dict[int, int]:
     """Number of each made picture → number of the real one that it was made from, where that is there.
 
     By the id that it tells of where both are of one file, else by the name that it tells of, else by its own name:
-    its path under the folder, then that without folder and suffix, where one alone of the real ones has that.
+    its path under the folder, then that without folder and suffix, where one alone of the real ones has that and the
+    two are not of different folders.
     """
     by_id = {entry.id: i for i, entry in enumerate(real.entries)} if real.file in (made.file, None) else {}
     by_id.pop("", None)
@@ -122,7 +123,11 @@ def sources_of(real: Side, made: Side) -> dict[int, int]:
     found = {}
     for number, entry in enumerate(made.entries):
         key, name = entry.source or ("", entry.name)
-        source = by_id.get(key, by_name.get(name, by_stem.get(Path(name).stem)))
+        source = by_id.get(key, by_name.get(name))
+        if source is None:
+            source = by_stem.get(Path(name).stem)
+            folders = {Path(real.entries[source].name).parent, Path(name).parent} if source is not None else set()
+            source = source if len(folders - {Path()}) < 2 else None
         if source is not None:
             found[number] = source
     return found

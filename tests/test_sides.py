@@ -211,7 +211,11 @@ def test_a_picture_that_tells_of_no_source_has_that_of_its_own_name():
 
 
 def test_folder_and_suffix_count_for_nothing_where_no_name_is_the_same():
-    assert sources_of(side_of("a.png", "sub/b.png"), side_of("x/b.jpg", "a.webp")) == {0: 1, 1: 0}
+    assert sources_of(side_of("a.png", "sub/b.png"), side_of("b.jpg", "x/a.webp", "sub/b.webp")) == {0: 1, 1: 0, 2: 1}
+
+
+def test_pictures_of_different_folders_are_not_taken_for_each_other():
+    assert sources_of(side_of("train/1.png", "2.png"), side_of("val/1.jpg")) == {}
 
 
 def test_of_two_that_differ_in_folder_alone_neither_is_guessed():
