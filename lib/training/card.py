@@ -21,16 +21,20 @@ from lib.training import FACTS, TRAINERS, read_facts
 _INK, _GRID, _PAPER, _LINE = (60, 60, 66), (226, 226, 230), (255, 255, 255), (20, 90, 200)
 
 
-X
+def write_card(
+    folder: Path,
+    measured: Mapping[str, Any] | None = None,
+    how: str = "`augment measure`, on scenes that no training has seen",
+) -> None:
     """README.md of a finished model in Hugging Face form; what stood there is replaced.
 
-    measured: figures by name, a number, a text or a list of numbers each. Raises AugmentError where the folder holds
-    no facts of a training.
+    measured: figures by name, a number, a text, a list of numbers or a mapping of these each; how: by which command, on
+    what. Raises AugmentError where the folder holds no facts of a training.
     """
     facts = read_facts(folder)
     if "trainer" not in facts:
         raise AugmentError(f"{folder} holds no {FACTS}: only a model that this project trained has a card")
-    atomic_write(folder / "README.md", _card(facts, measured or {}, _library(folder)).encode())
+    atomic_write(folder / "README.md", _card(facts, measured or {}, how, _library(folder)).encode())
 
 
 def _library(folder: Path) -> str:
@@ -40,7 +44,7 @@ def _library(folder: Path) -> str:
     return "diffusers" if "_diffusers_version" in told else "transformers"
 
 
-def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -> str:
+def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, library: str) -> str:
     name = str(facts["trainer"])
     licence = [] if facts["start"] else ["license: apache-2.0"]
     front = [*licence, f"library_name: {library}", "tags:", "- augment", f"- {name}"]
@@ -69,10 +73,7 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], library: str) -
     ]
     if last:
         parts += ["At the end, means over the last steps:", _table({k: v for k, v in last.items() if k != "step"})]
-    parts += ["## Measured"]
-    parts += (
-        ["By `augment measure`, on scenes that no training has seen:", _table(measured)] if measured else ["Not yet."]
-    )
+    parts += ["## Measured", *([f"By {how}:", _table(measured)] if measured else ["Not yet."])]
     free = "Apache-2.0. No published weights went into it."
     parts += ["## Licence", "As its start and its data allow." if facts["start"] else free]
     return "\n\n".join(parts) + "\n"
