@@ -131,9 +131,23 @@ def _parser() -> argparse.ArgumentParser:
         help="who judges: a CLIP, or a classifier that was trained on the categories; default %(default)s",
     )
     fidelity.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
-    measured = _command(commands, "measure", measure_models, "how good the mini models are, on scenes never seen")
-    measured.add_argument("--models", type=Path, metavar="FOLDER", help="default: data/models/mini")
-    measured.add_argument("--scenes", type=int, default=100, metavar="N", help="default %(default)s")
+    measured = _command(
+        commands, "measure", measure_models, "how good models of this project are, on what none has seen"
+    )
+    measured.add_argument(
+        "what",
+        nargs="?",
+        choices=["mini", "defects"],
+        default="mini",
+        help="the mini models on drawn scenes, or stay and classifier on boards of DeepPCB; default %(default)s",
+    )
+    measured.add_argument("--models", type=Path, metavar="FOLDER", help="default: data/models/mini, data/models/pcb")
+    measured.add_argument("--scenes", type=int, default=100, metavar="N", help="mini; default %(default)s")
+    measured.add_argument("--data", type=Path, metavar="FOLDER", help="defects: PCBData as a whole")
+    measured.add_argument("--boxes", type=int, default=300, metavar="N", help="defects: to paint; default %(default)s")
+    measured.add_argument(
+        "--tune-steps", type=int, default=300, metavar="N", help="defects: fine-tuning; 0: none; default %(default)s"
+    )
     measured.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     notify = _command(commands, "notify", notify_update, "tell Prefect that a data set was updated")
     notify.add_argument("name", metavar="NAME")
@@ -504,29 +518,64 @@ def judge_boxes(options: argparse.Namespace) -> int:
 
 
 def measure_models(options: argparse.Namespace) -> int:
-    """Figures of the mini models, entered into their cards."""
-    from lib.evaluate import write_json
+    """Figures of the mini models, or of those for boards, entered into their cards."""
+    return _measure_mini(options) if options.what == "mini" else _measure_defects(options)
+
+
+def _measure_mini(options: argparse.Namespace) -> int:
     from lib.models import MINI
 
     if options.scenes < 2:
         raise AugmentError(f"--scenes {options.scenes}: at least 2 are needed, better 100")
     _prepare_prefect()
     from flows.measure import measure
+
+    workspace = CHECKOUT / "data" / "runs" / "measure"
+    found = measure((options.models or MINI).absolute(), options.scenes, workspace, lambda text: ERR.print(text))
+    _print_figures(found, f"{options.scenes} unseen scenes", found, options.json)
+    return 0
+
+
+def _measure_defects(options: argparse.Namespace) -> int:
+    from lib.models import MINI
+
+    if options.data is None:
+        raise AugmentError("--data FOLDER is needed: PCBData of DeepPCB, https://github.com/tangsanli5201/DeepPCB")
+    if options.boxes < 2 or options.tune_steps < 0:
+        raise AugmentError(
+            f"--boxes {options.boxes}, --tune-steps {options.tune_steps}: at least 2 boxes are needed, better 300, and "
+            "0 steps or more"
+        )
+    _prepare_prefect()
+    from flows.measure_defects import measure_defects
+
+    models, workspace = (
+        (options.models or MINI.parent / "pcb").absolute(),
+        CHECKOUT / "data" / "runs" / "measure-defects",
+    )
+    told = measure_defects(
+        options.data.absolute(), models, options.boxes, options.tune_steps, workspace, lambda text: ERR.print(text)
+    )
+    _print_figures(told["figures"], "unseen boards", told, options.json)
+    for name, path in told["panels"].items():
+        OUT.print(f"{name:>14}  {path}")
+    return 0
+
+
+def _print_figures(figures: dict[str, dict[str, Any]], title: str, told: dict[str, Any], file: Path | None) -> None:
+    """A table of figures; all that was found goes into the file."""
+    from lib.evaluate import write_json
     from lib.training.card import shown
 
-    models = (options.models or MINI).absolute()
-    workspace = CHECKOUT / "data" / "runs" / "measure"
-    found = measure(models, options.scenes, workspace, lambda text: ERR.print(text))
-    table = Table(title=f"{options.scenes} unseen scenes", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for column in ("model", "figure", "value"):
         table.add_column(column)
-    for name, figures in found.items():
-        for figure, value in figures.items():
+    for name, own in figures.items():
+        for figure, value in own.items():
             table.add_row(name, figure, shown(value))
     OUT.print(table)
-    if options.json:
-        write_json(found, options.json)
-    return 0
+    if file:
+        write_json(told, file)
 
 
 def notify_update(options: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ write_sheet(neighbour_panel(crops, others, found), Path("neighbours.png"))
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +77,7 @@ class Boards:
         """A COCO file with a link `images` beside it, as `augment fidelity` and the journey read it."""
         folder.mkdir(parents=True, exist_ok=True)
         link = folder / "images"
-        if not link.is_symlink() or Path(os.readlink(link)) != self.root.absolute():
+        if not link.is_symlink() or link.readlink() != self.root.absolute():
             link.unlink(missing_ok=True)
             link.symlink_to(self.root.absolute())
         records = {"images": self.images.record, "annotations": self.objects.record}
@@ -96,7 +95,7 @@ def read_boards(dataset: DatasetSettings, painted: bool = False) -> Boards:
     objects = settle_objects(images, told.objects).to_pandas()
     usable = objects.status == OK
     if painted:
-        usable &= [msgspec.json.decode(record).get("painted") is True for record in objects.record]
+        usable &= objects.record.map(lambda record: msgspec.json.decode(record).get("painted") is True).astype(bool)
     categories = msgspec.json.decode(told.envelope)["categories"]
     return Boards(dataset.images, images[images.status == OK], objects[usable], categories)
 
@@ -251,7 +250,7 @@ def contact_sheet(clean: Crops, painted: Crops, real: Crops, count: int = 6, col
 
 
 def neighbour_panel(made: Crops, among: Crops, found: Neighbours, count: int = 4) -> Image.Image:
-    """A row a category: `count` pairs of a painted box and the nearest real one, turned as it fits, with the distance."""
+    """A row a category: `count` pairs of a painted box and the nearest real one, turned as it fits, and how far."""
     cells = []
     for category in sorted(set(made.categories)):
         rows = np.flatnonzero(made.categories == category)

@@ -1,0 +1,326 @@
+"""A layout-to-image model's figures, on boards of groups that no training has seen: what stands in its card.
+
+    augment measure defects --data data/raw/deep_pcb/PCBData          # data/models/pcb; 300 boxes
+    augment measure defects --data PCBData --models data/runs/stay/models --tune-steps 0
+    augment fidelity WORKSPACE/stay/final --real WORKSPACE/real --model data/models/pcb/classifier --json F
+
+The painter `stay` paints the boxes of defective boards into their clean partners, by the journey; beside it stand the
+free baseline, copy-paste among the defective boards themselves, and real boxes against other real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.augment import augment
+from lib.classifier import CropClassifier
+from lib.errors import AugmentError
+from lib.evaluate import evaluate, measure
+from lib.features import EXTRACTORS
+from lib.fidelity import fidelity
+from lib.formats.deep_pcb import DEFECTIVE, TEST_GROUPS
+from lib.images import load_rgb
+from lib.manifest import read_manifest
+from lib.metrics.perceptual import NETWORKS, diversity
+from lib.models import resolve
+from lib.painters import PAINTERS
+from lib.registry import Family
+from lib.requests import Request
+from lib.schemas import OK, PlanRow
+from lib.settings import DatasetSettings
+from lib.sheet import write_sheet
+from lib.store import Store
+from lib.training import TRAINERS, finished_model, read_facts, train_model
+from lib.training.card import write_card
+from lib.training.data import training_pictures
+from lib.training.measure_defects import (
+    CLOSE,
+    Boards,
+    ClassifierFeatures,
+    Crops,
+    by_figure,
+    contact_sheet,
+    crops_of,
+    nearest,
+    neighbour_panel,
+    read_boards,
+    samples,
+)
+
+TUNED = "77000"  # of the test groups: the one that the model is fine-tuned on
+TUNED_BOARDS = 50  # of it, at most half: the others are painted before and after
+TUNED_RATE = 0.5  # times the rate that it was trained with
+LAYOUTS, SAMPLES = 2, 10  # of a category; paints of each
+WHOLE, PERCEPTUAL = ("inception", "pixels"), ("alex", "mini")  # the first whose weights are there
+NEAREST = f"grey values of boxes at {CLOSE} × {CLOSE} pixels, to the nearest of the training groups"
+HOW = "`augment measure defects`, on boards of groups that no training has seen"
+
+Tell = Callable[[str], object]
+Figures = dict[str, dict[str, Any]]  # {set: {figure: value}}
+
+
+def measure_defects(
+    data: Path, models: Path, boxes: int, tune_steps: int, workspace: Path, tell: Tell = lambda text: None
+) -> dict[str, Any]:
+    """Measure models/stay, as models/classifier judges it, with about `boxes` painted boxes; both cards are written.
+
+    data: PCBData; tune_steps: of the fine-tuning, 0: none. What the workspace holds is not painted or trained again.
+    Returns {"figures": {set: {figure: value}}, "details": whole results by name, "panels": {name: path}}. Raises
+    AugmentError where models or boards are missing, or a run failed.
+    """
+    missing = [name for name in ("stay", "classifier") if "trainer" not in read_facts(models / name)]
+    if missing:
+        raise AugmentError(f"{models} lacks {', '.join(missing)} as `augment train` leaves them: name another folder")
+    trial = _Trial(data, models, workspace, boxes)
+    chosen = trial.clean.only(trial.clean.some(boxes))
+    partners = trial.test.only(trial.test.stems.isin(chosen.stems))
+    tell(f"stay: painting {len(chosen.objects)} boxes of {len(chosen.images)} boards")
+    finals = {"stay": trial.paint("stay", chosen, models)}
+    tell("copy-paste: painting as many")
+    finals["copy-paste"] = trial.paint("copy-paste", partners)
+    tell("fidelity, distances, neighbours")
+    found, details, panels = _compared(trial, chosen, partners, finals)
+    tell(f"diversity: {SAMPLES} samples of {LAYOUTS} layouts a category")
+    found["by"]["diversity"], varied = trial.diversity("stay", chosen)
+    found["stay"] |= varied
+    if tune_steps:
+        details["group"] = trial.tuned(tune_steps, tell)
+        _enter(found, f"group_{TUNED}", details["group"])
+    write_card(models / "stay", by_figure(found), HOW)
+    write_card(models / "classifier", _recognised(details["fidelity"]["stay"]), HOW)
+    return {"figures": found, "details": details, "panels": panels}
+
+
+def _compared(
+    trial: _Trial, chosen: Boards, partners: Boards, finals: Mapping[str, Path]
+) -> tuple[Figures, dict[str, Any], dict[str, str]]:
+    """Figures, whole results and panels of what was painted, beside real boxes."""
+    crops = {name: _painted(final) for name, final in finals.items()} | {"train": crops_of(trial.train)}
+    real = crops_of(trial.test)
+    details = {
+        "fidelity": {name: fidelity(final, trial.judge, trial.workspace / "real") for name, final in finals.items()},
+        "crop": trial.distances(real, crops),
+        "picture": _of_pictures(finals, trial.test, Store(trial.workspace / "store")),
+    }
+    asked = {**{name: crops[name] for name in finals}, "real": crops_of(partners)}
+    near = {name: nearest(of.close, crops["train"].close) for name, of in asked.items()}
+    found: Figures = {"by": {"nearest": NEAREST}, "stay": {}, "copy-paste": {}, "real": {}, "train": {}}
+    for name, told in details["fidelity"].items():
+        found[name] |= _of_fidelity(told)
+    for what in ("crop", "picture"):
+        _enter(found, what, details[what])
+    for name, neighbours in near.items():
+        apart = neighbours.distance
+        found[name]["nearest"] = {"median": float(np.median(apart)), "least": float(apart.min())}
+    panels = {
+        "sheet": contact_sheet(crops_of(chosen), crops["stay"], real),
+        "neighbours": neighbour_panel(crops["stay"], crops["train"], near["stay"]),
+    }
+    for name, panel in panels.items():
+        write_sheet(panel, trial.workspace / f"{name}.png")
+    return found, details, {name: str(trial.workspace / f"{name}.png") for name in panels}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The boards of the test groups, and what is done with them in one workspace."""
+
+    data: Path
+    models: Path
+    workspace: Path
+    boxes: int  # to paint, about
+
+    @cached_property
+    def clean(self) -> Boards:
+        """Clean boards of the test groups with the boxes of their partners."""
+        return self._of("deep-pcb-layout", "test")
+
+    @cached_property
+    def test(self) -> Boards:
+        """Defective boards of the test groups; they lie in the workspace, too, as real boxes to compare with."""
+        boards = self._of("deep-pcb", "test")
+        boards.write(self.workspace / "real")
+        return boards
+
+    @cached_property
+    def train(self) -> Boards:
+        """Defective boards of the other groups."""
+        return self._of("deep-pcb", "train")
+
+    @cached_property
+    def judge(self) -> CropClassifier:
+        return CropClassifier(resolve(str(self.models / "classifier"), {}))
+
+    def _of(self, format: str, split: str) -> Boards:
+        boards = read_boards(DatasetSettings(images=self.data, format=format, group="group"))
+        own = boards.images.split == split
+        own = boards.only(own & (boards.images.path.str.endswith(DEFECTIVE) | (format == "deep-pcb-layout")))
+        if own.objects.empty:
+            wanted = f"the groups {', '.join(TEST_GROUPS)}" if split == "test" else "other groups than the test groups"
+            raise AugmentError(f"{self.data} has no labelled boards of {wanted}: expected PCBData as a whole")
+        return own
+
+    def paint(self, name: str, boards: Boards, models: Path | None = None) -> Path:
+        """The final folder of the journey over these boards: by models/stay, or by copy-paste where there are none.
+
+        Raises AugmentError where it does not complete.
+        """
+        own = self.workspace / name
+        boards.write(own / "given")
+        state = augment(
+            dataset={"images": boards.root, "annotations": own / "given" / "annotations.json", "split": "train"},
+            evaluate={"extractor": None},
+            finalise={"originals": "none"},
+            workspace=own,
+            return_state=True,
+            **(_copy_paste() if models is None else _stay(models)),
+        )
+        if not state.is_completed():
+            raise AugmentError(f"{name}: {state.message or state.name}")
+        return own / "final"
+
+    def distances(self, real: Crops, crops: Mapping[str, Crops]) -> dict[str, Any]:
+        """FID, KID and more of windows against real ones, as the judge sees them; all at the same number."""
+        seen, alike = ClassifierFeatures(self.judge), min(len(of.keys) for of in crops.values())
+        known = seen.extract(real.windows)
+        return {name: measure(known, seen.extract(of.draw(alike).windows), seen) for name, of in crops.items()}
+
+    def diversity(self, name: str, boards: Boards) -> tuple[str, dict[str, float]]:
+        """The network, and mean LPIPS over all pairs of samples of a window that was painted: in its place, with the
+        board kept around it, and of the layout alone."""
+        network = _first(NETWORKS, PERCEPTUAL)
+        model = resolve(str(self.models / "stay"), {})
+        told = {key: value for key, value in _painter(self.models).items() if key != "name"}
+        painter = PAINTERS.build(PAINTERS.member("stay", told, model))
+        plan = read_manifest(self.workspace / name / "manifests" / "plan.parquet", PlanRow)
+        rows = boards.images.set_index("key")
+        passes: dict[str, list[tuple[str, Any]]] = {}
+        for row in plan[plan.status == OK].itertuples():
+            for spec in Request.model_validate_json(row.request).passes:
+                passes.setdefault(spec.phrases[0], []).append((row.image_key, spec))
+        figures: dict[str, list[float]] = {"diversity_in_place": [], "diversity_of_layout": []}
+        for key, spec in (one for own in passes.values() for one in own[:LAYOUTS]):
+            picture = load_rgb(boards.root / rows.path[key], rows.frame[key])
+            for whole, values in enumerate(figures.values()):
+                values.append(diversity(network, samples(painter, picture, spec, SAMPLES, bool(whole))))
+        return f"LPIPS, {network.name}", {name: float(np.mean(values)) for name, values in figures.items()}
+
+    def tuned(self, steps: int, tell: Tell) -> dict[str, Any]:
+        """The distances in one group, whose other boards the model is fine-tuned on: before and after."""
+        group = self.test.only(self.test.images.group == TUNED)
+        order = np.random.default_rng(0).permutation(len(group.images))
+        learned = group.images.key.isin(group.images.key.iloc[order[: min(TUNED_BOARDS, len(order) // 2)]])
+        rest = group.only(~learned)
+        facts, boards = read_facts(self.models / "stay"), group.only(learned)
+        given = {"steps": steps, "rate": TUNED_RATE * facts["settings"]["rate"]}
+        settings, size = TRAINERS.settings("stay", facts["settings"] | given), facts["size"]
+        own = self.workspace / f"tuned-{facts['revision'].removeprefix('sha256:')[:8]}-{steps}"
+        told = f"DeepPCB, {len(boards.images)} boards of group {TUNED}"
+        if not finished_model("stay", settings, size, own / "models", self.models, told):
+            tell(f"fine-tuning on {len(boards.images)} boards of group {TUNED}")
+            images = boards.images.assign(split="train")
+            pictures, _ = training_pictures(images, boards.objects, boards.root, size, detail=0)
+            train_model(
+                "stay",
+                settings,
+                pictures,
+                size,
+                own / "models",
+                own / "work",
+                start=self.models,
+                data=told,
+                watch=lambda progress: tell(f"  step {progress.step} of {progress.steps} {progress.note}"),
+            )
+        layouts = self.clean.only(self.clean.stems.isin(rest.stems))
+        layouts = layouts.only(layouts.some(self.boxes))
+        tell(f"before and after: painting {len(layouts.objects)} boxes of its other boards")
+        painted = {
+            "stay": _painted(self.paint("before", layouts, self.models)),
+            "tuned": _painted(self.paint("after", layouts, own / "models")),
+        }
+        return self.distances(crops_of(rest), painted)
+
+
+def _copy_paste() -> dict[str, Any]:
+    return {"preset": "copy-paste", "select": {"require_objects": True}}
+
+
+def _stay(models: Path) -> dict[str, Any]:
+    """What the journey is told: each defect gets a window of the model's size, at the boards' own resolution."""
+    painter = _painter(models)
+    return {
+        "preset": "stay-defects",
+        "select": {"max_objects": None, "require_objects": True},
+        "edit": {"name": "replace", "context": 1, "min_window": painter["size"]},
+        "painter": painter,
+    }
+
+
+def _painter(models: Path) -> dict[str, Any]:
+    return {"name": "stay", "model": str(models / "stay"), "size": read_facts(models / "stay")["size"]}
+
+
+def _painted(final: Path) -> Crops:
+    dataset = DatasetSettings(images=final / "images", annotations=final / "annotations.json")
+    return crops_of(read_boards(dataset, painted=True))
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def _of_fidelity(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Its figures, and the share of hits among painted boxes by category and size."""
+    figures = {"boxes": told["n_generated"], "layout_fidelity": told["fidelity"]}
+    figures |= {name: told[name] for name in ("interval", "generated", "real", "shuffled")}
+    return figures | _shares(told, "generated")
+
+
+def _recognised(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the judge makes of real boxes."""
+    return {"boxes": told["n_real"], "hits": told["real"], **_shares(told, "real")}
+
+
+def _shares(told: Mapping[str, Any], side: str) -> dict[str, float]:
+    """Hits of a side by category and size, where it has any boxes."""
+    groups = (told["by_category"] | told["by_size"]).items()
+    return {f"hits, {name}": of[f"hits_{side}"] / of[f"n_{side}"] for name, of in groups if of[f"n_{side}"]}
+
+
+def _of_pictures(finals: Mapping[str, Path], test: Boards, cache: Store) -> dict[str, Any]:
+    """FID and KID of whole pictures."""
+    extractor, real = _first(EXTRACTORS, WHOLE), [test.root / path for path in test.images.path]
+    return {
+        name: evaluate(real, final / "images", extractor, metrics=["fid", "kid"], cache=cache)
+        for name, final in finals.items()
+    }
+
+
+def _first(family: Family, names: Sequence[str]) -> Any:
+    """The first member whose weights are there; the last one's error where there is none."""
+    for name in names[:-1]:
+        try:
+            made = family[name]()
+            if hasattr(made, "check"):
+                made.check()
+            return made
+        except AugmentError:
+            continue
+    return family[names[-1]]()
+
+
+def _enter(found: Figures, what: str, told: Mapping[str, Mapping[str, Any]]) -> None:
+    """FID and KID of each set into its figures, at the number of pictures that real ones have in the floor."""
+    for name, result in told.items():
+        floor = result["floor"]
+        found["by"][what] = f"{result['extractor']}, {floor['m'] if floor else result['n_generated']} a side"
+        for metric in ("fid", "kid"):
+            value = floor[f"{metric}_at_m"] if floor else result[metric]
+            found.setdefault(name, {})[f"{what}_{metric}"] = value
+            if floor:
+                found["real"][f"{what}_{metric}"] = floor[metric]
