@@ -78,4 +78,6 @@ def test_killed_in_a_stage_and_rerun_the_final_set_is_the_same(
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "something was painted twice"
     account = json.loads((workspace / "status.json").read_bytes())
     assert account["painted"] + account["reused"] == account["stages"]["generate"]["rows"]
-    assert account["painted"] == account["stages"]["generate"]["rows"] - len(kept)
+    # What was painted, but not yet a picture when the kill came, is not painted again either: one a thread at most.
+    left = account["stages"]["generate"]["rows"] - len(kept)
+    assert left - 2 * (os.cpu_count() or 1) <= account["painted"] <= left

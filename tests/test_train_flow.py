@@ -29,6 +29,14 @@ sys.exit(0 if train(**json.loads(sys.argv[1]), return_state=True).is_completed()
 """
 
 
+# A model is written within milliseconds: who looks from outside may miss it. So this process ends itself there.
+ENDS_WHILE_WRITING = """
+import os, signal
+from lib.training import card
+card.write_card = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     """Five scenes of 96 × 96 pixels."""
@@ -75,9 +83,9 @@ def whole(scenes, tmp_path_factory, prefect_server) -> Path:
     return workspace
 
 
-def start(scenes: Path, workspace: Path, server: str) -> subprocess.Popen[bytes]:
+def start(scenes: Path, workspace: Path, server: str, before: str = "") -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PREFECT_API_URL": server, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM, json.dumps(given(scenes, workspace))]
+    command = [sys.executable, "-c", before + PROGRAM, json.dumps(given(scenes, workspace))]
     return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
 
 
@@ -144,7 +152,9 @@ def kill_at(process: subprocess.Popen[bytes], workspace: Path, pattern: str) -> 
 )
 def test_killed_and_rerun_the_weights_are_those_of_a_run_never_killed(scenes, whole, tmp_path, prefect_server, pattern):
     workspace = tmp_path / "ws"
-    kill_at(start(scenes, workspace, prefect_server), workspace, pattern)
+    kill_at(
+        start(scenes, workspace, prefect_server, ENDS_WHILE_WRITING if ".tmp" in pattern else ""), workspace, pattern
+    )
     assert start(scenes, workspace, prefect_server).wait(200) == 0
     assert weights(workspace / "models") == weights(whole / "models")
     assert not list(workspace.rglob(".tmp-*"))
