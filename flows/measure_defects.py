@@ -10,9 +10,10 @@ free baseline, copy-paste among the defective boards themselves, and real boxes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from lib.images import load_rgb
 from lib.manifest import read_manifest
 from lib.metrics.perceptual import NETWORKS, diversity
 from lib.models import resolve
-from lib.painters import PAINTERS
+from lib.painters import PAINTERS, Painter
 from lib.registry import Family
-from lib.requests import Request
+from lib.requests import Pass, Request
 from lib.schemas import OK, PlanRow
 from lib.settings import DatasetSettings
 from lib.sheet import write_sheet
@@ -56,6 +57,7 @@ from lib.training.measure_defects import (
 TUNED = "77000"  # of the test groups: the one that the model is fine-tuned on
 TUNED_BOARDS = 50  # of it, at most half: the others are painted before and after
 TUNED_RATE = 0.5  # times the rate that it was trained with
+ALONE = 150  # windows of it that are made of their layouts alone, before and after
 LAYOUTS, SAMPLES = 2, 10  # of a category; paints of each
 WHOLE, PERCEPTUAL = ("inception", "pixels"), ("alex", "mini")  # the first whose weights are there
 NEAREST = f"grey values of boxes at {CLOSE} × {CLOSE} pixels, to the nearest of the training groups"
@@ -90,8 +92,9 @@ def measure_defects(
     found["by"]["diversity"], varied = trial.diversity("stay", chosen)
     found["stay"] |= varied
     if tune_steps:
-        details["group"] = trial.tuned(tune_steps, tell)
+        details["group"], details["group_alone"] = trial.tuned(tune_steps, tell)
         _enter(found, f"group_{TUNED}", details["group"])
+        _enter(found, f"group_{TUNED}_alone", details["group_alone"])
     write_card(models / "stay", by_figure(found), HOW)
     write_card(models / "classifier", _recognised(details["fidelity"]["stay"]), HOW)
     return {"figures": found, "details": details, "panels": panels}
@@ -187,32 +190,40 @@ class _Trial:
 
     def distances(self, real: Crops, crops: Mapping[str, Crops]) -> dict[str, Any]:
         """FID, KID and more of windows against real ones, as the judge sees them; all at the same number."""
-        seen, alike = ClassifierFeatures(self.judge), min(len(of.keys) for of in crops.values())
-        known = seen.extract(real.windows)
-        return {name: measure(known, seen.extract(of.draw(alike).windows), seen) for name, of in crops.items()}
+        alike = min(len(of.keys) for of in crops.values())
+        return self.apart(real.windows, {name: of.draw(alike).windows for name, of in crops.items()})
+
+    def apart(self, real: np.ndarray, made: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The same of windows (N, H, W, 3)."""
+        seen = ClassifierFeatures(self.judge)
+        known = seen.extract(real)
+        return {name: measure(known, seen.extract(windows), seen) for name, windows in made.items()}
 
     def diversity(self, name: str, boards: Boards) -> tuple[str, dict[str, float]]:
         """The network, and mean LPIPS over all pairs of samples of a window that was painted: in its place, with the
         board kept around it, and of the layout alone."""
-        network = _first(NETWORKS, PERCEPTUAL)
-        model = resolve(str(self.models / "stay"), {})
-        told = {key: value for key, value in _painter(self.models).items() if key != "name"}
-        painter = PAINTERS.build(PAINTERS.member("stay", told, model))
-        plan = read_manifest(self.workspace / name / "manifests" / "plan.parquet", PlanRow)
-        rows = boards.images.set_index("key")
-        passes: dict[str, list[tuple[str, Any]]] = {}
-        for row in plan[plan.status == OK].itertuples():
-            for spec in Request.model_validate_json(row.request).passes:
-                passes.setdefault(spec.phrases[0], []).append((row.image_key, spec))
+        network, painter = _first(NETWORKS, PERCEPTUAL), _painter_of(self.models)
+        passes: dict[str, list[tuple[Any, Any]]] = {}
+        for picture, spec in self.passes(name, boards):
+            passes.setdefault(spec.phrases[0], []).append((picture, spec))
         figures: dict[str, list[float]] = {"diversity_in_place": [], "diversity_of_layout": []}
-        for key, spec in (one for own in passes.values() for one in own[:LAYOUTS]):
-            picture = load_rgb(boards.root / rows.path[key], rows.frame[key])
+        for picture, spec in (one for own in passes.values() for one in own[:LAYOUTS]):
             for whole, values in enumerate(figures.values()):
                 values.append(diversity(network, samples(painter, picture, spec, SAMPLES, bool(whole))))
         return f"LPIPS, {network.name}", {name: float(np.mean(values)) for name, values in figures.items()}
 
-    def tuned(self, steps: int, tell: Tell) -> dict[str, Any]:
-        """The distances in one group, whose other boards the model is fine-tuned on: before and after."""
+    def passes(self, name: str, boards: Boards) -> Iterator[tuple[Any, Pass]]:
+        """What was asked for in the run of that name: the picture of each pass, and the pass."""
+        plan = read_manifest(self.workspace / name / "manifests" / "plan.parquet", PlanRow)
+        rows = boards.images.set_index("key")
+        for row in plan[plan.status == OK].itertuples():
+            picture = load_rgb(boards.root / rows.path[row.image_key], rows.frame[row.image_key])
+            for spec in Request.model_validate_json(row.request).passes:
+                yield picture, spec
+
+    def tuned(self, steps: int, tell: Tell) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The distances in one group, whose other boards the model is fine-tuned on, before and after: of windows whose
+        box was painted, and of windows made of their layouts alone, in which no board is kept."""
         group = self.test.only(self.test.images.group == TUNED)
         order = np.random.default_rng(0).permutation(len(group.images))
         learned = group.images.key.isin(group.images.key.iloc[order[: min(TUNED_BOARDS, len(order) // 2)]])
@@ -244,7 +255,14 @@ class _Trial:
             "stay": _painted(self.paint("before", layouts, self.models)),
             "tuned": _painted(self.paint("after", layouts, own / "models")),
         }
-        return self.distances(crops_of(rest), painted)
+        real = crops_of(rest)
+        tell("before and after: windows of their layouts alone")
+        asked = list(islice(self.passes("before", layouts), ALONE))
+        alone = {
+            name: np.concatenate([samples(painter, picture, spec, 1, True) for picture, spec in asked])
+            for name, painter in (("stay", _painter_of(self.models)), ("tuned", _painter_of(own / "models")))
+        }
+        return self.distances(real, painted), self.apart(real.windows, alone)
 
 
 def _copy_paste() -> dict[str, Any]:
@@ -264,6 +282,13 @@ def _stay(models: Path) -> dict[str, Any]:
 
 def _painter(models: Path) -> dict[str, Any]:
     return {"name": "stay", "model": str(models / "stay"), "size": read_facts(models / "stay")["size"]}
+
+
+def _painter_of(models: Path) -> Painter:
+    """The painter itself, for windows."""
+    told = {key: value for key, value in _painter(models).items() if key != "name"}
+    made: Painter = PAINTERS.build(PAINTERS.member("stay", told, resolve(str(models / "stay"), {})))
+    return made
 
 
 def _painted(final: Path) -> Crops:

@@ -188,7 +188,8 @@ def test_all_figures_come_from_one_call(
     assert figures["stay"]["boxes"] == 30 and 0 < figures["copy-paste"]["boxes"] <= 30
     for name in ("stay", "copy-paste", "real"):
         assert {"crop_fid", "picture_kid", "nearest"} <= figures[name].keys()
-    assert {"diversity_in_place", "diversity_of_layout", "group_77000_fid"} <= figures["stay"].keys()
+    assert {"diversity_in_place", "diversity_of_layout"} <= figures["stay"].keys()
+    assert {"group_77000_fid", "group_77000_alone_fid"} <= figures["stay"].keys() & figures["tuned"].keys()
     assert figures["stay"]["group_77000_fid"] != figures["tuned"]["group_77000_fid"]
     assert told["details"]["crop"]["stay"]["floor"]["m"] == told["details"]["crop"]["copy-paste"]["floor"]["m"]
     for path in told["panels"].values():
