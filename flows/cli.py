@@ -499,8 +499,8 @@ def judge_boxes(options: argparse.Namespace) -> int:
     """Layout fidelity of a data set."""
     from lib.evaluate import write_json
     from lib.fidelity import fidelity, summary
+    from lib.judges import make_judge
     from lib.models import resolve
-    from lib.regions import make_judge
 
     _check_places(options.json)
     try:

@@ -1,6 +1,6 @@
 """Layout fidelity: is in each box what its label says? As a judge sees it, beside what it says of real boxes.
 
-    judge = make_judge(resolve("mini:clip", {}))      # of lib/regions.py: a CLIP, or a classifier trained on real boxes
+    judge = make_judge(resolve("mini:clip", {}))      # of lib/judges.py: a CLIP, or a classifier trained on real boxes
     result = fidelity(Path("data/runs/mine/final"), judge)
     print(summary(result))
     write_json(result, Path("fidelity.json"))        # of lib/evaluate.py
@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import AugmentError
+from lib.judges import Judge
 from lib.metrics import fidelity as arithmetic
-from lib.metrics.regions import CONTEXT, MIN_SIDE, Judge, Regions
+from lib.metrics.regions import MIN_SIDE, Regions
 from lib.reading import Reading
+from lib.regions import CONTEXT
 from lib.sides import Side, read_side
 
 Advance = Callable[[int, int], None]  # (pictures done, of how many)

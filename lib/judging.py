@@ -27,8 +27,8 @@ from lib.errors import AugmentError
 from lib.generate import Load
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import PictureError, load_rgb
+from lib.judges import Judge
 from lib.labels import ignored
-from lib.metrics.regions import Judge
 from lib.metrics.verdicts import Action, Thresholds, Verdict, thresholds, verdicts
 from lib.regions import Pixels, crop_region, visible_sides
 from lib.requests import Label, Outcome, canonical, key_of

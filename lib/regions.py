@@ -1,6 +1,5 @@
 """What is in a box? Crops with context, scored against names by a CLIP (Zhong et al. 2022, arXiv 2112.09106, its idea).
 
-judge = make_judge(resolve("data/models/pcb/classifier", {}))     # a classifier (lib/classifier.py) or a CLIP, as it is
 scorer = RegionScorer(resolve("mini:clip", {}))                   # or any CLIP in Hugging Face form
 crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
 shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
@@ -31,35 +30,12 @@ from lib.registry import MemberSettings
 if TYPE_CHECKING:
     import torch
 
-    from lib.metrics.regions import Judge
-
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Embeddings = NDArray[np.float32]  # (N, D)
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json", "*processor_config.json")
 ALSO = ("*.json", "*.txt")
 CONTEXT = 0.15  # of a box's longer side, around it
-
-
-def make_judge(ref: ModelRef) -> Judge:
-    """Who judges boxes with this checkpoint: a classifier that was trained on names, or a CLIP that is told them.
-
-    Its config.json decides; weights are read at the first use. Raises AugmentError where there is none or it is of
-    another kind, and ConnectionError where a download failed in a way that may pass.
-    """
-    from lib.classifier import KIND, CropClassifier, is_classifier
-
-    with reading(ref):
-        config = dict(json.loads((local_path(ref, ("config.json",)) / "config.json").read_bytes()))
-    if is_classifier(config):
-        return CropClassifier(ref)
-    if config.get("model_type") == "clip":
-        return RegionScorer(ref)
-    raise AugmentError(
-        f"model {ref} is no judge of boxes: its config.json says model_type {config.get('model_type')!r}, "
-        f"architectures {config.get('architectures')}; a CLIP was expected, or an image classifier of transformers "
-        f"(…{KIND})"
-    )
 
 
 def crop_region(picture: Pixels, box: Sequence[float], size: int, context: float = CONTEXT) -> Pixels:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lib.captioners import CAPTIONERS
 from lib.generate import Load, source_loader
+from lib.judges import make_judge
 from lib.judging import judged_labels
 from lib.layouts import Mix, mixes_of
 from lib.manifest import Ref, digest, read_manifest, read_table
@@ -24,7 +25,7 @@ from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.places import Places, places_of
 from lib.plan import DonorPool
-from lib.regions import Pixels, make_judge
+from lib.regions import Pixels
 from lib.registry import Member
 from lib.requests import Outcome
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow

@@ -18,8 +18,9 @@ from lib.classifier import CropClassifier
 from lib.errors import AugmentError
 from lib.formats.deep_pcb import CATEGORIES, TEST_GROUPS
 from lib.images import load_rgb
+from lib.judges import make_judge
 from lib.models import MINI, resolve
-from lib.regions import RegionScorer, RegionSettings, crop_region, make_judge
+from lib.regions import RegionScorer, RegionSettings, crop_region
 from lib.training import TRAINERS, train_model
 from lib.training import classifier as module
 from lib.training.classifier import ClassifierObjective, ClassifierSettings

@@ -103,9 +103,9 @@ def test_what_its_numbers_depend_on_is_a_text(name, small):
 
 @with_model
 def test_a_member_with_a_model_is_built_with_it_pinned(name, small, monkeypatch):
-    pinned = []
+    pinned, model = [], small(name).settings.model  # made before nothing can be made any more
     monkeypatch.setattr(METRICS[name], "__init__", lambda self, settings, model: pinned.append(model))
-    built([Choice(name=name, model=small(name).settings.model)])
+    built([Choice(name=name, model=model)])
     assert isinstance(pinned[0], ModelRef) and pinned[0].revision.startswith("sha256:")
 
 

@@ -362,7 +362,7 @@ def load(name: str, folder: Path) -> Any:
         captioner = CAPTIONERS["blip2"]
         return captioner(captioner.Settings(max_new_tokens=4), ref).caption([scenes(1)[0].pixels], [()])
     if name == "classifier":
-        from lib.regions import make_judge
+        from lib.judges import make_judge
 
         shares = make_judge(ref).score([scenes(1)[0].pixels], ["forklift", "background"])
         assert shares.shape == (1, 2) and np.allclose(shares.sum(1), 1)

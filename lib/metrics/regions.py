@@ -8,36 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from lib.geometry import area_xyxy, clip_xyxy
+from lib.judges import Judge, make_judge
 from lib.metrics import Base, Kind, Noted, Seen
 from lib.metrics.fidelity import Judged, measure
 from lib.models import ModelRef
-from lib.regions import CONTEXT, Pixels, crop_region, make_judge
+from lib.regions import CONTEXT, crop_region
 from lib.registry import MemberSettings
 
 MIN_SIDE = 8.0  # pixels: of a smaller box there is nothing to recognise
-
-
-class Judge(Protocol):
-    """What is asked of a model, see lib/regions.make_judge."""
-
-    @property
-    def size(self) -> int:
-        """Side of the crops, pixels."""
-
-    @property
-    def identity(self) -> str:
-        """Which model, for the record."""
-
-    def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
-        """(N, len(names)) for uint8 (size, size, 3) RGB crops: the higher, the better a name fits."""
-        ...
 
 
 class Regions(Base):
