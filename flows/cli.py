@@ -549,10 +549,8 @@ def _measure_defects(options: argparse.Namespace) -> int:
     _prepare_prefect()
     from flows.measure_defects import measure_defects
 
-    models, workspace = (
-        (options.models or MINI.parent / "pcb").absolute(),
-        CHECKOUT / "data" / "runs" / "measure-defects",
-    )
+    models = (options.models or MINI.parent / "pcb").absolute()
+    workspace = CHECKOUT / "data" / "runs" / "measure-defects"
     told = measure_defects(
         options.data.absolute(), models, options.boxes, options.tune_steps, workspace, lambda text: ERR.print(text)
     )

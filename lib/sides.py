@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lib.errors import AugmentError
 from lib.formats import Dataset, read_dataset
 from lib.formats.coco import read_document
+from lib.formats.records import field_of, marked, text_of
 from lib.geometry import xywh_to_xyxy
 from lib.schemas import OK
 from lib.settings import DatasetSettings
@@ -188,8 +189,8 @@ def side_of(
     own = objects[kept]
     usable = own[own.status == OK]
     boxes = xywh_to_xyxy(usable[list("xywh")].to_numpy(np.float64).reshape(-1, 4))
-    ignore = usable.crowd.to_numpy(bool) | _marked(usable.record, "ignore")
-    painted = _marked(usable.record, "painted", exactly=True) | ~of_made[kept][(own.status == OK).to_numpy()]
+    ignore = usable.crowd.to_numpy(bool) | marked(usable.record, "ignore")
+    painted = marked(usable.record, "painted", exactly=True) | ~of_made[kept][(own.status == OK).to_numpy()]
     categories = usable.category.to_numpy(object)
     rows = usable.groupby("image_key", sort=False).indices
     entries = []
@@ -198,7 +199,9 @@ def side_of(
             continue
         at = rows.get(image.key, np.zeros(0, np.int64))
         size = (int(image.width), int(image.height)) if min(image.width, image.height) > 0 else (0, 0)
-        labels = Labels(boxes[at], tuple(categories[at]), ignore[at], painted[at], _text(image.record, "caption"), size)
+        labels = Labels(
+            boxes[at], tuple(categories[at]), ignore[at], painted[at], text_of(image.record, "caption"), size
+        )
         fault = None if image.status == OK else (image.reason, image.detail)
         path = root / image.path if fault else _place(root, image.path)
         entries.append(Entry(path, image.file_name, labels, image.key, sources[i], _regions(image.record), fault))
@@ -212,38 +215,16 @@ def _place(root: Path, name: str) -> Path:
 
 def _source(record: bytes) -> tuple[str, str] | None:
     """(id as JSON text, name) of the picture that a synthetic one was made from."""
-    told = _field(record, "source_image_id")
-    return None if told is None else (msgspec.json.encode(told).decode(), _text(record, "source_file_name"))
+    told = field_of(record, "source_image_id")
+    return None if told is None else (msgspec.json.encode(told).decode(), text_of(record, "source_file_name"))
 
 
 def _regions(record: bytes) -> NDArray[np.float64] | None:
     """xyxy of the field `regions`, as finalise writes it; None where there is none, or another one."""
-    told = _field(record, "regions")
+    told = field_of(record, "regions")
     try:
         regions = np.array(told, np.float64)
     except (ValueError, TypeError):
         return None
     usable = regions.ndim == 2 and regions.shape[1] == 4 and np.isfinite(regions).all()  # null is read as NaN
     return xywh_to_xyxy(regions) if usable else None
-
-
-def _marked(records: pd.Series, name: str, exactly: bool = False) -> NDArray[np.bool_]:
-    """(N,) of JSON objects, whose field is true; exactly: no 1 and no text will do."""
-    told = (_field(record, name) for record in records)
-    return np.array([value is True if exactly else bool(value) for value in told], bool)
-
-
-def _text(record: bytes, name: str) -> str:
-    told = _field(record, name)
-    return told if isinstance(told, str) else ""
-
-
-def _field(record: bytes, name: str) -> Any:
-    """A field of a JSON object, None where it has none, or a number beyond all floats."""
-    if f'"{name}"'.encode() not in record:  # most have not: no need to decode them
-        return None
-    try:
-        told = msgspec.json.decode(record)
-    except msgspec.DecodeError:
-        return None
-    return told.get(name) if isinstance(told, dict) else None

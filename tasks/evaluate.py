@@ -16,12 +16,12 @@ from lib.report import write_report
 from lib.requests import canonical, key_of
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
 from lib.settings import CompareSettings, EvaluateSettings
-from lib.sides import Side, read_side, side_of
+from lib.sides import read_side, side_of
 from lib.store import Store
 from tasks.artifacts import show_text
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass
-from tasks.progress import Progress, advance, watch_workspace
+from tasks.progress import Progress, advance, begin, watch_workspace
 from tasks.run import Run
 
 VERSION = 4
@@ -83,11 +83,23 @@ def measure(
 
 
 def _report(result: dict[str, Any], root: Path, name: str) -> None:
-    """report/metrics.json and report/index.html in the workspace, and in the UI."""
-    report = root / "report"
-    write_json(result, report / "metrics.json")
-    write_report({name: result}, report / "index.html")
-    show_text("metrics", f"Report: `{report / 'index.html'}`\n\n```\n{summary(result)}\n```")
+    """report/metrics.json and report/index.html in the workspace, and in the UI.
+
+    The page, for which pictures are decoded, is written before the numbers: where these are the same, so is it.
+    """
+    page, numbers = root / "report" / "index.html", root / "report" / "metrics.json"
+    if not (page.is_file() and _holds(numbers, result)):
+        write_report({name: result}, page)
+        write_json(result, numbers)
+    show_text("metrics", f"Report: `{page}`\n\n```\n{summary(result)}\n```")
+
+
+def _holds(numbers: Path, result: dict[str, Any]) -> bool:
+    try:
+        told: Any = json.loads(numbers.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(told == json_safe(result))
 
 
 def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> dict[str, Any]:
@@ -95,7 +107,6 @@ def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> d
 
     Raises AugmentError as lib/evaluate does.
     """
-    progress.start("evaluate", sum(len(side.entries) for side in _compared(settings)))
     watch_workspace(str(root), progress)
     result = compare(str(root), settings)
     progress.finish("evaluate")
@@ -106,16 +117,15 @@ def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> d
 @task(name="compare", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def compare(workspace: str, settings: CompareSettings) -> dict[str, Any]:
     """Not cached as a whole: it looks at every file, and computes what the store does not have of its content."""
+    real = read_side(settings.real, "originals", settings.boxes, settings.format)
+    generated = read_side(settings.generated, "synthetic")
+    begin(workspace, "evaluate", len(real.entries) + len(generated.entries))
     return evaluate(
-        *_compared(settings),
+        real,
+        generated,
         settings.extractor,
         settings.seed,
         lambda count: advance(workspace, "evaluate", count),
         metrics=settings.metrics,
         cache=Store(Path(workspace) / "store"),
     )
-
-
-def _compared(settings: CompareSettings) -> tuple[Side, Side]:
-    real = read_side(settings.real, "originals", settings.boxes, settings.format)
-    return real, read_side(settings.generated, "synthetic")

@@ -6,7 +6,7 @@ A reader that has no JSON of its own writes its records as COCO records and lets
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,29 @@ def _is_shape(segmentation: msgspec.Raw, box: np.ndarray) -> bool:
         return len(polygons) > 1
     x, y, w, h = box
     return not fills_box(polygons[0].ravel().tolist(), (x, y, x + w, y + h))
+
+
+def field_of(record: bytes, name: str) -> Any:
+    """A field of a record, a JSON object; None where it has none, or a number beyond all floats."""
+    if f'"{name}"'.encode() not in record:  # most have not: no need to decode them
+        return None
+    try:
+        told = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(told[name]) if name in told else None
+    except msgspec.MsgspecError:
+        return None
+
+
+def text_of(record: bytes, name: str) -> str:
+    """A text field of a record; "" where it has none."""
+    told = field_of(record, name)
+    return told if isinstance(told, str) else ""
+
+
+def marked(records: Iterable[bytes], name: str, exactly: bool = False) -> np.ndarray:
+    """bool (N,) of records, whose field is true; exactly: no 1 and no text will do."""
+    told = (field_of(record, name) for record in records)
+    return np.array([value is True if exactly else bool(value) for value in told], bool)
 
 
 def stable_id(*parts: object) -> int:

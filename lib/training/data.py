@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lib.captioners.template import article
+from lib.formats.records import text_of
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import PictureError, inside, load_rgb
 from lib.schemas import OK
@@ -77,18 +78,12 @@ def _picture(row: Any, objects: pd.DataFrame | None, root: Path, shorter: float)
     things = Things(np.empty((0, 4)), (), ()) if objects is None else _things(objects, pixels.shape[1], pixels.shape[0])
     small, boxes = shrunk(pixels, things.boxes, shorter) if shorter else (pixels, things.boxes)
     things = Things(boxes, things.categories, things.phrases)
-    return TrainingPicture(small, _field(row.record, "caption") or listing(things), things)
+    return TrainingPicture(small, text_of(row.record, "caption") or listing(things), things)
 
 
 def _things(objects: pd.DataFrame, width: int, height: int) -> Things:
     boxes = clip_xyxy(xywh_to_xyxy(objects[["x", "y", "w", "h"]].to_numpy(float)), width, height)
     names = tuple(objects.category)
-    told = (_field(record, "phrase") for record in objects.record)
+    told = (text_of(record, "phrase") for record in objects.record)
     phrases = tuple(phrase or f"{article(name)} {name}" for phrase, name in zip(told, names, strict=True))
     return Things(boxes, names, phrases)
-
-
-def _field(record: bytes, name: str) -> str:
-    """A text field of a source record; "" where it has none."""
-    value = json.loads(record).get(name) if name.encode() in record else None
-    return value if isinstance(value, str) else ""

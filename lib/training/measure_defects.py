@@ -26,6 +26,7 @@ from lib.classifier import CropClassifier
 from lib.errors import AugmentError
 from lib.features import Features
 from lib.formats import read_dataset
+from lib.formats.records import marked
 from lib.geometry import crop_window, outer_pixels, to_window, window_around, xywh_to_xyxy
 from lib.images import load_rgb
 from lib.ingest import check_pictures, settle_objects
@@ -95,7 +96,7 @@ def read_boards(dataset: DatasetSettings, painted: bool = False) -> Boards:
     objects = settle_objects(images, told.objects).to_pandas()
     usable = objects.status == OK
     if painted:
-        usable &= objects.record.map(lambda record: msgspec.json.decode(record).get("painted") is True).astype(bool)
+        usable &= marked(objects.record, "painted", exactly=True)
     categories = msgspec.json.decode(told.envelope)["categories"]
     return Boards(dataset.images, images[images.status == OK], objects[usable], categories)
 
