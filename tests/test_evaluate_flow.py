@@ -57,3 +57,14 @@ def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path
 def test_what_is_wrong_is_one_sentence(folders, wrong, said):
     state = run(**{**folders, "extractor": "pixels", **wrong})
     assert state.is_failed() and said in state.message and "Traceback" not in state.message
+
+
+def test_a_page_whose_numbers_stand_is_not_drawn_again_and_a_lost_one_is(folders, tmp_path):
+    report = tmp_path / "ws" / "report"
+    pages = []
+    for lost in (False, False, True):
+        if lost:
+            (report / "index.html").unlink()
+        assert run(**folders, extractor="pixels").is_completed()
+        pages.append(((report / "index.html").stat().st_mtime_ns, (report / "index.html").read_bytes()))
+    assert pages[0] == pages[1] != pages[2] and pages[1][1] == pages[2][1]
