@@ -1,11 +1,14 @@
 """Jobs: one stage over one part of the rows. Cached by content, retried where it can help, mapped over parts.
 
 A stage's rows lie in parts, hash buckets of the pictures, so that a new picture touches one part. A job's key is
-SHA-256 over the stage, its VERSION, its settings and its inputs' digests; its output is parts/<stage>/<key>.parquet.
+SHA-256 over the stage, its VERSION, its settings and its inputs' digests; its output is parts/<stage>/<key>.parquet,
+and <key>.json beside it, written last, says what that must be. Prefect itself keeps no results: it would believe the
+serializer that a result's file names, and so run what somebody wrote into a workspace.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +17,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import wait
+from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 from pydantic import BaseModel
 
 from lib.errors import AugmentError
+from lib.kept import note_ref, noted_ref
 from lib.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
 from lib.requests import draw, key_of
 from lib.schemas import MAY_PASS, Row, arrow_schema
@@ -45,6 +50,7 @@ class Job(BaseModel):
     inputs: dict[str, Ref]
     settings: dict[str, Any]
     where: dict[str, Any] = {}  # what the work needs but its result does not depend on: model folder, batch size
+    known: Ref | None = None  # the output, where an earlier run left it and it can be trusted
 
     @property
     def out(self) -> Path:
@@ -91,11 +97,6 @@ def make_job(
     )
 
 
-def _cache_key(context: Any, parameters: dict[str, Any]) -> str:
-    job = parameters["job"]
-    return f"{job.stage}/{job.key}"
-
-
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Retry what can pass (memory, storage, a download), not what cannot (bad input, a wrong program)."""
     try:
@@ -110,51 +111,49 @@ def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]:
-    """Make a function of a Job a cached, retried task. Results are small and stored as JSON, never pickled."""
+    """Make a function of a Job a retried task that notes its output; of a known one it says "Cached" and no more."""
 
-    return task(
-        name=stage,
-        task_run_name=stage + "-{job.label}",
-        cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
-        persist_result=True,
-        result_serializer="json",
-        retries=2,
-        retry_delay_seconds=exponential_backoff(backoff_factor=5),
-        retry_condition_fn=may_pass,
-    )
+    def decorate(make: Callable[[Job], Ref]) -> Task[[Job], Ref]:
+        @functools.wraps(make)
+        def work(job: Job) -> Any:
+            if job.known is not None:
+                return Completed(name="Cached", data=job.known)
+            ref = make(job)
+            note_ref(ref)
+            return ref
+
+        return task(
+            work,
+            name=stage,
+            task_run_name=stage + "-{job.label}",
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=2,
+            retry_delay_seconds=exponential_backoff(backoff_factor=5),
+            retry_condition_fn=may_pass,
+        )
+
+    return decorate
 
 
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
 def run_jobs(run: Work, jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
-    """Run jobs side by side; a cached output counts only while its file is intact and `there` finds what it promises.
-
-    Prefect reports a deleted file as cached: what is gone is made again with a refreshed cache.
-    """
-    # Results lie in the workspace, so that no other workspace's are taken, and go when it goes.
-    work = work.with_options(result_storage=run.root / "results")
-    anew = work.with_options(refresh_cache=True)
-    trusted = [_trusted(job, there) for job in jobs]
-    futures = [(work if old else anew).submit(job) for job, old in zip(jobs, trusted, strict=True)]
+    """Run jobs side by side; an earlier run's output counts while its record and its digest hold, and `there` finds
+    what it promises."""
+    known = [_known(job, there) for job in jobs]
+    futures = [work.submit(job.model_copy(update={"known": ref})) for job, ref in zip(jobs, known, strict=True)]
     wait(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
-    done: list[Done] = []
-    for job, future in zip(jobs, futures, strict=True):
-        ref, made = future.result(), future.state.name != "Cached"
-        # The result may come from before the workspace was moved, the file may have been damaged since.
-        if not made and (ref.path != str(job.out) or not ref.intact()):
-            ref, made = anew.submit(job).result(), True
-        done.append((ref, made))
-    return done
+    return [(future.result(), ref is None) for future, ref in zip(futures, known, strict=True)]
 
 
-def _trusted(job: Job, there: Callable[[Ref], bool]) -> bool:
-    if not job.out.is_file():
-        return False
+def _known(job: Job, there: Callable[[Ref], bool]) -> Ref | None:
     try:
-        return there(Ref(path=str(job.out), rows=-1, sha256=""))  # its digest is compared with the cached result's
+        ref = noted_ref(job.out)
+        return ref if ref is not None and there(ref) else None
     except AugmentError:
-        return False
+        return None
 
 
 def settled(rows: pd.DataFrame) -> bool:
@@ -243,8 +242,8 @@ def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequ
 
 
 def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
-    """Remove parts of a stage that this run did not use."""
+    """Remove parts of a stage that this run did not use, and their records."""
     used = {ref.path for ref in keep}
-    for path in (run.root / "parts" / stage).glob("*.parquet"):
-        if str(path) not in used:
+    for path in (run.root / "parts" / stage).glob("*"):
+        if path.suffix in (".parquet", ".json") and str(path.with_suffix(".parquet")) not in used:
             path.unlink()
