@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from lib.captioners.rules import Rules, apply_rules, fill_prompt, load_rules
 from lib.generate import Load
 from lib.images import PictureError
+from lib.kept import typed
 from lib.manifest import digest
 from lib.registry import Member
 from lib.requests import canonical, key_of
@@ -56,7 +57,7 @@ def caption_pictures(
     rows = list(selected.itertuples(index=False))
     records = records or {}
     keys = {row.key: _key(row, captioner, form, records.get(row.key)) for row in rows}
-    known = {image: found for image, key in keys.items() if (found := store.get("caption", key)) is not None}
+    known = {image: found for image, key in keys.items() if (found := _known(store, key)) is not None}
     advance(len(known))
     told = dict(known)
     failed: dict[str, PictureError] = {}
@@ -73,6 +74,12 @@ def caption_pictures(
             store.put("caption", keys[row.key], told[row.key])
         advance(len(batch))
     return [_row(row, told.get(row.key), failed.get(row.key), row.key in known, form) for row in rows]
+
+
+def _known(store: Store, key: str) -> bytes | None:
+    """JSON of what the captioner said, a text or null; None where that is not known."""
+    data = store.get("caption", key)
+    return data if data == b"null" or typed(data, str) is not None else None
 
 
 def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.ndarray | None], dict[str, PictureError]]:

@@ -129,11 +129,22 @@ def _paints(works: list[_Work], step: int, painter: Any, load: Load, store: Stor
 def _kept(work: _Work, step: int, painter: Any, store: Store) -> Paint | None:
     """A paint from the store; None where it lacks what the composite needs."""
     key = work.keys[step][0]
-    image = store.get("paint", key)
+    image = _image(store.get("paint", key), work.request.passes[step].shape)
     if image is None or not work.composite.NEEDS_DECODER:
-        return None if image is None else Paint(load_rgb(image, "stored"))
-    latents = store.get("latents", key)
-    return None if latents is None else Paint(load_rgb(image, "stored"), _tensor(latents), painter.decoder())
+        return None if image is None else Paint(image)
+    latents = _tensor(store.get("latents", key))
+    return None if latents is None else Paint(image, latents, painter.decoder())
+
+
+def _image(data: bytes | None, shape: tuple[int, int]) -> np.ndarray | None:
+    """uint8 (H, W, 3) RGB of a paint of this shape; None for anything else."""
+    if data is None:
+        return None
+    try:
+        image = load_rgb(data, "stored")
+    except PictureError:
+        return None
+    return image if image.shape[:2] == tuple(shape) else None
 
 
 def _keep(work: _Work, step: int, paint: Paint, store: Store) -> None:
@@ -145,10 +156,17 @@ def _keep(work: _Work, step: int, paint: Paint, store: Store) -> None:
     store.put("paint", key, encode_png(paint.image))
 
 
-def _tensor(data: bytes) -> Any:
+def _tensor(data: bytes | None) -> Any:
+    """(C, h, w) float latents; None for anything else."""
     import safetensors.torch
 
-    return safetensors.torch.load(data)["latents"]
+    if data is None:
+        return None
+    try:
+        latents = safetensors.torch.load(data).get("latents")
+    except (safetensors.SafetensorError, ValueError, KeyError):
+        return None
+    return latents if latents is not None and latents.ndim == 3 and latents.is_floating_point() else None
 
 
 def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:

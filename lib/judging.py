@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import msgspec
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lib.errors import AugmentError
 from lib.generate import Load
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import PictureError, load_rgb
 from lib.judges import Judge
+from lib.kept import typed
 from lib.labels import ignored
 from lib.metrics.verdicts import Action, Thresholds, Verdict, thresholds, verdicts
 from lib.regions import Pixels, crop_region, visible_sides
@@ -132,15 +132,25 @@ def learn_rules(
         )
     told = settings.model_dump(mode="json", exclude={"judge"})
     key = key_of("limits", VERSION, told, judge.identity, names, real.to_numpy().tolist())
-    known = store.get("limits", key)
+    known = _known_rules(store, key, names, judge.identity)
     if known is not None:
         advance(len(real))
-        return BoxRules.model_validate_json(known)
+        return known
     shares, labels, whole = _judge_real(real, names, settings.context, judge, load, store, advance)
     rules = _rules(shares, labels, names, settings, judge.identity)
     if whole:
         store.put("limits", key, canonical(rules))
     return rules
+
+
+def _known_rules(store: Store, key: str, names: Sequence[str], judge: str) -> BoxRules | None:
+    try:
+        rules = BoxRules.model_validate_json(store.get("limits", key) or b"", strict=True)
+    except ValidationError:
+        return None
+    columns = (rules.keep, rules.drop, rules.boxes, rules.pooled)
+    whole = rules.judge == judge and rules.names == tuple(names) and all(len(one) == len(names) for one in columns)
+    return rules if whole else None
 
 
 def _judge_real(
@@ -189,16 +199,19 @@ def _shares(
 ) -> NDArray[np.float64]:
     """(N, C) shares of the names for (N, 4) boxes of one picture, pixels; from the store, else asked now, and kept."""
     key = key_of("shares", VERSION, asked.what, xyxy.tolist(), judge.identity, list(asked.names), asked.context)
-    known = store.get("shares", key)
+    shape = len(xyxy), len(asked.names)
+    known = typed(
+        store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
+    )
     if known is None:
         picture = load()
         inside = clip_xyxy(xyxy, picture.shape[1], picture.shape[0]).tolist()
         crops = [crop_region(picture, box, judge.size, asked.context) for box in inside]
         told = judge.score(crops, list(asked.names))
         # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
-        known = canonical([[float(f"{share:.6g}") for share in row] for row in told.tolist()])
-        store.put("shares", key, known)
-    return np.array(msgspec.json.decode(known), np.float64).reshape(len(xyxy), len(asked.names))
+        known = [[float(f"{share:.6g}") for share in row] for row in told.tolist()]
+        store.put("shares", key, canonical(known))
+    return np.array(known, np.float64).reshape(shape)
 
 
 # --- painted boxes -----------------------------------------------------------------------------------------------

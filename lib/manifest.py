@@ -93,7 +93,7 @@ def write_manifest(path: Path, rows: pd.DataFrame | pa.Table | Sequence[Row], ro
     """Write rows as Parquet by rename. Equal rows give equal bytes."""
     table = to_table(rows, row_type)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", compression_level=1)
+        pq.write_table(table, temporary, compression="zstd", compression_level=1, write_page_checksum=True)
         sha256 = file_digest(temporary)
     return Ref(path=str(path), rows=table.num_rows, sha256=sha256)
 
@@ -101,14 +101,17 @@ def write_manifest(path: Path, rows: pd.DataFrame | pa.Table | Sequence[Row], ro
 def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pa.Table:
     """Read a manifest, or some columns of it.
 
-    Raises AugmentError where the file is missing, is no Parquet file, or has other columns than the row type.
+    Raises AugmentError where the file is missing, is no Parquet file, is damaged, or has other columns than the row
+    type.
     """
     try:
-        table = pq.read_table(path, columns=list(columns) if columns else None)
+        table = pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
     except FileNotFoundError:
         stage = path.stem
         raise AugmentError(f"{path} not found: stage {stage!r} writes it; run the flow up to there first") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a fault of the storage, which may pass
+            raise
         raise AugmentError(f"{path} cannot be read as Parquet ({error}): delete it and run again") from None
     expected = arrow_schema(row_type)
     if columns:
@@ -118,12 +121,16 @@ def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = 
             f"{path} has other columns than {row_type.__name__}:\n  found    {_columns(table.schema)}\n"
             f"  expected {_columns(expected)}\ndelete it and run again"
         )
-    return table
+    return table.cast(expected)  # without what the file says of pandas, which would be believed
 
 
 def read_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """`read_table` as a DataFrame."""
-    return read_table(path, row_type, columns).to_pandas()
+    """`read_table` as a DataFrame, with the same errors."""
+    table = read_table(path, row_type, columns)
+    try:
+        return table.to_pandas()
+    except (pa.ArrowException, ValueError) as error:  # texts that are none
+        raise AugmentError(f"{path} is damaged ({error}): delete it and run again") from None
 
 
 def former_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame | None:

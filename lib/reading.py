@@ -10,7 +10,6 @@ then what was made from it, so that no more than one group of pictures is in mem
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from lib.features import Extractor
 from lib.images import PictureError, load_rgb
+from lib.kept import typed
 from lib.manifest import digest
 from lib.metrics import Noted, Pair, Seen
 from lib.requests import canonical, key_of
@@ -145,7 +145,10 @@ class Reading:
         if self.extractor is None or self.cache is None:
             return None
         known = self.cache.get("feature", self._feature_key(picture.sha))
-        return None if known is None else np.frombuffer(known, np.float64)
+        if known is None or len(known) != 8 * self.extractor.DIMENSIONS:
+            return None
+        row = np.frombuffer(known, np.float64)
+        return row if np.isfinite(row).all() else None
 
     def _note(self, side: str, picture: _Picture) -> None:
         """What metrics of pictures say of it: all of them, or none. Raises PictureError."""
@@ -158,7 +161,7 @@ class Reading:
             labels, names = (picture.labels, tuple(self.names)) if metric.NEEDS else (Labels(), ())
             key = _key("note", name, metric, picture.sha, list(names), _told(labels))
             seen = partial(picture.framed, labels, names)
-            note = self._known("note", key, picture.entry, name, metric.of_picture, seen)
+            note = self._known("note", key, picture.entry, name, metric, metric.of_picture, seen)
             if note is not None:
                 notes[name] = note
         numbers: dict[str, float] = {}
@@ -181,7 +184,7 @@ class Reading:
             key = _key("pair", name, metric, source.sha, output.sha, boxes.tolist(), sizes)
             try:
                 pair = partial(_pair, source, output, boxes)
-                told = self._known("pair", key, output.entry, name, metric.of_pair, pair)
+                told = self._known("pair", key, output.entry, name, metric, metric.of_pair, pair)
             except PictureError:
                 if source.fault is not None:
                     self._unusable("real", source)
@@ -200,9 +203,8 @@ class Reading:
         for name, metric in self.groups:
             key = _key("group", name, metric, *(output.sha for output in readable))
             try:
-                told = self._known(
-                    "group", key, source.entry, name, metric.of_group, lambda: [o.pixels() for o in readable]
-                )
+                pixels = partial(_pixels_of, readable)
+                told = self._known("group", key, source.entry, name, metric, metric.of_group, pixels)
             except PictureError:
                 for output in (output for output in readable if output.fault is not None):
                     self._unusable("generated", output)
@@ -213,14 +215,20 @@ class Reading:
             self.grouped.append({"source": source.entry.path.as_posix(), "pictures": len(readable), **numbers})
 
     def _known(
-        self, kind: str, key: str, entry: Entry, name: str, ask: Callable[[Any], dict[str, Any]], of: Callable[[], Any]
+        self,
+        kind: str,
+        key: str,
+        entry: Entry,
+        name: str,
+        metric: Any,
+        ask: Callable[[Any], dict[str, Any]],
+        of: Callable[[], Any],
     ) -> dict[str, Any] | None:
         """What `ask` says of `of()`: from the cache, else asked now, and kept; None, with an entry in `failed`, where
         there is nothing to say. Raises PictureError."""
-        known = self.cache.get(kind, key) if self.cache else None
+        known: dict[str, Any] | None = typed(self.cache.get(kind, key), metric.NOTE) if self.cache else None
         if known is not None:
-            told: dict[str, Any] = json.loads(known)
-            return told
+            return known
         try:
             told = ask(of())
         except ValueError as error:
@@ -343,6 +351,10 @@ def _key(kind: str, name: str, metric: Any, *of: Any) -> str:
 def _told(labels: Labels) -> list[Any]:
     lists = (values.tolist() for values in (labels.boxes, labels.ignore, labels.painted))
     return [*lists, list(labels.categories), labels.caption, list(labels.size)]
+
+
+def _pixels_of(pictures: Sequence[_Picture]) -> list[Pixels]:
+    return [picture.pixels() for picture in pictures]
 
 
 def _pair(source: _Picture, output: _Picture, boxes: NDArray[np.float64]) -> Pair:

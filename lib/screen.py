@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from lib.generate import Load
 from lib.images import PictureError, load_rgb
+from lib.kept import typed
 from lib.manifest import digest
 from lib.requests import canonical, key_of
 from lib.schemas import MAY_PASS, OK, REJECTED, ScreenRow
@@ -19,6 +19,16 @@ from lib.store import Store
 
 VERSION = 1
 Advance = Callable[[int], None]
+
+
+class Verdict(TypedDict):
+    """What is kept of a picture. Of one that passes `reason` is ""."""
+
+    reason: str
+    detail: str
+    mean: float
+    std: float
+    pixels: str
 
 
 def measure_pictures(
@@ -37,8 +47,8 @@ def measure_pictures(
     rows, told = [], settings.model_dump(mode="json", exclude={"boxes"})
     for row in pictures.itertuples(index=False):
         key = key_of("screen", VERSION, row.picture, row.sha256, told)
-        known = store.get("verdict", key)
-        verdict = msgspec.json.decode(known) if known else _verdict(row, sources[row.image_key], settings, load, store)
+        known = typed(store.get("verdict", key), Verdict)
+        verdict = known or _verdict(row, sources[row.image_key], settings, load, store)
         if known is None and verdict["reason"] not in MAY_PASS:
             store.put("verdict", key, canonical(verdict))
         rows.append(_row(row, verdict))
@@ -46,7 +56,7 @@ def measure_pictures(
     return rows
 
 
-def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load, store: Store) -> dict[str, Any]:
+def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load, store: Store) -> Verdict:
     data = store.get("picture", row.picture)
     if data is None:
         return {"reason": "picture_lost", "detail": f"{row.name} is no longer in the store", **_numbers(None)}
@@ -88,7 +98,7 @@ def _numbers(pixels: np.ndarray | None) -> dict[str, Any]:
     }
 
 
-def _row(row: Any, verdict: dict[str, Any]) -> ScreenRow:
+def _row(row: Any, verdict: Verdict) -> ScreenRow:
     return ScreenRow(
         key=row.key,
         status=REJECTED if verdict["reason"] else OK,

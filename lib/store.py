@@ -7,9 +7,13 @@ counts as absent and is made again.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
+from lib.errors import AugmentError
 from lib.manifest import atomic_path
+
+_HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
 class Store:
@@ -22,7 +26,14 @@ class Store:
         self.root = Path(root)
 
     def path(self, kind: str, key: str) -> Path:
-        """Where an item lies, whether it does or not."""
+        """Where an item lies, whether it does or not.
+
+        Raises AugmentError for what is no key, by which a manifest of somebody else might lead anywhere.
+        """
+        if not _HEX.fullmatch(key):
+            raise AugmentError(
+                f"{key!r} is no key of {self.root}: remove parts/ and manifests/ beside it, and run again"
+            )
         return self.root / kind / key[:2] / key
 
     def has(self, kind: str, key: str) -> bool:

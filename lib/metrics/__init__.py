@@ -74,6 +74,7 @@ class Metric(Protocol):
     VERSION: ClassVar[int]  # raised whenever the same pictures would get another number
     OF: ClassVar[Kind]
     ABOUT: ClassVar[dict[str, str]]  # each number that it gives: what is good, what bad, and what it cannot tell
+    NOTE: ClassVar[Any]  # the type of what it says of one item, as JSON: what is kept is read to no other
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any) -> None: ...
@@ -132,6 +133,7 @@ class Base:
     """What members share."""
 
     VERSION: ClassVar[int] = 1
+    NOTE: ClassVar[Any] = dict[str, float]
 
     class Settings(MemberSettings):
         pass

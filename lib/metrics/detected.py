@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 from pydantic import Field
@@ -26,9 +26,19 @@ class _Found:
     labels: np.ndarray
 
 
+_Box = tuple[float, float, float, float]  # xyxy pixels
+
+
+class _Note(TypedDict):
+    found: tuple[list[_Box], list[float], list[int]]  # boxes, scores, labels
+    truth: tuple[list[_Box], list[int], list[bool]]  # boxes, labels, ignored ones
+    skipped: dict[str, int]
+
+
 class Layout(Base):
     """Average precision of a detector's boxes against the labels, by COCO's rules, per size and category."""
 
+    NOTE: ClassVar[Any] = _Note
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "boxes"
     ABOUT: ClassVar[dict[str, str]] = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
+import msgspec
 import numpy as np
 from pydantic import Field
 
@@ -16,9 +17,23 @@ from lib.regions import RegionScorer
 from lib.registry import MemberSettings
 
 
+_Hash = Annotated[int, msgspec.Meta(ge=0)]  # of 64 bits
+
+
+class _Hashed(TypedDict):
+    hash: _Hash
+    mirrored: _Hash | None
+
+
+class _Captioned(TypedDict):
+    numbers: dict[str, float]
+    cut: bool
+
+
 class Copies(Base):
     """Near-duplicates by perceptual hash, within the generated and of the real; mirrored ones too."""
 
+    NOTE: ClassVar[Any] = _Hashed
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = ""
     ABOUT: ClassVar[dict[str, str]] = {
@@ -58,6 +73,7 @@ def _hashes(side: Noted, name: str) -> np.ndarray:
 class Captions(Base):
     """CLIP score of each picture with its caption."""
 
+    NOTE: ClassVar[Any] = _Captioned
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "captions"
     ABOUT: ClassVar[dict[str, str]] = {

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
+import msgspec
 import numpy as np
 from pydantic import Field
 
@@ -24,9 +25,22 @@ from lib.registry import MemberSettings
 MIN_SIDE = 8.0  # pixels: of a smaller box there is nothing to recognise
 
 
+class _Told(TypedDict):
+    box: Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)]  # xyxy pixels
+    label: str
+    said: str
+    share: float
+
+
+class _Note(TypedDict):
+    boxes: list[_Told]
+    skipped: dict[str, int]
+
+
 class Regions(Base):
     """Which category a judge sees in each box, beside what it says of real boxes."""
 
+    NOTE: ClassVar[Any] = _Note
     VERSION: ClassVar[int] = 1
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "boxes"
