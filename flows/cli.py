@@ -192,12 +192,12 @@ def run_training(options: argparse.Namespace) -> int:
     """The flow `train`, in the same way."""
     values, name = _given(options, "train")
     from lib.training import check_training
+    from lib.workspace import read_account
 
     parameters = check_training(values)
     _run("train", name, values)
     workspace = Path(parameters.workspace or ".").absolute()
-    account = json.loads((workspace / "status.json").read_bytes())
-    _print_account(account)
+    _print_account(read_account(workspace / "status.json"))
     OUT.print(f"{'models':>14}  {(parameters.output or workspace / 'models').absolute()}")
     OUT.print(f"{'sheets':>14}  {workspace / 'sheets'}")
     return 0
@@ -312,7 +312,9 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def _tell(workspace: Path) -> None:
     """Where everything lies, after a run."""
-    _print_account(json.loads((workspace / "status.json").read_bytes()))
+    from lib.workspace import read_account
+
+    _print_account(read_account(workspace / "status.json"))
     shown = {
         "annotations": workspace / "final" / "annotations.json",
         "pictures": workspace / "final" / "images",
@@ -372,11 +374,9 @@ def _of_preset(values: dict[str, Any], preset: str, assignments: Sequence[str], 
 
 def show_status(options: argparse.Namespace) -> int:
     """The account of a workspace's last run."""
-    path = _status_file(options.run)
-    try:
-        account = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise AugmentError(f"{path} is damaged ({error}): run again") from None
+    from lib.workspace import read_account
+
+    account = read_account(_status_file(options.run))
     if options.json:
         print(json.dumps(account, indent=2))
     else:

@@ -118,7 +118,7 @@ def read_classifier(folder: Path) -> Classifier:
     told = processor_of(folder)
     mean, std = normalisation(told)
     model, report = transformers.AutoModelForImageClassification.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
     )
     check_whole(report)
     return Classifier(model.eval(), mean, std, _side(config, told))

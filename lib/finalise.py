@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 import numpy as np
 import pandas as pd
 
+from lib import kept
+from lib.errors import AugmentError
 from lib.formats import categories_of
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import encode_jpeg, load_rgb, plain_path
@@ -49,6 +51,16 @@ def kept_pictures(images: pd.DataFrame) -> pd.Series:
     return (images.status == OK) | (images.reason == "size_mismatch")
 
 
+_IDS = "restore it, or remove it: all synthetic pictures and boxes then get new ids"
+
+_Numbers = dict[str, Annotated[int, msgspec.Meta(ge=1)]]
+
+
+class _Ids(msgspec.Struct, forbid_unknown_fields=True):
+    images: _Numbers
+    annotations: _Numbers
+
+
 @dataclass(frozen=True)
 class Ids:
     """Ids of synthetic pictures and boxes: assigned once above the maximum, and remembered."""
@@ -58,10 +70,15 @@ class Ids:
 
     @classmethod
     def read(cls, path: Path) -> Ids:
-        """The remembered ids; none where there are none yet."""
-        if not path.is_file():
+        """The remembered ids; none where there are none yet. Raises AugmentError for a damaged file."""
+        told = kept.read(path, _Ids, _IDS)
+        if told is None:
             return cls({}, {})
-        return cls(**msgspec.json.decode(path.read_bytes()))
+        for name, known in (("images", told.images), ("annotations", told.annotations)):
+            if len(set(known.values())) != len(known):
+                twice = next(number for number, count in Counter(known.values()).items() if count > 1)
+                raise AugmentError(f"{path} is damaged (id {twice} stands twice among its {name}): {_IDS}")
+        return cls(told.images, told.annotations)
 
     def assign(self, requests: Mapping[str, Outcome], image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
         """Ids for all these requests, in their order; an id that an original now uses is given anew."""
@@ -70,7 +87,7 @@ class Ids:
 
     def write(self, path: Path) -> None:
         """By rename."""
-        atomic_write(path, msgspec.json.encode({"images": self.images, "annotations": self.annotations}), durable=True)
+        kept.write(path, _Ids(self.images, self.annotations), durable=True)
 
 
 def _assign(known: Mapping[str, int], keys: Iterable[str], originals: Iterable[str]) -> dict[str, int]:
@@ -189,6 +206,8 @@ class _Writer:
         """
         path = self.folder / name
         if not self._there(path, name, sha256):
+            if not path.resolve().is_relative_to(self.folder.resolve()):  # a manifest of somebody else may say so
+                raise ValueError(f"{name} leads out of {self.folder}")
             with atomic_path(path) as temporary:
                 make(temporary)
                 if file_digest(temporary) != sha256:

@@ -90,6 +90,15 @@ def typed(data: bytes | None, kind: type[T], fits: Callable[[T], bool] = lambda 
     return value if fits(value) else None
 
 
+def conforms(value: Any, kind: Any) -> bool:
+    """Is a decoded value of this type?"""
+    try:
+        msgspec.convert(value, kind)
+    except FAULTS:
+        return False
+    return True
+
+
 class _Record(msgspec.Struct, forbid_unknown_fields=True):
     """Of a job's output. Where it lies follows from the job, so a workspace that was moved stays good."""
 

@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from lib import kept
 from lib.edits import Box, Scene
-from lib.errors import AugmentError
 from lib.geometry import IntBox, most_shared
-from lib.manifest import atomic_write
 from lib.registry import MemberSettings
 from lib.requests import XYXY, draw
 from lib.schemas import OK
@@ -128,7 +127,7 @@ def mixes_of(objects: pd.DataFrame, images: pd.DataFrame, split: str) -> list[Mi
     return [found[name] for name in chosen]
 
 
-class _Pinned(msgspec.Struct):
+class _Pinned(msgspec.Struct, forbid_unknown_fields=True):
     split: str
     mixes: list[Annotated[Mix, msgspec.Meta(min_length=1)]]
 
@@ -138,18 +137,14 @@ def pinned_mixes(path: Path, split: str, make: Callable[[], list[Mix]]) -> list[
 
     Raises AugmentError for a damaged file.
     """
-    mixes = read_mixes(path, split)
-    if not mixes and (mixes := make()):
-        atomic_write(path, msgspec.json.encode(_Pinned(split, mixes)), durable=True)
+    known = read_mixes(path, split)
+    mixes = known or make()
+    if mixes and not (known and kept.sealed(path)):
+        kept.write(path, _Pinned(split, mixes), durable=True)
     return mixes
 
 
 def read_mixes(path: Path, split: str) -> list[Mix]:
     """The mixes in a file; none for one of another split, or for no file. Raises AugmentError for a damaged one."""
-    if not path.is_file():
-        return []
-    try:
-        told = msgspec.json.decode(path.read_bytes(), type=_Pinned)
-    except msgspec.MsgspecError as error:
-        raise AugmentError(f"{path} is damaged ({error}): remove it, and it is made anew") from None
-    return told.mixes if told.split == split else []
+    told = kept.read(path, _Pinned)
+    return told.mixes if told is not None and told.split == split else []

@@ -5,7 +5,7 @@
     folder = local_path(ref, ["unet/config.json", ...])     # on this machine, downloaded where it must be
 
 A hub id may name a branch, pull request or commit behind an `@`: `org/name@refs/pr/2`. Only safetensors are loaded,
-never pickles, whoever published them.
+never pickles, whoever published them, and no code that a checkpoint brings along (`trust_remote_code` is off).
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
     """Patterns that match no file under `folder`, and shards that an index of weights names and are not there."""
     missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
     for index in folder.glob("**/*.safetensors.index.json"):
-        shards = {index.parent / name for name in json.loads(index.read_bytes())["weight_map"].values()}
+        try:
+            shards = {index.parent / str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            raise AugmentError(f"{index} is no index of weights: copy or download the model again") from None
         missing += sorted(shard.relative_to(folder).as_posix() for shard in shards if not shard.exists())
     return missing
 
@@ -152,7 +155,7 @@ def reading(ref: ModelRef) -> Iterator[None]:
         if error.errno is not None or isinstance(error, ConnectionError):
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {error}") from error
-    except (ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+    except (ValueError, LookupError, AttributeError, RuntimeError, TypeError, SafetensorError) as error:
         if out_of_memory(error):
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {type(error).__name__}: {error}") from error

@@ -14,9 +14,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from lib.errors import AugmentError
+from lib import kept
 from lib.geometry import xywh_to_xyxy
-from lib.manifest import atomic_write
 from lib.requests import draw
 from lib.schemas import OK
 
@@ -51,7 +50,7 @@ _Side = Annotated[float, msgspec.Meta(gt=0)]
 _Row = tuple[_Side, _Side, _Side]
 
 
-class _Pinned(msgspec.Struct):
+class _Pinned(msgspec.Struct, forbid_unknown_fields=True):
     split: str
     places: dict[str, Annotated[list[_Row], msgspec.Meta(min_length=1)]]
 
@@ -64,21 +63,16 @@ def pinned_places(path: Path, split: str, make: Callable[[Collection[str]], Plac
     """
     known = read_places(path, split)
     added = {name: rows for name, rows in make(known.keys()).items() if name not in known}
-    if added:
+    if added or (known and not kept.sealed(path)):
         told = _Pinned(split, {name: rows.tolist() for name, rows in (known | added).items()})
-        atomic_write(path, msgspec.json.encode(told), durable=True)
+        kept.write(path, told, durable=True)
     return known | added
 
 
 def read_places(path: Path, split: str) -> Places:
     """The places in a file; none for one of another split, or for no file. Raises AugmentError for a damaged one."""
-    if not path.is_file():
-        return {}
-    try:
-        told = msgspec.json.decode(path.read_bytes(), type=_Pinned)
-    except msgspec.MsgspecError as error:
-        raise AugmentError(f"{path} is damaged ({error}): remove it, and it is made anew") from None
-    if told.split != split:
+    told = kept.read(path, _Pinned)
+    if told is None or told.split != split:
         return {}
     return {name: np.array(rows, dtype=np.float64) for name, rows in told.places.items()}
 

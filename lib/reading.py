@@ -161,7 +161,7 @@ class Reading:
             labels, names = (picture.labels, tuple(self.names)) if metric.NEEDS else (Labels(), ())
             key = _key("note", name, metric, picture.sha, list(names), _told(labels))
             seen = partial(picture.framed, labels, names)
-            note = self._known("note", key, picture.entry, name, metric, metric.of_picture, seen)
+            note = self._known("note", key, picture.entry, name, metric, seen)
             if note is not None:
                 notes[name] = note
         numbers: dict[str, float] = {}
@@ -184,7 +184,7 @@ class Reading:
             key = _key("pair", name, metric, source.sha, output.sha, boxes.tolist(), sizes)
             try:
                 pair = partial(_pair, source, output, boxes)
-                told = self._known("pair", key, output.entry, name, metric, metric.of_pair, pair)
+                told = self._known("pair", key, output.entry, name, metric, pair)
             except PictureError:
                 if source.fault is not None:
                     self._unusable("real", source)
@@ -204,7 +204,7 @@ class Reading:
             key = _key("group", name, metric, *(output.sha for output in readable))
             try:
                 pixels = partial(_pixels_of, readable)
-                told = self._known("group", key, source.entry, name, metric, metric.of_group, pixels)
+                told = self._known("group", key, source.entry, name, metric, pixels)
             except PictureError:
                 for output in (output for output in readable if output.fault is not None):
                     self._unusable("generated", output)
@@ -215,22 +215,16 @@ class Reading:
             self.grouped.append({"source": source.entry.path.as_posix(), "pictures": len(readable), **numbers})
 
     def _known(
-        self,
-        kind: str,
-        key: str,
-        entry: Entry,
-        name: str,
-        metric: Any,
-        ask: Callable[[Any], dict[str, Any]],
-        of: Callable[[], Any],
+        self, kind: str, key: str, entry: Entry, name: str, metric: Any, of: Callable[[], Any]
     ) -> dict[str, Any] | None:
-        """What `ask` says of `of()`: from the cache, else asked now, and kept; None, with an entry in `failed`, where
-        there is nothing to say. Raises PictureError."""
+        """What a metric says of `of()`: from the cache, else asked now, and kept; None, with an entry in `failed`,
+        where there is nothing to say. Raises PictureError."""
+        ask = {"note": "of_picture", "pair": "of_pair", "group": "of_group"}[kind]
         known: dict[str, Any] | None = typed(self.cache.get(kind, key), metric.NOTE) if self.cache else None
         if known is not None:
             return known
         try:
-            told = ask(of())
+            told: dict[str, Any] = getattr(metric, ask)(of())
         except ValueError as error:
             self.failed.append({"picture": entry.path.as_posix(), "reason": f"{name}: {error}"})
             return None

@@ -21,14 +21,17 @@ VERSION = 1
 Advance = Callable[[int], None]
 
 
-class Verdict(TypedDict):
+class _Numbers(TypedDict):
+    mean: float
+    std: float
+    pixels: str
+
+
+class Verdict(_Numbers):
     """What is kept of a picture. Of one that passes `reason` is ""."""
 
     reason: str
     detail: str
-    mean: float
-    std: float
-    pixels: str
 
 
 def measure_pictures(
@@ -64,26 +67,28 @@ def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: 
     try:
         pixels = load_rgb(data, "stored")
         numbers = _numbers(pixels)
-        return {**numbers, **_judge(pixels, numbers, row, source, settings, load)}
+        reason, detail = _judge(pixels, numbers, row, source, settings, load)
+        return {"reason": reason, "detail": detail, **numbers}
     except PictureError as error:
         return {"reason": error.reason, "detail": error.detail, **numbers}
 
 
 def _judge(
-    pixels: np.ndarray, numbers: dict[str, Any], row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load
-) -> dict[str, str]:
+    pixels: np.ndarray, numbers: _Numbers, row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load
+) -> tuple[str, str]:
+    """(reason, detail), both "" for a picture that passes."""
     if pixels.shape[:2] != (row.height, row.width):
-        return {"reason": "wrong_size", "detail": f"{pixels.shape[1]}x{pixels.shape[0]}, not {row.width}x{row.height}"}
+        return "wrong_size", f"{pixels.shape[1]}x{pixels.shape[0]}, not {row.width}x{row.height}"
     if numbers["mean"] <= settings.black:
-        return {"reason": "black", "detail": f"mean grey {numbers['mean']:.1f}"}
+        return "black", f"mean grey {numbers['mean']:.1f}"
     if numbers["std"] <= settings.blank:
-        return {"reason": "blank", "detail": f"grey deviation {numbers['std']:.1f}"}
+        return "blank", f"grey deviation {numbers['std']:.1f}"
     if settings.duplicates and np.array_equal(pixels, load(*source)):
-        return {"reason": "duplicate", "detail": "equal to its source"}
-    return {"reason": "", "detail": ""}
+        return "duplicate", "equal to its source"
+    return "", ""
 
 
-def _numbers(pixels: np.ndarray | None) -> dict[str, Any]:
+def _numbers(pixels: np.ndarray | None) -> _Numbers:
     """Mean and deviation of grey (0 to 255) and the digest of the pixels with their shape."""
     if pixels is None:
         return {"mean": 0.0, "std": 0.0, "pixels": ""}

@@ -7,19 +7,19 @@ with locked(root):
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 from filelock import FileLock, Timeout
 
+from lib import kept
 from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
-from lib.manifest import atomic_write
 from lib.models import ModelRef, model_of, resolve
 from lib.painters import PAINTERS
 from lib.presets import Resolved
@@ -61,17 +61,51 @@ def _sweep(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+class _Stage(TypedDict):
+    rows: int
+    ok: int
+    painted: int
+    reused: int
+    rejected: dict[str, int]
+
+
+class _Account(TypedDict):
+    """What each status.json has, whatever else is in it."""
+
+    run: str
+    state: str
+    stages: dict[str, _Stage]
+
+
+def write_account(root: Path, account: dict[str, Any]) -> None:
+    """status.json of a workspace: what its last run did, or does."""
+    kept.write(root / "status.json", account)
+
+
+def read_account(path: Path) -> dict[str, Any]:
+    """What `write_account` wrote into a file; raises AugmentError where it is missing or damaged: nothing needs it."""
+    account = kept.read(path, dict[str, Any], "run again, which writes it anew")
+    if account is None:
+        raise AugmentError(f"{path} not found: a run writes it")
+    if not kept.conforms(account, _Account):
+        raise AugmentError(f"{path} is damaged (it is no account of a run): run again, which writes it anew")
+    return account
+
+
+_Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]  # a branch or a pull request could change
+
+
 class Pins:
     """models.lock: revisions, resolved at the first plan and kept until the file is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pinned: dict[str, str] = {}
-        if path.is_file():
-            try:
-                self.pinned = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-            except msgspec.MsgspecError as error:
-                raise AugmentError(f"{path} is damaged ({error}): remove it to pin the checkpoints anew") from None
+        self.pinned = kept.read(path, dict[str, _Commit], "remove it to pin the checkpoints anew") or {}
+
+    def seal(self) -> None:
+        """Write a file of a former version with its digest."""
+        if self.pinned and not kept.sealed(self.path):
+            kept.write(self.path, self.pinned)
 
     def resolve(self, model: str) -> ModelRef:
         """As lib.models.resolve; what it finds of a hub id is pinned."""
@@ -79,7 +113,7 @@ class Pins:
         # A folder's revision is its files' digest: there is nothing to pin.
         if ref.path is None and self.pinned.get(ref.id) != ref.revision:
             self.pinned[ref.id] = ref.revision
-            atomic_write(self.path, json.dumps(self.pinned, indent=2, sort_keys=True).encode())
+            kept.write(self.path, dict(sorted(self.pinned.items())))
         return ref
 
 

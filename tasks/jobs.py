@@ -122,8 +122,7 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
             note_ref(ref)
             return ref
 
-        return task(
-            work,
+        made: Task[[Job], Ref] = task(
             name=stage,
             task_run_name=stage + "-{job.label}",
             cache_policy=NO_CACHE,
@@ -131,7 +130,8 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
             retries=2,
             retry_delay_seconds=exponential_backoff(backoff_factor=5),
             retry_condition_fn=may_pass,
-        )
+        )(work)
+        return made
 
     return decorate
 

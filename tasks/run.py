@@ -8,7 +8,6 @@ Nothing here is a Prefect task; the stages beside this file hand `run` on.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel
 
+from lib import kept
 from lib.captions import CaptionForm, make_caption_form
 from lib.evaluate import built
 from lib.features import EXTRACTORS
-from lib.manifest import atomic_write
 from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.presets import Parameters, Resolved, resolve_parameters
@@ -32,7 +31,7 @@ from lib.review import check_review
 from lib.schemas import OK
 from lib.settings import DatasetSettings
 from lib.store import Store
-from lib.workspace import Pins, captioner_of, judge_of, locked, recipe_of
+from lib.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")
@@ -87,7 +86,7 @@ class Work:
         self.account["reused"] = generated.get("reused", 0)
         self.account["rejected"] = dict(sorted(rejected.items()))
         with self.lock:
-            atomic_write(self.root / "status.json", json.dumps(self.account, indent=2).encode())
+            write_account(self.root, self.account)
 
 
 @dataclass(kw_only=True)
@@ -105,14 +104,15 @@ class Run(Work):
 def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     """Save what was resolved, then the account as the run goes, and how it ended."""
     work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}}
-    atomic_write(work.root / "settings.json", settings.model_dump_json(indent=2).encode())
+    kept.write(work.root / "settings.json", settings.model_dump(mode="json"))
     work.save()
     watch_workspace(str(work.root), work.progress)
     try:
         yield work
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk must not hide why
-            work.save(state="failed", error=f"{error}" or type(error).__name__)
+            text = f"{error}" or type(error).__name__
+            work.save(state="failed", error=text.encode(errors="backslashreplace").decode())  # names may be no Unicode
         raise
     work.save(state="completed")
 
@@ -131,6 +131,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
             built(settings.evaluate.metrics)
         pins = Pins(root / "models.lock")
+        pins.seal()
         captioner, recipe = captioner_of(settings, pins), recipe_of(settings, pins)
         with contextlib.suppress(ConnectionError):  # what a download may mend is no reason to stop here
             PAINTERS.build(recipe.painter).check()

@@ -122,14 +122,14 @@ def _load(ref: ModelRef, eight_bit: bool) -> _Loaded:
         options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_8bit=True)
         options["device_map"] = {"": where.index or 0}
     with reading(ref):
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type != "blip-2" or config.image_token_index is None:
             raise ValueError(
                 f"its config.json says model_type {config.model_type!r} and image_token_index "
                 f"{getattr(config, 'image_token_index', None)!r}; a blip-2 that names its image token was expected"
             )
         model = transformers.Blip2ForConditionalGeneration.from_pretrained(folder, **options)
-        processor = transformers.AutoProcessor.from_pretrained(folder)
+        processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return _Loaded(model.eval() if eight_bit else model.eval().to(where), processor)
 
 

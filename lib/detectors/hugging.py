@@ -155,9 +155,9 @@ def _load(ref: ModelRef, model_class: str, processor_class: str, kinds: Sequence
             raise ValueError(f"its config.json says model_type {kind!r}; one of {', '.join(kinds)} was expected")
         try:
             model, report = getattr(transformers, model_class).from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
             )
-            processor = getattr(transformers, processor_class).from_pretrained(folder)
+            processor = getattr(transformers, processor_class).from_pretrained(folder, trust_remote_code=False)
         except ImportError as error:  # some backbones are of timm, which this project does not install
             raise ValueError(f"it needs another package: {str(error).strip()}") from error
         if report["missing_keys"]:  # transformers would fill them with random numbers

@@ -16,7 +16,6 @@ from lib.models import ModelRef
 from lib.regions import RegionScorer
 from lib.registry import MemberSettings
 
-
 _Hash = Annotated[int, msgspec.Meta(ge=0)]  # of 64 bits
 
 

@@ -16,12 +16,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
 from pydantic import ValidationError
 
 from lib.errors import AugmentError
+from lib.kept import conforms
 from lib.manifest import atomic_write
 from lib.models import FACTS, folder_revision, resolve
 from lib.presets import explain
@@ -148,7 +149,7 @@ def finished_model(
     training it again is for a person to ask for.
     """
     facts = read_facts(models / name)
-    if not facts or facts.get("steps", -1) < settings.steps:
+    if not facts.keys() >= _Facts.__annotations__.keys() or facts["steps"] < settings.steps:
         return None
     if facts.get("identity") != _identity(name, size, data, *_before(name, models, start)):
         return None
@@ -167,12 +168,23 @@ def finished_model(
     return facts
 
 
+class _Facts(TypedDict, total=False):
+    """Of what `train_model` notes, what is read again."""
+
+    identity: str
+    revision: str
+    steps: int
+    seconds: float
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What `train_model` noted beside a model; empty where there is nothing that can be read."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         told = json.loads((folder / FACTS).read_bytes())
-        if isinstance(told, dict):
-            return told
+        if conforms(told, _Facts):
+            return dict(told)
     return {}
 
 

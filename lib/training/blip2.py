@@ -211,4 +211,4 @@ class Blip2Trainer:
 
         with reading(ModelRef("folder", "", start)):
             model = Blip2ForConditionalGeneration.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
-            return Blip2Objective(model, AutoTokenizer.from_pretrained(start), pictures)
+            return Blip2Objective(model, AutoTokenizer.from_pretrained(start, trust_remote_code=False), pictures)

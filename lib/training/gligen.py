@@ -249,8 +249,10 @@ def encoded_windows(
     key = key_of("latents", size, weights, seen.hexdigest(), precision())
     kept = work / "latents" / f"{key[:32]}.safetensors"
     if kept.is_file():
-        with contextlib.suppress(SafetensorError):  # half written or damaged: made again
-            return windows, load_file(kept)["latents"]
+        with contextlib.suppress(SafetensorError, KeyError):  # half written or damaged: made again
+            known = load_file(kept)["latents"]
+            if len(known) == len(windows):
+                return windows, known
     latents = _latents(vae, windows)
     with contextlib.suppress(OSError):  # they can be made again
         atomic_write(kept, save({"latents": latents}))

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast
 
 import numpy as np
 from pydantic import Field
 
 from lib.errors import AugmentError
+from lib.kept import conforms
 from lib.manifest import atomic_write, digest
 from lib.registry import MemberSettings
 
@@ -235,7 +236,7 @@ class _State:
         """Write a checkpoint, then remove all but the newest ones."""
         from safetensors.torch import save
 
-        told = {
+        told: _Told = {
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -265,18 +266,17 @@ class _State:
         notes: list[str] = []
         for path in _checkpoints(folder):
             data = path.read_bytes()
-            if digest(data)[:16] == path.stem.rpartition("-")[2]:
-                self._take(path, data)
+            told = _told(data) if digest(data)[:16] == path.stem.rpartition("-")[2] else None
+            if told is not None:
+                self._take(path, data, told)
                 return [f"{note}: training goes on from step {self.step}" for note in notes]
             path.unlink(missing_ok=True)
             notes.append(f"checkpoint {path} was damaged and is removed")
         return [f"{note}: training starts anew" for note in notes]
 
-    def _take(self, path: Path, data: bytes) -> None:
+    def _take(self, path: Path, data: bytes, told: _Told) -> None:
         from safetensors.torch import load
 
-        length = int.from_bytes(data[:8], "little")
-        told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
         remedy = f"remove {path.parent}, or name another workspace"
         if told["identity"] != self.identity:
             raise AugmentError(f"checkpoint {path} was trained with other data or another architecture: {remedy}")
@@ -320,6 +320,28 @@ class _State:
         told = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": kept, "param_groups": told["param_groups"]})
         self.ema.optimization_step = averaged
+
+
+class _Told(TypedDict):
+    """What a checkpoint says beside its tensors."""
+
+    step: int
+    seconds: float
+    history: list[dict[str, float]]
+    sums: dict[str, float]  # since the last point of the history
+    counted: int
+    identity: str
+    averaged: int  # steps of the averaged weights
+
+
+def _told(data: bytes) -> _Told | None:
+    """Of a checkpoint's bytes; None where they are none."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return cast("_Told", told) if conforms(told, _Told) else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
