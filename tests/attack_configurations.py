@@ -1,0 +1,132 @@
+"""Parameters of every flow with values of every field changed, as values and as YAML, up to where a run would start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+from attack_mutations import Deep, mutated, places_in, value_mutated
+from attack_samples import write_sample
+from attacks import Attack, check_error, fresh, inside
+from pydantic import ValidationError
+
+from flows.cli import load_parameters, set_value
+from lib.captioners import CAPTIONERS
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
+from lib.errors import AugmentError
+from lib.metrics import METRICS
+from lib.painters import PAINTERS
+from lib.presets import PRESETS, Parameters, check_parameters, explain
+from lib.registry import Family
+from lib.settings import BoxScreenSettings, CompareSettings
+from lib.training import TRAINERS, check_training
+
+
+@contextmanager
+def attacking(folder: Path) -> Iterator[Attack]:
+    """Attack n: fields changed; what is wrong is said in a sentence with the parameter's name."""
+    from tasks.progress import Progress
+    from tasks.run import open_run
+
+    given = write_sample("coco", 0, folder / "data")
+    dataset = {name: str(value) for name, value in given.items()}
+
+    def attack(number: int) -> str:
+        random = Random(f"configurations {number}")
+        flow = random.choice(["augment", "augment", "augment", "train", "evaluate"])
+        values = {"augment": _augment, "train": _train, "evaluate": _evaluate}[flow](random, dataset)
+        names = [str(part) for place in places_in(values) for part in place]
+        with inside(fresh(folder / "deep" / "in" / "a" / "folder")):
+            try:
+                values = _given(values, random)
+                if flow == "augment":
+                    with open_run(check_parameters(values), "attacked", Progress()):
+                        pass
+                elif flow == "train":
+                    check_training(values)
+                else:
+                    CompareSettings.model_validate(values)
+            except AugmentError as error:
+                check_error(error, *names, "model", "workspace", ".yaml", "--set")
+                return "refused"
+            except ValidationError as error:  # as the flow does
+                check_error(AugmentError(explain(error, CompareSettings)))
+                return "refused"
+        return "accepted"
+
+    yield attack
+
+
+def _given(values: dict[str, Any], random: Random) -> dict[str, Any]:
+    """The values changed, by one of the ways in which a person gives them."""
+    way = random.randrange(4)
+    if way == 0:  # a file
+        text = yaml.safe_dump(values, allow_unicode=True).encode()
+        Path("given.yaml").write_bytes(mutated("given.yaml", text, random))
+        return load_parameters("given.yaml")[0]
+    if way == 1:  # --set
+        for _ in range(3):
+            place = random.choice(
+                [place for place in places_in(values) if place and all(isinstance(p, str) for p in place)]
+            )
+            text = random.choice(
+                ["1e999", ".inf", "-.nan", "[", "{a: b", "'\\0'", '"\\ud800"', "!!python/none", "2024-01-01", "*x"]
+            )
+            set_value(values, f"{'.'.join(place)}={text}")
+        return values
+    changed = value_mutated(values, random)
+    return _plain(changed) if isinstance(changed, dict) else {"dataset": _plain(changed)}
+
+
+def _plain(value: Any) -> Any:
+    """Without nesting that only a text can have."""
+    if isinstance(value, Deep):
+        nested: Any = 0
+        for _ in range(min(value.depth, 200)):
+            nested = [nested] if value.kind == 0 else {"a": nested}
+        return nested
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _member(family: Family, random: Random) -> Any:
+    name = random.choice(sorted(family))
+    try:
+        settings = family[name].Settings().model_dump(mode="json")
+    except ValidationError:  # none without values of its own
+        settings = {}
+    return random.choice([name, {"name": name, **settings}])
+
+
+def _augment(random: Random, dataset: dict[str, str]) -> dict[str, Any]:
+    """Every field of the flow augment, with a member of each family."""
+    values = Parameters.model_validate({"dataset": dataset}).model_dump(mode="json")
+    values["preset"] = random.choice(["copy-paste", *sorted(PRESETS)]) if random.random() < 0.6 else "copy-paste"
+    values["screen"]["boxes"] = BoxScreenSettings().model_dump(mode="json")
+    values["evaluate"]["metrics"] = [_member(METRICS, random) for _ in range(2)]
+    values["limit"], values["workspace"] = 3, "ws"
+    if random.random() < 0.5:
+        values["preset"], values["models"] = "copy-paste", random.choice(["full", "mini"])
+        values["edit"], values["composite"] = _member(EDITS, random), _member(COMPOSITES, random)
+        values["painter"] = random.choice(["copy-paste", _member(PAINTERS, random)])
+        values["caption"]["captioner"] = _member(CAPTIONERS, random)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _train(random: Random, dataset: dict[str, str]) -> dict[str, Any]:
+    names = random.sample(sorted(TRAINERS), 2)
+    settings = {name: TRAINERS[name].Settings().model_dump(mode="json") for name in names}
+    fields = {"size": 64, "detail": 2.0, "split": "train", "start": "models", "output": "models", "seed": 0}
+    return {"dataset": dataset, "models": names, "settings": settings, "workspace": "ws", **fields}
+
+
+def _evaluate(random: Random, dataset: dict[str, str]) -> dict[str, Any]:
+    metrics = [_member(METRICS, random) for _ in range(2)]
+    own = {"real": dataset["images"], "generated": dataset["images"], "boxes": dataset["annotations"], "format": "coco"}
+    return {**own, "metrics": metrics, "extractor": "pixels", "seed": 0, "workspace": "ws"}

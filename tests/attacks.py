@@ -1,0 +1,323 @@
+"""Attacks on the whole program, drawn from numbers: kills, damaged workspaces, hostile data sets, documents, requests.
+
+make attack MINUTES=60                                   # or: python tests/attacks.py --minutes 60
+python tests/attacks.py --kind documents --first 1234    # one attack again
+
+Attack `number` of a kind is the same every time. It ends as it should, with a word for how, or it is a fault, which is
+listed with the command that repeats it. Kinds run one after another in processes of their own, so that one that hangs,
+crashes or eats memory is a fault too and the others go on. A new kind is a module with `attacking` and a line in KINDS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import importlib
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent
+CHECKOUT = TESTS.parent
+
+Attack = Callable[[int], str]  # a number → how it ended; raises Fault, or whatever else is a fault
+
+
+class Fault(Exception):
+    """An attack that did not end as it should."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """module: has `attacking(folder)`, a context manager that gives an Attack."""
+
+    module: str
+    share: float  # of the time
+    limit: float  # seconds that one attack may take, and the preparation twice as long
+
+    def open(self, folder: Path) -> AbstractContextManager[Attack]:
+        made: AbstractContextManager[Attack] = importlib.import_module(self.module).attacking(folder)
+        return made
+
+
+KINDS = {
+    "documents": Kind("attack_documents", share=4, limit=30),
+    "workspaces": Kind("attack_workspaces", share=8, limit=240),
+    "configurations": Kind("attack_configurations", share=2, limit=60),
+}
+
+
+# --- one process: attacks of one kind ------------------------------------------------------------------------------
+
+
+def run_kind(name: str, first: int, count: int, seconds: float, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Attacks first, first + 1, ... until so many are done or the time is up; each is told when it begins and ends."""
+    deadline = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(prefix=f"attack-{name}-") as folder, KINDS[name].open(Path(folder)) as attack:
+        for number in range(first, first + count):
+            if time.monotonic() > deadline:
+                break
+            tell({"begun": number})
+            tell({"number": number, **outcome(attack, number)})
+
+
+def outcome(attack: Attack, number: int) -> dict[str, str]:
+    """{"ended": word}, or {"fault": what, "where": for telling faults apart}."""
+    try:
+        return {"ended": attack(number)}
+    except Fault as fault:
+        return {"fault": f"{fault}", "where": alike(f"{fault}")}
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        return {"fault": text[-3000:], "where": f"{type(error).__name__} {_frame(error)}"}
+
+
+def _frame(error: BaseException) -> str:
+    """The innermost line of the project that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).parent != TESTS and Path(f.filename).is_relative_to(CHECKOUT)]
+    last = (own or frames)[-1]
+    return f"{Path(last.filename).name}:{last.lineno} {last.name}"
+
+
+def alike(text: str) -> str:
+    """A fault's text without what differs between two of one kind."""
+    return re.sub(r"/tmp/\S+|'[^']*'|\"[^\"]*\"|[0-9a-f]{8,}|\d+", "…", text)[:200]
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counts:
+    """What came of the attacks of one kind."""
+
+    ended: collections.Counter[str] = field(default_factory=collections.Counter)
+    faults: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # where → (number, text)
+    next: int = 0  # number of the next attack
+
+    @property
+    def faulty(self) -> int:
+        return sum(map(len, self.faults.values()))
+
+    @property
+    def tried(self) -> int:
+        return self.ended.total() + self.faulty
+
+    def add(self, told: dict[str, Any]) -> None:
+        self.next = told["number"] + 1
+        if "ended" in told:
+            self.ended[told["ended"]] += 1
+        else:
+            self.faults.setdefault(told["where"], []).append((told["number"], told["fault"]))
+
+    def told(self, name: str) -> str:
+        words = ", ".join(f"{word} {n}" for word, n in sorted(self.ended.items()))
+        return (
+            f"{name:>15}: {self.tried} tried, {self.ended.total()} ended as they should, {self.faulty} faults ({words})"
+        )
+
+
+def attack_all(names: list[str], minutes: float, first: int) -> dict[str, Counts]:
+    """Kinds in turn, each as long as its share, in rounds of about ten minutes."""
+    counts = {name: Counts(next=first) for name in names}
+    rounds, shares = max(1, round(minutes / 10)), sum(KINDS[name].share for name in names)
+    for _ in range(rounds):
+        for name in names:
+            attack_in_process(name, minutes * 60 / rounds * KINDS[name].share / shares, counts[name])
+            print(counts[name].told(name), flush=True)
+    return counts
+
+
+def attack_in_process(name: str, seconds: float, counts: Counts) -> None:
+    """Attacks of one kind in a process that is watched; one that ends badly is a fault, and the next goes on."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        before = counts.next
+        with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
+            _watched(name, left, counts, Path(folder))
+        if counts.next == before:  # its preparation fails: it would for ever
+            return
+
+
+def _watched(name: str, seconds: float, counts: Counts, folder: Path) -> None:
+    command = [
+        sys.executable,
+        __file__,
+        "--kind",
+        name,
+        "--first",
+        str(counts.next),
+        "--seconds",
+        str(seconds),
+        "--lines",
+    ]
+    with (folder / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # its children end with it
+        )
+    lines: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
+    current, limit = None, 2 * KINDS[name].limit
+    try:
+        while line := lines.get(timeout=limit):
+            told = json.loads(line)
+            if "begun" in told:
+                current, limit = told["begun"], KINDS[name].limit
+            else:
+                counts.add(told)
+                current = None
+        wrong = f"the process ended with code {process.wait()}"
+    except queue.Empty:
+        wrong = f"no end after {limit:.0f} s"
+    finally:
+        end_group(process)
+    if current is not None or process.returncode:
+        words = (folder / "errors").read_text("utf-8", "replace")[-1500:]
+        number = counts.next if current is None else current
+        counts.add({"number": number, "fault": f"{wrong}: {words}", "where": alike(f"{name}: {wrong}")})
+
+
+def _pump(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(b"")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """A process and its children killed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def show(counts: dict[str, Counts]) -> None:
+    """Faults with how to repeat them, then the counts."""
+    for name, own in counts.items():
+        for where, faults in own.faults.items():
+            number, text = faults[0]
+            print(f"\nFAULT {name}, {len(faults)} times: {where}\n{text.rstrip()}")
+            print(
+                f"again: python tests/attacks.py --kind {name} --first {number}   ({', '.join(str(n) for n, _ in faults[:8])})"
+            )
+    print()
+    for name, own in counts.items():
+        print(own.told(name))
+
+
+def main() -> int:
+    """1 where there was a fault."""
+    parser = argparse.ArgumentParser(description="Attack the program; counts, and each fault with how to repeat it.")
+    parser.add_argument("--minutes", type=float, default=60, help="default %(default)s")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="these kinds alone; may be repeated")
+    parser.add_argument("--first", type=int, help="number of the first attack; alone: this attack and no other")
+    parser.add_argument("--count", type=int, default=1, help="with --first: so many")
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)  # how the processes report
+    options = parser.parse_args()
+    names = options.kind or list(KINDS)
+    if options.lines:
+        out = os.dup(1)  # what the program itself prints is not ours
+        os.dup2(2, 1)
+        with os.fdopen(out, "w") as lines:
+            run_kind(
+                names[0],
+                options.first,
+                10**9,
+                options.seconds,
+                lambda told: print(json.dumps(told), file=lines, flush=True),
+            )
+        return 0
+    if options.first is not None:
+        counts = {name: Counts() for name in names}
+        for name in names:
+            run_kind(
+                name,
+                options.first,
+                options.count,
+                10**9,
+                lambda told, own=counts[name]: "begun" in told or own.add(told),
+            )
+    else:
+        counts = attack_all(names, options.minutes, first=1_000_000)  # not those of `make test`
+    show(counts)
+    return 1 if any(own.faults for own in counts.values()) else 0
+
+
+# --- what several kinds use ------------------------------------------------------------------------------------------
+
+
+def check_error(error: BaseException, *names: str) -> None:
+    """Raises Fault unless an error's text is a sentence for a person that has one of the names in it."""
+    text = f"{error}"
+    if "Traceback" in text or len(text) > 3000:
+        raise Fault(f"no sentence for a person: {text[:500]!r}")
+    if bad := [c for c in text if not c.isprintable() and c not in "\n\u3000"]:
+        raise Fault(f"the error would print {bad[0]!r}: {text[:300]!r}")
+    if names and not any(name in text for name in names):
+        raise Fault(f"the error names none of {', '.join(names[:5])} …: {text[:500]!r}")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, and every link as its target; folders have an entry too."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        found[name] = (
+            b"-> " + os.fsencode(path.readlink()) if path.is_symlink() else b"/" if path.is_dir() else path.read_bytes()
+        )
+    return found
+
+
+def difference(before: dict[str, bytes], after: dict[str, bytes]) -> str:
+    """What changed, in a line; "" where nothing did."""
+    lost, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
+    other = [name for name in before.keys() & after.keys() if before[name] != after[name]]
+    parts = [("missing", lost), ("new", new), ("changed", sorted(other))]
+    return "; ".join(f"{word} {', '.join(map(repr, names[:4]))}" for word, names in parts if names)
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """The working folder for a while."""
+    before = Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder where there may have been another."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.modules["attacks"] = sys.modules[__name__]  # what the kinds import is this module
+    sys.exit(main())
