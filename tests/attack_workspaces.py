@@ -303,16 +303,22 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
 
 def check_account(made: Made, completed: bool, said: str) -> None:
     """Raises Fault where status.json does not tell how it ended, or where too much was painted."""
+    account = check_account_state(made.root, completed)
+    if account.get("painted", 0) > said.count(" store/"):
+        raise Fault(f"{account['painted']} painted again: {said}")
+
+
+def check_account_state(root: Path, completed: bool) -> dict[str, Any]:
+    """The account of a run; raises Fault where it does not tell how the run ended."""
     try:
-        account = json.loads((made.root / "status.json").read_bytes())
+        account: dict[str, Any] = json.loads((root / "status.json").read_bytes())
     except (OSError, ValueError) as error:
         if completed:
-            raise Fault(f"status.json: {error}: {said}") from None
-        return
-    if completed and account["state"] != "completed" or not completed and account.get("state") == "running":
-        raise Fault(f"status.json says {account['state']!r}, completed: {completed}: {said}")
-    if "painted" in account and account["painted"] > said.count(" store/"):
-        raise Fault(f"{account['painted']} painted again: {said}")
+            raise Fault(f"status.json: {error}") from None
+        return {}  # the run failed before it was its own
+    if account.get("state") == "running" or (completed and account.get("state") != "completed"):
+        raise Fault(f"status.json says {account.get('state')!r}, completed: {completed}")
+    return account
 
 
 def _follow(made: Made, message: str, damaged: dict[str, str], said: str) -> None:

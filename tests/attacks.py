@@ -57,6 +57,7 @@ class Kind:
 
 KINDS = {
     "documents": Kind("attack_documents", share=4, limit=30),
+    "sets": Kind("attack_sets", share=5, limit=240),
     "workspaces": Kind("attack_workspaces", share=8, limit=240),
     "configurations": Kind("attack_configurations", share=2, limit=60),
 }
