@@ -3,7 +3,8 @@
     info = inspect(path, max_pixels)          # PictureInfo, or PictureError with a stable reason
     pixels = load_rgb(path, "upright")        # uint8 HWC RGB, whatever the file holds
 
-To accept another file format add its Pillow name to FORMATS; to accept another pixel mode add a line to `_to_rgb`.
+To accept another file format add its Pillow name to FORMATS and the end of its files' names to SUFFIXES; to accept
+another pixel mode add a line to `_to_rgb`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 # Raster formats only: Pillow would start Ghostscript for an EPS file that calls itself .jpg.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
+
+# How the names of such files end, in lower case, the usual ones first.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".dib", ".mpo", ".pgm", ".ppm",
+)  # fmt: skip
 
 _ORIENTATION = 0x0112
 

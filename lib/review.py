@@ -8,10 +8,9 @@ import pandas as pd
 
 from lib.errors import AugmentError
 from lib.formats.records import read_text
+from lib.images import SUFFIXES
 from lib.schemas import REJECTED
 from lib.settings import ReviewSettings
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[pd.DataFrame, list[str]]:
@@ -50,11 +49,11 @@ def _picked(settings: ReviewSettings) -> set[str]:
     check_review(settings)
     path = settings.path or Path()
     if settings.pick == "folder":
-        return {_stem(file.name) for file in path.rglob("*") if file.suffix.lower() in PICTURES}
+        return {_stem(file.name) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES}
     return {_stem(line.strip()) for line in read_text(path).splitlines() if line.strip()}
 
 
 def _stem(name: str) -> str:
     """A name without its suffix, where it has a picture's one: names may hold other dots."""
     path = Path(name)
-    return path.stem if path.suffix.lower() in PICTURES else path.name
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name

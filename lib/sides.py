@@ -27,13 +27,9 @@ from lib.formats import Dataset, read_dataset
 from lib.formats.coco import read_document
 from lib.formats.records import field_of, marked, text_of
 from lib.geometry import xywh_to_xyxy
+from lib.images import SUFFIXES
 from lib.schemas import OK
 from lib.settings import DatasetSettings
-
-# What lib/images.py opens, by the names that such files bear.
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 
 Part = Literal["originals", "synthetic"]
 

@@ -13,7 +13,18 @@ import pytest
 from PIL import Image, JpegImagePlugin
 from shared import shared
 
-from lib.images import PictureError, encode_jpeg, encode_png, header_size, inside, inspect, load_rgb, plain_path
+from lib.images import (
+    FORMATS,
+    SUFFIXES,
+    PictureError,
+    encode_jpeg,
+    encode_png,
+    header_size,
+    inside,
+    inspect,
+    load_rgb,
+    plain_path,
+)
 
 LIMIT = 100_000_000
 RNG = np.random.default_rng(0)
@@ -296,3 +307,9 @@ def test_a_link_out_of_the_folder_has_no_path_and_one_within_has(tmp_path: Path)
 def test_a_file_with_a_backslash_in_its_name_is_found(tmp_path: Path) -> None:
     (tmp_path / "a\\b.jpg").write_bytes(b"x")
     assert inside(tmp_path, "a\\b.jpg") == tmp_path / "a\\b.jpg"
+
+
+def test_names_end_as_those_of_files_that_are_opened_do() -> None:
+    Image.init()
+    formats = Image.registered_extensions()
+    assert {formats[suffix] for suffix in SUFFIXES} == set(FORMATS)

@@ -24,9 +24,6 @@ from lib.settings import DatasetSettings
 
 Bytes = bytes | msgspec.Raw
 
-# Of files that are pictures, lower case, where a format has no list of them.
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2"))
-
 _NULL = msgspec.Raw(b"null")
 
 

@@ -16,12 +16,12 @@ from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
 from lib.formats.records import images_folder, read_text, rejected_image, rejected_object, stable_id, with_rejected
-from lib.images import inside
+from lib.images import SUFFIXES, inside
 from lib.schemas import ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 
 _SPLITS = ("train", "val", "test")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif")
+_SUFFIXES = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
 
 
 def read(settings: DatasetSettings) -> Dataset:

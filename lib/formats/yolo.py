@@ -20,7 +20,6 @@ from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
 from lib.formats.records import (
-    SUFFIXES,
     images_folder,
     picture_size,
     read_text,
@@ -28,7 +27,7 @@ from lib.formats.records import (
     stable_id,
     with_rejected,
 )
-from lib.images import inside
+from lib.images import SUFFIXES, inside
 from lib.schemas import ObjectRow
 from lib.settings import DatasetSettings
 
