@@ -13,10 +13,8 @@ import prefect.runtime
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import ValidationError
 
-from lib.errors import AugmentError
-from lib.presets import explain
+from lib.errors import AugmentError, checked
 from lib.settings import Choice, CompareSettings
 from lib.workspace import locked
 from tasks.evaluate import compare_sets
@@ -51,12 +49,10 @@ def evaluate(
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     name = prefect.runtime.deployment.name or (workspace.name if workspace else "evaluation")
     try:
-        settings = CompareSettings.model_validate(given)
+        settings = checked(CompareSettings, given)
         root = (settings.workspace or Path("data/runs") / name).absolute()
         with locked(root):
             compare_sets(settings, root, WATCH)
-    except ValidationError as error:
-        return Failed(message=explain(error, CompareSettings))
     except AugmentError as error:
         return Failed(message=str(error))
     return Completed(message=f"report in {root / 'report'}")

@@ -1,10 +1,68 @@
-"""The one error that a user is meant to read.
+"""The one error that a user is meant to read, and how faults of settings become its sentence.
 
 Everything that stops a run because of what the user gave (a file, a setting, a missing download) raises
 `AugmentError` with the value, what was expected and the next step. The command line prints its text and no traceback;
 tasks do not retry it. Rows that can be set aside get a reason instead and never raise.
+
+    settings = checked(TrainSettings, {"size": 64})             # "parameter 'size': ... (got 64)"
+    raise unknown("preset", "copypaste", PRESETS)               # "... (do you mean 'copy-paste'?): known are ..."
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class AugmentError(Exception):
-    """Bad input, told in one sentence: value, what was expected, next step."""
+    """Bad input in one sentence: value, what was expected, next step."""
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> AugmentError:
+    """The error for a name that is not among the known ones: it lists them, the one of nearest spelling first."""
+    return AugmentError(f"unknown {kind} {name!r}{_nearest(name, known)}: known are {', '.join(sorted(known))}")
+
+
+def checked(model: type[M], values: Mapping[str, Any], what: str = "parameter") -> M:
+    """A settings model from plain values.
+
+    what: how its fields are called in an error. Raises AugmentError that names the first wrong field, its value and
+    what is expected; for an unknown one the nearest and all that there are.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise AugmentError(_explained(error, model, what)) from None
+
+
+_ALTERNATIVES = ("str", "Choice", "dict[str,any]")  # what pydantic puts into the place of a value of several types
+
+
+def _explained(error: ValidationError, model: type[BaseModel], what: str) -> str:
+    # Of the alternatives for one value the one that got furthest: {"name": 3} is a wrong name, not a wrong text.
+    first = max(error.errors(), key=lambda e: len(e["loc"]))
+    place = f"{what} {'.'.join(str(part) for part in first['loc'] if part not in _ALTERNATIVES)!r}"
+    if first["type"] == "extra_forbidden":
+        name, known = str(first["loc"][-1]), _fields_at(model, first["loc"][:-1])
+        return f"{place} is not known{_nearest(name, known)}; known are: {', '.join(known) or 'none'}"
+    return f"{place}: {first['msg']}" + ("" if first["type"] == "missing" else f" (got {first['input']!r})")
+
+
+def _fields_at(model: Any, place: Iterable[Any]) -> list[str]:
+    """Names of the fields of the model that stands at a place within another."""
+    for part in place:
+        field = getattr(model, "model_fields", {}).get(part)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """ " (do you mean 'steps'?)"; "" where no known name is spelt alike."""
+    alike = difflib.get_close_matches(name, list(known), n=1)
+    return f" (do you mean {alike[0]!r}?)" if alike else ""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
-from lib.errors import AugmentError
+from lib.errors import AugmentError, checked, unknown
 from lib.painters import PAINTERS
 from lib.recipe import check_triple
 from lib.registry import Family
@@ -240,35 +240,13 @@ class Resolved(Settings):
 
 def check_parameters(values: dict[str, Any]) -> Parameters:
     """Parameters from plain values; raises AugmentError that names the wrong one and the known ones."""
-    try:
-        return Parameters.model_validate(values)
-    except ValidationError as error:
-        raise AugmentError(explain(error, Parameters)) from None
-
-
-_ALTERNATIVES = ("str", "Choice", "dict[str,any]")  # what pydantic puts into the place of a value of several types
-
-
-def explain(error: ValidationError, parameters: type[BaseModel]) -> str:
-    """The first fault of a flow's parameters in a sentence: which one, what was given, what there is."""
-    # Of the alternatives for one value the one that got furthest: {"name": 3} is a wrong name, not a wrong text.
-    first = max(error.errors(), key=lambda e: len(e["loc"]))
-    place = ".".join(str(part) for part in first["loc"] if part not in _ALTERNATIVES)
-    model: Any = parameters
-    for part in first["loc"][:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
-    known = ", ".join(getattr(model, "model_fields", {}))
-    hint = f"; known are: {known}" if first["type"] == "extra_forbidden" and known else ""
-    missing = first["type"] == "missing"
-    given = "" if missing else f" (got {first['input']!r})"
-    return f"parameter {place!r}: {first['msg']}{given}{hint}"
+    return checked(Parameters, values)
 
 
 def preset_of(name: str) -> dict[str, Any]:
     """What a preset says; raises AugmentError that lists the known ones."""
     if name not in PRESETS:
-        raise AugmentError(f"unknown preset {name!r}: known are {', '.join(sorted(PRESETS))}")
+        raise unknown("preset", name, PRESETS)
     return PRESETS[name]
 
 

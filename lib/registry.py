@@ -10,9 +10,9 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from lib.errors import AugmentError
+from lib.errors import checked, unknown
 from lib.models import ModelRef
 
 
@@ -54,7 +54,7 @@ class Family(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._members:
-            raise AugmentError(f"unknown {self.kind} {name!r}: known are {', '.join(sorted(self._members))}")
+            raise unknown(self.kind, name, self._members)
         module, _, attribute = self._members[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
@@ -69,16 +69,7 @@ class Family(Mapping[str, Any]):
 
     def settings(self, name: str, values: Mapping[str, Any]) -> Any:
         """The member's validated settings; raises AugmentError that names the wrong field and the known ones."""
-        settings = self[name].Settings
-        try:
-            return settings(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(p) for p in first["loc"])
-            known = ", ".join(settings.model_fields) or "none"
-            raise AugmentError(
-                f"{self.kind} {name!r}, setting {place!r}: {first['msg']} (got {first['input']!r}); it has: {known}"
-            ) from None
+        return checked(self[name].Settings, values, f"{self.kind} {name!r}, setting")
 
     def member(self, name: str, values: Mapping[str, Any], model: ModelRef | None = None) -> Member:
         """A member by name with its settings checked."""

@@ -241,7 +241,7 @@ def test_every_setting_has_a_default_and_says_what_it_means(member: str):
     settings = DETECTORS[member].Settings
     settings()
     assert all(field.description for field in settings.model_fields.values())
-    with pytest.raises(AugmentError, match=r"'no_such_setting'.*it has: "):
+    with pytest.raises(AugmentError, match=r"'no_such_setting'.*known are: "):
         DETECTORS.settings(member, {"no_such_setting": 1})
 
 

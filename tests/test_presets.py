@@ -199,7 +199,7 @@ def test_an_unknown_setting_lists_the_known_ones_of_its_place():
 
 def test_an_unknown_member_lists_the_known_ones():
     text = refused(painter="gligan")
-    assert "unknown painter 'gligan'" in text and all(name in text for name in PAINTERS)
+    assert "unknown painter 'gligan' (do you mean 'gligen'?)" in text and all(name in text for name in PAINTERS)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_no_rules_change_nothing_but_spaces():
 def test_wrong_rules_name_what_is_known():
     with pytest.raises(AugmentError, match="unknown caption rules 's4': known are none, s3"):
         load_rules("s4")
-    with pytest.raises(AugmentError, match=r"field 'remove'.*they have: spelling, synonyms"):
+    with pytest.raises(AugmentError, match=r"field 'remove'.*known are: spelling, synonyms"):
         load_rules({"remove": ["x"]})
     with pytest.raises(AugmentError, match=r"field 'delete'.*'\(' is no regular expression"):
         load_rules({"delete": ["a", "("]})

@@ -15,10 +15,10 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from lib.captioners.template import plural, spoken
-from lib.errors import AugmentError
+from lib.errors import AugmentError, checked, unknown
 from lib.registry import MemberSettings
 
 LABEL_MISSING = "label_missing"
@@ -67,19 +67,9 @@ def load_rules(value: str | Mapping[str, Any] | None) -> Rules:
         return RULES["none"]
     if isinstance(value, str):
         if value not in RULES:
-            raise AugmentError(
-                f"unknown caption rules {value!r}: known are {', '.join(sorted(RULES))}, or fields as data"
-            )
+            raise unknown("caption rules", value, RULES)
         return RULES[value]
-    try:
-        return Rules(**value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise AugmentError(
-            f"caption rules, field {place!r}: {first['msg']} (got {first['input']!r}); "
-            f"they have: {', '.join(Rules.model_fields)}"
-        ) from None
+    return checked(Rules, value, "caption rules, field")
 
 
 def apply_rules(rules: Rules, caption: str, labels: Sequence[str]) -> tuple[str, str]:

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
-from pydantic import ValidationError
 
-from lib.errors import AugmentError
+from lib.errors import AugmentError, checked
 from lib.kept import conforms
 from lib.manifest import atomic_write
 from lib.models import FACTS, folder_revision, resolve
-from lib.presets import explain
 from lib.registry import Family
 from lib.requests import key_of
 from lib.settings import TrainSettings
@@ -72,10 +70,7 @@ class Trainer(Protocol):
 
 def check_training(values: dict[str, Any]) -> TrainSettings:
     """Parameters of the flow `train` from plain values; raises AugmentError that names the wrong one."""
-    try:
-        given = TrainSettings.model_validate(values)
-    except ValidationError as error:
-        raise AugmentError(explain(error, TrainSettings)) from None
+    given = checked(TrainSettings, values)
     for name in dict.fromkeys([*(given.models or MINI), *given.settings]):
         settings_of(given, name)
     return given
