@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MadeSet
+from conftest import PATIENCE, MadeSet
 
 PROGRAM = """
 import json, sys
@@ -39,7 +39,7 @@ def made(tmp_path_factory) -> MadeSet:
 def whole(made, tmp_path_factory, prefect_server) -> dict[str, bytes]:
     """The final set of a run that nobody killed."""
     workspace = tmp_path_factory.mktemp("whole") / "ws"
-    assert start(made, workspace, prefect_server).wait(200) == 0
+    assert start(made, workspace, prefect_server).wait(PATIENCE) == 0
     return final_set(workspace)
 
 
@@ -57,13 +57,13 @@ def final_set(workspace: Path) -> dict[str, bytes]:
 
 def kill_when(process: subprocess.Popen[bytes], workspace: Path, pattern: str, count: int) -> None:
     """SIGKILL as soon as so many items are there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if len(list(workspace.glob(pattern))) >= count:
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.0005)
-    assert process.wait(30) == -signal.SIGKILL, "it ended before it could be killed"
+    assert process.wait(PATIENCE) == -signal.SIGKILL, "it ended before it could be killed"
 
 
 @pytest.mark.parametrize(("stage", "pattern", "count"), STAGES, ids=[s[0] for s in STAGES])
@@ -73,7 +73,7 @@ def test_killed_in_a_stage_and_rerun_the_final_set_is_the_same(
     workspace = tmp_path / "ws"
     kill_when(start(made, workspace, prefect_server), workspace, pattern, count)
     kept = {p: p.stat().st_ino for p in workspace.glob("store/picture/*/*") if not p.name.startswith(".tmp")}
-    assert start(made, workspace, prefect_server).wait(200) == 0
+    assert start(made, workspace, prefect_server).wait(PATIENCE) == 0
     assert final_set(workspace) == whole
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "something was painted twice"
     account = json.loads((workspace / "status.json").read_bytes())

@@ -1,4 +1,9 @@
-"""Every edit by every painter that serves it, on tiny weights: from plan to picture and labels, for any picture."""
+"""Every edit by every painter that serves it, on tiny weights: from plan to picture and labels, for any picture.
+
+All pairs paint one size. Other sizes, numbers of boxes and seeds go to PARTNERS: every painter with the edits of one
+object and of a layout, as far as it serves them, and every edit with one painter. How an edit cuts its windows does not
+depend on who paints them, nor a painter's shapes and batches on which edit cut them.
+"""
 
 import json
 
@@ -18,17 +23,21 @@ from lib.requests import Request
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow, SelectRow
 from lib.store import Store
 
-SIZES = [(40, 30), (160, 120), (520, 390)]  # smaller than the tiny painters' 64 pixels, about it, much larger
+SMALL, USUAL, LARGE = (40, 30), (160, 120), (520, 390)  # under the tiny painters' 64 pixels, about it, much more
 PLACES = {"cat": np.array([[0.9, 0.25, 0.25], [0.5, 0.2, 0.3]])}
 SERVED = [(edit, name) for name in sorted(PAINTERS) for edit in sorted(PAINTERS[name].EDITS)]
-served = pytest.mark.parametrize(("edit", "name"), SERVED, ids=[f"{edit}-{name}" for edit, name in SERVED])
+PARTNERS = [pair for pair in SERVED if pair[0] in ("replace", "layout") or pair[1] in ("copy-paste", "vanilla")]
+served, partners = (
+    pytest.mark.parametrize(("edit", "name"), pairs, ids=["-".join(pair) for pair in pairs])
+    for pairs in (SERVED, PARTNERS)
+)
 
 
 class Bench:
     """Plans and paints pictures that exist in memory alone."""
 
     def __init__(self, checkpoints, folder):
-        self.checkpoints, self.store, self.painters = checkpoints, Store(folder), {}
+        self.checkpoints, self.store, self.painters, self.runs = checkpoints, Store(folder), {}, {}
 
     def recipe(self, edit, name, composite="feather", edit_settings=None, **painter_settings):
         ref = resolve(str(self.checkpoints[name]), {}) if PAINTERS[name].MODEL else None
@@ -38,6 +47,15 @@ class Bench:
             painter=PAINTERS.member(name, tiny, ref),
             composite=COMPOSITES.member(composite, {}),
         )
+
+    def run_once(self, edit, name, size):
+        """`run` of a picture with two boxes and a donor for each; tests that look at the same picture share it."""
+        key = edit, name, size
+        if key not in self.runs:
+            recipe = self.recipe(edit, name, edit_settings={"min_side": 4} if edit == "insert" else {})
+            boxes = boxes_for(size)
+            self.runs[key] = self.run(recipe, size, boxes, donors=[(0, 0, w, h) for _, _, w, h in boxes])
+        return self.runs[key]
 
     def run(self, recipe, size, boxes, seed=0, donors=()):
         """(picture before, picture after or None, request or None, reason) of one picture with boxes xywh."""
@@ -105,15 +123,12 @@ def boxes_for(size):
     return [(2, 2, w, h), (size[0] - w - 2, size[1] - h - 2, w, h)]
 
 
-@served
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_size_is_kept_and_nothing_changes_beyond_the_reach(bench, edit, name, size):
-    recipe = bench.recipe(edit, name, edit_settings={"min_side": 4} if edit == "insert" else {})
-    boxes = boxes_for(size)
-    before, after, request, reason = bench.run(recipe, size, boxes, donors=[(0, 0, w, h) for _, _, w, h in boxes])
+def check_size_and_reach(bench, edit, name, size):
+    """A picture's size is kept and no pixel changes beyond the reach of its composites; or it has a reason."""
+    before, after, request, reason = bench.run_once(edit, name, size)
     if after is None:
         assert reason in {"insert": ("no_free_place", "no_donor"), "background": ("nothing_to_paint",)}[edit]
-        assert edit == "insert" or size == (40, 30)
+        assert edit == "insert" or size == SMALL
         return
     inside = reach(request, before.shape[:2])
     assert after.shape == before.shape and after.dtype == np.uint8
@@ -122,32 +137,40 @@ def test_size_is_kept_and_nothing_changes_beyond_the_reach(bench, edit, name, si
 
 
 @served
+def test_size_is_kept_and_nothing_changes_beyond_the_reach(bench, edit, name):
+    check_size_and_reach(bench, edit, name, USUAL)
+
+
+@partners
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=str)
+def test_small_and_large_pictures_keep_their_size_and_what_is_beyond_the_reach(bench, edit, name, size):
+    check_size_and_reach(bench, edit, name, size)
+
+
+@served
 def test_boxes_are_kept_unless_something_stands_before_them(bench, edit, name):
-    boxes = boxes_for((160, 120))
-    _, _, request, _ = bench.run(bench.recipe(edit, name), (160, 120), boxes, donors=[(0, 0, 53, 40)])
+    _, _, request, _ = bench.run_once(edit, name, USUAL)
     if request is None:
         return
     told = {label.source: label for label in request.labels}
-    for i, box in enumerate(boxes):
+    for i, box in enumerate(boxes_for(USUAL)):
         label = told[str(10 + i)]
         assert label.bbox in (None, box) or label.visible is not None
 
 
-@served
+@partners
 def test_one_seed_one_picture_and_another_seed_another(bench, edit, name, tmp_path):
-    recipe, boxes = bench.recipe(edit, name), boxes_for((160, 120))
+    recipe, boxes = bench.recipe(edit, name), boxes_for(USUAL)
     donors = [(0, 0, 53, 40), (60, 60, 50, 41), (120, 120, 55, 38), (10, 200, 54, 42)]
     fresh = Bench(bench.checkpoints, tmp_path)
-    one, two, other = (
-        b.run(recipe, (160, 120), boxes, seed, donors)[1] for b, seed in ((bench, 1), (fresh, 1), (fresh, 2))
-    )
+    one, two, other = (b.run(recipe, USUAL, boxes, seed, donors)[1] for b, seed in ((bench, 1), (fresh, 1), (fresh, 2)))
     if one is None:
         return
     np.testing.assert_array_equal(one, two)
     assert other is None or (one != other).any()
 
 
-@served
+@partners
 @pytest.mark.parametrize("count", [0, 1, 30, 31])
 def test_any_number_of_boxes_is_painted_or_has_a_reason(bench, edit, name, count):
     boxes = [(4 + 38 * (i % 8), 4 + 38 * (i // 8), 30, 30) for i in range(count)]
@@ -163,10 +186,10 @@ def test_any_number_of_boxes_is_painted_or_has_a_reason(bench, edit, name, count
         assert after is not None
 
 
-@served
+@partners
 def test_a_box_under_one_latent_cell_is_painted(bench, edit, name):
-    size, boxes = (520, 390), [(200, 150, 3, 4)]
-    before, after, _, reason = bench.run(bench.recipe(edit, name), size, boxes, donors=[(0, 0, 3, 4)])
+    boxes = [(200, 150, 3, 4)]
+    before, after, _, reason = bench.run(bench.recipe(edit, name), LARGE, boxes, donors=[(0, 0, 3, 4)])
     assert after is None if edit == "insert" and reason else (after != before).any()
 
 
@@ -177,7 +200,7 @@ LATENT = sorted(name for name in PAINTERS if PAINTERS[name].HAS_DECODER and "rep
 @pytest.mark.parametrize("name", LATENT)
 def test_every_composite_takes_the_paint_of_every_latent_painter(bench, name, composite):
     recipe = bench.recipe("replace", name, composite)
-    before, after, request, reason = bench.run(recipe, (160, 120), boxes_for((160, 120))[:1])
+    before, after, request, reason = bench.run(recipe, USUAL, boxes_for(USUAL)[:1])
     assert reason == ""
     inside = reach(request, before.shape[:2])
     np.testing.assert_array_equal(after[~inside], before[~inside])

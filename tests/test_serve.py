@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import MadeSet
+from conftest import PATIENCE, MadeSet
 
 from flows import events, serve
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).parents[1]
-PATIENCE = 240  # seconds, for a machine that is busy with other tests
+pytestmark = pytest.mark.timeout(3 * PATIENCE)  # the first test also waits for the start
 
 
 class Served:
@@ -53,7 +53,11 @@ class Served:
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Flow runs of a deployment, the first first."""
         asked = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        return httpx.post(f"{self.url}/flow_runs/filter", json=asked, timeout=30).raise_for_status().json()
+        return self.post("flow_runs/filter", asked)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The API's answer."""
+        return httpx.post(f"{self.url}/{path}", json=body, timeout=PATIENCE).raise_for_status().json()
 
     def said(self) -> str:
         return self.out.read_text("utf-8", "replace")
@@ -103,7 +107,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield one
     finally:
         one.process.terminate()
-        one.process.wait(60)
+        one.process.wait(PATIENCE)
 
 
 def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
@@ -115,8 +119,7 @@ def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
     )
     assert "Completed" in told, told
     assert (served.root / "data/runs/here/final/annotations.json").is_file()
-    artifacts = httpx.post(f"{served.url}/artifacts/filter", json={}).json()
-    keys = {artifact["key"] for artifact in artifacts}
+    keys = {artifact["key"] for artifact in served.post("artifacts/filter", {})}
     assert {"contact-sheet", "metrics", "rows-generate", "progress-generate"} <= keys
 
 
@@ -147,7 +150,7 @@ def test_it_says_where_and_listens_on_loopback_only(served):
     assert f"http://127.0.0.1:{served.port}" in served.said()
     assert "Traceback" not in served.said()
     assert (served.root / "prefect.toml").read_text().endswith(f'[api]\nurl = "{served.url}"\n')
-    page = httpx.get(f"http://127.0.0.1:{served.port}/ui-settings").json()
+    page = httpx.get(f"http://127.0.0.1:{served.port}/ui-settings", timeout=PATIENCE).json()
     assert page["api_url"] == served.url
     with socket.socket() as other, pytest.raises(OSError):
         other.connect(("127.0.0.2", served.port))
@@ -155,22 +158,21 @@ def test_it_says_where_and_listens_on_loopback_only(served):
 
 def test_other_web_sites_may_not_call_the_api(served):
     for origin, allowed in ((served.url.removesuffix("/api"), True), ("http://elsewhere.example", False)):
-        answer = httpx.get(f"{served.url}/health", headers={"Origin": origin})
+        answer = httpx.get(f"{served.url}/health", headers={"Origin": origin}, timeout=PATIENCE)
         assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
         assert answer.headers.get("access-control-allow-origin") != "*"
 
 
 def test_silent_runs_are_watched_for(served):
-    (automation,) = httpx.post(
-        f"{served.url}/automations/filter", json={"automations": {"name": {"any_": [serve.ZOMBIES]}}}
-    ).json()
+    wanted = {"automations": {"name": {"any_": [serve.ZOMBIES]}}}
+    (automation,) = served.post("automations/filter", wanted)
     assert automation["trigger"]["posture"] == "Proactive" and automation["trigger"]["within"] == 90
     assert automation["actions"][0]["state"] == "CRASHED"
 
 
 def test_a_second_one_names_the_port_and_the_remedy(served):
     command = [sys.executable, "-m", "flows.serve", "--port", str(served.port)]
-    done = subprocess.run(command, cwd=served.root, env=served.env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=served.root, env=served.env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert re.search(rf"port {served.port} cannot be had .*: stop .* or take another port", done.stderr)
     assert len(done.stderr.splitlines()) == 1
@@ -180,7 +182,7 @@ def test_sigterm_leaves_no_process_and_no_note(served):
     groups = children_of(served.process.pid)
     assert len(groups) == 2 or not Path("/proc").is_dir()
     served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(60) == 0, served.said()
+    assert served.process.wait(PATIENCE) == 0, served.said()
     assert not [group for group in groups if alive(group)]
     assert not (served.root / "prefect.toml").exists()
     assert "Traceback" not in served.said()
@@ -251,7 +253,7 @@ def test_a_part_that_will_not_stop_is_killed_with_its_own_children(tmp_path, mon
     serve.Child("deaf", process, tmp_path / "log").stop()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
-    wait_until(lambda: not alive(process.pid), 10)
+    wait_until(lambda: not alive(process.pid))
 
 
 @pytest.mark.parametrize("left", [None, "nonsense", 'api = "x"', '[api]\nurl = "http://127.0.0.1:1/api"\n'])

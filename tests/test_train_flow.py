@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 from PIL import Image
 
 from lib.scenes import write_dataset
@@ -79,7 +80,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 def whole(scenes, tmp_path_factory, prefect_server) -> Path:
     """The workspace of a run that nobody killed, in a process of its own."""
     workspace = tmp_path_factory.mktemp("whole") / "ws"
-    assert start(scenes, workspace, prefect_server).wait(200) == 0
+    assert start(scenes, workspace, prefect_server).wait(PATIENCE) == 0
     return workspace
 
 
@@ -133,13 +134,13 @@ def test_more_steps_go_on_where_the_last_run_ended(scenes, whole, tmp_path):
 
 def kill_at(process: subprocess.Popen[bytes], workspace: Path, pattern: str) -> None:
     """SIGKILL as soon as there is such a file."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if list(workspace.glob(pattern)):
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.0005)
-    assert process.wait(30) == -signal.SIGKILL, "it ended before it could be killed"
+    assert process.wait(PATIENCE) == -signal.SIGKILL, "it ended before it could be killed"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_killed_and_rerun_the_weights_are_those_of_a_run_never_killed(scenes, wh
     kill_at(
         start(scenes, workspace, prefect_server, ENDS_WHILE_WRITING if ".tmp" in pattern else ""), workspace, pattern
     )
-    assert start(scenes, workspace, prefect_server).wait(200) == 0
+    assert start(scenes, workspace, prefect_server).wait(PATIENCE) == 0
     assert weights(workspace / "models") == weights(whole / "models")
     assert not list(workspace.rglob(".tmp-*"))
     account = json.loads((workspace / "status.json").read_bytes())
