@@ -1,19 +1,31 @@
 """A family: names to members, imported only when asked for.
 
-A member is one file plus one line here-shaped: `"feather": "lib.composites.feather:Feather"`. Each member declares its
-settings as a nested pydantic class `Settings` (all with defaults), so that a bare name is a complete choice.
+A new member is one file and one line in its family: `"feather": "lib.composites.feather:Feather"`. All families of
+classes (painters, captioners, composites, edits, metrics, extractors, detectors, judges) have one shape:
+
+    VERSION         constant: raised whenever the same input would give another result
+    Settings        pydantic class, all fields with defaults, so that a bare name is a complete choice
+    MODEL, LICENCE  constants, where it needs weights: the published checkpoint, None = none is, and its licence
+    (settings), or (settings, model) where it has a checkpoint: `FAMILY.build(member)` calls it, nothing heavy happens
+    batch_size      property, where it works on several items at once: how many
+    identity        property, where results are kept by it: a text that names all that they depend on, and no path
+
+Constants of the class are in capitals; what depends on the settings or on the weights is a property in small letters.
+Formats and perceptual networks are families of functions: an entry is the function itself. Trainers are classes that
+are not built: `Trainer.objective` makes what is trained.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from lib.errors import checked, unknown
-from lib.models import ModelRef
+from lib.models import ModelRef, resolve
 
 
 class MemberSettings(BaseModel):
@@ -76,7 +88,29 @@ class Family(Mapping[str, Any]):
         settings = self.settings(name, values).model_dump(mode="json")
         return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model)
 
+    def choose(self, name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Member:
+        """`member`, its checkpoint pinned: that of its setting `model`, else the published one, else none.
+
+        lock: as in lib.models.resolve. Raises AugmentError as `member` and `resolve` do.
+        """
+        model = getattr(self.settings(name, values), "model", None) or getattr(self[name], "MODEL", None)
+        return self.member(name, values, resolve(str(model), lock or {}) if model else None)
+
     def build(self, member: Member) -> Any:
         """The member itself. Nothing heavy happens before its first use."""
         made, settings = self[member.name], self.settings(member.name, member.settings)
         return made(settings) if member.model is None else made(settings, member.model)
+
+    @contextmanager
+    def adding(self, name: str, target: str) -> Iterator[None]:
+        """One more member while the block runs: for tests, and to try one out. target: "module:attribute".
+
+        Raises ValueError where the name is taken.
+        """
+        if name in self._members:
+            raise ValueError(f"{self.kind} {name!r} is registered already: choose another name")
+        self._members[name] = target
+        try:
+            yield
+        finally:
+            del self._members[name]

@@ -43,14 +43,14 @@ def test_the_readmes_painter_paints(tmp_path, monkeypatch):
     module = type(np)("grey")
     module.Grey = scope["Grey"]  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "grey", module)
-    monkeypatch.setitem(PAINTERS._members, "grey", "grey:Grey")
-    painter = PAINTERS.build(PAINTERS.member("grey", {"level": 7}))
-    canvas = np.zeros((8, 9, 3), np.uint8)
-    item = PassInput(make_pass(((0, 0, 9, 8),), (0, 0, 9, 8), (8, 9)), canvas, np.ones((8, 9), bool))
-    (paint,) = painter.paint([item])
-    assert paint.image.shape == canvas.shape and (paint.image == 7).all()
-    test_a_member_declares_what_plan_and_presets_need("grey")
-    check_triple("replace", "grey", "feather")
+    with PAINTERS.adding("grey", "grey:Grey"):
+        painter = PAINTERS.build(PAINTERS.member("grey", {"level": 7}))
+        canvas = np.zeros((8, 9, 3), np.uint8)
+        item = PassInput(make_pass(((0, 0, 9, 8),), (0, 0, 9, 8), (8, 9)), canvas, np.ones((8, 9), bool))
+        (paint,) = painter.paint([item])
+        assert paint.image.shape == canvas.shape and (paint.image == 7).all()
+        test_a_member_declares_what_plan_and_presets_need("grey")
+        check_triple("replace", "grey", "feather")
 
 
 def test_links_between_pages_lead_somewhere():

@@ -395,10 +395,10 @@ def test_a_source_that_was_gone_is_loaded_once_it_is_back(tmp_path):
 
 
 @pytest.fixture
-def redrawn(monkeypatch):
-    monkeypatch.setitem(COMPOSITES._members, "redrawn", f"{__name__}:Redrawn")
+def redrawn():
     Redrawn.got.clear()
-    return Redrawn.got
+    with COMPOSITES.adding("redrawn", f"{__name__}:Redrawn"):
+        yield Redrawn.got
 
 
 def test_a_composite_that_needs_a_decoder_gets_it_and_the_latents_painted_now_or_before(store, redrawn):

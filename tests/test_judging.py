@@ -316,7 +316,8 @@ def grey(monkeypatch):
     module = type(sys)("grey")
     module.Grey = Grey
     monkeypatch.setitem(sys.modules, "grey", module)
-    monkeypatch.setitem(PAINTERS._members, "grey", "grey:Grey")
+    with PAINTERS.adding("grey", "grey:Grey"):
+        yield
 
 
 def journey(workspace, painter="copy-paste", **boxes):

@@ -122,3 +122,17 @@ def test_where_the_checkpoint_lies_and_how_many_at_once_are_no_part_of_the_ident
 
 def test_defaults_given_or_left_out_are_one_identity(brushes):
     assert brushes.member("round", {"width": 2}).identity() == brushes.member("round", {}).identity()
+
+
+def test_a_member_is_added_for_a_while_and_gone_afterwards(brushes):
+    with brushes.adding("broad", f"{__name__}:Brush"):
+        assert brushes.build(brushes.member("broad", {"width": 7})).settings.width == 7
+    assert list(brushes) == ["round", "flat"] and "broad" not in brushes
+
+
+def test_a_member_is_gone_after_an_error_and_a_taken_name_is_refused(brushes):
+    with pytest.raises(RuntimeError), brushes.adding("broad", f"{__name__}:Brush"):
+        raise RuntimeError
+    with pytest.raises(ValueError, match="'round' is registered already"), brushes.adding("round", "x:Y"):
+        pass
+    assert list(brushes) == ["round", "flat"] and brushes["round"] is Brush
