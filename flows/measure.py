@@ -15,8 +15,8 @@ from lib.errors import AugmentError
 from lib.fidelity import fidelity
 from lib.formats import read_dataset
 from lib.ingest import check_pictures
+from lib.judges import make_judge
 from lib.models import resolve
-from lib.regions import RegionScorer
 from lib.scenes import write_dataset
 from lib.settings import DatasetSettings
 from lib.training import MINI, read_facts
@@ -45,7 +45,7 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
     read = read_dataset(dataset)
     images = check_pictures(read.images.to_pandas(), dataset.images, dataset.max_pixels)
     pictures, _ = training_pictures(images, read.objects.to_pandas(), dataset.images, SIDE // 2)
-    scorer = RegionScorer(resolve(str(models / "clip"), {}))
+    scorer = make_judge(resolve(str(models / "clip"), {}))
     tell("autoencoder, captions")
     found: dict[str, dict[str, Any]] = {
         "vae": reconstruction(models / "vae", pictures, SIDE // 2),

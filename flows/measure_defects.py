@@ -23,7 +23,7 @@ from flows.augment import augment
 from lib.classifier import CropClassifier
 from lib.errors import AugmentError
 from lib.evaluate import evaluate, measure
-from lib.features import EXTRACTORS
+from lib.features import extractor_of
 from lib.fidelity import fidelity
 from lib.formats.deep_pcb import DEFECTIVE, TEST_GROUPS
 from lib.images import load_rgb
@@ -31,7 +31,7 @@ from lib.manifest import read_manifest
 from lib.metrics.perceptual import NETWORKS, diversity
 from lib.models import resolve
 from lib.painters import PAINTERS, Painter
-from lib.registry import Family
+from lib.regions import RegionSettings
 from lib.requests import Pass, Request
 from lib.schemas import OK, PlanRow
 from lib.settings import DatasetSettings
@@ -158,7 +158,7 @@ class _Trial:
 
     @cached_property
     def judge(self) -> CropClassifier:
-        return CropClassifier(resolve(str(self.models / "classifier"), {}))
+        return CropClassifier(RegionSettings(), resolve(str(self.models / "classifier"), {}))
 
     def _of(self, format: str, split: str) -> Boards:
         boards = read_boards(DatasetSettings(images=self.data, format=format, group="group"))
@@ -202,7 +202,7 @@ class _Trial:
     def diversity(self, name: str, boards: Boards) -> tuple[str, dict[str, float]]:
         """The network, and mean LPIPS over all pairs of samples of a window that was painted: in its place, with the
         board kept around it, and of the layout alone."""
-        network, painter = _first(NETWORKS, PERCEPTUAL), _painter_of(self.models)
+        network, painter = _first(lambda name: NETWORKS[name](), PERCEPTUAL), _painter_of(self.models)
         passes: dict[str, list[tuple[Any, Any]]] = {}
         for picture, spec in self.passes(name, boards):
             passes.setdefault(spec.phrases[0], []).append((picture, spec))
@@ -319,24 +319,24 @@ def _shares(told: Mapping[str, Any], side: str) -> dict[str, float]:
 
 def _of_pictures(finals: Mapping[str, Path], test: Boards, cache: Store) -> dict[str, Any]:
     """FID and KID of whole pictures."""
-    extractor, real = _first(EXTRACTORS, WHOLE), [test.root / path for path in test.images.path]
+    extractor, real = _first(extractor_of, WHOLE), [test.root / path for path in test.images.path]
     return {
         name: evaluate(real, final / "images", extractor, metrics=["fid", "kid"], cache=cache)
         for name, final in finals.items()
     }
 
 
-def _first(family: Family, names: Sequence[str]) -> Any:
-    """The first member whose weights are there; the last one's error where there is none."""
+def _first(make: Callable[[str], Any], names: Sequence[str]) -> Any:
+    """The first one whose weights are there; the last one's error where there is none."""
     for name in names[:-1]:
         try:
-            made = family[name]()
+            made = make(name)
             if hasattr(made, "check"):
                 made.check()
             return made
         except AugmentError:
             continue
-    return family[names[-1]]()
+    return make(names[-1])
 
 
 def _enter(found: Figures, what: str, told: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """What is in a box? Crops with context, named by an image classifier that was trained on the names.
 
-judge = CropClassifier(resolve("data/models/pcb/classifier", {}))     # or any image classifier of transformers
+judge = make_judge(resolve("data/models/pcb/classifier", {}))         # of lib/judges.py; any classifier of transformers
 crops = [crop_region(picture, box, judge.size) for box in boxes]      # of lib/regions.py; boxes: xyxy pixels
 shares = judge.score(crops, ["open", "short", "background"])          # (N, 3), rows sum to 1
 
@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from lib.errors import AugmentError
 from lib.models import ModelRef, device, local_path, reading
 from lib.names import match_names, some_of
 from lib.regions import Pixels, RegionSettings, batched, check_whole, normalisation, prepared, processor_of, softmax
+from lib.registry import MemberSettings
 
 NEEDED = ("config.json", "*.safetensors", "*processor_config.json")
 ALSO = ("*.json",)
@@ -44,20 +45,28 @@ class Classifier:
 
 
 class CropClassifier:
-    """Says which of some names fits a crop best, as lib/fidelity.Judge asks.
+    """Says which of some names fits a crop best, as lib.judges.Judge has it.
 
     Loaded before its first use, in float32 on every device. All but `identity` raises AugmentError where the checkpoint
     is no image classifier, or is damaged, and ConnectionError where a download failed in a way that may pass.
     """
 
-    def __init__(self, ref: ModelRef, settings: RegionSettings | None = None) -> None:
-        self.ref, self.settings = ref, settings or RegionSettings()
+    VERSION: ClassVar[int] = 1
+    Settings: ClassVar[type[MemberSettings]] = RegionSettings
+
+    def __init__(self, settings: RegionSettings, model: ModelRef) -> None:
+        self.settings, self.ref = settings, model
         self._loaded: Classifier | None = None
 
     @property
     def identity(self) -> str:
         """The checkpoint and its revision, no path: equal identities give comparable scores."""
         return f"classifier {self.ref.id} {self.ref.revision}"
+
+    @property
+    def batch_size(self) -> int:
+        """Crops at once."""
+        return self.settings.batch_size
 
     @property
     def size(self) -> int:
@@ -82,7 +91,7 @@ class CropClassifier:
         if not names:
             raise ValueError("no names to score crops against: give at least one")
         columns = self._columns(names)
-        logits = batched(self.ref, crops, self.settings.batch_size, self._see, len(self.load().labels))
+        logits = batched(self.ref, crops, self.batch_size, self._see, len(self.load().labels))
         asked = [np.logaddexp.reduce(logits.astype(np.float64)[:, numbers], axis=1) for numbers in columns]
         return softmax(np.stack(asked, axis=1))
 

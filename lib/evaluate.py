@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import AugmentError
-from lib.features import EXTRACTORS, Extractor
+from lib.features import Extractor, extractor_of
 from lib.manifest import atomic_write
 from lib.metrics import METRICS, distances
 from lib.metrics.fidelity import summary as summary_of_boxes
@@ -57,7 +57,7 @@ def evaluate(
     """Scores of a generated set against a real one; every picture is decoded once.
 
     real, generated: a path (see lib.sides.read_side; of a set that holds both, real are the originals, generated the
-    synthetic ones), the pictures' paths, or a side. extractor: a name of EXTRACTORS, or an extractor. seed: of the
+    synthetic ones), the pictures' paths, or a side. extractor: by name, or one that is built. seed: of the
     floor's halvings, KID's subsets and bootstraps. advance: called with the number of pictures done. metrics: members
     of METRICS, by name or with settings. cache: keeps what was computed. A generated picture without labels has those
     of its source.
@@ -83,7 +83,7 @@ def evaluate(
     kinds = {kind: [one for one in members if kind == one[1].OF] for kind in ("sets", "pairs", "groups", "pictures")}
     chosen: Extractor | None = None
     if kinds["sets"]:
-        chosen = EXTRACTORS[extractor]() if isinstance(extractor, str) else extractor
+        chosen = extractor_of(extractor) if isinstance(extractor, str) else extractor
         chosen.check()
     names = sides["generated"].names or sides["real"].names
     reading = Reading(
@@ -204,7 +204,7 @@ def measure(
     n_real, n_generated = len(real), len(generated)
     few = min(n_real, n_generated)
     m = min(n_generated, n_real // 2)
-    biased = few <= extractor.DIMENSIONS
+    biased = few <= extractor.dimensions
     result: dict[str, Any] = {}
     left_out = {}
     for name, metric in built(SETS) if metrics is None else metrics:
@@ -216,7 +216,7 @@ def measure(
     result |= {
         "n_real": n_real,
         "n_generated": n_generated,
-        "extractor": extractor.NAME,
+        "extractor": extractor.name,
         "floor": floor_of(real, generated, seed) if m >= 2 and asked else None,
         "biased": biased,
     }
@@ -226,13 +226,13 @@ def measure(
         result["floor_reason"] = f"{n_real} real pictures cannot be halved into two sets of at least 2"
     if biased and "fid" in result:
         result["note"] = (
-            f"{few} pictures for {extractor.DIMENSIONS} feature dimensions: FID is biased upwards; read KID first, and "
+            f"{few} pictures for {extractor.dimensions} feature dimensions: FID is biased upwards; read KID first, and "
             "either only beside its floor at the same number of pictures"
         )
     return result | {
-        "features": extractor.IDENTITY,
+        "features": extractor.identity,
         "resize": extractor.RESIZE,
-        "dimensions": extractor.DIMENSIONS,
+        "dimensions": extractor.dimensions,
         "seed": seed,
     }
 

@@ -1,12 +1,10 @@
 """Feature extractors: pictures in, (N, D) float64 out. Distances between features are in lib/metrics/distances.py.
 
-    extractor = EXTRACTORS["pixels"]()
-    extractor.check()                        # fails early where weights cannot be had
+    extractor = extractor_of("pixels")
+    extractor.check()                        # fails early where weights are not available
     features = extractor.extract(pictures)   # uint8 HWC RGB, any sizes
 
-A new extractor is a class with NAME, DIMENSIONS, VERSION, RESIZE, IDENTITY, Settings, check and extract, plus one line
-in EXTRACTORS. Raise its VERSION when its numbers change. Ask an instance for DIMENSIONS and IDENTITY, not the class:
-those of a trained model depend on its weights.
+To add one: a class like `Pixels`, and a line in EXTRACTORS.
 """
 
 from __future__ import annotations
@@ -15,11 +13,10 @@ import io
 import re
 import shutil
 import urllib.request
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 from unittest import mock
 
 import numpy as np
@@ -29,11 +26,8 @@ from pydantic import Field
 
 from lib.errors import AugmentError
 from lib.manifest import atomic_path, digest, file_digest
-from lib.models import resolve
+from lib.models import ModelRef
 from lib.registry import Family, MemberSettings
-
-if TYPE_CHECKING:
-    from lib.regions import RegionScorer
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Features = NDArray[np.float64]  # (N, D)
@@ -45,42 +39,70 @@ EXTRACTORS = Family(
 
 
 class Extractor(Protocol):
-    """What the evaluation needs of an extractor."""
+    """The contract; tests/test_features.py holds every registered member to it.
 
-    NAME: ClassVar[str]
-    VERSION: ClassVar[int]
+    A registered member also has `MODEL`, and `Settings`, and is built as lib/registry.py says.
+    """
+
+    VERSION: ClassVar[int]  # raised whenever the same picture would get other features
     RESIZE: ClassVar[str]  # the resize rule, for a person
 
     @property
-    def DIMENSIONS(self) -> int:
-        """D."""
+    def name(self) -> str:
+        """What people call it: of a registered one its name in the family."""
 
     @property
-    def IDENTITY(self) -> str:
+    def dimensions(self) -> int:
+        """D; of a trained model it depends on the weights."""
+
+    @property
+    def identity(self) -> str:
         """Name, version, resize rule, and the weights' revision where it can differ: equal identities give comparable
         features. Raises AugmentError where there are no weights to name."""
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures a forward pass."""
 
     def check(self) -> None:
         """Raise AugmentError now if `extract` could not work: called before hours of painting."""
 
     def extract(self, pictures: Iterable[Picture]) -> Features:
-        """Features of uint8 HWC RGB pictures of any sizes, (N, DIMENSIONS), one row a picture, in their order."""
+        """Features of uint8 HWC RGB pictures of any sizes, (N, dimensions), one row a picture, in their order."""
         ...
+
+
+def extractor_of(name: str, values: Mapping[str, Any] | None = None) -> Extractor:
+    """An extractor with its settings checked and its checkpoint pinned.
+
+    Raises AugmentError for an unknown name or setting, and where its model is not there.
+    """
+    try:
+        made: Extractor = EXTRACTORS.build(EXTRACTORS.choose(name, values or {}))
+    except AugmentError as error:
+        if name in EXTRACTORS and EXTRACTORS[name].MODEL is not None:
+            raise AugmentError(f"{error}; or {_REMEDY}") from None
+        raise
+    return made
 
 
 class Pixels:
     """The picture itself at 4×4 pixels: 48 values in 0 .. 1. Needs no weights; sees light, colour and layout only."""
 
-    NAME = "pixels"
-    DIMENSIONS = 48
-    VERSION = 1
-    RESIZE = "4x4, box filter (Pillow)"
-    IDENTITY = f"{NAME} {VERSION}: RGB, {RESIZE}, divided by 255"
+    VERSION: ClassVar[int] = 1
+    MODEL: ClassVar[str | None] = None
+    ABOUT: ClassVar[str] = "the picture at 4×4 pixels"
+    RESIZE: ClassVar[str] = "4x4, box filter (Pillow)"
+
+    name = "pixels"
+    dimensions = 48
+    identity = f"{name} {VERSION}: RGB, {RESIZE}, divided by 255"
+    batch_size = 1
 
     class Settings(MemberSettings):
         pass
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:  # none: the defaults
         self.settings = settings or self.Settings()
 
     def check(self) -> None:
@@ -89,7 +111,7 @@ class Pixels:
     def extract(self, pictures: Iterable[Picture]) -> Features:
         """(N, 48) float64: rows of 4×4×3, raveled top to bottom, left to right, R G B."""
         rows = [self._row(picture) for picture in pictures]
-        return np.stack(rows) if rows else np.empty((0, self.DIMENSIONS))
+        return np.stack(rows) if rows else np.empty((0, self.dimensions))
 
     @staticmethod
     def _row(picture: Picture) -> Features:
@@ -103,26 +125,36 @@ class MiniClip:
     Its weights lie in the repository, so it needs no network; it knows the objects of warehouses and little else.
     """
 
-    NAME = "mini"
-    VERSION = 1
-    RESIZE = "squeezed to the model's own square, by areas where a side shrinks, else bilinear (OpenCV)"
+    VERSION: ClassVar[int] = 1
+    MODEL: ClassVar[str | None] = "mini:clip"
+    ABOUT: ClassVar[str] = "this project's own CLIP"
+    RESIZE: ClassVar[str] = "squeezed to the model's own square, by areas where a side shrinks, else bilinear (OpenCV)"
+
+    name = "mini"
 
     class Settings(MemberSettings):
-        model: Path | None = Field(None, description="folder of a CLIP; none: data/models/mini/clip")
+        model: str | None = Field(None, description="folder of a CLIP, or a hub id; none: data/models/mini/clip")
         batch_size: int = Field(64, ge=1, description="pictures a forward pass")
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or self.Settings()
+    def __init__(self, settings: Settings, model: ModelRef) -> None:
+        from lib.regions import RegionScorer, RegionSettings
+
+        self.settings = settings
+        self._scorer = RegionScorer(RegionSettings(batch_size=settings.batch_size), model)
 
     @property
-    def DIMENSIONS(self) -> int:
+    def batch_size(self) -> int:
+        return self.settings.batch_size
+
+    @property
+    def dimensions(self) -> int:
         """The CLIP's projection size: 128 of the mini one."""
         return self._scorer.dimensions
 
     @property
-    def IDENTITY(self) -> str:
+    def identity(self) -> str:
         """With the SHA-256 over the model's files, which no path is part of."""
-        return f"{self.NAME} {self.VERSION}: CLIP image embeddings of {self._scorer.ref.revision}, RGB, {self.RESIZE}"
+        return f"{self.name} {self.VERSION}: CLIP image embeddings of {self._scorer.ref.revision}, RGB, {self.RESIZE}"
 
     def check(self) -> None:
         """Read the weights. Raises AugmentError that names the folder and the choice that needs no weights."""
@@ -134,19 +166,9 @@ class MiniClip:
     def extract(self, pictures: Iterable[Picture]) -> Features:
         """(N, 128) float64, not normalised, of whole pictures; raises as `check`."""
         self.check()
-        size = self.settings.batch_size
-        batches = [self._scorer.features(batch).astype(np.float64) for batch in _batched(pictures, size)]
-        return np.concatenate(batches) if batches else np.empty((0, self.DIMENSIONS))
-
-    @cached_property
-    def _scorer(self) -> RegionScorer:
-        from lib.regions import RegionScorer, RegionSettings
-
-        folder = self.settings.model
-        if folder is not None and not folder.expanduser().is_dir():
-            raise AugmentError(f"model folder {folder} not found: expected a CLIP in Hugging Face form")
-        ref = resolve("mini:clip" if folder is None else str(folder), {})
-        return RegionScorer(ref, RegionSettings(batch_size=self.settings.batch_size))
+        parts = _batched(pictures, self.batch_size)
+        batches = [self._scorer.features(batch).astype(np.float64) for batch in parts]
+        return np.concatenate(batches) if batches else np.empty((0, self.dimensions))
 
 
 class Inception:
@@ -155,20 +177,27 @@ class Inception:
     Weights are read from pytorch-fid's usual place, the torch hub cache, and downloaded to it when missing.
     """
 
-    NAME = "inception"
-    DIMENSIONS = 2048
-    VERSION = 1
-    RESIZE = "299x299, bilinear without antialiasing (torch), inside the network"
-    IDENTITY = f"{NAME} {VERSION}: pytorch-fid pt_inception-2015-12-05-6726825d, RGB in 0..1, {RESIZE}"
+    VERSION: ClassVar[int] = 1
+    MODEL: ClassVar[str | None] = None  # a file of weights, which it fetches itself
+    ABOUT: ClassVar[str] = "pytorch-fid's network"
+    RESIZE: ClassVar[str] = "299x299, bilinear without antialiasing (torch), inside the network"
+
+    name = "inception"
+    dimensions = 2048
+    identity = f"{name} {VERSION}: pytorch-fid pt_inception-2015-12-05-6726825d, RGB in 0..1, {RESIZE}"
 
     class Settings(MemberSettings):
         weights: Path | None = Field(None, description="weights file; none: the torch hub cache, or the download")
-        batch: int = Field(32, ge=1, description="pictures a forward pass")
+        batch_size: int = Field(32, ge=1, description="pictures a forward pass")
         device: str | None = Field(None, description="torch device; none: cuda where there is one, else cpu")
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:  # none: the defaults
         self.settings = settings or self.Settings()
         self._network: Any = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
 
     def check(self) -> None:
         """Find or fetch the weights and compare their digest.
@@ -180,8 +209,8 @@ class Inception:
 
     def extract(self, pictures: Iterable[Picture]) -> Features:
         """(N, 2048) float64. Each picture is resized on its own, so that sizes may differ; raises as `check`."""
-        batches = [self._forward(batch) for batch in _batched(pictures, self.settings.batch)]
-        return np.concatenate(batches) if batches else np.empty((0, self.DIMENSIONS))
+        batches = [self._forward(batch) for batch in _batched(pictures, self.batch_size)]
+        return np.concatenate(batches) if batches else np.empty((0, self.dimensions))
 
     def _forward(self, pictures: list[Picture]) -> Features:
         import torch

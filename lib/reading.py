@@ -87,7 +87,7 @@ class Reading:
     def _features(self, side: str, count: int) -> Features:
         assert self.extractor is not None
         rows = [self.rows.pop((side, i)) for i in range(count) if (side, i) in self.rows]  # held once: they are large
-        return np.stack(rows) if rows else np.zeros((0, self.extractor.DIMENSIONS))
+        return np.stack(rows) if rows else np.zeros((0, self.extractor.dimensions))
 
     def _keep(self, side: str, number: int, sha: str, row: Features) -> None:
         if not np.isfinite(row).all():
@@ -234,7 +234,7 @@ class Reading:
 
     def _feature_key(self, sha: str) -> str:
         assert self.extractor is not None
-        return key_of("feature", self.extractor.IDENTITY, sha)
+        return key_of("feature", self.extractor.identity, sha)
 
     def _unusable(self, side: str, picture: _Picture) -> None:
         """Tell of a picture whose fault has just been found, and count its boxes."""

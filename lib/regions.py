@@ -1,6 +1,6 @@
 """What is in a box? Crops with context, scored against names by a CLIP (Zhong et al. 2022, arXiv 2112.09106, its idea).
 
-scorer = RegionScorer(resolve("mini:clip", {}))                   # or any CLIP in Hugging Face form
+scorer = make_judge(resolve("mini:clip", {}))                      # of lib/judges.py; any CLIP in Hugging Face form
 crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
 shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
 shares = scorer.score_boxes(picture, boxes, ["forklift", "pallet"])   # the two lines above in one
@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -113,8 +113,11 @@ class RegionScorer:
     failed in a way that may pass.
     """
 
-    def __init__(self, ref: ModelRef, settings: RegionSettings | None = None) -> None:
-        self.ref, self.settings = ref, settings or RegionSettings()
+    VERSION: ClassVar[int] = 1
+    Settings: ClassVar[type[MemberSettings]] = RegionSettings
+
+    def __init__(self, settings: RegionSettings, model: ModelRef) -> None:
+        self.settings, self.ref = settings, model
         self._clip: _Loaded | None = None
         self._named: tuple[tuple[str, ...], Embeddings] | None = None  # the names asked for last
 
@@ -122,6 +125,11 @@ class RegionScorer:
     def identity(self) -> str:
         """The checkpoint and its revision, no path: equal identities give comparable scores."""
         return f"clip {self.ref.id} {self.ref.revision}"
+
+    @property
+    def batch_size(self) -> int:
+        """Crops or texts at once."""
+        return self.settings.batch_size
 
     @property
     def size(self) -> int:
@@ -205,7 +213,7 @@ class RegionScorer:
         return np.array([len(one) > clip.model.config.text_config.max_position_embeddings for one in told], bool)
 
     def _batched(self, items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor]) -> Embeddings:
-        return batched(self.ref, items, self.settings.batch_size, run, self.load().dimensions)
+        return batched(self.ref, items, self.batch_size, run, self.load().dimensions)
 
     def _see(self, pictures: Sequence[Pixels]) -> torch.Tensor:
         clip = self.load()

@@ -10,7 +10,7 @@ import pandas as pd
 from prefect import task
 
 from lib.evaluate import built, evaluate, json_safe, summary, write_json
-from lib.features import EXTRACTORS
+from lib.features import extractor_of
 from lib.manifest import Ref, file_digest, read_manifest
 from lib.report import write_report
 from lib.requests import canonical, key_of
@@ -41,7 +41,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         asked = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
         labels = [ingested.objects.sha256, file_digest(run.root / "final" / "annotations.json")]
         pictures = [sorted(real.digest), sorted(made.sha256)]
-        key = key_of(VERSION, EXTRACTORS[settings.extractor]().IDENTITY, asked, labels, pictures)
+        key = key_of(VERSION, extractor_of(settings.extractor).identity, asked, labels, pictures)
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
         result = measure(str(run.root), str(run.sources), inputs, settings, key)
         _report(result, run.root, run.name)

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from lib import kept
 from lib.captions import CaptionForm, make_caption_form
 from lib.evaluate import built
-from lib.features import EXTRACTORS
+from lib.features import extractor_of
 from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.presets import Parameters, Resolved, resolve_parameters
@@ -128,7 +128,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
     check_review(settings.review)
     with locked(root):
         if settings.evaluate.extractor is not None:
-            EXTRACTORS[settings.evaluate.extractor]().check()  # now, not after hours of painting
+            extractor_of(settings.evaluate.extractor).check()  # now, not after hours of painting
             built(settings.evaluate.metrics)
         pins = Pins(root / "models.lock")
         pins.seal()

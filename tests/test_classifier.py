@@ -50,7 +50,7 @@ def objective(*pictures: TrainingPicture, start: Path | None = None, **given: An
 
 
 def judge_of(folder: Path, **settings: int) -> CropClassifier:
-    return CropClassifier(resolve(str(folder), {}), RegionSettings(**settings))
+    return CropClassifier(RegionSettings(**settings), resolve(str(folder), {}))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from flows.augment import augment
 from flows.cli import load_parameters
 from lib.fidelity import fidelity
 from lib.models import MINI, folder_revision, resolve
-from lib.regions import RegionScorer
+from lib.regions import RegionScorer, RegionSettings
 from lib.training import MINI as TRAINED
 from lib.training import read_facts
 
@@ -57,7 +57,7 @@ def test_distances_stand_beside_their_floor(demo):
 
 def test_the_judge_finds_in_the_boxes_what_the_labels_say(demo):
     """Far under what the cards say of a hundred scenes: this one catches a broken model, not a bad day."""
-    judged = fidelity(demo / "final", RegionScorer(resolve("mini:clip", {})))
+    judged = fidelity(demo / "final", RegionScorer(RegionSettings(), resolve("mini:clip", {})))
     assert judged["real"] > 0.9 and judged["fidelity"] > 0.5
 
 

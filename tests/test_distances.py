@@ -175,7 +175,7 @@ def test_fid_of_pictures_agrees_with_pytorch_fid_on_the_same_network(network: tu
         for file, pixels in zip(files, pictures, strict=True):
             Image.fromarray(pixels).save(file)
         theirs.append(get_activations(files, network[0], batch_size=6, num_workers=0))
-        ours.append(Inception(Inception.Settings(weights=network[1], device="cpu", batch=6)).extract(pictures))
+        ours.append(Inception(Inception.Settings(weights=network[1], device="cpu", batch_size=6)).extract(pictures))
     # 12 pictures span 11 dimensions, where their matrix root of 2048 is none: both are looked at along 6 directions.
     directions = features(0, 2048, 6) / np.abs(theirs[0]).max()
     theirs, ours = ([side @ directions for side in sides] for sides in (theirs, ours))

@@ -49,7 +49,7 @@ def test_the_result_has_the_keys_that_readers_rely_on(real: Path, generated: Pat
     assert list(result["floor"]["fid"]) == list(result["floor"]["kid"]) == ["mean", "std"]
     assert (result["n_real"], result["n_generated"], result["extractor"]) == (12, 5, "pixels")
     assert (result["floor"]["m"], result["floor"]["halvings"]) == (5, 10)
-    assert result["features"] == Pixels.IDENTITY and result["resize"] == Pixels.RESIZE
+    assert result["features"] == Pixels.identity and result["resize"] == Pixels.RESIZE
     assert result["unreadable"] == {"count": 0, "pictures": []}
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 

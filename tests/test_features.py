@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import tiny_clip, tiny_gligen
 
 from lib.errors import AugmentError
-from lib.features import EXTRACTORS, Inception, MiniClip, Pixels
+from lib.features import EXTRACTORS, Inception, Pixels, extractor_of
 from lib.models import folder_revision
 
 
@@ -70,11 +70,11 @@ def mini(clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_every_extractor_says_what_it_is(name: str, mini: Path):
-    member = EXTRACTORS[name]()
-    assert name == member.NAME
-    assert member.IDENTITY.startswith(f"{name} {member.VERSION}: ")
-    assert member.RESIZE in member.IDENTITY
-    assert member.extract([]).shape == (0, member.DIMENSIONS)
+    member = extractor_of(name)
+    assert name == member.name and EXTRACTORS[name].ABOUT
+    assert member.identity.startswith(f"{name} {member.VERSION}: ")
+    assert member.RESIZE in member.identity
+    assert member.extract([]).shape == (0, member.dimensions) and member.batch_size >= 1
 
 
 def test_an_unknown_extractor_lists_the_known_ones():
@@ -134,8 +134,8 @@ def test_inception_equals_pytorch_fid_on_the_same_weights(weights: Path, tmp_pat
 
 def test_inception_takes_mixed_sizes_and_does_not_depend_on_the_batch(weights: Path):
     pictures = [picture(0, 30, 50), picture(1, 64, 20), picture(2, 300, 310)]
-    three = Inception(Inception.Settings(weights=weights, batch=3, device="cpu")).extract(pictures)
-    one = Inception(Inception.Settings(weights=weights, batch=1, device="cpu")).extract(iter(pictures))
+    three = Inception(Inception.Settings(weights=weights, batch_size=3, device="cpu")).extract(pictures)
+    one = Inception(Inception.Settings(weights=weights, batch_size=1, device="cpu")).extract(iter(pictures))
     np.testing.assert_allclose(one, three, rtol=1e-4, atol=1e-5 * np.abs(three).max())
 
 
@@ -195,7 +195,7 @@ def test_mini_gives_the_clip_s_own_embeddings_of_whole_pictures(clip: Path):
     pixels = AutoProcessor.from_pretrained(clip).image_processor(pictures, return_tensors="pt").pixel_values
     with torch.inference_mode():
         expected = model.get_image_features(pixel_values=pixels).pooler_output.numpy()
-    features = MiniClip(MiniClip.Settings(model=clip)).extract(pictures)
+    features = extractor_of("mini", {"model": str(clip)}).extract(pictures)
     assert features.shape == (3, 128)
     assert features.dtype == np.float64
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
@@ -204,7 +204,7 @@ def test_mini_gives_the_clip_s_own_embeddings_of_whole_pictures(clip: Path):
 
 def test_mini_takes_mixed_sizes_from_a_generator_and_does_not_depend_on_the_batch(mini: Path):
     sizes = [(30, 50), (200, 20), (1, 1), (64, 64)]
-    many, one = MiniClip(), MiniClip(MiniClip.Settings(batch_size=1))
+    many, one = extractor_of("mini"), extractor_of("mini", {"batch_size": 1})
     features = many.extract(picture(i, *size) for i, size in enumerate(sizes))
     np.testing.assert_allclose(
         one.extract([picture(i, *size) for i, size in enumerate(sizes)]), features, rtol=1e-3, atol=1e-4
@@ -213,7 +213,7 @@ def test_mini_takes_mixed_sizes_from_a_generator_and_does_not_depend_on_the_batc
 
 
 def test_the_identity_of_mini_names_its_weights_and_no_path(clip: Path):
-    identity = MiniClip(MiniClip.Settings(model=clip)).IDENTITY
+    identity = extractor_of("mini", {"model": str(clip)}).identity
     assert folder_revision(clip) in identity
     assert str(clip) not in identity
 
@@ -223,17 +223,17 @@ def test_missing_mini_weights_name_the_folder_and_the_choice_without_them(
 ):
     monkeypatch.setattr("lib.models.MINI", tmp_path)
     with pytest.raises(AugmentError, match=r"data/models/mini/clip.*--extractor pixels"):
-        MiniClip().check()
-    with pytest.raises(AugmentError, match=r"absent not found.*--extractor pixels"):
-        MiniClip(MiniClip.Settings(model=tmp_path / "absent")).check()
+        extractor_of("mini").check()
+    with pytest.raises(AugmentError, match=r"absent': no such folder.*--extractor pixels"):
+        extractor_of("mini", {"model": str(tmp_path / "absent")}).check()
 
 
 def test_a_folder_of_another_model_is_refused_by_mini(tmp_path: Path):
     folder = tiny_gligen(tmp_path / "gligen")
     with pytest.raises(AugmentError, match=r"clip.*was expected.*--extractor pixels"):
-        MiniClip(MiniClip.Settings(model=complete(folder / "text_encoder"))).check()
+        extractor_of("mini", {"model": str(complete(folder / "text_encoder"))}).check()
     with pytest.raises(AugmentError, match=r"no .*--extractor pixels"):
-        MiniClip(MiniClip.Settings(model=folder / "unet")).check()
+        extractor_of("mini", {"model": str(folder / "unet")}).check()
 
 
 def complete(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from lib.evaluate import evaluate, write_json
 from lib.fidelity import fidelity, summary
 from lib.metrics.fidelity import Judged, interval_of, measure, shuffled
 from lib.models import resolve
-from lib.regions import RegionScorer
+from lib.regions import RegionScorer, RegionSettings
 from lib.settings import Choice
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
@@ -429,7 +429,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_clip_judges_the_same_twice(made: Made, clip: Path):
     for _ in range(2):
         made.synthetic(made.real("red", "green", "blue"))
-    results = [fidelity(made.write(), RegionScorer(resolve(str(clip), {}))) for _ in range(2)]
+    results = [fidelity(made.write(), RegionScorer(RegionSettings(), resolve(str(clip), {}))) for _ in range(2)]
     assert results[0] == results[1]
     assert results[0]["judge"].startswith("clip folder sha256:")
     assert results[0]["n_generated"] == 6
@@ -440,7 +440,7 @@ def test_the_evaluation_tells_the_same(made: Made, clip: Path):
         made.synthetic(made.real("red", "green", "blue"), painted=(0, 2))
     folder, choice = made.write(), Choice(name="regions", model=str(clip))
     judged = evaluate(folder, folder, metrics=[choice])
-    alone = fidelity(folder, RegionScorer(resolve(str(clip), {})))
+    alone = fidelity(folder, RegionScorer(RegionSettings(), resolve(str(clip), {})))
     assert judged["regions"] == {name: alone[name] for name in judged["regions"]}
     assert judged["regions_real"] == alone["real"] and len(judged["boxes"]) == alone["n_generated"] == 4
 

@@ -137,15 +137,15 @@ def test_written_boards_are_a_coco_set_beside_their_pictures(data: Path, tmp_pat
 
 
 def test_features_are_the_classifiers_own_and_do_not_depend_on_the_batch(models: Path) -> None:
-    judge = CropClassifier(resolve(str(models / "classifier"), {}), RegionSettings(batch_size=2))
+    judge = CropClassifier(RegionSettings(batch_size=2), resolve(str(models / "classifier"), {}))
     features, crops = ClassifierFeatures(judge), list(noise(5, SIDE, SIDE, 3))
     told = features.extract(crops)
-    assert told.shape == (5, features.DIMENSIONS) and len({row.tobytes() for row in told}) == 5
+    assert told.shape == (5, features.dimensions) and len({row.tobytes() for row in told}) == 5
     np.testing.assert_allclose(features.extract(crops[3:4]), told[3:4], rtol=1e-4, atol=1e-5)
     model = judge.load().model
     logits = model.classifier(torch.from_numpy(told).float()).detach().numpy()
     np.testing.assert_allclose(softmax(logits), judge.score(crops, list(judge.load().labels.values())), atol=1e-5)
-    assert str(models) not in features.IDENTITY
+    assert str(models) not in features.identity
 
 
 # Neighbours

@@ -28,7 +28,7 @@ def crops(count: int, size: int = 64) -> list[np.ndarray]:
 
 
 def scorer_of(folder: Path, **settings: int) -> RegionScorer:
-    return RegionScorer(resolve(str(folder), {}), RegionSettings(**settings))
+    return RegionScorer(RegionSettings(**settings), resolve(str(folder), {}))
 
 
 @pytest.fixture(scope="module")

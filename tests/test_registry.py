@@ -1,5 +1,6 @@
 """A family: names to members, checked settings, and identities that keys are made of."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,17 @@ from pydantic import Field
 
 from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
+from lib.detectors import DETECTORS
 from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.features import EXTRACTORS
+from lib.judges import JUDGES
+from lib.metrics import METRICS
 from lib.models import ModelRef
 from lib.painters import PAINTERS
 from lib.registry import Family, MemberSettings
 
-FAMILIES = [EDITS, PAINTERS, COMPOSITES, CAPTIONERS, EXTRACTORS]
+FAMILIES = [EDITS, PAINTERS, COMPOSITES, CAPTIONERS, EXTRACTORS, METRICS, DETECTORS, JUDGES]
 REF = ModelRef("org/name", "0" * 40, Path("/somewhere"))
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.kind)
 
@@ -50,6 +54,24 @@ def test_an_unknown_name_lists_the_known_ones(family):
 def test_a_name_is_in_the_family_or_not(family):
     assert all(name in family for name in family)
     assert "nonesuch" not in family
+
+
+@every_family
+def test_every_member_has_the_shape_that_all_families_share(family):
+    for name in family:
+        member = family[name]
+        assert isinstance(member.VERSION, int) and issubclass(member.Settings, MemberSettings), name
+        built = family.build(family.member(name, {}, REF if takes_model(member) else None))
+        assert built.settings == member.Settings(), name
+        assert not [field for field in dir(member) if field.isupper() and isinstance(getattr(member, field), property)]
+        if "batch_size" in member.Settings.model_fields:
+            assert 1 <= built.batch_size <= built.settings.batch_size, name  # a CPU takes some one by one
+
+
+def takes_model(member):
+    """A second argument without a default."""
+    parameters = list(inspect.signature(member.__init__).parameters.values())
+    return len(parameters) > 2 and parameters[2].default is inspect.Parameter.empty
 
 
 @every_family

@@ -12,7 +12,7 @@ from tiny import tiny_clip
 from lib.images import load_rgb
 from lib.metrics.text import WEIGHT, clip_score, cosines
 from lib.models import resolve
-from lib.regions import RegionScorer
+from lib.regions import RegionScorer, RegionSettings
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ TEXTS = ["a forklift", "pallet " * 100, ""]
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> RegionScorer:
-    return RegionScorer(resolve(str(tiny_clip(tmp_path_factory.mktemp("tiny") / "clip")), {}))
+    return RegionScorer(RegionSettings(), resolve(str(tiny_clip(tmp_path_factory.mktemp("tiny") / "clip")), {}))
 
 
 def test_equal_directions_score_two_and_a_half_whatever_their_lengths():
@@ -87,7 +87,7 @@ def test_each_picture_wants_its_text(scorer: RegionScorer):
 
 
 def test_the_mini_clip_prefers_a_picture_s_own_caption():
-    mini = RegionScorer(resolve("mini:clip", {}))
+    mini = RegionScorer(RegionSettings(), resolve("mini:clip", {}))
     images = json.loads((DEMO / "annotations.json").read_text())["images"][:8]
     pixels = [load_rgb(DEMO / "images" / image["file_name"], "upright") for image in images]
     captions = [image["caption"] for image in images]

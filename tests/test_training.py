@@ -351,9 +351,9 @@ def load(name: str, folder: Path) -> Any:
     if name == "vae":
         return load_vae(folder)
     if name == "clip":
-        from lib.regions import RegionScorer
+        from lib.regions import RegionScorer, RegionSettings
 
-        shares = RegionScorer(ref).score([scenes(1)[0].pixels], ["forklift", "pallet"])
+        shares = RegionScorer(RegionSettings(), ref).score([scenes(1)[0].pixels], ["forklift", "pallet"])
         assert shares.shape == (1, 2) and np.allclose(shares.sum(1), 1)
         return load_clip(folder)
     if name == "blip2":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lib.images import load_rgb
 from lib.metrics.verdicts import Thresholds, Verdict, standing, thresholds, verdicts
 from lib.models import resolve
-from lib.regions import RegionScorer, visible_sides
+from lib.regions import RegionScorer, RegionSettings, visible_sides
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 ORDER = {"drop": 0, "ignore": 1, "keep": 2}
@@ -226,7 +226,7 @@ class Judged:
         coco = json.loads((DEMO / "annotations.json").read_text())
         self.names = [category["name"] for category in coco["categories"]]
         ids = [category["id"] for category in coco["categories"]]
-        scorer = RegionScorer(resolve("mini:clip", {}))
+        scorer = RegionScorer(RegionSettings(), resolve("mini:clip", {}))
         shares, sides, labels, pictures = [], [], [], []
         for image in coco["images"]:
             notes = [note for note in coco["annotations"] if note["image_id"] == image["id"]]
@@ -265,7 +265,7 @@ def test_limits_of_half_of_the_pictures_hold_for_the_other_half(demo: Judged):
 
 
 def test_a_box_outside_of_its_picture_has_no_shares():
-    scorer = RegionScorer(resolve("mini:clip", {}))
+    scorer = RegionScorer(RegionSettings(), resolve("mini:clip", {}))
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     boxes = [(5, 5, 30, 30), (70, 5, 90, 30), (50, 10, 90, 60)]
     shares = scorer.score_boxes(picture, boxes, ["forklift", "pallet"])

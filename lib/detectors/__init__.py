@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lib.errors import AugmentError
-from lib.models import resolve
+from lib.models import ModelRef
 from lib.registry import Family, MemberSettings
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -76,14 +76,40 @@ class Detector(Protocol):
         """
         ...
 
+    @property
+    def identity(self) -> str:
+        """Class, version, settings and checkpoint, no path: equal identities find the same."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures at once."""
+        ...
+
+
+class Base:
+    """What members share."""
+
+    VERSION: ClassVar[int]
+
+    batch_size = 1  # what is found must not depend on the pictures beside it
+
+    def __init__(self, settings: Any, model: ModelRef) -> None:
+        self.settings, self.ref = settings, model
+        self._loaded: Any = None
+
+    @property
+    def identity(self) -> str:
+        settings = self.settings.model_dump(mode="json", exclude={"model"})
+        return f"{type(self).__name__} {self.VERSION} {settings} {self.ref.id} {self.ref.revision}"
+
 
 def detector_of(name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Any:
     """A Detector with its settings checked and its checkpoint pinned (`lock`: as in lib.models.resolve).
 
     Raises AugmentError for an unknown name or setting, no such checkpoint, or none given where none is published.
     """
-    settings = DETECTORS.settings(name, values)
-    model = settings.model or DETECTORS[name].MODEL
-    if model is None:
+    member = DETECTORS.choose(name, values, lock)
+    if member.model is None:
         raise AugmentError(f"detector {name!r} has no published checkpoint: give a folder with its weights as `model`")
-    return DETECTORS[name](settings, resolve(model, lock or {}))
+    return DETECTORS.build(member)

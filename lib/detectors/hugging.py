@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from lib.captioners.template import naming, spoken
-from lib.detectors import Detections, DetectorSettings, Pixels
+from lib.detectors import Base, Detections, DetectorSettings, Pixels
 from lib.detectors.shared import check_finite, none_known, numbered, tidy
 from lib.errors import AugmentError
 from lib.models import ModelRef, device, local_path, reading
@@ -39,17 +39,13 @@ class _Loaded:
     processor: Any
 
 
-class Transformers:
+class Transformers(Base):
     """A detection model of transformers (DETR, RT-DETR, YOLOS, ...), by its own post-processing."""
 
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = "PekingU/rtdetr_r50vd"
     LICENCE: ClassVar[str] = "Apache-2.0"
     Settings: ClassVar[type[DetectorSettings]] = TransformersSettings
-
-    def __init__(self, settings: TransformersSettings, model: ModelRef) -> None:
-        self.settings, self.ref = settings, model
-        self._loaded: _Loaded | None = None
 
     def load(self) -> _Loaded:
         """Model and processor, read once."""
@@ -90,17 +86,13 @@ class Transformers:
         return tidy(picture, told["boxes"].cpu()[asked], told["scores"].cpu()[asked], labels[asked], self.settings)
 
 
-class ZeroShot:
+class ZeroShot(Base):
     """An OWL: one score for each box and name, the best name is the box's."""
 
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = "google/owlv2-base-patch16-ensemble"
     LICENCE: ClassVar[str] = "Apache-2.0"
     Settings: ClassVar[type[DetectorSettings]] = ZeroShotSettings
-
-    def __init__(self, settings: ZeroShotSettings, model: ModelRef) -> None:
-        self.settings, self.ref = settings, model
-        self._loaded: _Loaded | None = None
 
     def load(self) -> _Loaded:
         """Model and processor, read once."""

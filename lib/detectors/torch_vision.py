@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lib.detectors import Detections, DetectorSettings, Pixels
+from lib.detectors import Base, Detections, DetectorSettings, Pixels
 from lib.detectors.shared import check_finite, none_known, numbered, tidy
 from lib.models import ModelRef, device, local_path, reading
 from lib.names import match_names
@@ -56,17 +56,13 @@ class _Loaded:
     labels: dict[int, str]  # by number, from 1
 
 
-class Torchvision:
+class Torchvision(Base):
     """Faster R-CNN (Ren et al. 2015, arXiv 1506.01497) or RetinaNet (Lin et al. 2017, arXiv 1708.02002)."""
 
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "your own weights; the code is torchvision's, BSD-3-Clause"
     Settings: ClassVar[type[DetectorSettings]] = TorchvisionSettings
-
-    def __init__(self, settings: TorchvisionSettings, model: ModelRef) -> None:
-        self.settings, self.ref = settings, model
-        self._loaded: _Loaded | None = None
 
     def load(self) -> _Loaded:
         """The model, read once."""

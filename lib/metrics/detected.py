@@ -66,9 +66,8 @@ class Layout(Base):
 
     @property
     def identity(self) -> str:
-        made = self.detector
-        settings = made.settings.model_dump(mode="json", exclude={"model"})
-        return f"{type(made).__name__} {made.VERSION} {settings} {made.ref.id} {made.ref.revision}"
+        identity: str = self.detector.identity
+        return identity
 
     def of_picture(self, seen: Seen) -> dict[str, Any]:
         """Detections, and the boxes that they are held against."""

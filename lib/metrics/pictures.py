@@ -13,7 +13,7 @@ from lib.metrics import Base, Kind, Noted, Seen
 from lib.metrics.duplicates import hash_of, with_near_hashes
 from lib.metrics.text import clip_score
 from lib.models import ModelRef
-from lib.regions import RegionScorer
+from lib.regions import RegionScorer, RegionSettings
 from lib.registry import MemberSettings
 
 _Hash = Annotated[int, msgspec.Meta(ge=0)]  # of 64 bits
@@ -87,7 +87,7 @@ class Captions(Base):
 
     def __init__(self, settings: Any, model: ModelRef) -> None:
         super().__init__(settings)
-        self.scorer = RegionScorer(model)
+        self.scorer = RegionScorer(RegionSettings(), model)
 
     @property
     def identity(self) -> str:

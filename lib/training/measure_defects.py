@@ -161,37 +161,41 @@ class ClassifierFeatures:
     Boards are far from what published networks know; this one was trained on such defects.
     """
 
-    NAME: ClassVar[str] = "classifier"
     VERSION: ClassVar[int] = 1
     RESIZE: ClassVar[str] = "squeezed to the model's own square, by areas where a side shrinks, else bilinear (OpenCV)"
+
+    name = "classifier"
 
     def __init__(self, judge: CropClassifier) -> None:
         self.judge = judge
 
     @property
-    def DIMENSIONS(self) -> int:
+    def batch_size(self) -> int:
+        return self.judge.batch_size
+
+    @property
+    def dimensions(self) -> int:
         """Channels of its last stage."""
         return int(self.judge.load().model.config.hidden_sizes[-1])
 
     @property
-    def IDENTITY(self) -> str:
+    def identity(self) -> str:
         """With the weights' revision."""
-        return f"{self.NAME} {self.VERSION}: pooled features of {self.judge.identity}, RGB, {self.RESIZE}"
+        return f"{self.name} {self.VERSION}: pooled features of {self.judge.identity}, RGB, {self.RESIZE}"
 
     def check(self) -> None:
         """Read the weights; raises AugmentError where they cannot be read."""
         self.judge.load()
 
     def extract(self, pictures: Iterable[Pixels]) -> Features:
-        """(N, DIMENSIONS) float64 of uint8 HWC RGB pictures."""
+        """(N, dimensions) float64 of uint8 HWC RGB pictures."""
         told = self.judge.load()
 
         def see(crops: Sequence[Pixels]) -> Any:
             pixels = prepared(crops, told.size, told.mean, told.std).to(told.model.device)
             return told.model.base_model(pixel_values=pixels).pooler_output.flatten(1)
 
-        size = self.judge.settings.batch_size
-        return batched(self.judge.ref, list(pictures), size, see, self.DIMENSIONS).astype(np.float64)
+        return batched(self.judge.ref, list(pictures), self.batch_size, see, self.dimensions).astype(np.float64)
 
 
 # --- neighbours, samples -----------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_one_pass_beside_two(tmp_path):
         told[name] = run()
         seconds[name] = time.perf_counter() - start
     both, ours, again = sum(list(seconds.values())[:2]), *list(seconds.values())[2:]
-    print(f"\n{COUNT} pictures of 256×256 a side, {torch.get_num_threads()} threads, {features.Inception.NAME}")
+    print(f"\n{COUNT} pictures of 256×256 a side, {torch.get_num_threads()} threads, {features.Inception.name}")
     for name, taken in seconds.items():
         print(f"| {name} | {taken:.1f} s |")
     print(
