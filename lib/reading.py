@@ -145,7 +145,7 @@ class Reading:
         if self.extractor is None or self.cache is None:
             return None
         known = self.cache.get("feature", self._feature_key(picture.sha))
-        if known is None or len(known) != 8 * self.extractor.DIMENSIONS:
+        if known is None or len(known) != 8 * self.extractor.dimensions:
             return None
         row = np.frombuffer(known, np.float64)
         return row if np.isfinite(row).all() else None
