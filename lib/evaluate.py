@@ -18,13 +18,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import AugmentError
 from lib.features import Extractor, extractor_of
+from lib.kept import conforms
 from lib.manifest import atomic_write
 from lib.metrics import METRICS, distances
 from lib.metrics.fidelity import summary as summary_of_boxes
@@ -324,6 +325,29 @@ def _of_sets(result: Mapping[str, Any]) -> list[str]:
 
 def _plus_minus(spread: dict[str, float]) -> str:
     return f"{spread['mean']:.4g} ± {spread['std']:.2g}"
+
+
+class _Unreadable(TypedDict):
+    count: int
+    pictures: list[dict[str, str]]
+
+
+class _Result(TypedDict):
+    """What every result has; numbers stand beside it under the names of `about`."""
+
+    about: dict[str, str]
+    n_real: int
+    n_generated: int
+    left_out: dict[str, str]
+    failed: list[dict[str, str]]
+    unreadable: _Unreadable
+
+
+def is_result(told: dict[str, Any]) -> bool:
+    """Is that what `evaluate` returned, read back from JSON?"""
+    return conforms(told, _Result) and all(
+        conforms(told.get(name), float | list[float] | None) for name in told["about"]
+    )
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:

@@ -57,8 +57,16 @@ def read_result(path: Path) -> dict[str, Any]:
     return told
 
 
+VERSION = 1  # raised whenever the same result would give another page
+
+
 def write_report(results: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Evaluation") -> None:
-    """One or more results by their names, as one HTML file, written by rename; raises AugmentError for what is none."""
+    """`report_page` of one or more results by their names, written by rename; raises as that does."""
+    atomic_write(path, report_page(results, title))
+
+
+def report_page(results: Mapping[str, Mapping[str, Any]], title: str = "Evaluation") -> bytes:
+    """One or more results by their names, as one HTML file; raises AugmentError for what is none."""
     try:
         text = _page(results, title)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -66,7 +74,7 @@ def write_report(results: Mapping[str, Mapping[str, Any]], path: Path, title: st
             f"{' or '.join(results)} cannot be shown ({type(error).__name__}: {error}): expected results as `augment "
             "evaluate --json` writes them"
         ) from error
-    atomic_write(path, text.encode(errors="backslashreplace"))  # names of files may be no Unicode
+    return text.encode(errors="backslashreplace")  # names of files may be no Unicode
 
 
 def _page(results: Mapping[str, Mapping[str, Any]], title: str) -> str:

@@ -137,6 +137,15 @@ class DrawRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class SeenRow(Row):
+    """A file of the workspace that was found whole, or has just been written. key = its path in the workspace."""
+
+    sha256: str  # what was asked of it
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReviewRow(Row):
     """Stage review: one synthetic picture. key = request key."""
 

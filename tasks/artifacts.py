@@ -1,20 +1,44 @@
-"""What a person sees of a run in the UI: a table per stage, the contact sheet, the metrics."""
+"""What a person sees of a run in the UI: a table per stage, the contact sheet, the metrics.
+
+Nothing is built on it, so nothing of it can end a run: what fails is left out, with a line in the log.
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
 
 from lib.draw import sheet_jpeg
+from lib.images import load_rgb
 from lib.training.card import draw_curve
 from tasks.run import Work
 
 _COMMON = ("rows", "ok", "painted", "reused", "rejected")
+
+
+@contextlib.contextmanager
+def only_shown(what: str) -> Iterator[None]:
+    """Around what a person looks at and nothing needs: a fault is a line in the log."""
+    try:
+        yield
+    except Exception as error:  # of drawing, of the disk, of the server: whatever it is
+        text = " ".join(str(error).split())[:200]
+        _log().warning("%s is left out: %s: %s", what, type(error).__name__, text)
+
+
+def _log() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger(__name__)
 
 
 def show_counts(run: Work, stage: str) -> None:
@@ -24,35 +48,39 @@ def show_counts(run: Work, stage: str) -> None:
     rows += [{"rows": name, "count": told[name]} for name in ("painted", "reused")]
     rows += [{"rows": f"set aside: {reason}", "count": count} for reason, count in told["rejected"].items()]
     rows += [{"rows": name, "count": told[name]} for name in told if name not in _COMMON]
-    create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
+    with only_shown(f"the table of {stage} in the UI"):
+        create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 
 
 def show_sheet(run: Work) -> None:
     """The contact sheet, embedded and small: the UI blocks file links."""
     path = run.root / "contact_sheet.jpg"
     if path.is_file():
-        data = base64.b64encode(sheet_jpeg(Image.open(path), most=140_000)).decode()
-        text = f"Whole sheet: `{path}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
-        create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
+        with only_shown("the contact sheet in the UI"):
+            sheet = Image.fromarray(load_rgb(path, "stored"))
+            data = base64.b64encode(sheet_jpeg(sheet, most=140_000)).decode()
+            text = f"Whole sheet: `{path}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
+            create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
 
 
 def show_training(
     name: str, history: Sequence[Mapping[str, float]], sheet: Image.Image, facts: Mapping[str, str]
 ) -> None:
     """A training as it stands: its figures, the curve of its loss, what the model makes."""
-    curve = io.BytesIO()
-    draw_curve(history).convert("P").save(curve, "PNG", optimize=True)
-    drawn = base64.b64encode(curve.getvalue()).decode()
-    made = base64.b64encode(sheet_jpeg(sheet, most=140_000)).decode()
-    parts = [
-        "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
-        f"![loss over steps](data:image/png;base64,{drawn})",
-        f"![sheet](data:image/jpeg;base64,{made})",
-    ]
-    with contextlib.suppress(Exception):  # a server that restarts must not end hours of work
+    with only_shown(f"the training of {name} in the UI"):
+        curve = io.BytesIO()
+        draw_curve(history).convert("P").save(curve, "PNG", optimize=True)
+        drawn = base64.b64encode(curve.getvalue()).decode()
+        made = base64.b64encode(sheet_jpeg(sheet, most=140_000)).decode()
+        parts = [
+            "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
+            f"![loss over steps](data:image/png;base64,{drawn})",
+            f"![sheet](data:image/jpeg;base64,{made})",
+        ]
         create_markdown_artifact("\n\n".join(parts), key=f"training-{name}", description=f"{name}: loss and sheet")
 
 
 def show_text(key: str, text: str) -> None:
     """A note in markdown."""
-    create_markdown_artifact(text, key=key)
+    with only_shown(f"{key} in the UI"):
+        create_markdown_artifact(text, key=key)

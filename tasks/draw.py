@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from lib.draw import VERSION, contact_sheet, draw_pictures, sheet_jpeg, spread
-from lib.manifest import Ref, atomic_write, read_manifest
+from lib.manifest import Ref, file_digest, read_manifest
+from lib.requests import key_of
 from lib.schemas import OK, DrawRow, ScreenRow
-from tasks.artifacts import show_sheet
+from lib.seen import Seen
+from lib.shown import keep_shown
+from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, judged_outcomes, sources_of
 from tasks.jobs import Job, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
@@ -21,16 +26,32 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     where = {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
     parts = split_parts(run, "screened", rows, ScreenRow, by="image_key")
     jobs = [make_job(run, "draw", VERSION, {"screened": part}, _boxes(ingested, part), where) for part in parts]
-    folder = run.root / "drawn"
-    staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder))
+    folder, seen = run.root / "drawn", run.seen
+    staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder, seen))
     prune_parts(run, "screened", parts)
-    _sweep(folder, set(read_manifest(staged.manifest.file, DrawRow).name))
-    if not rows.empty and (run.account["stages"]["draw"]["painted"] or not (run.root / "contact_sheet.jpg").is_file()):
-        shown, boxes = spread(rows), boxes_of(ingested.objects)
-        load = sources_of(ingested.images, str(run.sources))
-        sheet = contact_sheet(shown, judged_outcomes(plan.manifest, shown, ingested.objects), boxes, load, run.store)
-        atomic_write(run.root / "contact_sheet.jpg", sheet_jpeg(sheet))
+    drawn = read_manifest(staged.manifest.file, DrawRow)
+    _sweep(folder, set(drawn.name))
+    drawn = drawn[drawn.status == OK]
+    for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):
+        seen.whole(folder / name, sha256, lambda: True)  # written or read just now
+    seen.save()
+    if not rows.empty:
+        with only_shown("contact_sheet.jpg"):
+            _draw_sheet(run, ingested, plan, spread(rows))
     show_sheet(run)
+
+
+def _draw_sheet(run: Run, ingested: Ingested, plan: Staged, shown: pd.DataFrame) -> None:
+    """The contact sheet of some ScreenRows, drawn where it is missing, damaged, or shows something else."""
+
+    def draw() -> bytes:
+        outcomes = judged_outcomes(plan.manifest, shown, ingested.objects)
+        load = sources_of(ingested.images, str(run.sources))
+        return sheet_jpeg(contact_sheet(shown, outcomes, boxes_of(ingested.objects), load, run.store))
+
+    told = [[row.key, row.picture, row.sha256, list(row.boxes)] for row in shown.itertuples(index=False)]
+    key = key_of("sheet", VERSION, told, boxes_digest(ingested.objects, shown.image_key))
+    keep_shown(run.root / "contact_sheet.jpg", run.store, key, draw)
 
 
 def _boxes(ingested: Ingested, part: Ref) -> dict[str, str]:
@@ -38,8 +59,15 @@ def _boxes(ingested: Ingested, part: Ref) -> dict[str, str]:
     return {"boxes": boxes_digest(ingested.objects, read_manifest(part.file, ScreenRow, ("image_key",)).image_key)}
 
 
-def _drawings_there(part: Ref, folder: Path) -> bool:
-    return all((folder / name).is_file() for name in read_manifest(part.file, DrawRow).name)
+def _drawings_there(part: Ref, folder: Path, seen: Seen) -> bool:
+    """Are all drawings of a part there, as they were drawn?"""
+    rows = read_manifest(part.file, DrawRow, ("name", "sha256"))
+
+    def whole(name: str, sha256: str) -> bool:
+        path = folder / name
+        return seen.whole(path, sha256, lambda: file_digest(path) == sha256)
+
+    return all(whole(name, sha256) for name, sha256 in zip(rows.name, rows.sha256, strict=True))
 
 
 def _sweep(folder: Path, wanted: set[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lib.generate import generate_pictures
 from lib.manifest import Ref, read_manifest
 from lib.schemas import OK, PictureRow, PlanRow
+from lib.seen import Seen
 from lib.store import Store
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, use_member
@@ -18,23 +19,36 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
     """PictureRows of the planned requests."""
     where = {"images": ingested.images.model_dump(), "painter": run.recipe.painter.model_dump(mode="json")}
     jobs = [make_job(run, "generate", VERSION, {"plan": part}, where=where) for part in plan.parts]
-    store = run.store
-    return run_stage(
+    store, seen = run.store, run.seen
+    staged = run_stage(
         run,
         jobs,
         generate_part,
         PictureRow,
         plan.manifest.rows,
-        there=lambda part: _pictures_there(part, store),
+        there=lambda part: _pictures_there(part, store, seen),
         made=_painted,
     )
+    rows = read_manifest(staged.manifest.file, PictureRow, ("status", "picture", "sha256"))
+    rows = rows[rows.status == OK]
+    for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
+        seen.whole(store.path("picture", key), sha256, lambda: True)  # written or read just now
+    seen.save()
+    return staged
 
 
-def _pictures_there(part: Ref, store: Store) -> bool:
+def _pictures_there(part: Ref, store: Store, seen: Seen) -> bool:
     """Are all pictures that a part promises in the store, whole, and was nothing missing that may be there now?"""
-    rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture", "size"))
+    rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture", "sha256"))
     ok = rows[rows.status == OK]
-    return settled(rows) and all(store.size("picture", k) == n for k, n in zip(ok.picture, ok["size"], strict=True))
+
+    def whole(key: str, sha256: str) -> bool:
+        def check() -> bool:
+            return store.get("picture", key) is not None and store.sha256("picture", key) == sha256
+
+        return seen.whole(store.path("picture", key), sha256, check)
+
+    return settled(rows) and all(whole(key, sha256) for key, sha256 in zip(ok.picture, ok.sha256, strict=True))
 
 
 def _painted(part: Ref) -> int:

@@ -33,8 +33,9 @@ class Progress:
         with self._lock:
             self._done[stage], self._total[stage] = 0, total
             if FlowRunContext.get() and total:
-                self._artifact[stage] = create_progress_artifact(0.0, key=f"progress-{stage}", description=stage)
-                self._shown[stage] = time.monotonic()
+                with contextlib.suppress(Exception):  # what only shows cannot end a run
+                    self._artifact[stage] = create_progress_artifact(0.0, key=f"progress-{stage}", description=stage)
+                    self._shown[stage] = time.monotonic()
         self.watch(stage, 0, total)
 
     def advance(self, stage: str, count: int) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from lib.recipe import Recipe
 from lib.registry import Member
 from lib.review import check_review
 from lib.schemas import OK
+from lib.seen import Seen
 from lib.settings import DatasetSettings
 from lib.store import Store
 from lib.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account
@@ -52,6 +54,11 @@ class Work:
     @property
     def store(self) -> Store:
         return Store(self.root / "store")
+
+    @cached_property
+    def seen(self) -> Seen:
+        """Which pictures in the store, and drawn ones, are whole."""
+        return Seen(self.root)
 
     @property
     def sources(self) -> Path:

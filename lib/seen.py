@@ -1,0 +1,56 @@
+"""Which files of a workspace are whole: read again only where size or time changed, so that a rerun costs a look each.
+
+    seen = Seen(root)
+    if not seen.whole(path, sha256, lambda: file_digest(path) == sha256): ...
+    seen.save()
+
+What rots without a change of size or time is not noticed by a look: `anew` reads every file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lib.manifest import former_manifest, write_manifest
+from lib.schemas import OK, SeenRow
+
+_Mark = tuple[str, int, int]  # sha256, size in bytes, mtime_ns
+
+
+class Seen:
+    """The files that were found whole, remembered in <root>/manifests/seen.parquet.
+
+    anew: believe nothing of what is remembered.
+    """
+
+    def __init__(self, root: Path, anew: bool = False) -> None:
+        self._root, self._path = f"{root}/", root / "manifests" / "seen.parquet"
+        rows = None if anew else former_manifest(self._path, SeenRow)
+        self._before: dict[str, _Mark] = {}
+        if rows is not None:
+            self._before = dict(zip(rows.key, zip(rows.sha256, rows["size"], rows.mtime_ns, strict=True), strict=True))
+        self._now: dict[str, _Mark] = {}
+
+    def whole(self, path: Path, sha256: str, check: Callable[[], bool]) -> bool:
+        """Is a file there, and what `sha256` says? `check` reads it where size or time are not as when it was."""
+        name = str(path).removeprefix(self._root)
+        mark = _mark(path, sha256)
+        if mark is None or not (self._now.get(name) == mark or self._before.get(name) == mark or check()):
+            return False
+        self._now[name] = mark
+        return True
+
+    def save(self) -> None:
+        """Remember the files that were asked for since this was made, and no others."""
+        rows = [SeenRow(name, OK, "", "", *mark) for name, mark in sorted(self._now.items())]
+        if self._now != self._before:
+            write_manifest(self._path, rows, SeenRow)
+
+
+def _mark(path: Path, sha256: str) -> _Mark | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return sha256, info.st_size, info.st_mtime_ns
