@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from lib.errors import AugmentError, checked
+from lib.outputs import inputs_of
 from lib.settings import Choice, CompareSettings
 from lib.workspace import locked
 from tasks.evaluate import compare_sets
@@ -51,7 +52,7 @@ def evaluate(
     try:
         settings = checked(CompareSettings, given)
         root = (settings.workspace or Path("data/runs") / name).absolute()
-        with locked(root):
+        with locked(root, inputs_of(settings), readable=("final", "drawn")):
             compare_sets(settings, root, WATCH)
     except AugmentError as error:
         return Failed(message=str(error))

@@ -82,6 +82,11 @@ def colour_of(category: str) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def drawn_name(name: str) -> str:
+    """File name of the drawing of a synthetic picture: its own, as JPEG; the request's key in it is no stranger's."""
+    return Path(name).with_suffix(".jpg").name
+
+
 def draw_pictures(
     screened: pd.DataFrame,
     outcomes: Mapping[str, Outcome],
@@ -94,7 +99,7 @@ def draw_pictures(
     rows = []
     for row in screened.itertuples(index=False):
         data = store.get("picture", row.picture)
-        name = Path(row.name).with_suffix(".jpg").name
+        name = drawn_name(row.name)
         if data is None:
             rows.append(
                 DrawRow(row.key, REJECTED, "picture_lost", "no longer in the store: run again", row.image_key, name, "")

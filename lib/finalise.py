@@ -25,6 +25,7 @@ from lib.formats import categories_of
 from lib.geometry import clip_xyxy, xywh_to_xyxy
 from lib.images import encode_jpeg, load_rgb, plain_path
 from lib.manifest import atomic_path, atomic_write, digest, file_digest
+from lib.outputs import Outputs
 from lib.requests import Label, Outcome, Rle, key_of
 from lib.schemas import OK, REJECTED, FinalRow
 from lib.settings import FinaliseSettings
@@ -133,26 +134,41 @@ def finalise(
     store: Store,
     known: pd.DataFrame | None,
     advance: Advance = lambda n: None,
+    verify: bool = False,
 ) -> list[FinalRow]:
     """Write the final set into `folder` and return a FinalRow per picture.
 
     reviewed: ReviewRows that are ok; requests: by key, of those rows; known: the former FinalRows, whose unchanged
-    files are not read again.
+    files are not read again, unless `verify`. Raises AugmentError where a file that no run wrote has a name that is
+    needed; other such files stay.
     """
     originals = _originals(sources, requests, settings)
     names = final_names(originals, settings.yolo)
-    memo = {} if known is None else {row.file_name: row for row in known.itertuples(index=False)}
-    writer = _Writer(folder / "images", memo, advance)
+    memo = {} if known is None or verify else {row.file_name: row for row in known.itertuples(index=False)}
+    ours = Outputs(folder, _former(known, sources.images))
+    made = (_synthetic_name(row.name, settings) for row in reviewed.itertuples(index=False))
+    ours.claim([f"images/{name}" for name in (*names.values(), *made)])
+    writer = _Writer(ours, memo, advance)
     rows = [_place_original(row, names[row.key], sources, writer) for row in originals.itertuples(index=False)]
     by_key = {row.key: row for row in sources.images.itertuples(index=False)}
     rows += [
         _place_synthetic(row, by_key[row.image_key], requests[row.key], ids, sources.root, settings, store, writer)
         for row in reviewed.itertuples(index=False)
     ]
-    _write_annotations(folder, sources, originals, names, requests, ids, rows, settings)
+    written = _write_annotations(ours, sources, originals, names, requests, ids, rows, settings)
     # Only now: until here the former annotations.json was true of what lies there.
-    writer.sweep({row.file_name for row in rows if row.status == OK})
+    ours.sweep([*written, *(f"images/{row.file_name}" for row in rows if row.status == OK)])
     return rows
+
+
+def _former(known: pd.DataFrame | None, images: pd.DataFrame) -> list[str]:
+    """Files of the final set of a version that noted no names: those of its FinalRows, and what lay beside them."""
+    if known is None:
+        return []
+    names = known.file_name[known.status == OK].tolist()
+    splits = [_split_name(split) for split in images.split.unique()]
+    labels = [_label_name(name) for name in names]
+    return [*(f"images/{name}" for name in names), *labels, *splits, *_BESIDE]
 
 
 def _originals(sources: Sources, requests: Mapping[str, Outcome], settings: FinaliseSettings) -> pd.DataFrame:
@@ -196,15 +212,16 @@ def _safe(name: str) -> bool:
 class _Writer:
     """Writes pictures by rename and leaves alone what is already there, by size and time or by digest."""
 
-    def __init__(self, folder: Path, memo: Mapping[str, Any], advance: Advance) -> None:
-        self.folder, self.memo, self.advance = folder, memo, advance
+    def __init__(self, ours: Outputs, memo: Mapping[str, Any], advance: Advance) -> None:
+        self.ours, self.memo, self.advance = ours, memo, advance
 
     def place(self, name: str, sha256: str, make: Callable[[Path], object]) -> tuple[int, int]:
         """(size, mtime_ns) of the file `name` with this digest; `make` writes it where it is not there.
 
         Raises ValueError where what `make` wrote has another digest.
         """
-        path = self.folder / name
+        path = self.ours.folder / "images" / name
+        self.ours.check(f"images/{name}", lambda path: file_digest(path) == sha256)
         if not self._there(path, name, sha256):
             if not path.resolve().is_relative_to(self.folder.resolve()):  # a manifest of somebody else may say so
                 raise ValueError(f"{name} leads out of {self.folder}")
@@ -217,24 +234,12 @@ class _Writer:
         return stat.st_size, stat.st_mtime_ns
 
     def _there(self, path: Path, name: str, sha256: str) -> bool:
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             return False
         row, stat = self.memo.get(name), path.stat()
         if row is not None and (row.sha256, row.size, row.mtime_ns) == (sha256, stat.st_size, stat.st_mtime_ns):
             return True
         return file_digest(path) == sha256
-
-    def sweep(self, wanted: set[str]) -> None:
-        """Remove what does not belong to the final set."""
-        wanted = {str(PurePosixPath(name)) for name in wanted}  # "./a.png" is a.png
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path.is_dir():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif path.relative_to(self.folder).as_posix() not in wanted:
-                path.unlink()
 
 
 def _place_original(row: Any, name: str, sources: Sources, writer: _Writer) -> FinalRow:
@@ -260,7 +265,7 @@ def _place_synthetic(
     key, image_id = f"synthetic:{row.key}", str(ids.images[row.key])
     kind, item, name = "picture", row.picture, row.name
     if settings.format == "jpeg":
-        kind, item, name = "jpeg", key_of("jpeg", row.picture, source.digest), str(Path(row.name).with_suffix(".jpg"))
+        kind, item, name = "jpeg", jpeg_key(row.picture, source.digest), _synthetic_name(row.name, settings)
     try:
         if kind == "jpeg":
             _keep_jpeg(store, item, row.picture, root / source.path, source.digest)
@@ -272,6 +277,15 @@ def _place_synthetic(
         return FinalRow(key, REJECTED, "picture_lost", f"{error}: run again", image_id, name, "", 0, 0, 0)
     told = sum(not label.dropped for label in request.labels)
     return FinalRow(key, OK, "", "", image_id, name, sha256, size, mtime_ns, told)
+
+
+def _synthetic_name(name: str, settings: FinaliseSettings) -> str:
+    return str(Path(name).with_suffix(".jpg")) if settings.format == "jpeg" else name
+
+
+def jpeg_key(picture: str, source: str) -> str:
+    """Key in the store of a picture as JPEG. picture: its own key; source: digest of its source."""
+    return key_of("jpeg", picture, source)
 
 
 def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_digest: str) -> None:
@@ -287,8 +301,19 @@ def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_diges
         store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=data))
 
 
+_BESIDE = ("annotations.json", "selected_ann.json", "original_selected_ann.json", "classes.txt")
+
+
+def _split_name(split: str) -> str:
+    return f"annotations-{_file_text(split)}.json"
+
+
+def _label_name(name: str) -> str:
+    return f"labels/{PurePosixPath(name).with_suffix('.txt')}"
+
+
 def _write_annotations(
-    folder: Path,
+    ours: Outputs,
     sources: Sources,
     originals: pd.DataFrame,
     names: Mapping[str, str],
@@ -296,8 +321,11 @@ def _write_annotations(
     ids: Ids,
     rows: list[FinalRow],
     settings: FinaliseSettings,
-) -> None:
-    """annotations.json, one more file per split where there are several, and what was asked for beside them."""
+) -> list[str]:
+    """annotations.json, one more file per split where there are several, and what was asked for beside them.
+
+    Returns the names of the files.
+    """
     placed = {row.key: row for row in rows if row.status == OK}
     originals = originals[np.array([f"original:{key}" in placed for key in originals.key], dtype=bool)]
     objects = final_objects(sources.images, sources.objects)
@@ -307,7 +335,7 @@ def _write_annotations(
     if maker.several:
         for split in sorted(originals.split.unique()):
             own = [s for s in synthetic if s[1].split == split]
-            wanted[f"annotations-{_file_text(split)}.json"] = maker.coco(originals[originals.split == split], own)
+            wanted[_split_name(split)] = maker.coco(originals[originals.split == split], own)
     if settings.s3_pair:
         gone = {row.key for row in rows if row.status != OK}
         wanted_keys = {request.image_key for _, request, _ in synthetic if f"original:{request.image_key}" not in gone}
@@ -315,12 +343,15 @@ def _write_annotations(
         wanted["selected_ann.json"] = maker.coco(used.iloc[:0], synthetic)
         wanted["original_selected_ann.json"] = maker.coco(used, [])
     labels = maker.yolo(wanted["annotations.json"]) if settings.yolo else {}
-    for path in [*folder.glob("*.json"), *folder.glob("classes.txt"), *folder.glob("labels/**/*.txt")]:
-        if path.relative_to(folder).as_posix() not in wanted | labels:
-            path.unlink()
-    for name, data in (labels | wanted).items():  # annotations last: they say that the set is complete
-        if not (folder / name).is_file() or (folder / name).read_bytes() != data:
-            atomic_write(folder / name, data)
+    files = labels | wanted  # annotations last: they say that the set is complete
+    ours.claim(files)
+    for name, data in files.items():
+        ours.check(name, lambda path, data=data: path.read_bytes() == data)  # type: ignore[misc]
+    for name, data in files.items():
+        path = ours.folder / name
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != data:
+            atomic_write(path, data)
+    return list(files)
 
 
 def _several_splits(images: pd.DataFrame) -> bool:
@@ -419,7 +450,7 @@ class _Maker:
                 lines[image].append(_yolo_line(codes[category], note.get("bbox"), sizes[image]))
         texts: dict[str, str] = {}
         for i in told["images"]:
-            name = f"labels/{PurePosixPath(i['file_name']).with_suffix('.txt')}"
+            name = _label_name(i["file_name"])
             texts[name] = texts.get(name, "") + "".join(lines[_text(i["id"])])  # one file may be two records
         files = {name: text.encode() for name, text in texts.items()}
         classes = "".join(f"{c['name']}\n" for c in told["categories"]).encode()

@@ -36,6 +36,7 @@ from lib.ingest import check_pictures, settle_objects
 from lib.layouts import Mix, mixes_of, read_mixes
 from lib.manifest import former_manifest, to_table
 from lib.models import out_of_memory
+from lib.outputs import check_sources, inputs_of
 from lib.painters import PAINTERS
 from lib.places import Places, places_of, read_places, usable_categories
 from lib.plan import DonorPool, plan_requests, scenes
@@ -105,7 +106,7 @@ def paint_grid(
         preset_of(name)
     given = [parameters.model_copy(update={"preset": name}) for name, parameters in runs.items()]
     root = (given[0].workspace or Path("data/runs/grid")).absolute()
-    with locked(root):
+    with locked(root, inputs_of(given[0])):
         bench = _Bench(given[0], root, watch)
         source = bench.first(given[0]) if wanted is None else bench.source(bench.find(wanted))
         cells = []
@@ -176,6 +177,7 @@ class _Bench:
         told = read_dataset(given.dataset)
         self.dataset, self.root, self.watch = given.dataset, root, watch
         self.images, self.objects = told.images.to_pandas(), told.objects
+        check_sources(root, given.dataset.images, self.images.path)
         self.categories = set(categories_of(told.envelope))
         self.store, self.pins = Store(root / "store"), Pins(root / "models.lock")
         self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)  # what need not be read again

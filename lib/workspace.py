@@ -1,14 +1,13 @@
 """A workspace: held by one at a time, with the checkpoints pinned that its results are made by.
 
-with locked(root):
+with locked(root, inputs_of(settings)):
     recipe = recipe_of(settings, Pins(root / "models.lock"))
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -21,19 +20,25 @@ from lib.composites import COMPOSITES
 from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.models import ModelRef, model_of, resolve
+from lib.outputs import check_workspace, remove_temporary
 from lib.painters import PAINTERS
 from lib.presets import Resolved
 from lib.recipe import Recipe
 from lib.registry import Family, Member
 from lib.settings import Choice
+from lib.training import TRAINERS
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(
+    root: Path, inputs: Mapping[str, Path] | None = None, more: Iterable[Path] = (), readable: Collection[str] = ()
+) -> Iterator[None]:
     """A workspace for this process alone, swept of what a killed run left half written.
 
-    Raises AugmentError where another run holds it, or where it cannot be written.
+    inputs, more, readable: as lib.outputs.check_workspace, which comes before anything is written. Raises AugmentError
+    as that does, where another run holds the workspace, or where it cannot be written.
     """
+    check_workspace(root, inputs or {}, more, readable)
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".lock", timeout=0).acquire()
@@ -54,11 +59,7 @@ def _sweep(root: Path) -> None:
     status = root / "status.json"
     if status.is_file() and b'"state": "completed"' in status.read_bytes():
         return  # a walk through a large store takes its time
-    for path in list(root.rglob(".tmp-*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    remove_temporary(root, TRAINERS)
 
 
 class _Stage(TypedDict):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.draw import VERSION, contact_sheet, draw_pictures, sheet_jpeg, spread
-from lib.manifest import Ref, file_digest, read_manifest
+from lib.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread
+from lib.manifest import Ref, file_digest, former_manifest, read_manifest
+from lib.outputs import Outputs
 from lib.requests import key_of
 from lib.schemas import OK, DrawRow, ScreenRow
 from lib.seen import Seen
@@ -27,10 +28,13 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     parts = split_parts(run, "screened", rows, ScreenRow, by="image_key")
     jobs = [make_job(run, "draw", VERSION, {"screened": part}, _boxes(ingested, part), where) for part in parts]
     folder, seen = run.root / "drawn", run.seen
+    former = former_manifest(run.manifest("draw"), DrawRow, ["name"])
+    ours = Outputs(folder, () if former is None else former.name)
+    ours.claim(map(drawn_name, rows.name))
     staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder, seen))
     prune_parts(run, "screened", parts)
     drawn = read_manifest(staged.manifest.file, DrawRow)
-    _sweep(folder, set(drawn.name))
+    ours.sweep(set(drawn.name))  # of pictures no longer in the run
     drawn = drawn[drawn.status == OK]
     for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):
         seen.whole(folder / name, sha256, lambda: True)  # written or read just now
@@ -68,13 +72,6 @@ def _drawings_there(part: Ref, folder: Path, seen: Seen) -> bool:
         return seen.whole(path, sha256, lambda: file_digest(path) == sha256)
 
     return all(whole(name, sha256) for name, sha256 in zip(rows.name, rows.sha256, strict=True))
-
-
-def _sweep(folder: Path, wanted: set[str]) -> None:
-    """Remove drawings of pictures that are no longer in the run."""
-    for path in folder.glob("*.jpg"):
-        if path.name not in wanted:
-            path.unlink()
 
 
 @stage_task("draw")

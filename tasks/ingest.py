@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from lib.formats import categories_of, read_dataset
 from lib.ingest import check_pictures, settle_objects
 from lib.manifest import Ref, atomic_write, file_digest, former_manifest, read_manifest, read_table, write_manifest
+from lib.outputs import check_sources
 from lib.schemas import ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 from tasks.artifacts import show_counts
@@ -65,6 +66,7 @@ def ingest_dataset(run: Work) -> Ingested:
 def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
     """Rows as the annotations tell them, and the source's other top-level keys, as files in `folder`."""
     told = read_dataset(dataset)
+    check_sources(Path(folder).parent, dataset.images, told.images["path"].to_pylist())
     envelope = Path(folder) / "dataset.json"
     atomic_write(envelope, told.envelope)
     return Ingested(

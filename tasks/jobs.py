@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,9 @@ from tasks.run import Work
 # Pictures in a part: 64 are seconds of copy-paste, minutes of diffusion. A large set has larger parts, since each costs
 # the orchestrator tens of milliseconds a stage: at 10,000 pictures 64 parts, at 118,000 256.
 SMALL_PART, LARGE_PART, PARTS = 64, 512, 64
+
+
+_PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.(parquet|json)")  # as Job.out and split_parts name them
 
 
 class Job(BaseModel):
@@ -245,5 +249,5 @@ def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
     """Remove parts of a stage that this run did not use, and their records."""
     used = {ref.path for ref in keep}
     for path in (run.root / "parts" / stage).glob("*"):
-        if path.suffix in (".parquet", ".json") and str(path.with_suffix(".parquet")) not in used:
+        if _PART.fullmatch(path.name) and str(path.with_suffix(".parquet")) not in used:
             path.unlink()

@@ -24,6 +24,7 @@ from lib.captions import CaptionForm, make_caption_form
 from lib.evaluate import built
 from lib.features import extractor_of
 from lib.models import ModelRef
+from lib.outputs import inputs_of
 from lib.painters import PAINTERS
 from lib.presets import Parameters, Resolved, resolve_parameters
 from lib.recipe import Recipe
@@ -128,12 +129,13 @@ def accounted(work: W, settings: BaseModel) -> Iterator[W]:
 def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[Run]:
     """Resolve the settings, lock the workspace, pin the models, save what was resolved.
 
-    Raises AugmentError where the settings do not go together or another run holds the workspace.
+    Raises AugmentError where the settings do not go together, an input lies in what the run writes, or another run
+    holds the workspace.
     """
     settings = resolve_parameters(parameters, Path("data/runs") / name)
     root = settings.workspace.absolute()
     check_review(settings.review)
-    with locked(root):
+    with locked(root, inputs_of(settings)):
         if settings.evaluate.extractor is not None:
             extractor_of(settings.evaluate.extractor).check()  # now, not after hours of painting
             built(settings.evaluate.metrics)

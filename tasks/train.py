@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from lib.errors import AugmentError
 from lib.manifest import Ref, atomic_write, read_manifest
+from lib.outputs import inputs_of
 from lib.schemas import OK, REJECTED, ImageRow, ObjectRow
 from lib.settings import TrainSettings
 from lib.training import (
@@ -36,6 +37,7 @@ from lib.training import (
     TRAINERS,
     check_order,
     check_pictures,
+    check_places,
     finished_model,
     read_facts,
     settings_of,
@@ -92,7 +94,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
     """Check what was asked for, lock the workspace, save what was resolved.
 
     Raises AugmentError where a trainer lacks what it needs, `start` holds nothing to begin from, `output` cannot be
-    written, or another run holds the workspace.
+    written or has a model of another origin, an input lies in what is written, or another run holds the workspace.
     """
     root = (settings.workspace or Path("data/runs") / name).absolute()
     output = (settings.output or root / "models").absolute()
@@ -101,6 +103,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
         raise AugmentError(f"models: [] names nothing to train: known are {', '.join(TRAINERS)}")
     check_order(names, output)
     _check_start(settings.start, output, names)
+    check_places(output, root / "checkpoints", names)
     resolved = settings.model_copy(
         update={
             "models": names,
@@ -110,7 +113,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
             "workspace": root,
         }
     )
-    with locked(root):
+    with locked(root, inputs_of(settings), more=[output / name for name in names]):
         _check_output(output)  # now, not after hours of training
         run = Training(
             name=name,

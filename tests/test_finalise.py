@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib.canvas import encode_rle
+from lib.errors import AugmentError
 from lib.finalise import Ids, Sources, final_names, final_objects, finalise
 from lib.formats import read_dataset
 from lib.images import encode_png
@@ -125,10 +126,10 @@ class Folder:
         return json.loads((self.final / name).read_bytes())
 
     def files(self):
-        """Every file below the root but the sources and the store."""
+        """Every file below the root but the sources, the store and the note of what is ours."""
         inside = [p for p in self.root.rglob("*") if p.is_file() and self.store.root not in p.parents]
         names = {p.relative_to(self.root).as_posix() for p in inside if self.pictures not in p.parents}
-        return names - {"source.json"}
+        return names - {"source.json", "ws/.final.json"}
 
 
 @pytest.fixture
@@ -701,16 +702,124 @@ def test_a_second_time_nothing_is_written(folder):
 
 
 def test_what_does_not_belong_to_the_set_is_removed(folder):
+    folder.add(1, note_ids=[10], split="train")
+    folder.paint(1, kept(10))
+    folder.add(2, "old/er/2.png", [20], split="val")
+    folder.dataset = {"split": "official"}
+    folder.finish(yolo=True, s3_pair=True)
+    assert len(folder.files()) == 12
+    folder.reviewed, folder.requests, folder.dataset = [], {}, {}
+    del folder.coco["images"][1]
+    folder.finish()
+    assert folder.files() == {"ws/final/annotations.json", "ws/final/images/1.png"}
+    assert not (folder.final / "images" / "old").exists() and not (folder.final / "labels").exists()
+
+
+STRANGE = ("images/mine.png", "images/old/mine.png", "labels/mine.txt", "annotations-mine.json", "notes.json", "a.txt")
+
+
+@pytest.mark.parametrize("originals", ["all", "selected", "none"])
+def test_files_that_no_run_wrote_stay(folder, originals):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    strange = {folder.final / name: name.encode() for name in STRANGE}
+    for path, data in strange.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for yolo in (True, False):
+        folder.finish(originals=originals, yolo=yolo, s3_pair=yolo)
+        assert {path: path.read_bytes() for path in strange} == strange
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "images/1.png", "selected_ann.json", "classes.txt"])
+def test_a_file_that_no_run_wrote_is_not_written_over_however_often_it_is_tried(folder, name):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    path = folder.final / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    for _ in range(2):
+        with pytest.raises(AugmentError, match=rf"{path} was not written by a run.*move it away"):
+            folder.finish(yolo=True, s3_pair=True)
+        assert path.read_bytes() == b"mine"
+    path.unlink()
+    folder.finish(yolo=True, s3_pair=True)
+    assert path.is_file()
+
+
+def test_a_file_that_holds_what_is_to_be_written_is_no_strangers(folder):
+    folder.add(1, note_ids=[10])
+    folder.paint(1, kept(10))
+    folder.finish(yolo=True)
+    before = {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()}
+    (folder.final.parent / ".final.json").unlink()
+    folder.known = None
+    folder.finish(yolo=True)
+    assert {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("note", [None, b"", b'["images', b'{"a": 1}', b"\xff\xfe"])
+def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folder, note):
     folder.add(1, note_ids=[10])
     folder.paint(1, kept(10))
     folder.finish(yolo=True, s3_pair=True)
-    (folder.final / "images" / "old" / "er").mkdir(parents=True)
-    (folder.final / "images" / "old" / "er" / "stray.png").touch()
-    (folder.final / "annotations-old.json").touch()
+    place = folder.final.parent / ".final.json"
+    place.unlink() if note is None else place.write_bytes(note)
+    (folder.final / "images" / "mine.png").write_bytes(b"mine")
     folder.reviewed, folder.requests = [], {}
+    folder.coco["info"] = {"year": 2025}
     folder.finish()
-    assert folder.files() == {"ws/final/annotations.json", "ws/final/images/1.png"}
-    assert not (folder.final / "images" / "old").exists()
+    files = {"ws/final/annotations.json", "ws/final/images/1.png", "ws/final/images/mine.png"}
+    assert folder.files() == files and folder.told()["info"] == {"year": 2025}
+
+
+def test_what_a_killed_run_had_begun_to_write_is_ours(folder, monkeypatch):
+    folder.add(1, note_ids=[10])
+    folder.add(2, note_ids=[20])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lib.finalise._write_annotations", interrupted)
+        folder.finish(originals="all")
+    assert len(folder.files()) == 2
+    folder.finish(originals="none")
+    assert folder.files() == {"ws/final/annotations.json"}
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("names", [["../../source/1.png"], ["../../../source/1.png", "/etc/hostname", "", ".", ".."]])
+def test_a_note_that_leads_elsewhere_removes_nothing_there(folder, names):
+    folder.add(1, note_ids=[10])
+    folder.final.mkdir(parents=True)
+    (folder.final.parent / ".final.json").write_text(json.dumps([*names, f"{folder.pictures}/1.png"]))
+    folder.finish(originals="none")
+    assert (folder.pictures / "1.png").is_file()
+
+
+def test_through_a_link_in_the_final_folder_nothing_is_written_or_removed(folder):
+    folder.add(1, "sub/1.png", [10])
+    (folder.root / "mine").mkdir()
+    (folder.root / "mine" / "9.png").write_bytes(b"mine")
+    (folder.final / "images").mkdir(parents=True)
+    (folder.final / "images" / "sub").symlink_to(folder.root / "mine")
+    (folder.final.parent / ".final.json").write_text(json.dumps(["images/sub/9.png"]))
+    with pytest.raises(AugmentError, match="is a link to elsewhere"):
+        folder.finish()
+    folder.finish(originals="none")
+    assert [path.name for path in (folder.root / "mine").iterdir()] == ["9.png"]
+
+
+def test_a_link_in_the_place_of_a_picture_becomes_the_picture_and_what_it_led_to_stays(folder):
+    folder.add(1, note_ids=[10])
+    folder.finish()
+    path, mine = folder.final / "images" / "1.png", folder.root / "mine.png"
+    mine.write_bytes(b"mine")
+    path.unlink()
+    path.symlink_to(mine)
+    folder.finish()
+    assert not path.is_symlink() and path.read_bytes() == (folder.pictures / "1.png").read_bytes()
+    assert mine.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"other")])

@@ -136,6 +136,15 @@ def test_written_boards_are_a_coco_set_beside_their_pictures(data: Path, tmp_pat
     assert again.objects[[*"xywh", "category"]].values.tolist() == boards.objects[[*"xywh", "category"]].values.tolist()
 
 
+def test_a_folder_in_the_place_of_the_link_to_the_pictures_is_left_alone(tmp_path):
+    boards = read_boards(DatasetSettings(images=make_boards(tmp_path / "data"), format="deep-pcb"))
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "mine.png").touch()
+    with pytest.raises(AugmentError, match="is in the way of a link to"):
+        boards.write(tmp_path / "set")
+    assert (tmp_path / "set" / "images" / "mine.png").is_file() and not (tmp_path / "set/annotations.json").exists()
+
+
 def test_features_are_the_classifiers_own_and_do_not_depend_on_the_batch(models: Path) -> None:
     judge = CropClassifier(RegionSettings(batch_size=2), resolve(str(models / "classifier"), {}))
     features, crops = ClassifierFeatures(judge), list(noise(5, SIDE, SIDE, 3))

@@ -168,6 +168,14 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, monke
     assert_equal(state_of(whole), state_of(again))
 
 
+def test_a_file_of_another_name_is_no_checkpoint_and_stays(tmp_path):
+    mine = [tmp_path / name for name in ("2024-mine.safetensors", "99999999-mine.safetensors", "mine.safetensors")]
+    for path in mine:
+        path.write_bytes(b"mine")
+    train(Line(), tmp_path, settings(checkpoint_minutes=0))
+    assert all(path.read_bytes() == b"mine" for path in mine)
+
+
 def test_where_all_are_damaged_it_starts_anew_and_says_so(tmp_path, monkeypatch):
     whole, again, notes = Line(), Line(), []
     train(whole, tmp_path / "whole", settings())

@@ -196,6 +196,19 @@ def check_order(names: Sequence[str], models: Path) -> None:
             )
 
 
+def check_places(models: Path, work: Path, names: Sequence[str]) -> None:
+    """Raise AugmentError where models/NAME, which training replaces, is a link, or comes from elsewhere.
+
+    work: the folder of checkpoints, which tell that a model with damaged facts is of this training.
+    """
+    for name in names:
+        folder = models / name
+        ours = read_facts(folder).get("trainer") == name or any((work / name).glob("*.safetensors"))
+        if folder.is_symlink() or (folder.exists() and any(folder.iterdir()) and not ours):
+            told = f"is a link to {folder.resolve()}" if folder.is_symlink() else "was not made by a training"
+            raise AugmentError(f"model {folder} {told}, and would be replaced: move it away, or set another `output`")
+
+
 def check_pictures(pictures: Sequence[TrainingPicture]) -> None:
     """Raise AugmentError where nothing can be learned from the pictures."""
     if len(pictures) < 2:
@@ -237,7 +250,7 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
     try:
         # By its name: a killed one is replaced by the next.
         for path in (fresh, old):
-            if path.exists():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
         fresh.mkdir(parents=True)
         _save(objective, fresh)

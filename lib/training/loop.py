@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 KEPT = 2  # checkpoints: the newest and the one before it
 LOGGED = 50  # steps that one point of the curves is the mean of
+_OURS = re.compile(r"\d{8,}-[0-9a-f]{16}\.safetensors")  # step and digest
 SHOWN = 10.0  # minutes between two looks at what the model makes: a painter's sheet takes seconds
 
 
@@ -345,5 +347,5 @@ def _told(data: bytes) -> _Told | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    return sorted(folder.glob("[0-9]*-*.safetensors"), reverse=True)
+    """Newest first; files of other names are not ours."""
+    return sorted((path for path in folder.glob("*.safetensors") if _OURS.fullmatch(path.name)), reverse=True)

@@ -9,6 +9,7 @@ write_sheet(neighbour_panel(crops, others, found), Path("neighbours.png"))
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,9 +76,14 @@ class Boards:
         return pd.Series(np.isin(np.arange(len(counts)), order[before < boxes]), index=self.images.index)
 
     def write(self, folder: Path) -> None:
-        """A COCO file with a link `images` beside it, as `augment fidelity` and the journey read it."""
+        """A COCO file with a link `images` beside it, as `augment fidelity` and the journey read it.
+
+        Raises AugmentError where something else than a link lies there.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         link = folder / "images"
+        if os.path.lexists(link) and not link.is_symlink():
+            raise AugmentError(f"{link} is in the way of a link to {self.root}: move it, or name another workspace")
         if not link.is_symlink() or link.readlink() != self.root.absolute():
             link.unlink(missing_ok=True)
             link.symlink_to(self.root.absolute())
