@@ -40,6 +40,7 @@ from tasks.review import review_images
 from tasks.run import Run, open_run
 from tasks.screen import learn_limits, screen_images
 from tasks.select import select_images
+from tasks.verify import verify_store
 
 WATCH = Progress()  # the command line puts its bars here
 THREADS = 2 * (os.cpu_count() or 1)  # while one decodes, another waits for the disk
@@ -63,6 +64,7 @@ def augment(
     seed: int = 0,
     limit: int | None = None,
     workspace: Path | None = None,
+    verify: bool = False,
 ) -> State[None]:
     """Grow a labelled data set: select pictures, caption them, paint, screen, draw, review, finalise, evaluate.
 
@@ -83,6 +85,7 @@ def augment(
         seed: every random choice follows from it.
         limit: pictures at most, after selection.
         workspace: folder of the run; none: data/runs/NAME of the deployment.
+        verify: read every source picture and every file of the store and the final set again, and compare digests.
     """
     given = {name: value for name, value in locals().items() if value is not None}
     name = prefect.runtime.deployment.name or (workspace.name if workspace else "run")
@@ -95,6 +98,7 @@ def augment(
 
 def journey(run: Run) -> State[None]:
     """The stages in their order."""
+    verify_store(run)
     ingested = ingest_dataset(run)
     run.recipe.check_categories(ingested.categories)
     limits = learn_limits(run, ingested)
@@ -107,4 +111,5 @@ def journey(run: Run) -> State[None]:
     reviewed = review_images(run, screened)
     final = finalise_dataset(run, ingested, plan, reviewed)
     evaluate_pictures(run, ingested, selected, final)
-    return Completed(message=f"{final.rows} pictures in {run.root / 'final'}")
+    pictures = run.account["stages"]["finalise"]["ok"]
+    return Completed(message=f"{pictures} pictures in {run.root / 'final'}")

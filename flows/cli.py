@@ -73,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="a.b=value", help=f"one parameter, as YAML: {example}"
         )
+    run.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every source picture and every file of the store and the final set again, and compare digests",
+    )
     grid.add_argument("--presets", required=True, metavar="a,b,c", help="`augment presets` lists them")
     grid.add_argument(
         "--picture", metavar="NAME_OR_KEY", help="file name, path or key; none: the first that the first preset edits"
@@ -168,6 +173,8 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
 def run_flow(options: argparse.Namespace) -> int:
     """The flow, with bars, on the configured Prefect server, or on a temporary one where none answers."""
     values, name = _given(options, "augment")
+    if options.verify:
+        values["verify"] = True
     from lib.presets import check_parameters
 
     parameters = check_parameters(values)

@@ -23,7 +23,7 @@ from lib import kept
 from lib.errors import AugmentError
 from lib.formats import categories_of
 from lib.geometry import clip_xyxy, xywh_to_xyxy
-from lib.images import encode_jpeg, load_rgb, plain_path
+from lib.images import PictureError, encode_jpeg, load_rgb, plain_path
 from lib.manifest import atomic_path, atomic_write, digest, file_digest
 from lib.outputs import Outputs
 from lib.requests import Label, Outcome, Rle, key_of
@@ -181,13 +181,15 @@ def _originals(sources: Sources, requests: Mapping[str, Outcome], settings: Fina
 
 
 def final_names(originals: pd.DataFrame, yolo: bool = False) -> dict[str, str]:
-    """File name of each original in final/images: its own; its path where another picture has the same name.
+    """File name of each original in final/images: its own; its path where another picture has the same name, or where
+    the name has a backslash, a line break or another control character, which in a path are percent-encoded.
 
     yolo: labels are found by the name without its suffix, so where two have that in common it gets its suffix's name.
     """
     pairs = list(zip(originals.file_name, originals.path, strict=True))
     same = Counter(text for name, path in pairs for text in {_folded(name), _folded(path)})
     names = [name if same[_folded(name)] == 1 and _safe(name) else path for name, path in pairs]
+    names = _encoded_names(names)
     if yolo:
         stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in {str(PurePosixPath(n)) for n in names})
         names = [_apart(name) if stems[str(PurePosixPath(name).with_suffix(""))] > 1 else name for name in names]
@@ -205,8 +207,26 @@ def _apart(name: str) -> str:
     return str(path.with_name(f"{path.stem}_{path.suffix[1:]}{path.suffix}"))
 
 
+# Control characters, of which line breaks are some, and the other two that end a line in Unicode.
+_CONTROL = "\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029"
+_ODD = re.compile(rf"[\\{_CONTROL}]")  # what is a name on one system and a path, or none, on another
+
+
 def _safe(name: str) -> bool:
-    return bool(plain_path(name, keep_backslash=True)) and ".." not in name.split("/")
+    return bool(plain_path(name, keep_backslash=True)) and ".." not in name.split("/") and not _ODD.search(name)
+
+
+def _encoded_names(names: list[str]) -> list[str]:
+    """With odd characters percent-encoded; where that is another picture's name, with a hash of the old one."""
+    taken = {_folded(name) for name in names if not _ODD.search(name)}
+    found: dict[str, str] = {}
+    for name in filter(_ODD.search, names):
+        path = PurePosixPath(_ODD.sub(lambda match: quote(match[0], safe=""), name))
+        if name not in found:
+            apart = path.with_name(f"{path.stem}_{digest(name.encode(errors='surrogateescape'))[:8]}{path.suffix}")
+            found[name] = str(apart if _folded(str(path)) in taken else path)
+            taken.add(_folded(found[name]))
+    return [found.get(name, name) for name in names]
 
 
 class _Writer:
@@ -273,6 +293,8 @@ def _place_synthetic(
         if sha256 is None:
             raise ValueError(f"{name} is no longer in the store")
         size, mtime_ns = writer.place(name, sha256, lambda to: to.write_bytes(store.get(kind, item) or b""))
+    except PictureError as error:
+        return FinalRow(key, REJECTED, error.reason, f"{error.detail}: run again", image_id, name, "", 0, 0, 0)
     except (ValueError, FileNotFoundError) as error:
         return FinalRow(key, REJECTED, "picture_lost", f"{error}: run again", image_id, name, "", 0, 0, 0)
     told = sum(not label.dropped for label in request.labels)
@@ -291,13 +313,13 @@ def jpeg_key(picture: str, source: str) -> str:
 def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_digest: str) -> None:
     """The picture as JPEG with its source's tables, in the store; nothing where the picture is lost.
 
-    Raises FileNotFoundError or ValueError where the source is gone or another.
+    Raises FileNotFoundError where the source is gone, PictureError where it is another.
     """
     png = None if store.has("jpeg", item) else store.get("picture", picture)
     if png is not None:
         data = source.read_bytes()
         if digest(data) != source_digest:
-            raise ValueError(f"{source} changed since ingest")
+            raise PictureError("image_changed", f"{source} changed since ingest")
         store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=data))
 
 
@@ -360,7 +382,7 @@ def _several_splits(images: pd.DataFrame) -> bool:
 
 def _file_text(text: str) -> str:
     """A text from the source as part of a file name: what would lead to another folder is percent-encoded."""
-    return re.sub(r"[/\\%\0]", lambda match: quote(match[0], safe=""), text)
+    return re.sub(rf"[/\\%{_CONTROL}]", lambda match: quote(match[0], safe=""), text)
 
 
 class _Maker:
@@ -453,13 +475,19 @@ class _Maker:
             name = _label_name(i["file_name"])
             texts[name] = texts.get(name, "") + "".join(lines[_text(i["id"])])  # one file may be two records
         files = {name: text.encode() for name, text in texts.items()}
-        classes = "".join(f"{c['name']}\n" for c in told["categories"]).encode()
+        classes = "".join(f"{_one_line(c)}\n" for c in told["categories"]).encode()
         return {**files, "classes.txt": classes}
 
 
 def _text(value: Any) -> str:
     """An id as JSON text, the form of keys."""
     return msgspec.json.encode(value).decode()
+
+
+def _one_line(category: Mapping[str, Any]) -> str:
+    """A category's name as a line: what breaks lines is a blank, and a name of nothing is told by its id."""
+    name = re.sub(rf"[{_CONTROL}]+", " ", str(category["name"])).strip()
+    return name or f"category {category['id']}"
 
 
 def _yolo_line(code: int, bbox: Any, size: tuple[int, int]) -> str:

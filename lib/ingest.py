@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from lib.formats.records import outside
 from lib.images import PictureError, PictureInfo, glance, inside, inspect
+from lib.requests import Request
 from lib.schemas import OK, REJECTED, ObjectRow, arrow_schema
 
 _BLOCK = 512  # pictures handed to the threads at once: a kill or an error waits for no more than these
@@ -54,6 +55,21 @@ def check_pictures(
     found = _inspect_all(Counter(rows["path"][fresh].tolist()), root, max_pixels, advance, decode)
     _fill(rows, np.flatnonzero(fresh), found)
     return images.assign(**{name: rows[name] for name in (*_TEXTS, *_NUMBERS) if name != "path"})
+
+
+def changed_sources(
+    images: pd.DataFrame, plan: pd.DataFrame, of_pictures: Iterable[str], of_requests: Iterable[str]
+) -> set[str]:
+    """Digests of the sources, donors too, that some pictures and requests depend on: what ingest remembers of them is
+    not to be believed where these were set aside as `image_changed`.
+
+    images: ImageRow columns key and digest; plan: PlanRow columns key and request; of_pictures, of_requests: keys.
+    """
+    found = set(images.digest[images.key.isin(set(of_pictures))])
+    for told in plan.request[plan.key.isin(set(of_requests))]:
+        request = Request.model_validate_json(told)
+        found |= {request.source, *(step.donor.digest for step in request.passes if step.donor)}
+    return found
 
 
 def _columns(images: pd.DataFrame) -> Columns:

@@ -214,6 +214,7 @@ class Parameters(Settings):
     seed: int = 0
     limit: int | None = Field(None, ge=1)
     workspace: Path | None = None
+    verify: bool = False
 
 
 class Resolved(Settings):
@@ -364,7 +365,8 @@ Each heading is one parameter of the flow: `--set select.max_objects=6` on the c
 a name with that member's settings: `painter: {name: gligen, steps: 30}`. Explicit values override the preset's.
 
 Plain ones: `preset` (copy-paste), `models` (full, or mini: the small ones in data/models), `variants` (1: pictures made
-from each source), `seed` (0), `limit` (none: pictures at most, after selection), `workspace` (data/runs/NAME)."""
+from each source), `seed` (0), `limit` (none: pictures at most, after selection), `workspace` (data/runs/NAME), `verify`
+(false; true: all source pictures and all files of the store and the final set are read again, digests compared)."""
 
 _GROUPS: dict[str, type[BaseModel]] = {
     "dataset": DatasetSettings,

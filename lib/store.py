@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from lib.errors import AugmentError
@@ -35,6 +36,13 @@ class Store:
                 f"{key!r} is no key of {self.root}: remove parts/ and manifests/ beside it, and run again"
             )
         return self.root / kind / key[:2] / key
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """(kind, key) of everything that lies here; files of other names are not ours."""
+        for kind in sorted(folder for folder in self.root.glob("*") if folder.is_dir()):
+            for path in sorted(kind.glob("??/*")):
+                if _HEX.fullmatch(path.name) and path.parent.name == path.name[:2]:
+                    yield kind.name, path.name
 
     def has(self, kind: str, key: str) -> bool:
         """Is there a file? Its digest is checked on reading."""

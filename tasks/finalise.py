@@ -31,6 +31,7 @@ class FinalJob(BaseModel):
     reviewed: Ref
     settings: FinaliseSettings
     out: str
+    verify: bool = False
 
 
 def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) -> Ref:
@@ -46,6 +47,7 @@ def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) 
             reviewed=reviewed,
             settings=run.settings.finalise,
             out=str(run.manifest("finalise")),
+            verify=run.verify,
         )
     )
     run.progress.finish("finalise")
@@ -83,5 +85,6 @@ def write_final(job: FinalJob) -> Ref:
         Store(root / "store"),
         former_manifest(Path(job.out), FinalRow),
         lambda count: advance(job.workspace, "finalise", count),
+        job.verify,
     )
     return write_manifest(Path(job.out), rows, FinalRow)

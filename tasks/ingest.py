@@ -9,10 +9,10 @@ from prefect import task
 from pydantic import BaseModel
 
 from lib.formats import categories_of, read_dataset
-from lib.ingest import check_pictures, settle_objects
+from lib.ingest import changed_sources, check_pictures, settle_objects
 from lib.manifest import Ref, atomic_write, file_digest, former_manifest, read_manifest, read_table, write_manifest
 from lib.outputs import check_sources
-from lib.schemas import ImageRow, ObjectRow
+from lib.schemas import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
 from lib.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.inputs import kept
@@ -45,7 +45,8 @@ def ingest_dataset(run: Work) -> Ingested:
     run.progress.start("ingest", len(images))
     parts = split_parts(run, "annotated", images, ImageRow)
     known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
-    where = {"known": known, "max_pixels": run.dataset.max_pixels}
+    doubted = None if run.verify else _doubted(run, before)
+    where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
     run.progress.finish("ingest")
@@ -60,6 +61,30 @@ def ingest_dataset(run: Work) -> Ingested:
     run.count("objects", settled.select(["status", "reason"]).to_pandas(), painted=0, reused=0)
     show_counts(run, "ingest")
     return Ingested(images=ref, objects=boxes, envelope=told.envelope)
+
+
+def _doubted(run: Work, before: pd.DataFrame | None) -> list[str]:
+    """Digests of pictures that a later stage of the last run found to be others: size and time say too little."""
+    pictures: list[str] = []
+    requests: list[str] = []
+    for stage, row_type in _FINDERS.items():
+        rows = former_manifest(run.manifest(stage), row_type, ["key", "reason"])
+        if rows is not None:
+            keys = rows.key[rows.reason == "image_changed"].tolist()
+            pictures += [key.removeprefix("original:") for key in keys]
+            requests += [key.removeprefix("synthetic:") for key in keys]
+    plan = former_manifest(run.manifest("plan"), PlanRow, ["key", "request"]) if requests else None
+    if before is None or plan is None:
+        return []
+    return sorted(changed_sources(before, plan, pictures, requests))
+
+
+_FINDERS: dict[str, type[Row]] = {
+    "caption": CaptionRow,
+    "generate": PictureRow,
+    "screen": ScreenRow,
+    "finalise": FinalRow,
+}
 
 
 @task(name="read annotations", persist_result=False)
@@ -79,7 +104,11 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
 @task(name="ingest", task_run_name="ingest-{job.label}", persist_result=False)
 def check_part(job: Job) -> Ref:
     """Check the pictures of one part. Not cached: only a look at each file tells whether it changed."""
-    known = [rows for rows in (_last_run(**job.where["known"]), former_manifest(job.out, ImageRow)) if rows is not None]
+    doubted = job.where["doubted"]
+    known = []
+    if doubted is not None:
+        told = (_last_run(**job.where["known"]), former_manifest(job.out, ImageRow))
+        known = [rows[~rows.digest.isin(doubted)] for rows in told if rows is not None]
     rows = check_pictures(
         job.read("images", ImageRow),
         Path(job.sources),

@@ -48,6 +48,7 @@ class Work:
     dataset: DatasetSettings
     root: Path
     progress: Progress
+    verify: bool = False  # believe no memory of files: read them again, and compare digests
     order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
     account: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -154,6 +155,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             captions=make_caption_form(settings.caption, captioner),
             judge=judge_of(settings, pins),
             progress=progress,
+            verify=parameters.verify,
         )
         with accounted(run, settings):
             yield run

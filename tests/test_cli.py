@@ -160,6 +160,16 @@ def test_wrong_parameters_are_told_before_anything_starts(capsys, tmp_path, monk
 # main
 
 
+@pytest.mark.parametrize("arguments", [(), ("--verify",)])
+def test_verify_is_a_parameter_of_the_flow(tmp_path, monkeypatch, arguments):
+    given = []
+    (tmp_path / "mine.yaml").write_text("dataset: {images: .}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_run", lambda flow, name, values: given.append(values.get("verify")))
+    monkeypatch.setattr(cli, "_tell", lambda workspace: None)
+    assert cli.main(["run", "mine.yaml", *arguments]) == 0 and given == [True if arguments else None]
+
+
 def test_a_command_that_works_returns_0(capsys):
     assert cli.main(["presets"]) == 0
 

@@ -283,6 +283,31 @@ def test_roundabout_and_plain_names_of_two_pictures_do_not_meet():
     assert names(("./a.png", "a.png"), ("a.png", "x/a.png")) == ["a.png", "x/a.png"]
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "expected"),
+    [
+        ("x\\a.png", "x/a.png", "x/a.png"),
+        ("x\\a.png", "x\\a.png", "x%5Ca.png"),  # a file may have one in its name
+        ("a\nb.png", "a\nb.png", "a%0Ab.png"),
+        ("a\r\nb.png", "sub/a\r\nb.png", "sub/a%0D%0Ab.png"),
+        ("a\tb\x7f\x85\u2028.png", "a\tb\x7f\x85\u2028.png", "a%09b%7F%C2%85%E2%80%A8.png"),
+        ("100%.png", "100%.png", "100%.png"),
+    ],
+)
+def test_a_name_has_no_backslash_and_no_line_break(name, path, expected):
+    assert names((name, path)) == [expected]
+
+
+def test_an_encoded_name_does_not_take_the_place_of_another():
+    told = names(("a%0Ab.png", "a%0Ab.png"), ("a\nb.png", "a\nb.png"), ("A\nb.png", "A\nb.png"))
+    assert told[0] == "a%0Ab.png" and len({name.casefold() for name in told}) == 3
+    assert told == names(("a%0Ab.png", "a%0Ab.png"), ("a\nb.png", "a\nb.png"), ("A\nb.png", "A\nb.png"))
+
+
+def test_one_odd_file_under_two_records_has_one_name():
+    assert names(("a\nb.png", "a\nb.png"), ("a\nb.png", "a\nb.png")) == ["a%0Ab.png"] * 2
+
+
 PARTS = st.lists(st.sampled_from(["a", "A", "b", ".", "..", "", "c.png"]), min_size=1, max_size=4).map("/".join)
 
 
@@ -856,7 +881,9 @@ def test_a_name_that_leads_outside_writes_nothing_outside(folder, name):
     assert all(file.startswith("ws/final/") for file in folder.files() - {"a.png"})
 
 
-@pytest.mark.parametrize("split", ["../../evil", "x/../../../evil", "/tmp/evil", "a/b", "", "..", "val 2017", "é"])
+@pytest.mark.parametrize(
+    "split", ["../../evil", "x/../../../evil", "/tmp/evil", "a/b", "", "..", "val 2017", "é", "a\nb"]
+)
 def test_a_split_of_any_name_writes_one_file_in_the_folder(folder, split):
     folder.dataset = {"split": "official"}
     folder.add(1, note_ids=[10], split="train")
@@ -880,6 +907,21 @@ def test_yolo_lines_are_class_and_box_as_shares_of_the_picture(folder):
     folder.finish(yolo=True)
     assert lines(folder, "deep/a.txt") == [["1", "0.350000", "0.400000", "0.500000", "0.400000"]]
     assert (folder.final / "classes.txt").read_text() == "dog\ncat\n"
+
+
+def test_a_category_is_one_line_of_classes_and_keeps_its_name_in_coco(folder):
+    called = ["fork\nlift", "", "a\u2028b", " \r\n ", "plain", "tab\tbed\x85"]
+    folder.coco["categories"] = [{"id": i + 3, "name": name} for i, name in enumerate(called)]
+    folder.add("a\nb", "a\nb.png", [10])
+    folder.finish(yolo=True)
+    told = (folder.final / "classes.txt").read_text()
+    assert (
+        told.splitlines()
+        == told.split("\n")[:-1]
+        == ["fork lift", "category 4", "a b", "category 6", "plain", "tab bed"]
+    )
+    assert [category["name"] for category in folder.told()["categories"]] == called
+    assert (folder.final / "labels" / "a%0Ab.txt").is_file() and (folder.final / "images" / "a%0Ab.png").is_file()
 
 
 def test_a_yolo_box_is_cut_to_its_picture(folder):

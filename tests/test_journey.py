@@ -1,18 +1,22 @@
 """The whole journey on a local server: what a run makes, what a rerun makes again."""
 
+import io
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import MadeSet, pixels_of
+from PIL import Image
 from pycocotools.coco import COCO
 from shared import shared
 
 from lib.manifest import read_manifest
 from lib.schemas import PlanRow
+from lib.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -210,8 +214,6 @@ def test_yolo_labels_and_the_s3_pair_on_request(made_set, tmp_path):
 
 
 def test_jpeg_results_use_the_sources_tables(tmp_path):
-    from PIL import Image
-
     made = MadeSet(tmp_path / "made", 4)
     for record in made.coco["images"]:
         path = made.images / record["file_name"]
@@ -277,6 +279,87 @@ def test_a_picture_that_changes_between_ingest_and_painting_is_a_reason(made_set
     account = run(tmp_path / "ws", made_set.dataset)
     assert account["stages"]["generate"]["rejected"].get("image_changed", 0) >= 1
     assert account["state"] == "completed"
+
+
+def rot(path: Path, data: bytes) -> None:
+    """Other bytes under the same size and time, as of a bad disk."""
+    told = path.stat()
+    assert len(data) <= told.st_size
+    path.write_bytes(data.ljust(told.st_size, b"\0"))
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+
+
+def flat(size=(160, 120)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+def flipped(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("lost", ["store", "final"])
+def test_a_picture_found_to_be_another_is_looked_at_again_by_the_next_run(made_set, tmp_path, lost):
+    run(tmp_path / "ws", made_set.dataset)
+    rot(made_set.images / "picture 003.png", flat())
+    shutil.rmtree(tmp_path / "ws" / lost)
+    account = run(tmp_path / "ws", made_set.dataset)
+    assert account["rejected"]["image_changed"] >= 1
+    account = run(tmp_path / "ws", made_set.dataset)
+    assert "image_changed" not in account["rejected"]
+    final = tmp_path / "ws" / "final" / "images" / "picture 003.png"
+    assert final.read_bytes() == (made_set.images / "picture 003.png").read_bytes()
+
+
+def test_a_donor_found_to_be_another_is_looked_at_again_too(tmp_path):
+    made = MadeSet(tmp_path / "made", 2, boxes=1)
+    given = {"dataset": made.dataset, "workspace": tmp_path / "ws", "select": {"split": "train"}, "limit": 1}
+    run(**given)
+    rows = read_manifest(tmp_path / "ws/manifests/plan.parquet", PlanRow)
+    (other,) = {"10", "11"} - set(rows.image_key)
+    rot(made.images / f"picture {int(other) - 10:03d}.png", flat())
+    shutil.rmtree(tmp_path / "ws" / "store")
+    account = run(**given)
+    assert account["stages"]["generate"]["rejected"] == {"image_changed": 1}
+    assert run(**given)["stages"]["generate"]["rejected"] == {}
+
+
+def test_verify_reads_what_a_run_otherwise_believes(made_set, tmp_path):
+    run(tmp_path / "ws", made_set.dataset)
+    before = tree(tmp_path / "ws" / "final")
+    copied = tmp_path / "ws" / "final" / "images" / "picture 001.png"
+    painted = next(p for p in sorted((tmp_path / "ws/store/picture").rglob("*")) if p.is_file())
+    for path in (copied, painted):
+        rot(path, flipped(path))
+    account = run(tmp_path / "ws", made_set.dataset, verify=True)
+    assert account["stages"]["verify"]["rejected"] == {"item_damaged": 1}
+    assert account["stages"]["verify"]["damaged: picture"] == 1
+    assert tree(tmp_path / "ws" / "final") == before
+    assert Store(tmp_path / "ws" / "store").get("picture", painted.name) is not None
+    account = run(tmp_path / "ws", made_set.dataset, verify=True)
+    assert account["painted"] == 0 and account["stages"]["verify"]["rejected"] == {}
+    rot(made_set.images / "picture 003.png", flat())
+    assert run(tmp_path / "ws", made_set.dataset)["stages"]["plan"]["changed"] == 0
+    assert run(tmp_path / "ws", made_set.dataset, verify=True)["stages"]["plan"]["changed"] >= 1
+    assert (tmp_path / "ws/final/images/picture 003.png").read_bytes().startswith(flat())
+
+
+def test_a_run_ends_with_the_number_of_pictures_that_its_set_lists(made_set, tmp_path, monkeypatch):
+    from flows import augment as flow
+
+    real = flow.review_images
+
+    def change(*args):
+        (made_set.images / "picture 003.png").write_bytes(flat())
+        return real(*args)
+
+    monkeypatch.setattr(flow, "review_images", change)
+    state = flow.augment(dataset=made_set.dataset, workspace=tmp_path / "ws", return_state=True)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+    assert len(final["images"]) == 11 and state.message.startswith("11 pictures in ")
 
 
 def test_two_runs_in_one_workspace_are_refused(made_set, tmp_path):
