@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
+from lib import kept
 from lib.errors import AugmentError
 from lib.images import plain_path
-from lib.manifest import atomic_write
 
 FOLDERS = (
     "final",
@@ -160,6 +160,10 @@ def check_sources(root: Path, images: Path, paths: Iterable[str]) -> None:
 # --- files that are ours -----------------------------------------------------------------------------------------
 
 
+class _Note(msgspec.Struct, forbid_unknown_fields=True):
+    files: list[str]
+
+
 class Outputs:
     """Files that runs put into a folder. Only these are ever removed or written over; a stranger's stay.
 
@@ -176,14 +180,14 @@ class Outputs:
 
     def _read(self) -> set[str] | None:
         try:
-            return set(msgspec.json.decode(self.note.read_bytes(), type=list[str]))
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            told = kept.read(self.note, _Note)
+        except AugmentError:  # damaged: manifests, and the files' own bytes, tell the most of it
             return None
+        return None if told is None else set(told.files)
 
     def _keep(self, names: set[str]) -> None:
         if names != self._noted:
-            data = msgspec.json.encode(sorted(names))
-            atomic_write(self.note, data, durable=True)
+            kept.write(self.note, _Note(sorted(names)), durable=True)
             self._noted = names
 
     def claim(self, names: Iterable[str]) -> None:
@@ -192,8 +196,13 @@ class Outputs:
         self._keep(self.names | {name for name in wanted if not os.path.lexists(self.folder / name)})
 
     def check(self, name: str, same: Callable[[Path], bool]) -> None:
-        """Raise AugmentError where `name` is a stranger's, unless `same` says that it holds what is to be written."""
+        """Raise AugmentError where `name` is a stranger's, unless `same` says that it holds what is to be written.
+
+        ValueError where it leads out of the folder, as a manifest of somebody else may have it.
+        """
         path = self.folder / name
+        if plain_path(name, keep_backslash=True) is None:
+            raise ValueError(f"{name} leads out of {self.folder}")
         if not self._leads_inside(path):
             raise AugmentError(
                 f"{path.parent} is a link to elsewhere, and a run writes inside its workspace alone: remove the link"
@@ -206,20 +215,20 @@ class Outputs:
 
     def sweep(self, wanted: Collection[str]) -> None:
         """Remove those of our files that are not wanted, and the folders that this empties; then ours are `wanted`."""
-        kept = {_plain(name) for name in wanted}
-        folded = {name.casefold(): name for name in kept}
+        left = {_plain(name) for name in wanted}
+        folded = {name.casefold(): name for name in left}
         for name in sorted(self.names | (self._noted or set()), reverse=True):
             twin = folded.get(name.casefold())
             path = self.folder / name
-            if name in kept or plain_path(name, keep_backslash=True) != name or not self._leads_inside(path):
+            if name in left or plain_path(name, keep_backslash=True) != name or not self._leads_inside(path):
                 continue
             if twin is not None and _identity(path) == _identity(self.folder / twin):
                 continue  # one file, on a disk that ignores case
             if path.is_symlink() or path.is_file():
                 path.unlink()
                 self._remove_empty(path.parent)
-        self.names = kept
-        self._keep(kept)
+        self.names = left
+        self._keep(left)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.folder and not any(folder.iterdir()):

@@ -783,7 +783,9 @@ def test_a_file_that_holds_what_is_to_be_written_is_no_strangers(folder):
     assert {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize("note", [None, b"", b'["images', b'{"a": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "note", [None, b"", b'["images', b'{"a": 1}', b"\xff\xfe", b'{"files": ["images/x.png"], "sha256": "0"}']
+)
 def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folder, note):
     folder.add(1, note_ids=[10])
     folder.paint(1, kept(10))
@@ -817,7 +819,7 @@ def interrupted(*args):
 def test_a_note_that_leads_elsewhere_removes_nothing_there(folder, names):
     folder.add(1, note_ids=[10])
     folder.final.mkdir(parents=True)
-    (folder.final.parent / ".final.json").write_text(json.dumps([*names, f"{folder.pictures}/1.png"]))
+    (folder.final.parent / ".final.json").write_text(json.dumps({"files": [*names, f"{folder.pictures}/1.png"]}))
     folder.finish(originals="none")
     assert (folder.pictures / "1.png").is_file()
 
@@ -828,7 +830,7 @@ def test_through_a_link_in_the_final_folder_nothing_is_written_or_removed(folder
     (folder.root / "mine" / "9.png").write_bytes(b"mine")
     (folder.final / "images").mkdir(parents=True)
     (folder.final / "images" / "sub").symlink_to(folder.root / "mine")
-    (folder.final.parent / ".final.json").write_text(json.dumps(["images/sub/9.png"]))
+    (folder.final.parent / ".final.json").write_text(json.dumps({"files": ["images/sub/9.png"]}))
     with pytest.raises(AugmentError, match="is a link to elsewhere"):
         folder.finish()
     folder.finish(originals="none")
