@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -239,8 +238,7 @@ def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any],
     path = Path(what)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _read_yaml(path), path.stem, Path.cwd()
-    told = _read_yaml(CHECKOUT / "prefect.yaml")["deployments"]
-    named = sorted(told, key=lambda one: one["entrypoint"].rpartition(":")[2] == (flow or "augment"))
+    named = sorted(_deployments(), key=lambda one: one["entrypoint"].rpartition(":")[2] == (flow or "augment"))
     deployments = {one["name"]: one for one in named}  # several flows may use a name: the asked one's comes last
     if what not in deployments:
         known = ", ".join(sorted(deployments))
@@ -251,22 +249,32 @@ def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any],
     return dict(deployments[what]["parameters"]), what, CHECKOUT
 
 
+def _deployments() -> list[dict[str, Any]]:
+    file = CHECKOUT / "prefect.yaml"
+    told = _read_yaml(file).get("deployments")
+    kinds = {"name": str, "entrypoint": str, "parameters": dict}
+    for one in told if isinstance(told, list) else [None]:
+        if not isinstance(one, dict) or not all(isinstance(one.get(key), kind) for key, kind in kinds.items()):
+            raise AugmentError(f"{file} is damaged: expected `deployments`, each with {', '.join(kinds)}; restore it")
+    assert isinstance(told, list)
+    return told
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        told = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise AugmentError(f"{path} not found: give a YAML file with parameters, or a deployment's name") from None
-    except OSError as error:
-        raise AugmentError(f"{path} cannot be read ({error.strerror}): give a YAML file with parameters") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AugmentError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(told, dict):
+    from lib.documents import read_yaml
+
+    if not os.path.lexists(path):
+        raise AugmentError(f"{path} not found: give a YAML file with parameters, or a deployment's name")
+    told = read_yaml(path, "give a YAML file with parameters")
+    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told):
         raise AugmentError(f"{path} holds no mapping: expected parameters such as 'dataset: {{images: …}}'")
     return told
 
 
 def set_value(values: dict[str, Any], assignment: str) -> None:
     """Put `a.b=value` into nested parameters; the value is YAML."""
+    from lib.documents import decode_yaml
+
     place, equals, text = assignment.partition("=")
     if not equals or not place:
         raise AugmentError(f"--set {assignment!r}: expected a.b=value, such as select.max_objects=6")
@@ -278,10 +286,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
         # A bare name is a member with its defaults: setting one of its values opens it up.
         values[parent] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
         values = values[parent]
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise AugmentError(f"--set {assignment!r}: {text!r} is not valid YAML") from None
+    values[last] = decode_yaml(text, f"--set {assignment!r:.200}: {text!r:.200}")
 
 
 def _prepare_prefect() -> None:

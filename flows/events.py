@@ -82,7 +82,7 @@ def _served() -> str | None:
     """What `make serve` noted, for a shell in another folder: Prefect reads prefect.toml in the working one only."""
     try:
         url = tomllib.loads((CHECKOUT / "prefect.toml").read_text("utf-8"))["api"]["url"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return url if isinstance(url, str) else None
 

@@ -193,7 +193,7 @@ def check_annotations(source: Source, path: Path) -> None:
     """Raises AugmentError where a file is not a whole COCO document; it is set aside, so that the next try fetches."""
     try:
         msgspec.json.decode(path.read_bytes(), type=_Coco)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         aside = path.with_name(path.name + ".bad")
         path.replace(aside)
         raise AugmentError(

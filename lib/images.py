@@ -35,6 +35,7 @@ SUFFIXES = (
 )  # fmt: skip
 
 _ORIENTATION = 0x0112
+_LONGEST = 4096  # characters of a path
 
 
 class PictureError(Exception):
@@ -143,6 +144,8 @@ def inside(root: Path, relative: str) -> Path | None:
     if plain is None:
         return None
     path = root / plain
+    if len(plain) > _LONGEST:  # no file can have it, and following a million parts takes minutes
+        return path
     if "\\" in relative and "\\" not in plain and plain_path(relative, keep_backslash=True):
         literal = root / relative
         path = literal if os.path.lexists(literal) else path

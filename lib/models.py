@@ -23,8 +23,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from cachetools import cached
 
+from lib.documents import read_json
 from lib.errors import AugmentError
 from lib.manifest import file_digest
 
@@ -111,14 +113,15 @@ def local_path(ref: ModelRef, needed: Sequence[str], also: Sequence[str] = ()) -
     return folder
 
 
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]  # tensor to file
+
+
 def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
     """Patterns that match no file under `folder`, and shards that an index of weights names and are not there."""
     missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
     for index in folder.glob("**/*.safetensors.index.json"):
-        try:
-            shards = {index.parent / str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
-        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-            raise AugmentError(f"{index} is no index of weights: copy or download the model again") from None
+        shards = {index.parent / name for name in read_json(index, "an index of weights", _Index).weight_map.values()}
         missing += sorted(shard.relative_to(folder).as_posix() for shard in shards if not shard.exists())
     return missing
 
@@ -143,7 +146,6 @@ def reading(ref: ModelRef) -> Iterator[None]:
 
     A fault of the storage or too little memory passes as it is, so that it is tried again.
     """
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # weights on a disk load in a blink; downloads keep their bars
@@ -155,8 +157,8 @@ def reading(ref: ModelRef) -> Iterator[None]:
         if error.errno is not None or isinstance(error, ConnectionError):
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {error}") from error
-    except (ValueError, LookupError, AttributeError, RuntimeError, TypeError, SafetensorError) as error:
-        if out_of_memory(error):
+    except Exception as error:  # of garbage the libraries raise whatever comes, `tokenizers` a bare Exception
+        if isinstance(error, AugmentError) or out_of_memory(error):
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {type(error).__name__}: {error}") from error
 
@@ -245,7 +247,7 @@ def _folder(name: str, folder: Path) -> ModelRef:
     revision = folder_revision(folder)
     try:
         noted = json.loads((folder / FACTS).read_bytes()).get("revision", revision)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         noted = revision  # nothing noted: a folder from elsewhere
     if isinstance(noted, str) and noted != revision:
         raise AugmentError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lib.documents import read_json
 from lib.errors import AugmentError
 from lib.images import PictureError, load_rgb
 from lib.manifest import atomic_write
@@ -49,10 +49,10 @@ figcaption{font-size:12px;color:#555;max-width:740px;overflow-wrap:anywhere}h2{m
 def read_result(path: Path) -> dict[str, Any]:
     """What lib/evaluate.write_json wrote; raises AugmentError for anything else."""
     try:
-        told = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        told: dict[str, Any] = read_json(path, "an object")
+    except AugmentError as error:
         raise AugmentError(f"{path} is no result of `augment evaluate --json` ({error})") from None
-    if not isinstance(told, dict) or "about" not in told:
+    if "about" not in told:
         raise AugmentError(f"{path} is no result of `augment evaluate --json`: it has no `about`")
     return told
 

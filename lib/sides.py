@@ -10,7 +10,6 @@ Nothing is decoded here. What cannot be used is told with its reason: pictures a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,16 +19,20 @@ from typing import Literal
 import msgspec
 import numpy as np
 import pandas as pd
+from msgspec import Raw
 from numpy.typing import NDArray
 
+from lib.documents import MAX_DEPTH, read_file, shallow
 from lib.errors import AugmentError
-from lib.formats import Dataset, read_dataset
+from lib.formats import Dataset, categories_of, read_dataset
 from lib.formats.coco import read_document
 from lib.formats.records import field_of, marked, text_of
 from lib.geometry import xywh_to_xyxy
 from lib.images import SUFFIXES
 from lib.schemas import OK
 from lib.settings import DatasetSettings
+
+_DEEP = MAX_DEPTH + 8  # levels of a file that are read: enough that lib/formats/coco finds a record too deep
 
 Part = Literal["originals", "synthetic"]
 
@@ -140,20 +143,13 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 def _read_coco(path: Path) -> Dataset:
     """A COCO file as tables; one of pictures alone, without annotations, categories or ids, will do."""
+    data = read_file(path)
     try:
-        data = path.read_bytes()
-        document = json.loads(data)
-        images = document["images"]
-        if not isinstance(images, list):
-            raise TypeError("`images` is no list")
-        bare = [image for image in images if isinstance(image, dict) and "id" not in image]
-        if bare or not document.keys() >= {"annotations", "categories"}:
-            for i, image in enumerate(bare):
-                image["id"] = f"picture {i}"
-            data = json.dumps({"annotations": [], "categories": [], **document}).encode()
-    except OSError as error:
-        raise AugmentError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        try:
+            data = _completed(data)
+        except RecursionError:
+            data = _completed(bytearray(shallow(data, _DEEP)))
+    except (ValueError, KeyError) as error:
         raise AugmentError(
             f"{path} is no COCO file ({type(error).__name__}: {error}): expected an object with `images`, each with "
             "`file_name`; or give a folder of pictures"
@@ -161,9 +157,28 @@ def _read_coco(path: Path) -> Dataset:
     return read_document(data, str(path), DatasetSettings(images=path.parent, annotations=path))
 
 
+def _completed(data: bytearray) -> bytearray:
+    """A COCO document with what it lacks: ids of pictures, and empty lists. Raises ValueError and KeyError."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    document = msgspec.json.decode(data, type=dict[str, Raw])
+    images = msgspec.json.decode(document["images"], type=list[Raw])
+    objects = [i for i, raw in enumerate(images) if bytes(raw).startswith(b"{")]
+    bare = [i for i in objects if not bytes(msgspec.json.decode(images[i], type=_Id).id)]
+    if not bare and document.keys() >= {"annotations", "categories"}:
+        return data
+    for number, i in enumerate(bare):
+        record = msgspec.json.decode(images[i], type=dict[str, Raw])
+        images[i] = Raw(msgspec.json.encode({**record, "id": f"picture {number}"}))
+    return bytearray(msgspec.json.encode({"annotations": [], "categories": [], **document, "images": images}))
+
+
+class _Id(msgspec.Struct):
+    id: Raw = Raw(b"")  # without one
+
+
 def _side_of_dataset(told: Dataset, file: Path, root: Path, part: Part | None) -> Side:
-    names = dict.fromkeys(category["name"] for category in msgspec.json.decode(told.envelope)["categories"])
-    return side_of(told.images.to_pandas(), told.objects.to_pandas(), root, part, file, tuple(names))
+    names = tuple(categories_of(told.envelope))
+    return side_of(told.images.to_pandas(), told.objects.to_pandas(), root, part, file, names)
 
 
 def side_of(

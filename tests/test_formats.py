@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from shared import shared
 
+from lib.documents import MAX_DEPTH
 from lib.errors import AugmentError
-from lib.formats import FORMATS, Dataset, read_dataset
+from lib.formats import FORMATS, Dataset, categories_of, read_dataset
 from lib.formats.coco import read_document
+from lib.formats.records import field_of
 from lib.schemas import ImageRow, ObjectRow, arrow_schema
 from lib.settings import DatasetSettings
 
@@ -611,3 +613,184 @@ def test_the_same_boxes_in_another_format_are_the_same_rows(format: str, annotat
 def test_every_format_refuses_an_empty_folder_with_advice(tmp_path: Path, format: str) -> None:
     with pytest.raises(AugmentError, match="annotations"):
         read_dataset(DatasetSettings(images=tmp_path, format=format))
+
+
+# --- documents that are made to end a run ------------------------------------------------------------------------
+
+
+def nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+def coco_bytes(**fields: bytes) -> bytes:
+    """A COCO document with other JSON in a place: top, image, note or category, each an object's fields."""
+    filled = {"top": b'"x": 0', "image": b'"x": 0', "note": b'"x": 0', "category": b'"x": 0'} | fields
+    return (
+        b'{%(top)s, "images": [{"id": 1, "file_name": "1.jpg", %(image)s}, {"id": 2, "file_name": "2.jpg"}],'
+        b'"annotations": [{"id": 1, "image_id": 2, "category_id": 1, "bbox": [1, 1, 5, 5], %(note)s},'
+        b'{"id": 2, "image_id": 2, "category_id": 1, "bbox": [1, 1, 5, 5]}],'
+        b'"categories": [{"id": 1, "name": "cat", %(category)s}]}'
+    ) % {name.encode(): value for name, value in filled.items()}
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 600, 900, 1000, 3000, 100_000])
+@pytest.mark.parametrize("field", ["segmentation", "attributes", "bbox", "id", "category_id"])
+def test_a_record_that_nests_too_deep_is_set_aside_and_the_others_are_read(levels: int, field: str) -> None:
+    images, objects = read(coco_bytes(note=b'"%s": %s' % (field.encode(), nested(levels))))
+    assert images.status.tolist() == ["ok", "ok"] and objects.status.tolist() == ["rejected", "ok"]
+    assert objects.reason[0] == "record_malformed"
+    assert objects.detail[0] == f"$.annotations[0] is nested more than {MAX_DEPTH} levels deep"
+    assert json.loads(objects.record[0])["image_id"] == 2  # what is not too deep is kept
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 900, 100_000])
+def test_a_pictures_record_that_nests_too_deep_is_set_aside(levels: int) -> None:
+    images, objects = read(coco_bytes(image=b'"exif": ' + nested(levels)))
+    assert images.reason.tolist() == ["record_malformed", ""] and len(objects) == 2
+
+
+def test_a_record_of_many_polygons_is_not_taken_for_a_deep_one() -> None:
+    _, objects = read(coco(annotations=[box(segmentation=[[1, 1, 9, 1, 9, 9, 1, 9, 5, 5]] * 500, note="[" * 500)]))
+    assert only(objects).status == "ok"
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 900, 100_000])
+@pytest.mark.parametrize("place", ["top", "category"])
+def test_what_else_nests_too_deep_is_told_with_file_and_place(levels: int, place: str) -> None:
+    told = error_of(coco_bytes(**{place: b'"info": ' + nested(levels)}))
+    assert told.startswith("x.json: $.") and "nested more than 64 levels deep" in told
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5000])
+@pytest.mark.parametrize("place", ["top", "image", "note", "category"])
+def test_a_number_beyond_all_floats_does_no_harm_where_it_is_not_asked_for(number: bytes, place: str) -> None:
+    dataset = read_document(coco_bytes(**{place: b'"info": ' + number}), "x.json", HERE)
+    assert categories_of(dataset.envelope) == {"cat": b"1"}
+    assert (dataset.objects.to_pandas().status == "ok").all()
+    assert field_of(dataset.objects["record"][0].as_py(), "info") is None
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity"])
+@pytest.mark.parametrize("place", ["top", "image", "note", "category"])
+def test_what_is_no_json_number_is_told_with_its_byte(number: bytes, place: str) -> None:
+    assert f"{number.decode()} at byte" in error_of(coco_bytes(**{place: b'"info": ' + number}))
+
+
+def test_of_categories_with_one_name_the_first_counts() -> None:
+    envelope = b'{"categories": [{"id": 2, "name": "b"}, {"id": 1, "name": "a"}, {"id": 3, "name": "b"}]}'
+    assert list(categories_of(envelope).items()) == [("b", b"2"), ("a", b"1")]
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 1000, 3000, 100_000])
+def test_deep_xml_is_a_row_and_the_others_are_read(tmp_path: Path, levels: int) -> None:
+    deep = f"<annotation>{'<a>' * levels}{'</a>' * levels}</annotation>"
+    images, objects = tables(read_dataset(voc(tmp_path, OBJECT, deep)))
+    assert images.reason.tolist() == ["", "record_malformed"] and len(objects) == 1
+    assert images.detail[1] == "1.xml: nested more than 64 levels deep"
+
+
+def test_the_shared_deep_xml_is_a_row() -> None:
+    root = shared("..", "cases", "voc-deep-xml")
+    settings = DatasetSettings(images=root / "JPEGImages", annotations=root / "Annotations", format="voc")
+    images, _ = tables(read_dataset(settings))
+    assert sorted(images.reason) == ["", "record_malformed"]
+
+
+def test_utf_16_xml_is_read(tmp_path: Path) -> None:
+    settings = voc(tmp_path, OBJECT)
+    (path,) = tmp_path.rglob("*.xml")
+    path.write_bytes(path.read_text("utf-8").encode("utf-16"))
+    assert only(tables(read_dataset(settings))[1]).category == "cat"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 50_000, "nested more than 64 levels deep"),
+        ("names: {2000000000: cat}\ntrain: images", "'names' has class 2000000000: expected 0 to 99,999"),
+        ("names: {-1: cat}\ntrain: images", "'names' has class -1"),
+        ("names: {.inf: cat}\ntrain: images", "no class number"),
+        ("names: [cat]\ntrain: 5", "'train' is 5: expected a folder"),
+        ("names: [cat]\ntrain: " + "y" * 3000, "not found"),
+        ("names: [2001-99-99]", "is not valid YAML"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_data_yaml_that_is_made_to_end_a_run_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+    write(tmp_path / "data.yaml", text)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(AugmentError, match=r"data\.yaml") as caught:
+        read_dataset(DatasetSettings(images=tmp_path / "images", annotations=tmp_path / "data.yaml", format="yolo"))
+    assert told in str(caught.value) and len(str(caught.value)) < 12_000
+
+
+@pytest.mark.parametrize("line", ["/", ".", "..", "a\0b.png", "x" * 4000])
+@pytest.mark.parametrize("layout", ["darknet", "ultralytics"])
+def test_a_list_with_a_name_that_no_picture_has_is_a_row(tmp_path: Path, layout: str, line: str) -> None:
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "train.txt", line)
+    write(tmp_path / "obj.names", "cat")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: train.txt")
+    write(tmp_path / "obj.data", "names = obj.names\ntrain = train.txt")
+    file = tmp_path / ("obj.data" if layout == "darknet" else "data.yaml")
+    images, _ = tables(read_dataset(DatasetSettings(images=tmp_path / "images", annotations=file, format="yolo")))
+    assert len(images) == 1
+
+
+def test_a_list_with_an_endless_line_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: train.txt")
+    write(tmp_path / "train.txt", "a/" * 500_000)
+    with pytest.raises(AugmentError, match=r"train\.txt has a line of 1,000,000 characters"):
+        read_dataset(DatasetSettings(images=tmp_path / "images", annotations=tmp_path / "data.yaml", format="yolo"))
+
+
+@pytest.mark.parametrize("format", ["yolo", "deep-pcb"])
+def test_a_label_file_of_a_million_lines_is_one_row(tmp_path: Path, format: str) -> None:
+    lines = "1 2 3 4 5\n" * 1_000_000
+    picture = tmp_path / ("images/a.png" if format == "yolo" else "images/1/1_test.jpg")
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (20, 10)).save(picture)
+    write(tmp_path / ("labels/a.txt" if format == "yolo" else "images/1_not/1.txt"), lines)
+    write(tmp_path / "classes.txt", "cat")
+    _, objects = tables(read_dataset(DatasetSettings(images=tmp_path / "images", format=format)))
+    assert only(objects).reason == "record_malformed" and "1,000,000 lines" in only(objects).detail
+
+
+@pytest.mark.parametrize("number", ["9" * 4000, "9" * 5000, "1e308"])
+@pytest.mark.parametrize("format", ["yolo", "deep-pcb"])
+def test_an_enormous_number_in_a_label_is_a_row(tmp_path: Path, format: str, number: str) -> None:
+    picture = tmp_path / ("images/a.png" if format == "yolo" else "images/1/1_test.jpg")
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (20, 10)).save(picture)
+    lines = "\n".join(" ".join(number if i == k else "1" for i in range(5)) for k in range(5))
+    write(tmp_path / ("labels/a.txt" if format == "yolo" else "images/1_not/1.txt"), lines)
+    write(tmp_path / "classes.txt", "cat\nape")
+    _, objects = tables(read_dataset(DatasetSettings(images=tmp_path / "images", format=format)))
+    assert len(objects) == 5 and (objects.status == "rejected").all()
+
+
+@pytest.mark.parametrize(
+    "cell", ["[" * 100_000 + "]" * 100_000, "-" * 100_000 + "1", "1+" * 50_000 + "1", "9" * 4000, "{1, 2}", "1e999"]
+)
+def test_a_cell_that_is_no_value_of_json_is_a_row_or_stays_text(tmp_path: Path, cell: str) -> None:
+    head = "id,image_id,category_id,bbox,segmentation,file_name,width,height\n"
+    rows = f'1,1,5,"[1, 1, 5, 5]","{cell}",a.png,20,10\n2,1,5,"{cell}",[],a.png,20,10\n'
+    write(tmp_path / "x.csv", head + rows)
+    settings = DatasetSettings(images=tmp_path, annotations=tmp_path / "x.csv", format="loco")
+    _, objects = tables(read_dataset(settings))
+    assert len(objects) == 2 and objects.status[1] == "rejected"
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc"])
+def test_a_file_whose_name_is_not_utf_8_is_a_row(tmp_path: Path, format: str) -> None:
+    name = b"\xff.png".decode(errors="surrogateescape")
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / name)
+    write(tmp_path / "labels" / "a.txt", "0 .5 .5 .1 .1")
+    write(tmp_path / "classes.txt", "cat")
+    for stem in ("a", name.removesuffix(".png")):
+        write(tmp_path / "Annotations" / f"{stem}.xml", "<annotation></annotation>")
+    images, _ = tables(read_dataset(DatasetSettings(images=tmp_path / "images", format=format)))
+    assert sorted(images.reason) == ["", "record_malformed"]
+    assert "rename it, its name is not UTF-8" in images.detail[1]

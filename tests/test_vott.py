@@ -232,6 +232,43 @@ def test_ids_do_not_change_when_assets_are_added(tmp_path: Path) -> None:
         assert set(old.key) < set(new.key)
 
 
+@pytest.mark.parametrize("levels", [70, 900, 100_000])
+def test_what_nests_too_deep_is_set_aside_with_its_record(tmp_path: Path, levels: int) -> None:
+    deep = "[" * levels + "]" * levels
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / name)
+    export(tmp_path, asset("a.png", region(z="@")), asset("b.png", region(), z="@"), asset("c.png", region()))
+    path = tmp_path / "p-export.json"
+    path.write_text(path.read_text().replace('"@"', deep))
+    images, objects = read(tmp_path)
+    assert dict(zip(images.file_name, images.reason, strict=True)) == {
+        "a.png": "",
+        "b.png": "record_malformed",
+        "c.png": "",
+    }
+    assert objects.reason.tolist() == ["record_malformed", "image_rejected", ""]
+
+
+@pytest.mark.parametrize("levels", [70, 900, 100_000])
+def test_a_project_that_nests_too_deep_is_one_sentence(tmp_path: Path, levels: int) -> None:
+    export(tmp_path, asset("a.png", region()), z="@")
+    path = tmp_path / "p-export.json"
+    path.write_text(path.read_text().replace('"@"', "[" * levels + "]" * levels))
+    with pytest.raises(AugmentError, match=r"p-export\.json: \$\.vott is nested more than 64 levels deep"):
+        read(tmp_path)
+
+
+def test_an_asset_with_a_number_beyond_all_floats_is_set_aside(tmp_path: Path) -> None:
+    picture(tmp_path / "b.png")
+    export(tmp_path, asset("a.png", region(z="@")), asset("b.png", region()))
+    path = tmp_path / "p-export.json"
+    path.write_text(path.read_text().replace('"@"', "1e999"))
+    images, objects = read(tmp_path)
+    broken = images[images.reason == "record_malformed"].iloc[0]
+    assert "p-export.json: $.assets['id0']: Number out of range" in broken.detail
+    assert len(images) == 2 and objects.status.tolist() == ["ok"]
+
+
 # --- CSV ---------------------------------------------------------------------------------------------------------
 
 

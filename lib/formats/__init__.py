@@ -41,10 +41,23 @@ class Dataset:
     envelope: bytes  # JSON object: every top-level key of the source in its order, "images" and "annotations" emptied
 
 
+class _Category(msgspec.Struct):
+    id: msgspec.Raw
+    name: str
+
+
+class _Envelope(msgspec.Struct):
+    """What is not asked for is not decoded: a number beyond all floats, say."""
+
+    categories: list[_Category] = []
+
+
 def categories_of(envelope: bytes) -> dict[str, bytes]:
     """Names of a data set's categories, each with its id as JSON text; of several with one name the first counts."""
-    told = msgspec.json.decode(envelope).get("categories") or ()
-    return {category["name"]: msgspec.json.encode(category["id"]) for category in reversed(told)}
+    found: dict[str, bytes] = {}
+    for category in msgspec.json.decode(envelope, type=_Envelope).categories:
+        found.setdefault(category.name, bytes(category.id))
+    return found
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
 
+from lib.documents import MAX_DEPTH, deep_rows, depth_of, shallow
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.records import (
@@ -33,11 +34,12 @@ from lib.formats.records import (
     unique_keys,
 )
 from lib.images import inside, plain_path
-from lib.schemas import ImageRow, ObjectRow
+from lib.schemas import REJECTED, ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 
 _NULL = Raw(b"null")
 _NO_BOX = (np.nan,) * 4
+_RECORD_DEPTH = 2  # levels above a record: the document's object and its list
 
 Locate = Callable[[Raw, str], str]  # (record, file_name) -> name of the picture under the images folder
 Split = Callable[[Raw], str]  # record -> split
@@ -126,15 +128,47 @@ def read_document(
     """
     buffer = bytearray(data) if isinstance(data, bytes) else data
     with _no_garbage_collection():
-        top = _top_level(buffer, where)
-        envelope, names = _envelope(top), _category_names(top["categories"], where)
-        image_raws, object_raws = (_decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
-        images = _image_columns(image_raws, top["images"], settings, where, locate, split)
-        images["record"] = packed_column(image_raws, buffer)
-        image_table = make_table(ImageRow, images)
-        objects = _object_columns(object_raws, top["annotations"], image_table, names)
-        objects["record"] = packed_column(object_raws, buffer)
-        return Dataset(image_table, make_table(ObjectRow, objects), envelope)
+        try:
+            return _read(buffer, where, settings, locate, split)
+        except RecursionError:  # nested by the hundreds, as nothing in earnest is
+            return _read(bytearray(shallow(buffer, MAX_DEPTH + _RECORD_DEPTH)), where, settings, locate, split)
+
+
+def _read(
+    buffer: bytearray, where: str, settings: DatasetSettings, locate: Locate | None, split: Split | None
+) -> Dataset:
+    top = _top_level(buffer, where)
+    envelope, names = _envelope(top, where), _category_names(top["categories"], where)
+    image_raws, object_raws = (_decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
+    images = _image_columns(image_raws, top["images"], settings, where, locate, split)
+    objects = _object_columns(object_raws, top["annotations"], images, names)
+    # Last: what points into the buffer is lost by it.
+    images["record"], objects["record"] = packed_column(image_raws, buffer), packed_column(object_raws, buffer)
+    return Dataset(
+        _without_deep(make_table(ImageRow, images), "images"),
+        _without_deep(make_table(ObjectRow, objects), "annotations"),
+        envelope,
+    )
+
+
+def _without_deep(rows: pa.Table, name: str) -> pa.Table:
+    """Rows whose record is nested too deep are rejected, and keep of it what is not."""
+    (records,) = rows["record"].chunks
+    offsets = np.frombuffer(records.buffers()[1], np.int64)[: len(rows) + 1] if len(rows) else np.zeros(1, np.int64)
+    found = deep_rows(np.frombuffer(records.buffers()[2] or b"", np.uint8), offsets)
+    if not found:
+        return rows
+    mask = pa.array(_mask(len(rows), found))
+    changes = {
+        "status": [REJECTED] * len(found),
+        "reason": ["record_malformed"] * len(found),
+        "detail": [f"$.{name}[{i}] is nested more than {MAX_DEPTH} levels deep" for i in found],
+        "record": [shallow(records[i].as_py(), MAX_DEPTH) for i in found],
+    }
+    for column, values in changes.items():
+        at, kind = rows.schema.get_field_index(column), rows.schema.field(column)
+        rows = rows.set_column(at, kind, pc.replace_with_mask(rows[column], mask, pa.array(values, kind.type)))
+    return rows
 
 
 @contextmanager
@@ -219,7 +253,10 @@ def _category_names(block: Raw, where: str) -> dict[str, str]:
     return names
 
 
-def _envelope(top: dict[str, Raw]) -> bytes:
+def _envelope(top: dict[str, Raw], where: str) -> bytes:
+    for name, raw in top.items():
+        if name not in ("images", "annotations") and depth_of(raw) > MAX_DEPTH:
+            raise AugmentError(f"{where}: $.{name} is nested more than {MAX_DEPTH} levels deep: leave it out")
     values = {name: b"[]" if name in ("images", "annotations") else bytes(raw) for name, raw in top.items()}
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in values.items()) + b"}"
 
@@ -299,7 +336,7 @@ def _image_columns(
     verdicts.reject(
         np.fromiter((p is None for p in paths), bool, n),
         "path_outside_root",
-        lambda i: f"$.images[{i}]: {records[i].file_name!r} leads out of the images folder",
+        lambda i: f"$.images[{i}]: {records[i].file_name!r:.200} leads out of the images folder",
     )
     return {
         "key": keys,
@@ -420,7 +457,7 @@ def _decode_annotations(raws: list[Raw], block: Raw) -> tuple[list[_Annotation],
     return _decode_records(raws, block, kinds, _mend_annotation, "$.annotations")
 
 
-def _object_columns(raws: list[Raw], block: Raw, images: pa.Table, names: dict[str, str]) -> dict[str, Any]:
+def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     records, faults = _decode_annotations(raws, block)
     n = len(records)
     ids, image_ids, category_ids = (
@@ -468,13 +505,13 @@ def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
 
 
 def _judge_boxes(
-    verdicts: Verdicts, boxes: np.ndarray, faults: dict[int, str], images: pa.Table, image_rows: np.ndarray
+    verdicts: Verdicts, boxes: np.ndarray, faults: dict[int, str], images: dict[str, Any], image_rows: np.ndarray
 ) -> None:
     x, y, w, h = boxes.T
     missing = "Expected 4 finite numbers - at `$.annotations[{}].bbox`"
     verdicts.reject(np.isnan(x), "box_malformed", lambda i: faults.get(i) or missing.format(i))
     verdicts.reject((w <= 0) | (h <= 0), "box_empty", lambda i: f"$.annotations[{i}].bbox is {w[i]:g}×{h[i]:g} pixels")
-    sizes = np.stack([images[name].to_numpy() for name in ("width", "height")], axis=1)
+    sizes = np.stack([images["width"], images["height"]], axis=1)
     width, height = np.concatenate([sizes, [[0, 0]]])[image_rows].T  # -1, no such image, takes the last row
     verdicts.reject(
         outside(x, y, w, h, width, height),

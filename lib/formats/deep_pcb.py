@@ -19,7 +19,16 @@ import msgspec
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
-from lib.formats.records import images_folder, picture_size, rejected_image, rejected_object, stable_id, with_rejected
+from lib.formats.records import (
+    images_folder,
+    label_lines,
+    picture_size,
+    rejected_image,
+    rejected_object,
+    shown,
+    stable_id,
+    with_rejected,
+)
 from lib.schemas import ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 
@@ -95,9 +104,8 @@ def _pairs(root: Path, annotations: Path | None) -> list[_Pair]:
         group = (root.absolute() / folder).name
         for stem in sorted(stems[folder] | {path.stem for path in labels.glob("*.txt")}):
             name = (folder / stem).as_posix()
-            shown = name.encode(errors="surrogateescape").decode(errors="replace")
-            if shown != name:
-                raise AugmentError(f"{root / shown}: rename it, its name is not UTF-8")
+            if shown(name) != name:
+                raise AugmentError(f"{root / shown(name)}: rename it, its name is not UTF-8")
             pairs.append(_Pair(name, group, labels / f"{stem}.txt"))
     if not any(pair.label.is_file() for pair in pairs):
         raise AugmentError(
@@ -129,16 +137,23 @@ def _objects(label: Path, image: dict[str, Any]) -> tuple[list[dict[str, Any]], 
     A file of other bytes gives lines that are rejected one by one.
     """
     records, rejected = list[dict[str, Any]](), list[ObjectRow]()
-    for number, line in enumerate(label.read_bytes().decode("utf-8-sig", errors="replace").splitlines(), 1):
-        ids = {"id": stable_id(image["file_name"], number), "image_id": image["id"]}
+    try:
+        lines = label_lines(label)
+    except ValueError as error:
+        return [], [_rejected(image, 0, "", str(error))]
+    for number, line in lines:
         try:
-            records += [ids | _annotation(line)] if line.strip() else []
+            ids = {"id": stable_id(image["file_name"], number), "image_id": image["id"]}
+            records.append(ids | _annotation(line))
         except ValueError as error:
-            data = msgspec.json.encode(ids | {"line": line})
-            detail = f"{label.name}:{number}: {error}"
-            key, image_key = str(ids["id"]), str(ids["image_id"])
-            rejected.append(rejected_object(key, "record_malformed", detail, image_key, data))
+            rejected.append(_rejected(image, number, line, f"{label.name}:{number}: {error}"))
     return records, rejected
+
+
+def _rejected(image: dict[str, Any], number: int, line: str, detail: str) -> ObjectRow:
+    ids = {"id": stable_id(image["file_name"], number), "image_id": image["id"]}
+    data = msgspec.json.encode(ids | {"line": line})
+    return rejected_object(str(ids["id"]), "record_malformed", detail, str(image["id"]), data)
 
 
 def _annotation(line: str) -> dict[str, Any]:

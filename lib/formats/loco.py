@@ -83,7 +83,7 @@ def _cell(name: str, text: str) -> Any:
     try:
         value = ast.literal_eval(text)
         return value if msgspec.json.encode(value) else text
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError):
         return text
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from lib.documents import decode_text, read_file
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.geometry import fills_box
@@ -23,6 +24,8 @@ from lib.schemas import OK, REJECTED, ImageRow, ObjectRow, Row, arrow_schema
 from lib.settings import DatasetSettings
 
 Bytes = bytes | msgspec.Raw
+
+MOST_LABELS, MOST_LABELS_BYTES = 100_000, 16_000_000  # lines and bytes of one picture's text file
 
 _NULL = msgspec.Raw(b"null")
 
@@ -133,6 +136,19 @@ def rejected_object(key: str, reason: str, detail: str, image_key: str, record: 
     return ObjectRow(key, REJECTED, reason, detail, image_key, "", "", 0, 0, 0, 0, False, False, record)
 
 
+def shown(name: str) -> str:
+    """A file's name as text: itself unless it is not UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def misnamed(name: str) -> ImageRow:
+    """The row of a file whose name cannot stand in a record."""
+    text, key = shown(name), stable_id(name)
+    record = msgspec.json.encode({"id": key, "file_name": text, "width": 0, "height": 0})
+    detail = f"{text}: rename it, its name is not UTF-8"
+    return rejected_image(str(key), "record_malformed", detail, text, record)
+
+
 def with_rejected(dataset: Dataset, images: Sequence[ImageRow], objects: Sequence[ObjectRow]) -> Dataset:
     """The data set with rows appended that its reader could not turn into records."""
     return Dataset(
@@ -223,20 +239,23 @@ def picture_size(root: Path, name: str) -> tuple[int, int]:
 
 def read_bytes(path: Path) -> bytearray:
     """The bytes of an annotation file; raises AugmentError where it cannot be read."""
-    try:
-        data = bytearray(path.stat().st_size)
-        with path.open("rb") as file:
-            del data[file.readinto(data) :]
-            data += file.read()
-        return data
-    except OSError as error:
-        raise AugmentError(f"annotations {path} cannot be read ({error.strerror}): check dataset.annotations") from None
+    return read_file(path, "check dataset.annotations")
 
 
 def read_text(path: Path) -> str:
-    """The text of a small annotation file, UTF-8 with or without a byte order mark; raises AugmentError."""
+    """The text of an annotation file, UTF-8 with or without a byte order mark; raises AugmentError."""
+    return decode_text(read_bytes(path), path)
+
+
+def label_lines(path: Path) -> list[tuple[int, str]]:
+    """Numbered lines of a picture's label file, stripped, without blank ones. Raises ValueError for a file that is too
+    long to be one, AugmentError where it cannot be read.
+
+    A file of other bytes gives lines that are rejected one by one.
+    """
     data = read_bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AugmentError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    lines = data.count(b"\n")
+    if len(data) > MOST_LABELS_BYTES or lines > MOST_LABELS:
+        raise ValueError(f"{path.name} has {lines:,} lines, {len(data):,} bytes: expected a picture's labels")
+    texts = data.decode("utf-8-sig", errors="replace").splitlines()
+    return [(number, line.strip()) for number, line in enumerate(texts, 1) if line.strip()]

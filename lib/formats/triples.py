@@ -23,10 +23,12 @@ from lib.formats import Dataset
 from lib.formats.coco import read_document
 from lib.formats.records import (
     images_folder,
+    misnamed,
     picture_size,
     read_text,
     rejected_image,
     rejected_object,
+    shown,
     stable_id,
     with_rejected,
 )
@@ -91,7 +93,7 @@ def _find(root: Path, folder: Path) -> tuple[list[_Item], list[str]]:
     """The pictures under root with what belongs to them under folder, and the names of files that stay alone."""
     here = _by_role(root)
     beside = here if folder == root else _by_role(folder)
-    pictures = {name: stem for name, stem in here["picture"].items() if _shown(name) == name}
+    pictures = {name: stem for name, stem in here["picture"].items() if shown(name) == name}
     stems = set(pictures.values())
     alone = [name for name in here["picture"] if name not in pictures]
     found: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -124,16 +126,11 @@ def _best_first(masks: list[Path]) -> list[Path]:
 
 def _lost(name: str) -> ImageRow:
     """A mask or prompt without a picture, or a picture whose name cannot stand in a record."""
-    shown, key = _shown(name), stable_id(name)
-    record = msgspec.json.encode({"id": key, "file_name": shown, "width": 0, "height": 0})
-    if shown != name:
-        return rejected_image(str(key), "record_malformed", f"{shown}: rename it, its name is not UTF-8", shown, record)
-    return rejected_image(str(key), "image_missing", f"{name} belongs to no picture", shown, record)
-
-
-def _shown(name: str) -> str:
-    """A file's name as text: itself unless it is not UTF-8."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    if shown(name) != name:
+        return misnamed(name)
+    key = stable_id(name)
+    record = msgspec.json.encode({"id": key, "file_name": name, "width": 0, "height": 0})
+    return rejected_image(str(key), "image_missing", f"{name} belongs to no picture", name, record)
 
 
 # --- records -----------------------------------------------------------------------------------------------------

@@ -12,10 +12,19 @@ from typing import Any
 
 import msgspec
 
+from lib.documents import decode_xml
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
-from lib.formats.records import images_folder, read_text, rejected_image, rejected_object, stable_id, with_rejected
+from lib.formats.records import (
+    images_folder,
+    read_text,
+    rejected_image,
+    rejected_object,
+    shown,
+    stable_id,
+    with_rejected,
+)
 from lib.images import SUFFIXES, inside
 from lib.schemas import ImageRow, ObjectRow
 from lib.settings import DatasetSettings
@@ -39,8 +48,8 @@ def read(settings: DatasetSettings) -> Dataset:
         name = path.relative_to(folder).with_suffix("").as_posix()
         try:
             image, own = _records(path, name, root)
-        except (ET.ParseError, OSError, ValueError) as error:
-            broken.append(_broken(name, f"{path.name}: {error}"))
+        except (OSError, ValueError) as error:
+            broken.append(_broken(name, f"{shown(path.name)}: {error}"))
             continue
         images.append(image | ({"split": splits.get(name, "unlisted")} if splits else {}))
         objects += own
@@ -72,18 +81,17 @@ def _splits(folder: Path) -> dict[str, str]:
 def _records(path: Path, name: str, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A picture's record and its objects', these with their category's `name` in place of an id.
 
-    Raises ParseError or ValueError that says what is wrong.
+    Raises ValueError that says what is wrong.
     """
-    data = path.read_bytes()
-    if b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # UTF-16 could hide them
-        raise ValueError("a document type or entities are refused: they can grow without bound")
-    tree = ET.fromstring(data)
+    tree = decode_xml(path.read_bytes())
     if tree.tag != "annotation":
-        raise ET.ParseError(f"<{tree.tag}> where <annotation> was expected")
+        raise ValueError(f"<{tree.tag[:80]}> where <annotation> was expected")
     fields = {child.tag: _value(child) for child in tree if child.tag != "object"}
     size = fields.pop("size", None)
     width, height = (_side(size, side) for side in ("width", "height"))
     file_name = _picture(root, name, str(fields.pop("filename", "") or ""))
+    if shown(file_name) != file_name:
+        raise ValueError(f"{shown(file_name)}: rename it, its name is not UTF-8")
     image = {"id": stable_id(name), "file_name": file_name, "width": width, "height": height} | _free(fields, "split")
     return image, [_object(element, name, i, image["id"]) for i, element in enumerate(tree.iter("object"))]
 
@@ -173,6 +181,6 @@ def _nameless(record: dict[str, Any]) -> ObjectRow:
 
 
 def _broken(name: str, detail: str) -> ImageRow:
-    key, file_name = stable_id(name), f"{name}.xml"
+    key, file_name = stable_id(name), f"{shown(name)}.xml"
     record = msgspec.json.encode({"id": key, "file_name": file_name, "width": 0, "height": 0})
     return rejected_image(str(key), "record_malformed", detail, file_name, record)

@@ -17,16 +17,20 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+from msgspec import Raw
 
+from lib.documents import MAX_DEPTH, depth_of, shallow
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
 from lib.formats.records import (
     images_folder,
+    misnamed,
     picture_size,
     read_text,
     rejected_image,
     rejected_object,
+    shown,
     stable_id,
     with_rejected,
 )
@@ -36,6 +40,7 @@ from lib.settings import DatasetSettings
 
 _ASSETS = "-asset.json"
 _PATTERNS = ("*-export.json", "*-export.csv", f"*{_ASSETS}")
+_DEEP = MAX_DEPTH + 8  # levels of a file that are read: enough that lib/formats/coco finds a record too deep
 _COLUMNS = ("image", "xmin", "ymin", "xmax", "ymax", "label")
 
 
@@ -134,26 +139,44 @@ def _json_assets(file: Path, root: Path, broken: list[ImageRow], alone: bool) ->
         broken.append(_broken(file.name, str(error), None))
         return [], {}
     assets = []
-    for key, entry in entries.items():
+    for key, raw in entries.items():
+        place = f"{file.name}: $.assets[{key!r}]"
+        try:
+            entry = msgspec.json.decode(raw)
+        except msgspec.DecodeError as error:  # a number beyond all floats, say
+            broken.append(_broken(key, f"{place}: {error}", raw))
+            continue
         if isinstance(entry, dict) and isinstance(entry.get("asset"), dict):
             assets.append(_asset(entry, root))
         else:
-            broken.append(_broken(key, f"{file.name}: $.assets[{key!r}]: expected an asset and its regions", entry))
+            broken.append(_broken(key, f"{place}: expected an asset and its regions", entry))
     return assets, project
 
 
-def _entries(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _entries(file: Path) -> tuple[dict[str, Raw], dict[str, Any]]:
     """Assets by id, and the other keys of the project; raises AugmentError."""
     try:
-        top = msgspec.json.decode(read_text(file))
-    except (msgspec.DecodeError, RecursionError) as error:
+        return _entries_of(read_text(file).encode(), file)
+    except msgspec.DecodeError as error:
         raise AugmentError(f"{file}: {error}: expected the JSON of VoTT 2") from None
-    if isinstance(top, dict) and isinstance(top.get("asset"), dict):
-        return {file.name.removesuffix(_ASSETS): top}, {}
-    if isinstance(top, dict) and isinstance(top.get("assets"), dict):
-        return top["assets"], {key: value for key, value in top.items() if key != "assets"}
-    found = ", ".join(list(top)[:8]) if isinstance(top, dict) else type(top).__name__
+
+
+def _entries_of(data: bytes, file: Path) -> tuple[dict[str, Raw], dict[str, Any]]:
+    if depth_of(data) > _DEEP:
+        data = shallow(data, _DEEP)
+    told = msgspec.json.decode(data, type=Raw)
+    top = msgspec.json.decode(told, type=dict[str, Raw]) if _is_object(told) else {}
+    if _is_object(top.get("asset")):
+        return {file.name.removesuffix(_ASSETS): told}, {}
+    if _is_object(top.get("assets")):
+        project = {key: msgspec.json.decode(value) for key, value in top.items() if key != "assets"}
+        return msgspec.json.decode(top["assets"], type=dict[str, Raw]), project
+    found = ", ".join(list(top)[:8]) if _is_object(told) else bytes(told)[:20].decode(errors="replace")
     raise AugmentError(f"{file}: $.assets is missing (found {found or 'nothing'}): is this a JSON export of VoTT 2?")
+
+
+def _is_object(raw: Raw | None) -> bool:
+    return raw is not None and bytes(raw).startswith(b"{")
 
 
 def _asset(entry: dict[str, Any], root: Path) -> _Asset:
@@ -223,11 +246,10 @@ def _csv_assets(file: Path, root: Path, broken: list[ImageRow]) -> list[_Asset]:
     for row in rows:
         regions.setdefault(found[row["image"]], []).append(_row_region(row))
     for name in sorted(path.name for path in root.iterdir() if path.suffix.lower() in SUFFIXES):
-        shown = name.encode(errors="surrogateescape").decode(errors="replace")
-        if shown == name:
+        if shown(name) == name:
             regions.setdefault(name, [])
         else:
-            broken.append(_broken(shown, f"{shown}: rename it, its name is not UTF-8", None))
+            broken.append(misnamed(name))
     return [_Asset(name, picture_size(root, name), own, {}) for name, own in regions.items()]
 
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
+from lib.documents import read_yaml
 from lib.errors import AugmentError
 from lib.formats import Dataset
 from lib.formats.coco import read_document
 from lib.formats.records import (
     images_folder,
+    label_lines,
+    misnamed,
     picture_size,
     read_text,
     rejected_object,
+    shown,
     stable_id,
     with_rejected,
 )
@@ -31,7 +33,13 @@ from lib.images import SUFFIXES, inside
 from lib.schemas import ObjectRow
 from lib.settings import DatasetSettings
 
+_CLASSES = 100_000  # more than any set has
+_LONGEST = 4096  # bytes of a path
+
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+
+
+Pure = TypeVar("Pure", bound=PurePath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,10 @@ def read(settings: DatasetSettings) -> Dataset:
         names, items = _bare(source, root)
     if settings.split is None and any(item.split for item in items):
         settings = settings.model_copy(update={"split": "official"})
-    document, rejected = _document(root, names, items)
-    return with_rejected(read_document(document, str(source), settings), [], rejected)
+    named = [item for item in items if shown(item.name) == item.name]
+    document, rejected = _document(root, names, named)
+    others = [misnamed(item.name) for item in items if shown(item.name) != item.name]
+    return with_rejected(read_document(document, str(source), settings), others, rejected)
 
 
 _LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # text files that are no picture's labels
@@ -84,14 +94,14 @@ def _find(given: Path | None, root: Path) -> Path:
 
 def _darknet(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
     pairs = (line.partition("=") for line in read_text(source).splitlines() if "=" in line)
-    values = {key.strip(): value.strip() for key, _, value in pairs}
+    values = {key.strip(): value.strip()[:_LONGEST] for key, _, value in pairs}
     if "names" not in values:
         raise AugmentError(f"{source} has no line 'names = ...': found {', '.join(values) or 'nothing'}")
     names = _lines(_beside(source, values["names"]))
     items = []
     for key, split in _SPLITS.items():
         for line in _lines(_beside(source, values[key])) if key in values else []:
-            label = _beside(source, str(PurePosixPath(line).with_suffix(".txt")))
+            label = _beside(source, str(_text_of(PurePosixPath(line))))
             items.append(_Item(_shortened(root, line), label, split))
     return names, items
 
@@ -99,12 +109,17 @@ def _darknet(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
 def _beside(source: Path, name: str) -> Path:
     """A file that darknet names from its working folder: look beside `source` with ever fewer leading parts."""
     tails = [source.parent.joinpath(*parts) for parts in _tails(name)]
-    return next((path for path in tails if path.exists()), tails[0])
+    return next((path for path in tails if os.path.exists(path)), tails[0])  # noqa: PTH110
 
 
 def _shortened(root: Path, name: str) -> str:
     tails = ["/".join(parts) for parts in _tails(name)]
-    return next((t for t in tails if (path := inside(root, t)) is not None and path.is_file()), tails[-1])
+    return next((t for t in tails if (path := inside(root, t)) is not None and _is_file(path)), tails[-1])
+
+
+def _is_file(path: Path) -> bool:
+    """Path.is_file raises for a name that is too long for a file."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _tails(name: str) -> list[tuple[str, ...]]:
@@ -113,15 +128,14 @@ def _tails(name: str) -> list[tuple[str, ...]]:
 
 
 def _ultralytics(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
-    try:
-        data = yaml.safe_load(read_text(source))
-    except yaml.YAMLError as error:
-        raise AugmentError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(source, "check dataset.annotations")
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise AugmentError(f"{source} has no 'names': expected a list or a mapping of class numbers to names")
     items = []
     for key in ("train", "val", "test"):
         entries = data.get(key) or []
+        if not isinstance(entries, str | list):
+            raise AugmentError(f"{source}: {key!r} is {entries!r:.80}: expected a folder or a list of them")
         for entry in [entries] if isinstance(entries, str) else entries:
             pictures = _pictures(_entry(source, str(data.get("path") or ""), str(entry)))
             items += [_Item(_relative(picture, root), _label_of(picture), key) for picture in pictures]
@@ -133,8 +147,10 @@ def _names(names: list[Any] | dict[Any, Any], source: Path) -> list[str]:
         return [str(name) for name in names]
     try:
         numbered = {int(number): str(name) for number, name in names.items()}
-    except (TypeError, ValueError):
-        raise AugmentError(f"{source}: 'names' has a key that is no class number: {list(names)[:5]}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise AugmentError(f"{source}: 'names' has a key that is no class number: {list(names)[:5]!r:.200}") from None
+    if strange := [number for number in numbered if not 0 <= number < _CLASSES]:
+        raise AugmentError(f"{source}: 'names' has class {strange[0]!r:.80}: expected 0 to {_CLASSES - 1:,}")
     return [numbered.get(i, f"class_{i}") for i in range(max(numbered, default=-1) + 1)]
 
 
@@ -142,9 +158,9 @@ def _entry(source: Path, base: str, entry: str) -> Path:
     # Exports write "../train/images" for a folder that lies beside the file.
     tries = [source.parent / base / entry, source.parent / entry, source.parent / entry.removeprefix("../")]
     for path in tries:
-        if path.exists():
+        if os.path.exists(path):  # noqa: PTH110
             return path
-    raise AugmentError(f"{source}: {entry!r} not found at {tries[0]} or {tries[1]}: correct the entry or 'path'")
+    raise AugmentError(f"{source}: {entry!r:.200} not found at {tries[0]} or {tries[1]}: correct the entry or 'path'")
 
 
 def _pictures(place: Path) -> list[Path]:
@@ -160,7 +176,12 @@ def _label_of(picture: Path) -> Path:
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    return _text_of(Path(*parts))
+
+
+def _text_of(picture: Pure) -> Pure:
+    """A path with the suffix .txt; itself where it names no file."""
+    return picture.with_suffix(".txt") if picture.name else picture
 
 
 def _relative(picture: Path, root: Path) -> str:
@@ -182,7 +203,10 @@ def _bare(folder: Path, root: Path) -> tuple[list[str], list[_Item]]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if (longest := max(map(len, lines), default=0)) > _LONGEST:
+        raise AugmentError(f"{path} has a line of {longest:,} characters: expected a name a line, {_LONGEST:,} at most")
+    return lines
 
 
 # --- records -----------------------------------------------------------------------------------------------------
@@ -200,7 +224,13 @@ def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, 
         if item.name in seen:  # listed twice: the second picture becomes a rejected row, its boxes are there already
             continue
         seen.add(item.name)
-        for number, line in _label_lines(item.label):
+        try:
+            lines = label_lines(item.label) if _is_file(item.label) else []
+        except ValueError as error:
+            record = {"id": stable_id(item.name, "labels"), "image_id": image_id}
+            rejected.append(_bad_line(record, "", str(error), width))
+            continue
+        for number, line in lines:
             record = {"id": stable_id(item.name, number), "image_id": image_id}
             try:
                 annotations.append(record | _annotation(line, width, height))
@@ -209,15 +239,6 @@ def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, 
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, 1)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     return msgspec.json.encode(document), rejected
-
-
-def _label_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank; a file of other bytes gives lines that are rejected one by one."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig", errors="replace").splitlines(), 1):
-        if line.strip():
-            yield number, line.strip()
 
 
 def _annotation(line: str, width: int, height: int) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def _text_model(folder: Any, kind: Any) -> Any:
 def check_family(ref: ModelRef, unet_has: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's unet/config.json. Raises as `load_latent_diffusion` does where it says otherwise."""
     with reading(ref):
-        config: dict[str, Any] = json.loads((local_path(ref, [UNET_CONFIG], ALSO) / UNET_CONFIG).read_bytes())
+        config: dict[str, Any] = dict(json.loads((local_path(ref, [UNET_CONFIG], ALSO) / UNET_CONFIG).read_bytes()))
     found = {key: config.get(key, UNSAID.get(key)) for key in unet_has}
     wrong = [f"{key} {found[key]!r}, expected {value!r}" for key, value in unet_has.items() if found[key] != value]
     if wrong:
