@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,8 @@ ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 SILENT = {
     **QUIET,
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
-    # The temporary server sometimes complains of its own end, which cuts off its last records.
-    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
 
@@ -290,13 +286,25 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
 
 
 def _prepare_prefect() -> None:
-    """Quiet settings, and a temporary server where the configured one does not answer."""
+    """Quiet settings, and a temporary server where no other answers."""
+    with _trusted_settings():
+        from flows.events import connect
+
+        connect()
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _trusted_settings() -> Iterator[None]:
+    """Prefect reads its settings in here: from the environment, the user's profile and the checkout.
+
+    It would read them from the working folder too (prefect.toml, pyproject.toml, .env), which may be a data set's: a
+    setting there names a server, or a logging configuration that calls any function.
+    """
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
-    from flows.events import connect
-
-    connect()
-    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+    with chdir(CHECKOUT):
+        yield
 
 
 def _why(state: Any) -> str:
@@ -590,11 +598,10 @@ def _print_figures(figures: dict[str, dict[str, Any]], title: str, told: dict[st
 
 def notify_update(options: argparse.Namespace) -> int:
     """Emit `dataset.updated` for a deployment's data set."""
-    for name, value in SILENT.items():
-        os.environ.setdefault(name, value)
-    from flows.events import notify
+    with _trusted_settings():
+        from flows.events import notify
 
-    notify(options.name)
+        notify(options.name)
     OUT.print(f"dataset.updated sent for dataset.{options.name}")
     return 0
 

@@ -2,21 +2,25 @@
 
 augment notify loco                                # with `make serve` running; starts the runs that wait for it
 
-live_api_url() is where the server answers; connect() makes this process use it, or none.
+live_api_url() is where a server answers; connect() makes this process use it, or a temporary one.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
-import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.events import Event
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
 
+from flows.children import end_leftovers, wait_for
+from flows.server import HOST, Note, access, basic, healthy, listen, new_secret, past_proxies, read_note, start_server
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -26,72 +30,143 @@ START_ONE = "start one with make serve"
 _PATIENCE = 5.0  # seconds: a loopback server answers in milliseconds, a busy one in seconds
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where one may be, and what it wants to see."""
+
+    url: str
+    secret: str | None = None
+    key: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return basic(self.secret) or ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+
+
 def notify(name: str) -> None:
     """Emit `dataset.updated` for the resource dataset.NAME; returns when the server has it.
 
     Raises AugmentError where no server answers, or the server refuses the event.
     """
-    url = live_api_url()
-    if url is None:
-        told = _configured()
-        where = f"at {told}" if told else "(PREFECT_API_URL is not set)"
+    server = _live()
+    if server is None:
+        configured = _configured()
+        where = f"at {configured}" if configured else "(PREFECT_API_URL is not set)"
         raise AugmentError(f"no Prefect server answers {where}, so no run can be started: {START_ONE}")
     event = Event(event=UPDATED, resource={"prefect.resource.id": f"dataset.{name}"}, payload={"dataset": name})
+    used = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.secret}
     # The events client sends in the background and gives up in silence; a plain request tells.
     try:
-        with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        with temporary_settings(used), get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except httpx.HTTPError as error:
-        raise AugmentError(f"the server at {url} did not take the event ({error}): {START_ONE}") from None
+        raise AugmentError(f"the server at {server.url} did not take the event ({error}): {START_ONE}") from None
 
 
 def live_api_url() -> str | None:
     """API URL of the server that answers: the configured one, else that of `make serve` in this checkout."""
-    urls = dict.fromkeys((_configured(), _served()))
-    return next((url for url in urls if url and _answers(url)), None)
+    server = _live()
+    return server.url if server else None
 
 
-def connect() -> str | None:
-    """Use the server that answers for the rest of this process, or Prefect's temporary one; returns its API URL.
+def connect() -> str:
+    """Use the server that answers for the rest of this process, or a temporary one of its own; returns its API URL.
 
     Call it before a flow starts. The prefect.toml of a `make serve` that was killed is removed. Raises AugmentError
-    where a server is configured otherwise and does not answer.
+    where a server is configured otherwise and does not answer, or refuses this shell.
     """
-    url = live_api_url()
-    if url is None:
-        if _served() == _configured():
-            (CHECKOUT / "prefect.toml").unlink(missing_ok=True)
-        if not os.environ.get("PREFECT_API_URL"):  # an empty one would count as set
-            os.environ.pop("PREFECT_API_URL", None)
-    else:
-        os.environ["PREFECT_API_URL"] = url
-    refresh_global_settings_context()
-    if url is None and _configured():
+    server = _live()
+    if server:
+        os.environ["PREFECT_API_URL"] = server.url
+        if server.secret:
+            os.environ["PREFECT_API_AUTH_STRING"] = server.secret
+        refresh_global_settings_context()
+        return server.url
+    _forget_served()
+    if _configured() and not _is_elsewhere(_note()):
         raise AugmentError(
             f"Prefect is set to use {_configured()}, and nothing answers there: {START_ONE}, or unset PREFECT_API_URL "
             "(or your profile's api url) to run on a temporary server"
         )
+    return start_temporary_server()
+
+
+def _forget_served() -> None:
+    """Remove what a killed `make serve` of this machine left, and an empty setting, which would count as set."""
+    note = _note()
+    if note and note.ours and not _is_elsewhere(note):
+        (CHECKOUT / "prefect.toml").unlink(missing_ok=True)
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        if not os.environ.get(name):
+            os.environ.pop(name, None)
+    refresh_global_settings_context()
+
+
+def start_temporary_server() -> str:
+    """A server for this process alone, which ends with it; returns its API URL.
+
+    Raises AugmentError where it does not start.
+    """
+    end_leftovers()
+    listening = listen()
+    url = f"http://{HOST}:{listening.getsockname()[1]}/api"
+    os.environ.update(access(url, new_secret()))
+    refresh_global_settings_context()
+    running = contextlib.ExitStack()
+    try:
+        server = running.enter_context(start_server(f"temporary-server-{os.getpid()}", listening, "--temporary"))
+        wait_for("the temporary server", [server], lambda: healthy(url))
+    except BaseException:
+        running.close()
+        raise
+    running.callback(server.log.unlink, missing_ok=True)
+    atexit.register(running.close)
     return url
+
+
+def _live() -> Server | None:
+    os.environ.update(past_proxies())
+    return next((server for server in _candidates() if _answers(server)), None)
+
+
+def _candidates() -> list[Server]:
+    """The configured server, then the served one; what one of them wants to see is shown to no other."""
+    settings, url, note = get_current_settings().api, _configured(), _note()
+    found = []
+    if url and (note is None or note.url != url):
+        secret = settings.auth_string.get_secret_value() if settings.auth_string else None
+        key = settings.key.get_secret_value() if settings.key else None
+        found.append(Server(url, secret, key))
+    if note and not _is_elsewhere(note) and (note.server is None or note.server.process()):
+        found.append(Server(note.url, note.secret))
+    return found
 
 
 def _configured() -> str | None:
     return get_current_settings().api.url or None
 
 
-def _served() -> str | None:
+def _note() -> Note | None:
     """What `make serve` noted, for a shell in another folder: Prefect reads prefect.toml in the working one only."""
-    try:
-        url = tomllib.loads((CHECKOUT / "prefect.toml").read_text("utf-8"))["api"]["url"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return url if isinstance(url, str) else None
+    return read_note(CHECKOUT / "prefect.toml")
 
 
-def _answers(url: str) -> bool:
-    key = get_current_settings().api.key
-    # The key is for the configured server alone.
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key and url == _configured() else {}
+def _is_elsewhere(note: Note | None) -> bool:
+    """Is it of another machine, whose loopback is not this one's?"""
+    return bool(note and note.server and note.server.is_elsewhere())
+
+
+def _answers(server: Server) -> bool:
+    """Raises AugmentError where it answers and refuses this shell."""
     try:
-        return httpx.get(f"{url}/health", headers=headers, timeout=_PATIENCE).is_success
+        if not httpx.get(f"{server.url}/health", headers=server.headers, timeout=_PATIENCE).is_success:
+            return False
+        refused = httpx.get(f"{server.url}/admin/version", headers=server.headers, timeout=_PATIENCE).status_code
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
+    if refused in (401, 403):
+        raise AugmentError(
+            f"the server at {server.url} refuses this shell: set PREFECT_API_AUTH_STRING to that server's, or unset "
+            "PREFECT_API_URL to use another one"
+        )
+    return True

@@ -4,39 +4,34 @@ make serve                                         # or: python -m flows.serve -
 prefect deployment run augment/loco --watch        # in another shell, in the checkout
 
 Everything starts together and stops together, on Ctrl-C, on SIGTERM, or when one part ends by itself. While it runs, a
-git-ignored prefect.toml in the checkout tells every shell there where the server is. The server listens on loopback
-only, with SQLite in Prefect's home (PREFECT_HOME, or the user's usual one).
+git-ignored prefect.toml in the checkout, which only its owner can read, tells every shell there where the server is and
+the secret of this serve. The server listens on loopback only, with SQLite in Prefect's home (PREFECT_HOME, or the
+user's usual one). docs/security.md has who may use it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import QUIET
+from flows.children import child, end_leftovers, finished, logs, wait_for
+from flows.server import HOST, LOGIN, access, healthy, listen, new_secret, note_text, start_server, write_note
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
 POOL = "augment"
-NOTE = "# Written by `make serve`, which removes it when it stops.\n"
 ZOMBIES = "flow runs that fell silent are crashed"
 BEAT = "prefect.flow-run.heartbeat"
 STOPPED = "make serve was stopped during the run: start it again, it goes on where it was"
-
-STARTUP = 180.0  # seconds for server, deployments and worker, on a slow and busy machine
-GRACE = 10.0  # seconds that a child has to stop before it is killed
 
 SETTINGS = {
     **QUIET,
@@ -84,50 +79,38 @@ def stop_on_signals() -> None:
 
 def serve(port: int) -> NoReturn:
     """Start everything, say so, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
-    check_port(port)
-    outside = os.environ.get("PREFECT_API_URL")
-    url, name = f"http://{HOST}:{port}/api", f"{socket.gethostname()}-{port}"
-    os.environ.update(environment(url))  # for the children, and for Prefect, which is imported after this
+    listening = listen(port)
+    outside = [os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
+    url, name, secret = f"http://{HOST}:{port}/api", f"{socket.gethostname()}-{port}", new_secret()
+    os.environ.update(environment(url, secret))  # for the children, and for Prefect, which is imported after this
     os.chdir(CHECKOUT)
     started = time.monotonic()
     with contextlib.ExitStack() as children:
-        server = children.enter_context(child("server", "server", "start", "--host", HOST, "--port", str(port)))
+        end_leftovers()
+        server = children.enter_context(start_server("server", listening))
         wait_for("the server's health", [server], lambda: healthy(url))
         prepare_server()
         children.enter_context(settling_runs(url, name))
-        worker = children.enter_context(child("worker", "worker", "start", "--pool", POOL, "--name", name))
-        with child("deploy", "--no-prompt", "deploy", "--all") as deploy:
+        worker = children.enter_context(child("worker", "prefect", "worker", "start", "--pool", POOL, "--name", name))
+        with child("deploy", "prefect", "--no-prompt", "deploy", "--all") as deploy:
             wait_for("the deployments", [server, worker], lambda: finished(deploy))
         wait_for("the worker", [server, worker], lambda: worker_online(name))
-        noted = children.enter_context(note_api_url(url))
-        print(summary(url, noted and outside in (None, "", url), time.monotonic() - started), flush=True)
+        noted = children.enter_context(note_access(url, secret))
+        known = noted and outside[0] in (None, "", url) and not outside[1]  # a shell's environment counts more
+        print(summary(url, secret, known, time.monotonic() - started), flush=True)
         while True:
             for one in (server, worker):
                 one.check()
             time.sleep(0.5)
 
 
-def check_port(port: int) -> None:
-    """Raises AugmentError where another program has the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise AugmentError(
-                f"port {port} cannot be had ({error}): stop what listens there (another make serve?), or take another "
-                f"port: make serve PORT={port + 1 if port < 65535 else 4201}"
-            ) from None
-
-
-def environment(url: str) -> dict[str, str]:
+def environment(url: str, secret: str) -> dict[str, str]:
     """What the children need in their environment; the user's own settings of the same names give way."""
     page = url.removesuffix("/api")
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **SETTINGS,
-        "PREFECT_API_URL": url,
-        "PREFECT_API_KEY": "",  # a cloud profile's key is not for this server
+        **access(url, secret),
         "PREFECT_SERVER_UI_API_URL": url,  # the UI takes port 4200 unless told
         "PREFECT_UI_URL": page,
         # Only the UI's own pages may call the API from a browser, not every site that one visits.
@@ -137,111 +120,7 @@ def environment(url: str) -> dict[str, str]:
     }
 
 
-# Children
-
-
-@dataclass
-class Child:
-    """A part that runs in a process group of its own, with its output in a log."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def check(self) -> None:
-        """Raises AugmentError where it has ended."""
-        code = self.process.poll()
-        if code is not None:
-            raise AugmentError(f"the {self.name} ended by itself, exit code {code}; {self.last_words()}")
-
-    def last_words(self) -> str:
-        """The end of the log, for an error."""
-        lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        return f"its log {self.log} ends: " + (" | ".join(lines[-5:]) or "(empty)")
-
-    def stop(self) -> None:
-        """End the whole group: its head asked first, everybody killed after GRACE seconds."""
-        self.process.terminate()  # a worker kills its flow runs
-        deadline = time.monotonic() + GRACE
-        while self._group_lives() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def _group_lives(self) -> bool:
-        self.process.poll()  # an ended child is in its group until it is waited for
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-
-@contextlib.contextmanager
-def child(name: str, *command: str) -> Iterator[Child]:
-    """Run a Prefect command until the end of the block."""
-    log = logs() / f"{name}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            process_group=0,  # Ctrl-C reaches this process alone, which stops the others in their order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-    one = Child(name, process, log)
-    try:
-        yield one
-    finally:
-        one.stop()
-
-
-def _die_with_parent() -> None:
-    """SIGTERM for this process when the parent is killed and can stop nothing any more (Linux: prctl)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def logs() -> Path:
-    """Folder of the children's logs."""
-    from prefect.settings import get_current_settings
-
-    folder = get_current_settings().home / "augment-logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def wait_for(what: str, alive: Sequence[Child], ready: Callable[[], bool]) -> None:
-    """Poll until `ready`; raises AugmentError after STARTUP seconds, or where a child of `alive` has ended."""
-    deadline = time.monotonic() + STARTUP
-    while not ready():
-        for one in alive:
-            one.check()
-        if time.monotonic() > deadline:
-            raise AugmentError(f"waited {STARTUP:.0f} s for {what}; " + "; ".join(c.last_words() for c in alive))
-        time.sleep(0.1)
-
-
-def finished(one: Child) -> bool:
-    """Has a command ended? Raises AugmentError where it failed."""
-    if one.process.poll() not in (None, 0):
-        one.check()
-    return one.process.returncode == 0
-
-
 # The server's content
-
-
-def healthy(url: str) -> bool:
-    """Does the server answer?"""
-    import httpx
-
-    try:
-        return httpx.get(f"{url}/health", timeout=2).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def prepare_server() -> None:
@@ -314,16 +193,17 @@ def job_template() -> dict[str, Any]:
     """The process pool's template: runs start straight in the checkout, and outlive their worker.
 
     With stream_output, a killed worker takes its flow runs along. A command of our own spares the supervising process
-    that Prefect starts otherwise, and its offer to install the project with uv.
+    that Prefect starts otherwise, and its offer to install the project with uv. There are no variables: a request for a
+    run names a deployment and its parameters, and no command, environment or folder, each of which could run anything.
     """
-    from prefect.workers.process import ProcessWorker
-
-    template: dict[str, Any] = ProcessWorker.get_default_base_job_template()
-    variables = template["variables"]["properties"]
-    variables["stream_output"]["default"] = False
-    variables["working_dir"]["default"] = str(CHECKOUT)
-    variables["command"]["default"] = f"{sys.executable} -m prefect.engine"
-    return template
+    return {
+        "job_configuration": {
+            "command": f"{sys.executable} -m prefect.engine",
+            "working_dir": str(CHECKOUT),
+            "stream_output": False,
+        },
+        "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+    }
 
 
 def zombie_automation() -> Any:
@@ -369,14 +249,12 @@ def worker_online(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def note_api_url(url: str) -> Iterator[bool]:
-    """prefect.toml in the checkout while the block runs; False where a person's own file is there already."""
-    note = CHECKOUT / "prefect.toml"
-    text = f'{NOTE}[api]\nurl = "{url}"\n'
-    if note.exists() and not note.read_text("utf-8").startswith(NOTE):
+def note_access(url: str, secret: str) -> Iterator[bool]:
+    """prefect.toml in the checkout while the block runs; False where it cannot be, or another's is in its place."""
+    note, text = CHECKOUT / "prefect.toml", note_text(url, secret)
+    if not write_note(note, text):
         yield False
         return
-    note.write_text(text, "utf-8")
     try:
         yield True
     finally:
@@ -384,20 +262,21 @@ def note_api_url(url: str) -> Iterator[bool]:
             note.unlink()
 
 
-def summary(url: str, noted: bool, seconds: float) -> str:
+def summary(url: str, secret: str, noted: bool, seconds: float) -> str:
     """What runs, and what to try."""
-    export = "" if noted else f"\n  export PREFECT_API_URL={url}\n"
+    export = f"\n  export PREFECT_API_URL={url}\n  export PREFECT_API_AUTH_STRING={secret}\n"
     return f"""Ready after {seconds:.0f} s.
 
-  UI      {url.removesuffix("/api")}
+  UI      {url.removesuffix("/api")}{LOGIN}#{secret}
   logs    {logs()}
-{export}
+{"" if noted else export}
 In another shell, in {CHECKOUT}:
 
   .venv/bin/prefect deployment run augment/demo --watch
   .venv/bin/prefect deployment run train/mini --watch
   .venv/bin/augment notify loco
 
+The address of the UI holds the secret of this serve: who has it can run flows as you.
 Ctrl-C stops everything."""
 
 

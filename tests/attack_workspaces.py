@@ -130,7 +130,7 @@ class Ground:
         found = {}
         for name in ("data", "victim"):
             found |= {f"{name}/{path}": data for path, data in files_of(self.folder / name).items()}
-        return found | {name: b"" for name in sorted(p.name for p in self.folder.iterdir())}
+        return found | dict.fromkeys(sorted(p.name for p in self.folder.iterdir()), b"")
 
 
 Damage = Callable[[Path, Ground, Random], None]

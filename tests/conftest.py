@@ -23,6 +23,8 @@ from flows.cli import SILENT
 for name, value in SILENT.items():
     os.environ.setdefault(name, value)
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+# The server of the tests sometimes complains of its own end, which cuts off its last records.
+os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PATIENCE = 600  # seconds that a test waits for another process: long, for machines that are busy with other work

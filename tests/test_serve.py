@@ -1,6 +1,7 @@
 """`make serve`, end to end: in a copy of the checkout, with a Prefect home and a port of its own."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import httpx
 import pytest
 from conftest import PATIENCE, MadeSet
 
-from flows import events, serve
+from flows import children, events, serve
+from flows.server import LOGIN, NOTE, basic, listen, note_text
 from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).parents[1]
@@ -53,11 +56,15 @@ class Served:
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Flow runs of a deployment, the first first."""
         asked = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        return self.post("flow_runs/filter", asked)
+        return self.post("/flow_runs/filter", asked).raise_for_status().json()
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The API's answer."""
-        return httpx.post(f"{self.url}/{path}", json=body, timeout=PATIENCE).raise_for_status().json()
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """As a program that has read the note."""
+        return httpx.post(f"{self.url}{path}", json=body, headers=basic(self.note["auth_string"]), timeout=PATIENCE)
+
+    @property
+    def note(self) -> dict[str, str]:
+        return tomllib.loads((self.root / "prefect.toml").read_text())["api"]
 
     def said(self) -> str:
         return self.out.read_text("utf-8", "replace")
@@ -119,7 +126,8 @@ def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
     )
     assert "Completed" in told, told
     assert (served.root / "data/runs/here/final/annotations.json").is_file()
-    keys = {artifact["key"] for artifact in served.post("artifacts/filter", {})}
+    artifacts = served.post("/artifacts/filter", {}).json()
+    keys = {artifact["key"] for artifact in artifacts}
     assert {"contact-sheet", "metrics", "rows-generate", "progress-generate"} <= keys
 
 
@@ -149,7 +157,7 @@ def test_two_notifications_start_two_runs_one_after_the_other(served):
 def test_it_says_where_and_listens_on_loopback_only(served):
     assert f"http://127.0.0.1:{served.port}" in served.said()
     assert "Traceback" not in served.said()
-    assert (served.root / "prefect.toml").read_text().endswith(f'[api]\nurl = "{served.url}"\n')
+    assert served.note["url"] == served.url
     page = httpx.get(f"http://127.0.0.1:{served.port}/ui-settings", timeout=PATIENCE).json()
     assert page["api_url"] == served.url
     with socket.socket() as other, pytest.raises(OSError):
@@ -163,9 +171,89 @@ def test_other_web_sites_may_not_call_the_api(served):
         assert answer.headers.get("access-control-allow-origin") != "*"
 
 
+def test_a_request_without_the_secret_of_this_serve_is_refused(served):
+    text = {"content-type": "text/plain"}  # what a page may send elsewhere without the browser asking first
+    for headers in ({}, text, basic("augment:guessed"), {"Authorization": "Bearer guessed"}):
+        answer = httpx.post(f"{served.url}/flow_runs/filter", content=b"{}", headers=headers, timeout=PATIENCE)
+        assert answer.status_code == 401, headers
+    assert served.post("/flow_runs/filter", {}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+def test_a_page_of_another_name_is_refused_with_the_secret_even(served, header):
+    bound = f"rebound.example:{served.port}"
+    headers = {**basic(served.note["auth_string"]), header: bound if header == "Host" else f"http://{bound}"}
+    for method, path in (("POST", "/api/flow_runs/filter"), ("GET", "/api/health"), ("GET", "/"), ("GET", LOGIN)):
+        answer = httpx.request(
+            method, served.url.removesuffix("/api") + path, json={}, headers=headers, timeout=PATIENCE
+        )
+        assert answer.status_code == 403 and "rebound.example" in answer.text, path
+
+
+@pytest.mark.parametrize("path", ["/events/in", "/events/out", "/logs/out", "/work_pools/augment/workers/connect"])
+def test_a_websocket_needs_the_secret_and_no_foreign_page(served, path):
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+    from websockets.sync.client import connect
+
+    url = served.url.replace("http:", "ws:") + path
+    for headers in ({"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}):
+        with pytest.raises(InvalidStatus, match="403"), connect(url, additional_headers=headers, proxy=None):
+            pass
+    with pytest.raises((ConnectionClosed, InvalidStatus)), connect(url, proxy=None) as socket:
+        socket.recv(timeout=PATIENCE)
+    prefect = {"subprotocols": ["prefect"], "proxy": None}
+    with pytest.raises(ConnectionClosed), connect(url, **prefect) as socket:
+        socket.send(json.dumps({"type": "auth", "token": "augment:guessed"}))
+        socket.recv(timeout=PATIENCE)
+    with connect(url, **prefect) as socket:
+        socket.send(json.dumps({"type": "auth", "token": served.note["auth_string"]}))
+        assert json.loads(socket.recv(timeout=PATIENCE))["type"] == "auth_success"
+
+
+def test_the_note_with_the_secret_is_its_owners_alone_and_no_command_line_shows_it(served):
+    note = served.root / "prefect.toml"
+    assert note.stat().st_mode & 0o077 == 0
+    assert len(served.note["auth_string"]) > 32
+    for pid in [served.process.pid, *children_of(served.process.pid)]:
+        line = Path(f"/proc/{pid}/cmdline")
+        assert not line.exists() or served.note["auth_string"].encode() not in line.read_bytes()
+
+
+def test_the_address_that_it_prints_opens_the_ui_without_a_password(served):
+    """The page puts the secret where the UI looks for it. It stands behind #, so that no request carries it."""
+    printed = re.search(r"UI +(\S+)", served.said())
+    assert printed and printed[1] == f"http://127.0.0.1:{served.port}{LOGIN}#{served.note['auth_string']}"
+    page = httpx.get(printed[1].partition("#")[0])
+    assert page.headers["content-type"].startswith("text/html") and page.headers["cache-control"] == "no-store"
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert 'localStorage.setItem("prefect-password"' in page.text and served.note["auth_string"] not in page.text
+    assert prefect_ui_reads("prefect-password")
+    assert httpx.get(f"http://127.0.0.1:{served.port}/ui-settings", timeout=PATIENCE).json()["auth"] == "BASIC"
+
+
+def prefect_ui_reads(key: str) -> bool:
+    import prefect
+
+    return any(key in path.read_text("utf-8") for path in prefect.__ui_static_path__.glob("assets/*.js"))
+
+
+@pytest.mark.parametrize(
+    "given", [{"command": "touch ran"}, {"env": {"LD_PRELOAD": "x"}}, {"working_dir": "/"}], ids=str
+)
+def test_a_request_for_a_run_brings_no_command_environment_or_folder(served, given):
+    (deployment,) = served.post("/deployments/filter", {"deployments": {"name": {"any_": ["demo"]}}}).json()
+    answer = served.post(f"/deployments/{deployment['id']}/create_flow_run", {"job_variables": given})
+    assert answer.status_code in (409, 422), answer.text
+    pool = httpx.get(
+        f"{served.url}/work_pools/augment", headers=basic(served.note["auth_string"]), timeout=PATIENCE
+    ).json()
+    assert pool["base_job_template"]["variables"]["properties"] == {}
+    assert pool["base_job_template"]["job_configuration"]["command"].endswith(" -m prefect.engine")
+
+
 def test_silent_runs_are_watched_for(served):
-    wanted = {"automations": {"name": {"any_": [serve.ZOMBIES]}}}
-    (automation,) = served.post("automations/filter", wanted)
+    named = {"automations": {"name": {"any_": [serve.ZOMBIES]}}}
+    (automation,) = served.post("/automations/filter", named).json()
     assert automation["trigger"]["posture"] == "Proactive" and automation["trigger"]["within"] == 90
     assert automation["actions"][0]["state"] == "CRASHED"
 
@@ -186,7 +274,7 @@ def test_sigterm_leaves_no_process_and_no_note(served):
     assert not [group for group in groups if alive(group)]
     assert not (served.root / "prefect.toml").exists()
     assert "Traceback" not in served.said()
-    serve.check_port(served.port)
+    listen(served.port).close()
 
 
 def write_loco(made: MadeSet, folder: Path) -> None:
@@ -214,8 +302,8 @@ def checkout(tmp_path, monkeypatch):
 
 def test_a_note_that_a_killed_one_left_is_overwritten(checkout):
     note = checkout / "prefect.toml"
-    note.write_text(f'{serve.NOTE}[api]\nurl = "http://127.0.0.1:1/api"\n')
-    with serve.note_api_url("http://127.0.0.1:2/api") as noted:
+    note.write_text(f'{NOTE}[api]\nurl = "http://127.0.0.1:1/api"\n')
+    with serve.note_access("http://127.0.0.1:2/api", "augment:x") as noted:
         assert noted and "127.0.0.1:2" in note.read_text()
     assert not note.exists()
 
@@ -223,16 +311,63 @@ def test_a_note_that_a_killed_one_left_is_overwritten(checkout):
 def test_a_persons_own_note_is_left_alone(checkout):
     note = checkout / "prefect.toml"
     note.write_text("[logging]\nlevel = 'DEBUG'\n")
-    with serve.note_api_url("http://127.0.0.1:2/api") as noted:
+    with serve.note_access("http://127.0.0.1:2/api", "augment:x") as noted:
         assert not noted
     assert note.read_text() == "[logging]\nlevel = 'DEBUG'\n"
-    assert "export PREFECT_API_URL=http://127.0.0.1:2/api" in serve.summary("http://127.0.0.1:2/api", noted, 1.0)
+    told = serve.summary("http://127.0.0.1:2/api", "augment:x", noted, 1.0)
+    assert "export PREFECT_API_URL=http://127.0.0.1:2/api" in told
+    assert "export PREFECT_API_AUTH_STRING=augment:x" in told
 
 
 def test_a_note_of_a_later_one_is_not_removed(checkout):
-    with serve.note_api_url("http://127.0.0.1:2/api"):
-        (checkout / "prefect.toml").write_text(f'{serve.NOTE}[api]\nurl = "http://127.0.0.1:3/api"\n')
+    with serve.note_access("http://127.0.0.1:2/api", "augment:x"):
+        (checkout / "prefect.toml").write_text(f'{NOTE}[api]\nurl = "http://127.0.0.1:3/api"\n')
     assert "127.0.0.1:3" in (checkout / "prefect.toml").read_text()
+
+
+def test_a_note_of_another_machine_that_shares_the_disk_is_left_alone(checkout, monkeypatch):
+    text = note_text("http://127.0.0.1:1/api", "augment:x")
+    note = checkout / "prefect.toml"
+    note.write_text(text.replace(f'"{children.socket.gethostname()}"', '"elsewhere"'))
+    left = note.read_text()
+    assert left != text
+    monkeypatch.setattr(events, "_answers", lambda server: pytest.fail("the secret went to a stranger"))
+    monkeypatch.setattr(events, "_configured", lambda: None)
+    assert events.live_api_url() is None
+    events._forget_served()
+    with serve.note_access("http://127.0.0.1:2/api", "augment:x") as noted:
+        assert not noted
+    assert note.read_text() == left
+
+
+def test_a_note_whose_serve_was_killed_is_not_believed_and_removed(checkout, monkeypatch):
+    note = checkout / "prefect.toml"
+    note.write_text(note_text("http://127.0.0.1:1/api", "augment:x").replace(f": {os.getpid()}, ", ": 999999999, "))
+    monkeypatch.setattr(events, "_answers", lambda server: pytest.fail("whoever has the port now is not ours"))
+    monkeypatch.setattr(events, "_configured", lambda: None)
+    assert events.live_api_url() is None
+    events._forget_served()
+    assert not note.exists()
+
+
+def test_a_persons_own_note_is_not_removed_when_its_server_is_down(checkout):
+    note = checkout / "prefect.toml"
+    note.write_text('[api]\nurl = "http://127.0.0.1:1/api"\n')
+    events._forget_served()
+    assert note.exists()
+
+
+def test_where_a_disk_keeps_no_file_modes_the_secret_is_not_written(checkout, monkeypatch):
+    def open_to_all(prefix, dir):
+        path = dir / f"{prefix}x"
+        path.touch()
+        path.chmod(0o644)
+        return os.open(path, os.O_WRONLY), str(path)
+
+    monkeypatch.setattr("flows.server.tempfile.mkstemp", open_to_all)
+    with serve.note_access("http://127.0.0.1:2/api", "augment:x") as noted:
+        assert not noted
+    assert list(checkout.iterdir()) == []
 
 
 def test_a_part_that_ends_by_itself_is_named_with_its_last_words(tmp_path):
@@ -241,16 +376,16 @@ def test_a_part_that_ends_by_itself_is_named_with_its_last_words(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", "print('no more'); exit(3)"], stdout=out, process_group=0)
     process.wait()
     with pytest.raises(AugmentError, match=r"the worker ended by itself, exit code 3; its log .* ends: no more"):
-        serve.wait_for("anything", [serve.Child("worker", process, log)], lambda: False)
+        children.wait_for("anything", [children.Child("worker", process, log)], lambda: False)
 
 
 def test_a_part_that_will_not_stop_is_killed_with_its_own_children(tmp_path, monkeypatch):
-    monkeypatch.setattr(serve, "GRACE", 0.5)
+    monkeypatch.setattr(children, "GRACE", 0.5)
     deaf = "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True);"
     deaf += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, process_group=0)
     assert process.stdout and process.stdout.readline()
-    serve.Child("deaf", process, tmp_path / "log").stop()
+    children.Child("deaf", process, tmp_path / "log").stop()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not alive(process.pid))
