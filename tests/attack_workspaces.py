@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import attack_mutations as mutations
 from attacks import Attack, Fault, check_error, difference, files_of
@@ -38,9 +39,17 @@ class Made:
     results: tuple[str, ...]  # folders in it that are the result
     pristine: Path  # a copy of root
     files: dict[str, list[str]]  # kind of file → its files
+    counts: Callable[[str], bool]  # is a file of the results, by name, one that must not change?
 
     @classmethod
-    def of(cls, run: Callable[[], Any], root: Path, results: tuple[str, ...]) -> Made:
+    def of(
+        cls,
+        run: Callable[[], Any],
+        root: Path,
+        results: tuple[str, ...],
+        counts: Callable[[str], bool] = lambda name: True,
+    ) -> Made:
+        """Run it, and look at what is there."""
         state = run()
         if not state.is_completed():
             raise Fault(f"the run to attack does not even end: {state.message}")
@@ -50,7 +59,7 @@ class Made:
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             name = path.relative_to(root).as_posix()
             files.setdefault(kind_of(name), []).append(name)
-        return cls(run, root, results, pristine, files)
+        return cls(run, root, results, pristine, files, counts)
 
     def restore(self) -> None:
         """As it was after the run, times of the files included."""
@@ -61,13 +70,14 @@ class Made:
     def result(self, root: Path | None = None) -> dict[str, bytes]:
         """What must not change."""
         folder = root or self.root
-        return {f"{one}/{name}": data for one in self.results for name, data in files_of(folder / one).items()}
+        found = {f"{one}/{name}": data for one in self.results for name, data in files_of(folder / one).items()}
+        return {name: data for name, data in found.items() if self.counts(name)}
 
 
 def kind_of(name: str) -> str:
     """A file's name without what differs between two of a kind: keys, numbers."""
     parts = [
-        "#" if re.fullmatch(r"[0-9a-f]{2,}", part) else re.sub(r"[0-9a-f]{16,}|\d+", "0", part)
+        "#" if re.fullmatch(r"[0-9a-f]{2,}", part) else re.sub(r"[0-9a-f]{8,}|\d+", "0", part)
         for part in name.split("/")
     ]
     return "/".join(parts)
@@ -100,11 +110,66 @@ def _copies(folder: Path) -> Made:
     made.write()
     values: dict[str, Any] = {"variants": 2, "finalise": {"yolo": True, "s3_pair": True}}
     values["dataset"] = made.dataset | {"split": "official"}
-    run = _augment(folder / "ws", made, **values)
-    return Made.of(run, folder / "ws", ("final",))
+    return Made.of(_augment(folder / "ws", made, **values), folder / "ws", ("final",))
 
 
-WORKSPACES: dict[str, Callable[[Path], Made]] = {"copies": _copies}
+def _judged(folder: Path) -> Made:
+    """New objects at places of others, captions by a model of the hub, boxes judged, JPEG."""
+    from tiny import tiny_blip2, tiny_clip
+
+    made = MadeSet(folder / "data" / "made", 4)
+    snapshot = hub_cache(folder) / "models--attacked--tiny" / "snapshots" / ("a" * 40)
+    tiny_blip2(snapshot)
+    values: dict[str, Any] = {
+        "edit": "insert",
+        "caption": {"captioner": {"name": "blip2", "model": "attacked/tiny"}},
+        "screen": {"black": 0, "blank": 0, "boxes": {"judge": str(tiny_clip(folder / "data" / "clip")), "least": 1}},
+        "finalise": {"format": "jpeg", "originals": "selected"},
+    }
+    return Made.of(_augment(folder / "ws", made, **values), folder / "ws", ("final",))
+
+
+def _layouts(folder: Path) -> Made:
+    """Whole pictures painted by a model, for layouts that are drawn from the data."""
+    from tiny import tiny_stay
+
+    made = MadeSet(folder / "data" / "made", 3)
+    model = tiny_stay(folder / "data" / "stay", categories=MadeSet.CATEGORIES)
+    values: dict[str, Any] = {
+        "preset": "stay-defects",
+        "select": {"max_objects": None},
+        "edit": {"name": "layout", "layouts": "sampled"},
+        "painter": {"name": "stay", "model": str(model), "steps": 2, "size": 64},
+        "composite": "none",
+        "screen": {"black": 0, "blank": 0},
+    }
+    return Made.of(_augment(folder / "ws", made, **values), folder / "ws", ("final",))
+
+
+def _trained(folder: Path) -> Made:
+    """A training: its checkpoints and models."""
+    from flows.train import train
+
+    made, quick = MadeSet(folder / "data" / "made", 3), {"batch": 2, "precision": "no", "checkpoint_minutes": 0}
+    given = {"models": ["vae"], "size": 64, "settings": {"vae": {"steps": 2, **quick}}, "workspace": folder / "ws"}
+    return Made.of(
+        lambda: train(dataset=made.dataset, **given, return_state=True),
+        folder / "ws",
+        ("models",),
+        lambda name: name.endswith(".safetensors"),  # cards and facts tell of time
+    )
+
+
+def hub_cache(folder: Path) -> Path:
+    return folder / "data" / "hub"
+
+
+WORKSPACES: dict[str, Callable[[Path], Made]] = {
+    "copies": _copies,
+    "judged": _judged,
+    "layouts": _layouts,
+    "trained": _trained,
+}
 
 # --- damages -------------------------------------------------------------------------------------------------------
 
@@ -248,6 +313,7 @@ DAMAGES: dict[str, Damage] = {
 @contextmanager
 def attacking(folder: Path) -> Iterator[Attack]:
     """Attack n: the first few damage a file of every kind at once, later ones mostly a single file."""
+    from huggingface_hub import constants
     from prefect.testing.utilities import prefect_test_harness
 
     made: dict[str, Made] = {}
@@ -271,7 +337,8 @@ def attacking(folder: Path) -> Iterator[Attack]:
         damaged = {random.choice(one.files[kind]): damage for kind, damage in damages.items()}
         return damage_and_run(one, ground, damaged, random)
 
-    with prefect_test_harness(server_startup_timeout=120):
+    hub = mock.patch.object(constants, "HF_HUB_CACHE", str(hub_cache(folder / "judged")))
+    with hub, prefect_test_harness(server_startup_timeout=120):
         yield attack
 
 

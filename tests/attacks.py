@@ -58,6 +58,7 @@ class Kind:
 KINDS = {
     "documents": Kind("attack_documents", share=4, limit=30),
     "sets": Kind("attack_sets", share=5, limit=240),
+    "kills": Kind("attack_kills", share=5, limit=1500),
     "workspaces": Kind("attack_workspaces", share=8, limit=240),
     "configurations": Kind("attack_configurations", share=2, limit=60),
 }
