@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test serve lock benchmark
+.PHONY: install demo test serve lock benchmark attack
 .DEFAULT_GOAL := install
 
 install: .venv/.installed
@@ -28,6 +28,10 @@ test: install
 
 benchmark: install
 	$(BIN)/pytest -m benchmark -s tests/benchmarks
+
+# Kills, damaged workspaces, hostile data sets, documents and requests; MINUTES=60 is the default.
+attack: install
+	$(BIN)/python tests/attacks.py $(if $(MINUTES),--minutes $(MINUTES))
 
 serve: install
 	$(BIN)/python -m flows.serve $(if $(PORT),--port $(PORT))

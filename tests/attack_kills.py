@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 from attack_workspaces import check_account_state
-from attacks import CHECKOUT, Attack, Fault, difference, end_group, files_of
+from attacks import CHECKOUT, Attack, Fault, difference, end_group, files_of, prefect_server
 from conftest import MadeSet
 
 PATIENCE = 300  # seconds for a whole run, on a machine that is busy with other things
@@ -100,9 +100,6 @@ class Killed:
 @contextmanager
 def attacking(folder: Path) -> Iterator[Attack]:
     """Attack n: one to three kills, then a run to the end."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
-
     made = MadeSet(folder / "made", 10, size=(320, 240))
     prepared: dict[str, Killed] = {}
 
@@ -122,8 +119,7 @@ def attacking(folder: Path) -> Iterator[Attack]:
         one.whole, one.files = files_of(one.workspace / "final"), len(files_of(one.workspace))
         return one
 
-    with prefect_test_harness(server_startup_timeout=120):
-        server = str(PREFECT_API_URL.value())
+    with prefect_server() as server:
 
         def attack(number: int) -> str:
             random = Random(f"kills {number}")

@@ -243,7 +243,8 @@ def value_mutated(value: Any, random: Random) -> Any:
                 value, place, lambda old: random.choice([[old], {"": old}, [old, old], str(old), [old] * 40])
             )
         elif kind == 5:
-            value = replaced(value, place, lambda old, other=random.choice(places): _at(value, other))
+            borrowed = _at(value, random.choice(places))
+            value = replaced(value, place, lambda old, new=borrowed: new)
         else:
             value = replaced(value, place, lambda old: _deep(random))
     return value
@@ -384,7 +385,7 @@ def parquet_names(data: bytes, target: str, random: Random) -> bytes:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError):
         return garbled(data, random)
-    for at, name in enumerate(table.column_names):
+    for at in range(table.num_columns):
         if pa.types.is_string(table.column(at).type):
             values = [
                 target if re.search(r"\.\w{3,4}$", v or "") and random.random() < 0.7 else v

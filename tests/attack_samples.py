@@ -1,4 +1,4 @@
-"""A small valid data set of every format, for attacks to damage. A new format needs a line in SAMPLES; a test says so."""
+"""A small valid data set of every format, for attacks to damage. A new format needs a line in SAMPLES."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def _coco(folder: Path) -> dict[str, Any]:
 def _coco_stuff(folder: Path) -> dict[str, Any]:
     records = _records(folder / "images")
     (folder / "ann").mkdir()
-    stuff = coco_document(records, 100, categories=[{"id": i, "name": n} for i, n in ((1, "sky"), (2, "sea"))])
+    categories = [{"id": 92, "name": "sky"}, {"id": 93, "name": "sea"}]
+    stuff = coco_document(records, 100, categories=categories)
+    for note in stuff["annotations"]:
+        note["category_id"] += 91
     (folder / "ann" / "instances_x.json").write_text(json.dumps(coco_document(records)))
     (folder / "ann" / "stuff_x.json").write_text(json.dumps(stuff))
     return {"images": folder / "images", "annotations": folder / "ann"}

@@ -23,7 +23,7 @@ import numpy as np
 from attack_mutations import HOSTILE_TEXTS
 from attack_samples import NAMES, write_sample
 from attack_workspaces import Ground, check_account_state, forget
-from attacks import Attack, Fault, check_error, difference, files_of, fresh
+from attacks import Attack, Fault, check_error, difference, files_of, fresh, prefect_server
 from PIL import Image, PngImagePlugin
 
 from lib.formats import FORMATS, read_dataset
@@ -190,7 +190,6 @@ CHANGES: list[Change] = [_renamed, _renamed, _category, _picture, _picture, _no_
 @contextmanager
 def attacking(folder: Path) -> Iterator[Attack]:
     """Attack n: a data set with a few changes, run in a workspace of its own."""
-    from prefect.testing.utilities import prefect_test_harness
 
     def attack(number: int) -> str:
         forget()
@@ -204,7 +203,7 @@ def attacking(folder: Path) -> Iterator[Attack]:
             random.choice(CHANGES)(ground.folder / "data", ground, random)
         return run_on(given, ground, random)
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_server():
         yield attack
 
 

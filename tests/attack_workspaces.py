@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 import attack_mutations as mutations
-from attacks import Attack, Fault, check_error, difference, files_of
+from attacks import Attack, Fault, check_error, difference, files_of, prefect_server
 from conftest import MadeSet
 
 # --- workspaces ----------------------------------------------------------------------------------------------------
@@ -292,19 +292,19 @@ def _escape(path: Path, ground: Ground, random: Random) -> None:
         )
 
 
-DAMAGES: dict[str, Damage] = {
-    "flip": _bytes(mutations.flipped),
+DAMAGES: dict[str, Damage] = {  # those that tell most come first: they are the minute of `make test`
     "rot": _same_size_and_time,
-    "cut": _bytes(mutations.cut),
-    "empty": _bytes(mutations.emptied),
-    "garble": _bytes(mutations.garbled),
-    "zero": _bytes(mutations.zeroed),
-    "delete": _deleted,
-    "directory": _directory,
-    "link": _link,
-    "hostile": _hostile,
     "code": _code,
     "escape": _escape,
+    "directory": _directory,
+    "hostile": _hostile,
+    "delete": _deleted,
+    "link": _link,
+    "cut": _bytes(mutations.cut),
+    "empty": _bytes(mutations.emptied),
+    "flip": _bytes(mutations.flipped),
+    "garble": _bytes(mutations.garbled),
+    "zero": _bytes(mutations.zeroed),
 }
 
 # --- attacks -------------------------------------------------------------------------------------------------------
@@ -314,7 +314,6 @@ DAMAGES: dict[str, Damage] = {
 def attacking(folder: Path) -> Iterator[Attack]:
     """Attack n: the first few damage a file of every kind at once, later ones mostly a single file."""
     from huggingface_hub import constants
-    from prefect.testing.utilities import prefect_test_harness
 
     made: dict[str, Made] = {}
 
@@ -338,7 +337,7 @@ def attacking(folder: Path) -> Iterator[Attack]:
         return damage_and_run(one, ground, damaged, random)
 
     hub = mock.patch.object(constants, "HF_HUB_CACHE", str(hub_cache(folder / "judged")))
-    with hub, prefect_test_harness(server_startup_timeout=120):
+    with hub, prefect_server():
         yield attack
 
 

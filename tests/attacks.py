@@ -151,24 +151,18 @@ def attack_in_process(name: str, seconds: float, counts: Counts) -> None:
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         before = counts.next
+        command = [sys.executable, __file__, "--kind", name, "--first", str(before), "--seconds", str(left), "--lines"]
         with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
-            _watched(name, left, counts, Path(folder))
+            watch(command, KINDS[name].limit, counts, Path(folder))
         if counts.next == before:  # its preparation fails: it would for ever
             return
 
 
-def _watched(name: str, seconds: float, counts: Counts, folder: Path) -> None:
-    command = [
-        sys.executable,
-        __file__,
-        "--kind",
-        name,
-        "--first",
-        str(counts.next),
-        "--seconds",
-        str(seconds),
-        "--lines",
-    ]
+def watch(command: list[str], limit: float, counts: Counts, folder: Path) -> None:
+    """Count what a process tells; one that ends badly, or is silent for too long, is a fault of the attack begun.
+
+    limit: seconds for an attack, and half of what there are for the preparation; folder: for all that it writes.
+    """
     with (folder / "errors").open("wb") as errors:
         process = subprocess.Popen(
             command,
@@ -180,30 +174,31 @@ def _watched(name: str, seconds: float, counts: Counts, folder: Path) -> None:
         )
     lines: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
-    current, limit = None, 2 * KINDS[name].limit
+    begun, patience, wrong = None, 2 * limit, ""
     try:
-        while line := lines.get(timeout=limit):
+        while line := lines.get(timeout=patience):
             told = json.loads(line)
-            if "begun" in told:
-                current, limit = told["begun"], KINDS[name].limit
-            else:
+            begun, patience = told.get("begun"), limit
+            if begun is None:
                 counts.add(told)
-                current = None
-        wrong = f"the process ended with code {process.wait()}"
-    except queue.Empty:
-        wrong = f"no end after {limit:.0f} s"
+        code = process.wait(limit)
+        wrong = f"the process ended with code {code}" if code or begun is not None else ""
+    except (queue.Empty, subprocess.TimeoutExpired):
+        wrong = f"no end after {patience:g} s"
     finally:
         end_group(process)
-    if current is not None or process.returncode:
+    if wrong:
         words = (folder / "errors").read_text("utf-8", "replace")[-1500:]
-        number = counts.next if current is None else current
-        counts.add({"number": number, "fault": f"{wrong}: {words}", "where": alike(f"{name}: {wrong}")})
+        counts.add(
+            {"number": counts.next if begun is None else begun, "fault": f"{wrong}: {words}", "where": alike(wrong)}
+        )
 
 
 def _pump(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout as told:
+        for line in told:
+            lines.put(line)
     lines.put(b"")
 
 
@@ -220,9 +215,8 @@ def show(counts: dict[str, Counts]) -> None:
         for where, faults in own.faults.items():
             number, text = faults[0]
             print(f"\nFAULT {name}, {len(faults)} times: {where}\n{text.rstrip()}")
-            print(
-                f"again: python tests/attacks.py --kind {name} --first {number}   ({', '.join(str(n) for n, _ in faults[:8])})"
-            )
+            numbers = ", ".join(str(n) for n, _ in faults[:8])
+            print(f"again: python tests/attacks.py --kind {name} --first {number}   (numbers: {numbers})")
     print()
     for name, own in counts.items():
         print(own.told(name))
@@ -239,6 +233,7 @@ def main() -> int:
     parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)  # how the processes report
     options = parser.parse_args()
     names = options.kind or list(KINDS)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what is open is closed and swept
     if options.lines:
         out = os.dup(1)  # what the program itself prints is not ours
         os.dup2(2, 1)
@@ -268,6 +263,21 @@ def main() -> int:
 
 
 # --- what several kinds use ------------------------------------------------------------------------------------------
+
+SERVER: str | None = None  # API URL of a Prefect server that is there already
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[str]:
+    """A Prefect server for flows in this process: its API URL."""
+    if SERVER:
+        yield SERVER
+        return
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
 
 
 def check_error(error: BaseException, *names: str) -> None:
