@@ -19,8 +19,28 @@ from pydantic import BaseModel, ValidationError
 M = TypeVar("M", bound=BaseModel)
 
 
+MOST = 2000  # characters of an error: what it quotes may have no end
+
+
 class AugmentError(Exception):
-    """Bad input in one sentence: value, what was expected, next step."""
+    """Bad input, told in one sentence: value, what was expected, next step.
+
+    What a name or a file puts into the sentence can neither control a terminal nor fail to print: control characters,
+    marks of direction and lone surrogates are escaped, and the middle of what is too long is left out.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_shortened(_printable(text)))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST else f"{text[: MOST * 3 // 4]} … {text[-MOST // 5 :]}"
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> AugmentError:

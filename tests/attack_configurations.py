@@ -18,10 +18,10 @@ from flows.cli import load_parameters, set_value
 from lib.captioners import CAPTIONERS
 from lib.composites import COMPOSITES
 from lib.edits import EDITS
-from lib.errors import AugmentError
+from lib.errors import AugmentError, checked
 from lib.metrics import METRICS
 from lib.painters import PAINTERS
-from lib.presets import PRESETS, Parameters, check_parameters, explain
+from lib.presets import PRESETS, Parameters, check_parameters
 from lib.registry import Family
 from lib.settings import BoxScreenSettings, CompareSettings
 from lib.training import TRAINERS, check_training
@@ -50,12 +50,9 @@ def attacking(folder: Path) -> Iterator[Attack]:
                 elif flow == "train":
                     check_training(values)
                 else:
-                    CompareSettings.model_validate(values)
+                    checked(CompareSettings, values)
             except AugmentError as error:
                 check_error(error, *names, "model", "workspace", ".yaml", "--set")
-                return "refused"
-            except ValidationError as error:  # as the flow does
-                check_error(AugmentError(explain(error, CompareSettings)))
                 return "refused"
         return "accepted"
 
