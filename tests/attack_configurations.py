@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import yaml
-from attack_mutations import Deep, mutated, places_in, value_mutated
+from attack_mutations import Deep, mutated, places_in, value_at, value_mutated
 from attack_samples import write_sample
 from attacks import Attack, check_error, fresh, inside
 from pydantic import ValidationError
@@ -41,6 +41,9 @@ def attacking(folder: Path) -> Iterator[Attack]:
         flow = random.choice(["augment", "augment", "augment", "train", "evaluate"])
         values = {"augment": _augment, "train": _train, "evaluate": _evaluate}[flow](random, dataset)
         names = [str(part) for place in places_in(values) for part in place]
+        names += [
+            one for place in places_in(values) if isinstance(one := value_at(values, place), str) and len(one) > 2
+        ]
         with inside(fresh(folder / "deep" / "in" / "a" / "folder")):
             try:
                 values = _given(values, random)
@@ -92,8 +95,8 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _member(family: Family, random: Random) -> Any:
-    name = random.choice(sorted(family))
+def _member(family: Family, random: Random, names: Collection[str] = ()) -> Any:
+    name = random.choice(sorted(names or family))
     try:
         settings = family[name].Settings().model_dump(mode="json")
     except ValidationError:  # none without values of its own
@@ -102,17 +105,23 @@ def _member(family: Family, random: Random) -> Any:
 
 
 def _augment(random: Random, dataset: dict[str, str]) -> dict[str, Any]:
-    """Every field of the flow augment, with a member of each family."""
+    """Every field of the flow augment, with a member of each family; without changes most of them could run."""
     values = Parameters.model_validate({"dataset": dataset}).model_dump(mode="json")
-    values["preset"] = random.choice(["copy-paste", *sorted(PRESETS)]) if random.random() < 0.6 else "copy-paste"
     values["screen"]["boxes"] = BoxScreenSettings().model_dump(mode="json")
-    values["evaluate"]["metrics"] = [_member(METRICS, random) for _ in range(2)]
+    values["evaluate"]["metrics"] = [_member(METRICS, random, [name]) for name in random.sample(sorted(METRICS), 2)]
     values["limit"], values["workspace"] = 3, "ws"
-    if random.random() < 0.5:
-        values["preset"], values["models"] = "copy-paste", random.choice(["full", "mini"])
-        values["edit"], values["composite"] = _member(EDITS, random), _member(COMPOSITES, random)
-        values["painter"] = random.choice(["copy-paste", _member(PAINTERS, random)])
-        values["caption"]["captioner"] = _member(CAPTIONERS, random)
+    if random.random() < 0.1:
+        values["preset"] = random.choice(sorted(PRESETS))
+    elif random.random() < 0.7:
+        painter = random.choice(["copy-paste", "copy-paste", "gligen", "gligen-inpaint"])
+        values["models"] = "mini"
+        values["painter"] = _member(PAINTERS, random, [painter])
+        values["edit"] = _member(EDITS, random, PAINTERS[painter].EDITS)
+        values["composite"] = _member(COMPOSITES, random, ["none", "paste", "feather", "poisson"])
+        values["caption"]["captioner"] = _member(CAPTIONERS, random, ["template", "given", "blip2"])
+    else:  # members that may not go together, or have no model here
+        values["painter"], values["edit"] = _member(PAINTERS, random), _member(EDITS, random)
+        values["composite"] = _member(COMPOSITES, random)
     return {name: value for name, value in values.items() if value is not None}
 
 

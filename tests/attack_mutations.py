@@ -243,14 +243,15 @@ def value_mutated(value: Any, random: Random) -> Any:
                 value, place, lambda old: random.choice([[old], {"": old}, [old, old], str(old), [old] * 40])
             )
         elif kind == 5:
-            borrowed = _at(value, random.choice(places))
+            borrowed = value_at(value, random.choice(places))
             value = replaced(value, place, lambda old, new=borrowed: new)
         else:
             value = replaced(value, place, lambda old: _deep(random))
     return value
 
 
-def _at(value: Any, place: Place) -> Any:
+def value_at(value: Any, place: Place) -> Any:
+    """What lies at a place."""
     for key in place:
         value = value[key]
     return value
@@ -356,8 +357,8 @@ def parquet_mutated(data: bytes, random: Random) -> bytes:
         return garbled(data, random)
     if table.num_columns == 0:
         return stuffed(data, random)
-    kind, at = random.randrange(6), random.randrange(table.num_columns)
-    name, column = table.column_names[at], table.column(at)
+    kind, position = random.randrange(6), random.randrange(table.num_columns)
+    name, column = table.column_names[position], table.column(position)
     if kind == 0:
         table = table.drop_columns([name])
     elif kind == 1:
@@ -365,14 +366,16 @@ def parquet_mutated(data: bytes, random: Random) -> bytes:
     elif kind == 2:
         table = table.slice(0, table.num_rows // 2)
     elif kind == 3:
-        table = table.set_column(at, name, pa.array([None] * table.num_rows, column.type))
+        table = table.set_column(position, name, pa.array([None] * table.num_rows, column.type))
     elif table.num_rows:
         values = column.to_pylist()
         row = random.randrange(len(values))
         with contextlib.suppress(pa.ArrowException, TypeError, OverflowError, UnicodeEncodeError):
             values[row] = _other(values[row], random)
             table = table.set_column(
-                at, pa.field(name, column.type, nullable=table.schema.field(at).nullable), pa.array(values, column.type)
+                position,
+                pa.field(name, column.type, nullable=table.schema.field(position).nullable),
+                pa.array(values, column.type),
             )
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd", compression_level=1)
