@@ -1,6 +1,8 @@
-# make demo: install and run the whole journey on the demo set. make test: everything CI runs.
+# make demo: install and run the whole journey on the demo set. make test: everything CI runs
+# (make test WORKERS=4 on a machine with more than two cores and 2 GB for each).
 PYTHON ?= python3.11
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: install demo test serve lock benchmark attack
 .DEFAULT_GOAL := install
@@ -24,7 +26,7 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 benchmark: install
 	$(BIN)/pytest -m benchmark -s tests/benchmarks

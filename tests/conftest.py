@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +27,9 @@ os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 # The server of the tests sometimes complains of its own end, which cuts off its last records.
 os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # what is slow on a busy machine is not wrong
+hypothesis.settings.load_profile("untimed")
 
 PATIENCE = 600  # seconds that a test waits for another process: long, for machines that are busy with other work
 

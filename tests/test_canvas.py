@@ -10,7 +10,7 @@ from lib.requests import Pass
 
 HEIGHT, WIDTH = 40, 60
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 boxes = st.tuples(st.integers(-10, 60), st.integers(-10, 45), st.integers(1, 50), st.integers(1, 40)).map(
     lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
 )

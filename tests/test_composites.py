@@ -230,7 +230,7 @@ boxes = st.tuples(st.integers(0, 85), st.integers(0, 55), st.integers(1, 40), st
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(boxes, min_size=1, max_size=3), st.sampled_from([(13, 10, 3), (1, 1, 0), (5, 2, 7)]))
 def test_feather_gives_for_rectangles_what_growing_them_gave(region, values):
     import cv2

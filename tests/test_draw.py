@@ -117,7 +117,7 @@ NUMBERS = st.floats(-100, 300)
     st.integers(1, 200),
     st.lists(st.tuples(st.text(max_size=30), st.tuples(*[NUMBERS] * 4), st.booleans()), max_size=3),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_box_can_be_drawn_on_any_picture(width, height, boxes):
     image = draw_boxes(grey(width, height), boxes)
     assert image.shape == (height, width, 3) and image.dtype == np.uint8

@@ -20,6 +20,11 @@ BOXES = st.lists(st.tuples(CORNERS, st.sampled_from(["cat", "dog"]), st.booleans
 every_edit = pytest.mark.parametrize("name", sorted(EDITS))
 
 
+def every_edit_and_scene(test):
+    """Over 150 scenes a truth, shared out among the edits."""
+    return every_edit(settings(max_examples=25)(given(drawn=BOXES)(test)))
+
+
 def make_box(key, x, y, w, h, category="cat", editable=True):
     right, bottom = min(x + w, WIDTH), min(y + h, HEIGHT)
     record = json.dumps({"segmentation": [[x, y, right, y, right, bottom, x, bottom]]}).encode()
@@ -80,43 +85,37 @@ def test_without_editable_boxes_there_is_a_reason_and_no_target(name):
     assert draft.targets == () and draft.reason == "no_boxes_to_edit"
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_targets_or_a_reason_never_both(name, drawn):
     draft = edit(name).draft(drawn_scene(drawn))
     assert bool(draft.targets) != bool(draft.reason)
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_the_same_scene_gives_the_same_draft(name, drawn):
     assert edit(name).draft(drawn_scene(drawn)) == edit(name).draft(drawn_scene(drawn))
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_only_editable_boxes_are_painted_anew_each_once(name, drawn):
     scene = drawn_scene(drawn)
     keys = redrawn(edit(name).draft(scene))
     assert len(keys) == len(set(keys)) and set(keys) <= {box.key for box in scene.boxes if box.editable}
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_a_box_is_not_both_kept_and_painted_anew(name, drawn):
     draft = edit(name).draft(drawn_scene(drawn))
     assert not set(draft.keeps) & set(redrawn(draft))
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_a_target_has_a_phrase_for_each_box_and_a_prompt(name, drawn):
     for target in edit(name).draft(drawn_scene(drawn, prompt="")).targets:
         assert len(target.boxes) == len(target.phrases) and target.prompt and all(target.phrases)
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_the_region_lies_in_the_frame_and_holds_the_boxes(name, drawn):
     for target in edit(name).draft(drawn_scene(drawn)).targets:
         for x0, y0, x1, y1 in target.region:
@@ -125,16 +124,14 @@ def test_the_region_lies_in_the_frame_and_holds_the_boxes(name, drawn):
             assert any(x0 <= bx0 and y0 <= by0 and bx1 <= x1 and by1 <= y1 for x0, y0, x1, y1 in target.region)
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_targets_about_the_same_annotations_have_roles_that_tell_them_apart(name, drawn):
     """Their noise would be the same otherwise."""
     targets = edit(name).draft(drawn_scene(drawn)).targets
     assert len({(target.about, target.role) for target in targets}) == len(targets)
 
 
-@every_edit
-@given(drawn=BOXES)
+@every_edit_and_scene
 def test_what_a_target_paints_anew_it_is_about(name, drawn):
     assert all(set(target.redraws) <= set(target.about) for target in edit(name).draft(drawn_scene(drawn)).targets)
 
@@ -366,7 +363,6 @@ def test_refine_occludes_where_occlude_does():
 
 
 @given(BOXES, st.integers(0, 3))
-@settings(deadline=None)
 def test_new_objects_stand_clear_of_all_others(drawn, variant):
     scene = drawn_scene(drawn, draws=(0, variant))
     taken = [box.xyxy for box in scene.boxes]

@@ -367,7 +367,7 @@ def cocos(draw):
 
 
 @given(cocos())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_coco_file_comes_out_as_it_went_in(coco):
     root = Path(tempfile.mkdtemp())
     try:
@@ -971,7 +971,6 @@ def test_pictures_that_differ_in_their_suffix_keep_their_own_yolo_lines(folder):
 
 
 @given(st.tuples(*[st.floats(-20, 60)] * 2, *[st.floats(0.1, 60)] * 2))
-@settings(deadline=None)
 def test_yolo_shares_lie_in_the_picture_and_read_back_as_the_box(bbox):
     from lib.finalise import _yolo_line
 

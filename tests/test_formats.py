@@ -73,7 +73,7 @@ json_values = st.recursive(
 unknown = st.dictionaries(st.text().map(lambda name: "x_" + name), json_values, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images=st.lists(unknown, max_size=4),
     annotations=st.lists(unknown, max_size=4),

@@ -49,7 +49,7 @@ def noised(picture, spread):
 # MSE and PSNR
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_psnr_of_flat_pictures(a, b):
     wanted = math.inf if a == b else 20 * math.log10(255 / abs(a - b))
@@ -104,7 +104,7 @@ def test_psnr_is_the_decibels_of_mse(where):
 # SSIM
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_ssim_of_flat_pictures_is_that_of_their_light(a, b):
     constant = 2.55**2

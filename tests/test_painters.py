@@ -241,7 +241,7 @@ SIDES = st.integers(1, 40)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 34), st.integers(1, 34), SIDES, SIDES, st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_donor_fills_the_box_exactly_and_nothing_else(x, y, w, h, wide, high, flip):
     canvas, red = np.zeros((64, 64, 3), np.uint8), np.full((high, wide, 3), (200, 10, 10), np.uint8)
     own = item("copy-paste", box=(x, y, x + w, y + h), canvas=canvas, donor=red, flip=flip)

@@ -188,7 +188,7 @@ def test_another_seed_limits_to_other_pictures():
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.integers(100, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_one_more_picture_moves_at_most_one_other_out_of_the_limit(seed, limit, new):
     before = chosen(select(IMAGES, seed=seed, limit=limit))
     after = chosen(select([*IMAGES, image(str(new))], seed=seed, limit=limit))
@@ -258,7 +258,7 @@ LIMITS = st.fixed_dictionaries(
 
 
 @given(RANDOM_OBJECTS, LIMITS, st.none() | st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_row_is_lost_and_every_one_set_aside_has_a_reason(drawn, limits, limit):
     objects = [box(str(n), str(i), name, (side, side), crowd=crowd) for n, (i, name, side, crowd) in enumerate(drawn)]
     rows = select(IMAGES[:10], objects, limit=limit, **limits)

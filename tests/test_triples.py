@@ -404,7 +404,7 @@ def test_folders_without_triples_are_refused_with_advice(tmp_path: Path) -> None
 # --- and comes out again -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).filter(np.any))
 def test_a_mask_comes_back_from_its_runs(paint: np.ndarray) -> None:
     note = json.loads(json.dumps(_annotation(paint)))

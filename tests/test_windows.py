@@ -34,7 +34,7 @@ def white_box(pixels: np.ndarray) -> np.ndarray:
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     width=st.integers(40, 200),
@@ -123,7 +123,7 @@ def test_common_words_are_single_tokens(texts):
     assert tokenizer.tokenize("a yellow forklift") == ["a</w>", "yellow</w>", "forklift</w>"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12))
 def test_any_text_can_be_spelled(text, spelling):
     clip, gpt2 = spelling
