@@ -196,7 +196,7 @@ def test_records_are_no_part_of_the_key_where_they_are_not_read(tmp_path):
 # --- BLIP-2 ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("blip2")
     return {language: tiny_blip2(root / language, language) for language in ("opt", "t5")}

@@ -35,13 +35,13 @@ GOLDEN = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("gligen")
     return {Gligen: tiny_gligen(root / "gligen"), GligenInpaint: tiny_gligen(root / "inpaint", inpaint=True)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def painter(folders):
     """A painter with the tiny weights, loaded once a kind: painter(kind, steps=2, ...)."""
     loaded = {}

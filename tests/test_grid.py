@@ -27,7 +27,7 @@ from lib.workspace import locked
 NO_BLIP2 = {"captioner": "template"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def inpaint(tmp_path_factory):
     return str(tiny_gligen(tmp_path_factory.mktemp("tiny") / "inpaint", inpaint=True))
 

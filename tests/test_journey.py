@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -56,18 +57,39 @@ def assert_outside_untouched(final: Path, margin: int) -> int:
     return len(synthetic)
 
 
-def test_a_run_ends_with_a_merged_set_that_pycocotools_loads(made_set, tmp_path):
-    account = run(tmp_path / "ws", made_set.dataset)
-    coco = COCO(str(tmp_path / "ws" / "final" / "annotations.json"))
-    assert account["stages"]["generate"]["painted"] == 6 == account["painted"]
+class Whole(NamedTuple):
+    """A run of six pictures that ended well: tests look at it, none may change it."""
+
+    made: MadeSet
+    workspace: Path
+    account: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, prefect_server) -> Whole:
+    root = tmp_path_factory.mktemp("whole")
+    made = MadeSet(root / "made", 6)
+    return Whole(made, root / "ws", run(root / "ws", made.dataset))
+
+
+@pytest.fixture
+def again(whole, tmp_path) -> Path:
+    """A copy of its workspace, to be changed and run again."""
+    return shutil.copytree(whole.workspace, tmp_path / "ws")
+
+
+def test_a_run_ends_with_a_merged_set_that_pycocotools_loads(whole):
+    final = whole.workspace / "final"
+    coco = COCO(str(final / "annotations.json"))
+    assert whole.account["stages"]["generate"]["painted"] == 6 == whole.account["painted"]
     assert len(coco.imgs) == 12 and len(coco.anns) == 24
     assert len({i["file_name"] for i in coco.imgs.values()}) == 12
-    assert all((tmp_path / "ws" / "final" / "images" / i["file_name"]).is_file() for i in coco.imgs.values())
+    assert all((final / "images" / i["file_name"]).is_file() for i in coco.imgs.values())
 
 
-def test_originals_are_as_they_were(made_set, tmp_path):
-    run(tmp_path / "ws", made_set.dataset)
-    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+def test_originals_are_as_they_were(whole):
+    made_set, folder = whole.made, whole.workspace / "final"
+    final = json.loads((folder / "annotations.json").read_bytes())
     for name in ("images", "annotations"):
         count = len(made_set.coco[name])
         assert final[name][:count] == made_set.coco[name]
@@ -77,12 +99,12 @@ def test_originals_are_as_they_were(made_set, tmp_path):
     }
     for image in made_set.coco["images"]:
         name = image["file_name"]
-        assert (tmp_path / "ws/final/images" / name).read_bytes() == (made_set.images / name).read_bytes()
+        assert (folder / "images" / name).read_bytes() == (made_set.images / name).read_bytes()
 
 
-def test_synthetic_records_tell_where_they_come_from(made_set, tmp_path):
-    run(tmp_path / "ws", made_set.dataset)
-    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())
+def test_synthetic_records_tell_where_they_come_from(whole):
+    made_set = whole.made
+    final = json.loads((whole.workspace / "final" / "annotations.json").read_bytes())
     sources = {a["id"]: a for a in made_set.coco["annotations"]}
     for note in final["annotations"][12:]:
         source = sources[note["source_annotation_id"]]
@@ -95,18 +117,15 @@ def test_synthetic_records_tell_where_they_come_from(made_set, tmp_path):
         assert image["source_file_name"].startswith("picture ")
 
 
-def test_outside_the_edits_every_pixel_is_the_sources_own(made_set, tmp_path):
-    run(tmp_path / "ws", made_set.dataset)
-    assert assert_outside_untouched(tmp_path / "ws" / "final", margin=9) == 6
+def test_outside_the_edits_every_pixel_is_the_sources_own(whole):
+    assert assert_outside_untouched(whole.workspace / "final", margin=9) == 6
 
 
-def test_a_rerun_does_nothing_and_changes_nothing(made_set, tmp_path):
-    run(tmp_path / "ws", made_set.dataset)
-    before = tree(tmp_path / "ws" / "final")
-    account = run(tmp_path / "ws", made_set.dataset)
+def test_a_rerun_does_nothing_and_changes_nothing(whole, again):
+    account = run(again, whole.made.dataset)
     assert account["painted"] == 0 and account["reused"] == 6
     assert all(stage["painted"] == 0 for stage in account["stages"].values())
-    assert tree(tmp_path / "ws" / "final") == before
+    assert tree(again / "final") == tree(whole.workspace / "final")
 
 
 def test_one_more_picture_makes_about_its_own_rows_new(tmp_path):
@@ -141,31 +160,26 @@ def test_ids_are_remembered_when_the_set_grows(tmp_path):
 @pytest.mark.parametrize(
     "what", ["store/picture", "drawn", "final/images", "parts/plan", "parts/generate", "manifests"]
 )
-def test_a_deleted_output_is_noticed_and_made_again(made_set, tmp_path, what):
-    run(tmp_path / "ws", made_set.dataset)
-    before = tree(tmp_path / "ws" / "final")
-    files = [p for p in sorted((tmp_path / "ws" / what).rglob("*")) if p.is_file()]
+def test_a_deleted_output_is_noticed_and_made_again(whole, again, what):
+    files = [p for p in sorted((again / what).rglob("*")) if p.is_file()]
     assert files
-    shutil.rmtree(tmp_path / "ws" / what)
-    run(tmp_path / "ws", made_set.dataset)
+    shutil.rmtree(again / what)
+    run(again, whole.made.dataset)
     assert all(p.is_file() for p in files)
-    assert tree(tmp_path / "ws" / "final") == before
+    assert tree(again / "final") == tree(whole.workspace / "final")
 
 
-def test_a_damaged_picture_in_the_store_is_noticed_when_the_final_set_is_gone(made_set, tmp_path):
-    run(tmp_path / "ws", made_set.dataset)
-    before = tree(tmp_path / "ws" / "final")
-    victim = next(p for p in (tmp_path / "ws/store/picture").rglob("*") if p.is_file())
+def test_a_damaged_picture_in_the_store_is_noticed_when_the_final_set_is_gone(whole, again):
+    victim = next(p for p in (again / "store/picture").rglob("*") if p.is_file())
     victim.write_bytes(victim.read_bytes()[:-20])
-    shutil.rmtree(tmp_path / "ws" / "final")
-    run(tmp_path / "ws", made_set.dataset)
-    assert tree(tmp_path / "ws" / "final") == before
+    shutil.rmtree(again / "final")
+    run(again, whole.made.dataset)
+    assert tree(again / "final") == tree(whole.workspace / "final")
 
 
-def test_two_workspaces_of_equal_inputs_give_equal_bytes(made_set, tmp_path):
-    run(tmp_path / "one", made_set.dataset)
-    run(tmp_path / "two", made_set.dataset)
-    assert tree(tmp_path / "one" / "final") == tree(tmp_path / "two" / "final")
+def test_two_workspaces_of_equal_inputs_give_equal_bytes(whole, tmp_path):
+    run(tmp_path / "two", whole.made.dataset)
+    assert tree(whole.workspace / "final") == tree(tmp_path / "two" / "final")
 
 
 def test_limit_counts_pictures_after_selection(made_set, tmp_path):
@@ -362,14 +376,13 @@ def test_a_run_ends_with_the_number_of_pictures_that_its_set_lists(made_set, tmp
     assert len(final["images"]) == 11 and state.message.startswith("11 pictures in ")
 
 
-def test_two_runs_in_one_workspace_are_refused(made_set, tmp_path):
+def test_two_runs_in_one_workspace_are_refused(whole, again):
     from filelock import FileLock
 
     from flows.augment import augment
 
-    run(tmp_path / "ws", made_set.dataset)
-    with FileLock(tmp_path / "ws" / ".lock"):
-        state = augment(dataset=made_set.dataset, workspace=tmp_path / "ws", return_state=True)
+    with FileLock(again / ".lock"):
+        state = augment(dataset=whole.made.dataset, workspace=again, return_state=True)
     assert state.is_failed() and "in use by another run" in state.message
 
 
@@ -476,10 +489,9 @@ def test_the_real_forklifts_are_painted_by_a_tiny_gligen(tmp_path, edit, painter
     assert request["painter"]["model"]["revision"].startswith("sha256:")
 
 
-def test_a_picture_that_was_away_for_a_while_is_painted_by_the_next_run(made_set, tmp_path, monkeypatch):
+def test_a_picture_that_was_away_for_a_while_is_painted_by_the_next_run(whole, made_set, tmp_path, monkeypatch):
     from tasks import generate
 
-    run(tmp_path / "whole", made_set.dataset)
     real, victim, away = generate.sources_of, made_set.images / "picture 003.png", tmp_path / "away.png"
 
     def unplug(*args):
@@ -495,7 +507,7 @@ def test_a_picture_that_was_away_for_a_while_is_painted_by_the_next_run(made_set
     account = run(tmp_path / "ws", made_set.dataset)
     assert account["stages"]["generate"]["rejected"] == {}
     assert {k: v for k, v in tree(tmp_path / "ws/final").items() if k.startswith("images/")} == {
-        k: v for k, v in tree(tmp_path / "whole/final").items() if k.startswith("images/")
+        k: v for k, v in tree(whole.workspace / "final").items() if k.startswith("images/")
     }
 
 
@@ -521,13 +533,13 @@ def test_a_renamed_file_gives_its_new_name_to_its_pictures(made_set, tmp_path):
     assert tree(tmp_path / "ws" / "final") == tree(tmp_path / "fresh" / "final")
 
 
-@pytest.mark.parametrize("composite", ["none", {"name": "feather", "kernel": 7}])
-def test_another_composite_paints_nothing_again(made_set, tmp_path, composite):
+def test_another_composite_paints_nothing_again(made_set, tmp_path):
     one = {"name": "replace", "max_boxes": 1}  # a second pass would start from another picture
     run(tmp_path / "ws", made_set.dataset, edit=one, composite="paste")
     before = sorted((tmp_path / "ws/store/paint").rglob("*"))
-    run(tmp_path / "ws", made_set.dataset, edit=one, composite=composite)
-    assert sorted((tmp_path / "ws/store/paint").rglob("*")) == before
+    for composite in ("none", {"name": "feather", "kernel": 7}):
+        run(tmp_path / "ws", made_set.dataset, edit=one, composite=composite)
+        assert sorted((tmp_path / "ws/store/paint").rglob("*")) == before
 
 
 @pytest.mark.parametrize("what", ["no pictures", "empty file", "nothing selected", "no originals"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PATIENCE, MadeSet
@@ -39,15 +40,26 @@ def made(tmp_path_factory) -> MadeSet:
 def whole(made, tmp_path_factory, prefect_server) -> dict[str, bytes]:
     """The final set of a run that nobody killed."""
     workspace = tmp_path_factory.mktemp("whole") / "ws"
-    assert start(made, workspace, prefect_server).wait(PATIENCE) == 0
+    run(made, workspace)
     return final_set(workspace)
 
 
+def given(made: MadeSet, workspace: Path) -> dict[str, Any]:
+    return {"dataset": made.dataset, "workspace": str(workspace), "variants": 2}
+
+
+def run(made: MadeSet, workspace: Path) -> None:
+    """To its end, in this process."""
+    from flows.augment import augment
+
+    assert augment(**given(made, workspace), return_state=True).is_completed()
+
+
 def start(made: MadeSet, workspace: Path, server: str) -> subprocess.Popen[bytes]:
-    given = {"dataset": made.dataset, "workspace": str(workspace), "variants": 2}
+    """A process that can be killed."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps(given(made, workspace))]
     environment = {**os.environ, "PREFECT_API_URL": server}
-    root = Path(__file__).parents[1]
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(given)], env=environment, cwd=root)
+    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
 
 
 def final_set(workspace: Path) -> dict[str, bytes]:
@@ -73,7 +85,7 @@ def test_killed_in_a_stage_and_rerun_the_final_set_is_the_same(
     workspace = tmp_path / "ws"
     kill_when(start(made, workspace, prefect_server), workspace, pattern, count)
     kept = {p: p.stat().st_ino for p in workspace.glob("store/picture/*/*") if not p.name.startswith(".tmp")}
-    assert start(made, workspace, prefect_server).wait(PATIENCE) == 0
+    run(made, workspace)
     assert final_set(workspace) == whole
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "something was painted twice"
     account = json.loads((workspace / "status.json").read_bytes())

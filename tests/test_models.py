@@ -261,13 +261,20 @@ def test_a_folder_whose_training_noted_no_revision_is_taken_as_it_is(folder, not
     assert resolve(str(folder), {}).revision == folder_revision(folder)
 
 
-def test_items_run_side_by_side_in_order_each_on_one_torch_thread_and_the_rest_is_left_alone():
-    import torch
-
+@pytest.fixture
+def two_threads():
+    """torch on two threads, as outside of tests, and nothing begun side by side yet."""
     before = torch.get_num_threads()
-    told = side_by_side(lambda item: (item, torch.get_num_threads()), range(40))
-    assert told == [(item, 1) for item in range(40)]
-    assert torch.get_num_threads() == before
+    models._single_threads.cache.clear()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_items_run_side_by_side_in_order_each_on_one_torch_thread_and_the_rest_is_left_alone(two_threads):
+    found = side_by_side(lambda item: (item, torch.get_num_threads()), range(40))
+    assert found == [(item, 1) for item in range(40)]
+    assert torch.get_num_threads() == 2
 
 
 def test_what_one_item_raises_is_raised():

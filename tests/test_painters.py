@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_gligen, tiny_sd, tiny_sdxl, tiny_stay
 
 from lib.edits import EDITS
 from lib.errors import AugmentError
@@ -23,22 +22,7 @@ NO_RANDOMNESS = {name for name in PAINTERS if PAINTERS[name].MODEL is None}  # p
 every_painter = pytest.mark.parametrize("name", sorted(PAINTERS))
 
 
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory):
-    """Painter name → tiny checkpoint. A new painter with a model needs a line here."""
-    root = tmp_path_factory.mktemp("painters")
-    plain = tiny_sd(root / "plain")
-    return {
-        "gligen": tiny_gligen(root / "gligen"),
-        "gligen-inpaint": tiny_gligen(root / "inpaint", inpaint=True),
-        "sd-inpaint": tiny_sd(root / "sd-inpaint", channels=9),
-        "sdxl-inpaint": tiny_sdxl(root / "sdxl-inpaint"),
-        "stay": tiny_stay(root / "stay"),
-        **dict.fromkeys(("vanilla", "blended-latent", "td-paint", "latentpaint"), plain),
-    }
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def painters(checkpoints):
     """Every painter, built as a run builds it."""
     made = {}

@@ -69,7 +69,7 @@ GOLDEN = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("sd")
     return {
@@ -82,7 +82,7 @@ def folders(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def painter(folders):
     """A painter with tiny weights, loaded once: painter(name, steps=2, ...); of: another checkpoint than its own."""
     loaded = {}

@@ -156,7 +156,7 @@ def test_killed_and_rerun_the_weights_are_those_of_a_run_never_killed(scenes, wh
     kill_at(
         start(scenes, workspace, prefect_server, ENDS_WHILE_WRITING if ".tmp" in pattern else ""), workspace, pattern
     )
-    assert start(scenes, workspace, prefect_server).wait(PATIENCE) == 0
+    completed(scenes, workspace)
     assert weights(workspace / "models") == weights(whole / "models")
     assert not list(workspace.rglob(".tmp-*"))
     account = json.loads((workspace / "status.json").read_bytes())

@@ -324,12 +324,12 @@ def train_all(folder: Path) -> Path:
     return folder / "models"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     return train_all(tmp_path_factory.mktemp("trained"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def models_again(tmp_path_factory) -> Path:
     return train_all(tmp_path_factory.mktemp("again"))
 
