@@ -13,8 +13,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,27 @@ from lib.draw import Drawn, drawn_boxes
 from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.formats import categories_of, read_dataset
-from lib.generate import Load, generate_pictures, source_loader
+from lib.generate import generate_pictures, source_loader
 from lib.geometry import IntBox, outer_pixels, window_around, xywh_to_xyxy
 from lib.images import load_rgb
 from lib.ingest import check_pictures, settle_objects
-from lib.layouts import Mix, mixes_of, read_mixes
 from lib.manifest import former_manifest, to_table
 from lib.models import out_of_memory
 from lib.outputs import check_sources, inputs_of
 from lib.painters import PAINTERS
-from lib.places import Places, places_of, read_places, usable_categories
-from lib.plan import DonorPool, plan_requests, scenes
+from lib.plan import plan_requests, targets_of
 from lib.presets import Parameters, Resolved, preset_of, resolve_parameters
 from lib.recipe import Recipe
 from lib.registry import Member
 from lib.requests import Request
 from lib.schemas import OK, REJECTED, ImageRow, PlanRow
 from lib.select import OBJECT_COLUMNS, select_pictures
+from lib.statistics import Statistics, Survey
 from lib.store import Store
 from lib.workspace import Pins, captioner_of, locked, recipe_of
 
 Watch = Callable[[str, int, int], object]  # (what, done, total)
+Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +182,7 @@ class _Bench:
         self.categories = set(categories_of(told.envelope))
         self.store, self.pins = Store(root / "store"), Pins(root / "models.lock")
         self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)  # what need not be read again
+        self.paths: dict[str, str] = {}  # digest → file, of the pictures that were checked
 
     def find(self, wanted: str) -> int:
         """The position of a picture by its file name, path or key; raises AugmentError where it is not one."""
@@ -202,16 +204,13 @@ class _Bench:
 
     def source(self, position: int) -> _Source:
         """A picture, checked; raises AugmentError where it cannot be used."""
-        rows = self.images.iloc[[position]]
-        folder, most = self.dataset.images, self.dataset.max_pixels
-        rows = check_pictures(rows, folder, most, self.known)
-        self.known = pd.concat([rows, self.known])
+        rows = self._checked(self.images.iloc[[position]])
         (row,) = rows.itertuples(index=False)
         if row.status != OK:
             raise AugmentError(f"picture {row.file_name}: {_words(row.reason)}: {row.detail}")
         group = self.images[(self.images.group == row.group) & (row.group != "") & (self.images.key != row.key)]
         own = settle_objects(rows, self.objects.filter(pc.equal(self.objects["image_key"], row.key)))
-        return _Source(pd.concat([rows, group]), own, row, folder)
+        return _Source(pd.concat([rows, group]), own, row, self.dataset.images)
 
     def first(self, given: Parameters) -> _Source:
         """The first picture that the run would take, and has something to edit in."""
@@ -246,7 +245,11 @@ class _Bench:
         recipe.check_categories(self.categories)
         selected = source.selected(settings)
         prompt = self._prompt(source, selected, settings, captioner)
-        planned, load = self._plan(source, selected, prompt, settings, recipe)
+        statistics = self._statistics(source, selected, prompt, settings, recipe)
+        prompts, objects = {source.row.key: prompt}, source.usable
+        rows = plan_requests(selected, objects, prompts, recipe, statistics, settings.seed, 1)
+        _demand("plan", rows[0], counted=": " in rows[0].detail)
+        planned, load = to_table(rows, PlanRow).to_pandas(), source_loader(self.paths)
         request = Request.model_validate_json(planned.request[0])
         (row,) = generate_pictures(planned, PAINTERS.build(recipe.painter), load, self.store)
         _demand("generate", row)
@@ -269,47 +272,27 @@ class _Bench:
         _demand("caption", row)
         return row.prompt
 
-    def _plan(
+    def _statistics(
         self, source: _Source, selected: pd.DataFrame, prompt: str, settings: Resolved, recipe: Recipe
-    ) -> tuple[pd.DataFrame, Load]:
-        """The PlanRow of variant 0, and what loads its pictures."""
-        split, prompts, objects = settings.select.split, {source.row.key: prompt}, source.usable
-        needs = EDITS.settings(recipe.edit.name, recipe.edit.settings)
-        places = self._places(split, settings.select.categories) if needs.needs_places else None
-        mixes = self._mixes(split) if needs.needs_mixes else []
-        donors = DonorPool()
-        load: Load = source.load
-        if PAINTERS[recipe.painter.name].NEEDS_DONOR:
-            ((_, scene),) = scenes(selected, objects, prompts, settings.seed, places, mixes)
-            targets = EDITS.build(recipe.edit).draft(scene).targets
-            own = {box.key: box.category for box in scene.boxes}
-            categories = {t.category or own[t.about[0]] for t in targets}
-            images, others = self._digested(split, categories)
-            donors = DonorPool.of(others, images, split)
-            paths = dict(zip(images.digest, images.path, strict=True)) | {source.row.digest: source.row.path}
-            load = source_loader({digest: str(self.dataset.images / path) for digest, path in paths.items()})
-        rows = plan_requests(selected, objects, prompts, recipe, donors, settings.seed, 1, places, mixes)
-        _demand("plan", rows[0], counted=": " in rows[0].detail)
-        return to_table(rows, PlanRow).to_pandas(), load
+    ) -> Statistics:
+        """Those that a run pinned, or would pin; donors of the categories that are painted."""
+        split, prompts = settings.select.split, {source.row.key: prompt}
+        survey = Survey(self.root, split, self.categories, partial(self._digested, split), pins=False)
+        statistics = survey.statistics(recipe, settings.select.categories)
+        if not recipe.needs_donors:
+            return statistics
+        targets = targets_of(selected, source.usable, prompts, recipe.edit, settings.seed, statistics)
+        return replace(statistics, donors=survey.donors({category for _, category in targets}))
 
-    def _places(self, split: str, wanted: list[str] | None) -> Places:
-        """Those that a run pinned, or would pin."""
-        known = read_places(self.root / "places.json", split)
-        if not self.categories <= known.keys():
-            images, objects = self._digested(split, self.categories)
-            known = places_of(objects, images, split) | known
-        return {name: known[name] for name in usable_categories(known, self.categories, wanted)}
+    def _checked(self, rows: pd.DataFrame, advance: Advance = lambda count: None, decode: bool = True) -> pd.DataFrame:
+        """ImageRows with their pictures checked; the next preset finds them checked."""
+        rows = check_pictures(rows, self.dataset.images, self.dataset.max_pixels, self.known, advance, decode)
+        self.known = pd.concat([rows, self.known])
+        self.paths |= {d: str(self.dataset.images / p) for d, p in zip(rows.digest, rows.path, strict=True) if d}
+        return rows
 
-    def _mixes(self, split: str) -> list[Mix]:
-        """In the same way."""
-        known = read_mixes(self.root / "mixes.json", split)
-        if known:
-            return known
-        images, objects = self._digested(split, self.categories)
-        return mixes_of(objects, images, split)
-
-    def _digested(self, split: str, categories: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """All ImageRows, and the ObjectRows that are ok, once the pictures of a split that hold some categories are
+    def _digested(self, split: str, categories: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The ObjectRows that are ok, and all ImageRows, once the pictures of a split that hold some categories are
         read for their digests; the other pictures are set aside."""
         holding = self.objects.filter(pc.is_in(self.objects["category"], pa.array(sorted(categories), pa.string())))
         needed = (self.images.split == split) & self.images.key.isin(holding["image_key"].unique().to_pylist())
@@ -321,19 +304,16 @@ class _Bench:
             done += count
             self.watch("digests", done, total)
 
-        folder, most = self.dataset.images, self.dataset.max_pixels
-        rows = check_pictures(rows, folder, most, self.known, advance, decode=False)
-        self.known = pd.concat([rows, self.known])  # the next preset finds them there
+        rows = self._checked(rows, advance, decode=False)
         objects = settle_objects(rows, self.objects)
-        return rows, objects.filter(pc.equal(objects["status"], OK)).to_pandas()
+        return objects.filter(pc.equal(objects["status"], OK)).to_pandas(), rows
 
 
 def _editable(source: _Source, settings: Resolved, edit: Member) -> bool:
     """Does the edit find something to do in the picture? One that draws from the set's places is believed to."""
     if EDITS.settings(edit.name, edit.settings).needs_places:
         return True
-    ((_, scene),) = scenes(source.selected(settings), source.usable, {}, settings.seed)
-    return bool(EDITS.build(edit).draft(scene).targets)
+    return bool(targets_of(source.selected(settings), source.usable, {}, edit, settings.seed, Statistics()))
 
 
 def _demand(stage: str, row: Any, otherwise: str = "", counted: bool = False) -> None:

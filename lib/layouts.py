@@ -4,32 +4,20 @@
     sampled(scene, settings, most=8)               # a new layout, drawn from the data set's statistics
     free_place(scene, "cat", 0, taken, settings)   # room for one more object
 
-The statistics are the places of lib/places.py and mixes: what the objects of one picture are, so that a drawn layout
-has as many objects as pictures have, and of categories that come together. Mixes are pinned in the workspace as places
-are; remove the file to have them taken anew.
+The statistics are the places and mixes of lib/statistics.py, which a scene brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
 
-import msgspec
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
-from lib import kept
 from lib.edits import Box, Scene
 from lib.geometry import IntBox, most_shared
 from lib.registry import MemberSettings
 from lib.requests import XYXY, draw
-from lib.schemas import OK
-
-MOST = 512  # mixes: enough for their spread, little enough to pin
-
-Mix = tuple[str, ...]  # the categories of one picture's objects
 
 
 class PlacingSettings(MemberSettings):
@@ -109,42 +97,3 @@ def _jittered_side(
     start = (low + high - length) / 2 + shift * (high - low) * moved
     start = min(max(start, 0), frame - length)
     return round(start, 4), round(start + length, 4)
-
-
-def mixes_of(objects: pd.DataFrame, images: pd.DataFrame, split: str) -> list[Mix]:
-    """Mixes of up to MOST pictures with objects, those with the smallest hashes; of one split, no crowds.
-
-    A picture that is listed twice has a mix for each time.
-
-    objects: ObjectRows that are ok; images: ImageRows.
-    """
-    pictures = images[(images.status == OK) & (images.split == split)][["key", "digest"]]
-    shown = objects[~objects.crowd].merge(pictures.rename(columns={"key": "image_key"}), on="image_key")
-    named = shown.digest + " " + shown.image_key
-    chosen = sorted(named.unique(), key=lambda name: draw("mix", name))[:MOST]
-    groups = shown[named.isin(chosen)].groupby(named).category
-    found = {name: tuple(sorted(group)) for name, group in groups}
-    return [found[name] for name in chosen]
-
-
-class _Pinned(msgspec.Struct, forbid_unknown_fields=True):
-    split: str
-    mixes: list[Annotated[Mix, msgspec.Meta(min_length=1)]]
-
-
-def pinned_mixes(path: Path, split: str, make: Callable[[], list[Mix]]) -> list[Mix]:
-    """The mixes in a file, where they are of this split; else those that are made, then pinned.
-
-    Raises AugmentError for a damaged file.
-    """
-    known = read_mixes(path, split)
-    mixes = known or make()
-    if mixes and not (known and kept.sealed(path)):
-        kept.write(path, _Pinned(split, mixes), durable=True)
-    return mixes
-
-
-def read_mixes(path: Path, split: str) -> list[Mix]:
-    """The mixes in a file; none for one of another split, or for no file. Raises AugmentError for a damaged one."""
-    told = kept.read(path, _Pinned)
-    return told.mixes if told is not None and told.split == split else []

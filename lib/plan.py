@@ -7,8 +7,8 @@ picture added to the data set leaves the other plans alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ import pandas as pd
 
 from lib.canvas import decode_rle
 from lib.composites import COMPOSITES
+from lib.donors import DonorPool
 from lib.edits import EDITS, Box, Draft, Scene, Target
 from lib.geometry import (
     IntBox,
     clip_xyxy,
-    most_covered,
     outer_pixels,
     rectangles_mask,
     to_window,
@@ -29,95 +29,12 @@ from lib.geometry import (
     xyxy_to_xywh,
 )
 from lib.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
-from lib.layouts import Mix
 from lib.painters import PAINTERS
-from lib.places import Places
 from lib.recipe import Recipe
+from lib.registry import Member
 from lib.requests import Donor, Label, Pass, Request, Rle, canonical, draw, key_of
 from lib.schemas import OK, REJECTED, PlanRow
-
-
-@dataclass(frozen=True)
-class _Donors:
-    """Donors of one category, in the order of their hashes."""
-
-    sizes: np.ndarray  # (N, 2) float64 width, height, pixels
-    hashes: np.ndarray  # (N,) uint64, of the annotation and its picture, ascending
-    rows: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class DonorPool:
-    """Objects that copy-paste may cut out, by category."""
-
-    categories: Mapping[str, _Donors] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, objects: pd.DataFrame, images: pd.DataFrame, split: str) -> DonorPool:
-        """Usable objects of readable pictures of one split; no crowds, and none with a piece of another in its box."""
-        # A group on both sides of the split would leak through its donors.
-        outside = set(images.group[(images.split != split) & (images.group != "")])
-        pictures = images[(images.status == OK) & (images.split == split) & ~images.group.isin(outside)]
-        pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
-        shown = objects[objects.status == OK]
-        alone = ~shown.crowd & (_overlapped(shown) <= _MOST_OVERLAP)
-        usable = shown[alone].merge(pictures, on="image_key")
-        return cls({str(category): _donors(group) for category, group in usable.groupby("category")})
-
-    def choose(self, painter: Any, settings: Any, category: str, wh: tuple[float, float], seed: int, own: str) -> Any:
-        """The fitting donor's row with the smallest hash for this seed, never the object itself; None for none.
-
-        Of a large pool only the next _LOOK donors after the seed's place in the order of hashes are looked at, then the
-        next ones, until one fits: so a choice costs the same for a million donors, and adding one moves few choices.
-        """
-        if category not in self.categories:
-            return None
-        donors = self.categories[category]
-        count, start = len(donors.hashes), int(np.searchsorted(donors.hashes, _mix(np.array([seed], np.uint64))[0]))
-        for first in range(0, count, _LOOK):
-            places = (start + np.arange(first, min(first + _LOOK, count))) % count
-            places = places[painter.fits(settings, *wh, donors.sizes[places])]
-            order = np.argsort(_mix(donors.hashes[places] ^ np.uint64(seed)))
-            for place in places[order[:2]]:  # the first may be the object itself
-                if donors.rows.key.iat[place] != own:
-                    return donors.rows.iloc[place]
-        return None
-
-
-_LOOK = 1024
-
-
-def _donors(group: pd.DataFrame) -> _Donors:
-    identities = group.digest + " " + group.key
-    hashes = _mix(np.array([draw("donor", identity) for identity in identities], dtype=np.uint64))
-    order = np.argsort(hashes, kind="stable")
-    rows = group.iloc[order].reset_index(drop=True)
-    boxes = xywh_to_xyxy(rows[["x", "y", "w", "h"]].to_numpy())
-    frame = rows[["width", "height"]].to_numpy(dtype=np.float64)
-    sizes = np.minimum(boxes[:, 2:], frame) - np.maximum(boxes[:, :2], 0)
-    return _Donors(np.maximum(sizes, 1), hashes[order], rows)
-
-
-# A pasted piece of another object would be an object without a label.
-_MOST_OVERLAP = 0.1
-
-
-def _overlapped(objects: pd.DataFrame) -> np.ndarray:
-    """(N,) the largest share of each object's box that another annotated box of its picture covers."""
-    boxes = xywh_to_xyxy(objects[["x", "y", "w", "h"]].to_numpy())
-    shares = np.zeros(len(objects))
-    for places in objects.groupby("image_key", sort=False).indices.values():
-        if len(places) > 1:
-            shares[places] = most_covered(boxes[places])
-    return shares
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele et al. 2014): spreads 64-bit values evenly, whole columns at once."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+from lib.statistics import Statistics
 
 
 def scenes(
@@ -125,8 +42,7 @@ def scenes(
     objects: pd.DataFrame,
     prompts: Mapping[str, str],
     seed: int,
-    places: Places | None = None,
-    mixes: Sequence[Mix] = (),
+    statistics: Statistics,
 ) -> Iterator[tuple[Any, Scene]]:
     """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
     by_image = objects.groupby("image_key", sort=False).indices
@@ -154,7 +70,31 @@ def scenes(
         ]
         prompt = prompts.get(row.key, "")
         frame = row.width, row.height
-        yield row, Scene(row.key, row.digest, *frame, prompt, (seed, 0), boxes, places or {}, mixes)
+        drawn_from = statistics.places, statistics.mixes
+        yield row, Scene(row.key, row.digest, *frame, prompt, (seed, 0), boxes, *drawn_from)
+
+
+def targets_of(
+    selected: pd.DataFrame,
+    objects: pd.DataFrame,
+    prompts: Mapping[str, str],
+    edit: Member,
+    seed: int,
+    statistics: Statistics,
+) -> list[tuple[Target, str]]:
+    """What variant 0 of `plan_requests` wants to paint, each target with the category of its object."""
+    built = EDITS.build(edit)
+    return [
+        (target, _category(target, scene))
+        for _, scene in scenes(selected, objects, prompts, seed, statistics)
+        for target in built.draft(scene).targets
+    ]
+
+
+def _category(target: Target, scene: Scene) -> str:
+    """What the target's object is; "" where it is about none."""
+    own = {box.key: box.category for box in scene.boxes}
+    return target.category or (own[target.about[0]] if target.about else "")
 
 
 def plan_requests(
@@ -162,21 +102,19 @@ def plan_requests(
     objects: pd.DataFrame,
     prompts: Mapping[str, str],
     recipe: Recipe,
-    donors: DonorPool,
+    statistics: Statistics,
     seed: int,
     variants: int,
-    places: Places | None = None,
-    mixes: Sequence[Mix] = (),
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why there is none.
 
-    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; donors, places, mixes: empty
-    where painter and edit need none.
+    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
+    needs.
     """
-    planner = _Planner(recipe, donors, seed)
+    planner = _Planner(recipe, statistics.donors, seed)
     return [
         planner.row(row, replace(scene, draws=(seed, variant)), variant)
-        for row, scene in scenes(selected, objects, prompts, seed, places, mixes)
+        for row, scene in scenes(selected, objects, prompts, seed, statistics)
         for variant in range(variants)
     ]
 
@@ -286,8 +224,7 @@ class _Planner:
         return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
 
     def _donor(self, target: Target, scene: Scene, seed: int) -> Donor | None:
-        own = target.about[0] if target.about else ""
-        category = target.category or next(box.category for box in scene.boxes if box.key == own)
+        own, category = target.about[0] if target.about else "", _category(target, scene)
         (x0, y0, x1, y1), settings = outer_pixels(target.boxes[0]), self.painter_settings
         row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, own)
         if row is None:

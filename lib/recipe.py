@@ -32,6 +32,21 @@ class Recipe(BaseModel):
         told = [(field, getattr(settings, field, None) or []) for field in ("category", "occluder_category")]
         return [(field, name) for field, names in told for name in ([names] if isinstance(names, str) else names)]
 
+    @property
+    def needs_places(self) -> bool:
+        """Does its edit draw from the places that objects of the data set take?"""
+        return bool(EDITS.settings(self.edit.name, self.edit.settings).needs_places)
+
+    @property
+    def needs_mixes(self) -> bool:
+        """Does its edit draw from what pictures of the data set hold?"""
+        return bool(EDITS.settings(self.edit.name, self.edit.settings).needs_mixes)
+
+    @property
+    def needs_donors(self) -> bool:
+        """Does its painter paste real objects?"""
+        return bool(PAINTERS[self.painter.name].NEEDS_DONOR)
+
     def check_categories(self, known: Collection[str]) -> None:
         """Raises AugmentError where new labels would be of a category that the data set does not have."""
         for field, name in self.categories:

@@ -16,19 +16,18 @@ from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from lib.captioners import CAPTIONERS
+from lib.donors import DonorPool
 from lib.generate import Load, source_loader
 from lib.judges import make_judge
 from lib.judging import judged_labels
-from lib.layouts import Mix, mixes_of
 from lib.manifest import Ref, digest, read_manifest, read_table
 from lib.models import ModelRef
 from lib.painters import PAINTERS
-from lib.places import Places, places_of
-from lib.plan import DonorPool
 from lib.regions import Pixels
 from lib.registry import Member
 from lib.requests import Outcome
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow
+from lib.statistics import Survey
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,16 +91,15 @@ def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, 
     return DonorPool.of(rows, read_manifest(Path(images), ImageRow), split)
 
 
-def places_of_split(objects: Ref, images: Ref, split: str, known: Collection[str]) -> Places:
-    """Where objects of a split stand, by category, but for those that are known."""
-    rows, _ = _usable_objects(objects.path, objects.sha256)
-    return places_of(rows, read_manifest(images.file, ImageRow), split, known)
+def survey_of(
+    objects: Ref, images: Ref, root: Path, split: str, categories: Collection[str], pins: bool = True
+) -> Survey:
+    """The statistics of a data set with these categories, pinned in the workspace at `root`."""
 
+    def rows(_: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return _usable_objects(objects.path, objects.sha256)[0], read_manifest(images.file, ImageRow)
 
-def mixes_of_split(objects: Ref, images: Ref, split: str) -> list[Mix]:
-    """What pictures of a split hold."""
-    rows, _ = _usable_objects(objects.path, objects.sha256)
-    return mixes_of(rows, read_manifest(images.file, ImageRow), split)
+    return Survey(root, split, categories, rows, pins)
 
 
 def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:

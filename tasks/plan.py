@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from lib.edits import EDITS
-from lib.layouts import pinned_mixes, read_mixes
-from lib.manifest import Ref, digest, former_manifest
-from lib.painters import PAINTERS
-from lib.places import pinned_places, read_places, usable_categories
-from lib.plan import DonorPool, plan_requests
+from lib.manifest import Ref, former_manifest
+from lib.plan import plan_requests
 from lib.recipe import Recipe
 from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
+from lib.statistics import Statistics
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, mixes_of_split, places_of_split, usable_objects
+from tasks.inputs import donors_of, survey_of, usable_objects
 from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -29,19 +25,10 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
     recipe, settings = run.recipe, run.settings
     chosen = {name: getattr(recipe, name).identity() for name in ("edit", "painter", "composite")}
     chosen |= {"seed": settings.seed, "variants": settings.variants, "split": settings.select.split}
-    where: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
-    needs, split = EDITS.settings(recipe.edit.name, recipe.edit.settings), settings.select.split
-    if needs.needs_places:
-        pinned = run.root / "places.json"
-        of_others = partial(places_of_split, ingested.objects, ingested.images, split)
-        places = pinned_places(pinned, split, of_others)
-        names = usable_categories(places, ingested.categories, settings.select.categories)
-        chosen |= {"categories": names, "places": digest(pinned.read_bytes()) if pinned.is_file() else ""}
-        where["places"] = str(pinned)
-    if needs.needs_mixes:
-        pinned = run.root / "mixes.json"
-        pinned_mixes(pinned, split, partial(mixes_of_split, ingested.objects, ingested.images, split))
-        chosen["mixes"], where["mixes"] = digest(pinned.read_bytes()) if pinned.is_file() else "", str(pinned)
+    split, known = settings.select.split, ingested.categories
+    survey = survey_of(ingested.objects, ingested.images, run.root, split, known)
+    chosen |= survey.identity(recipe, settings.select.categories)
+    where = {"recipe": recipe.model_dump(mode="json")}
     common = {"images": ingested.images, "objects": ingested.objects}
     jobs = [
         make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen, where)
@@ -75,17 +62,18 @@ def plan_part(job: Job) -> Ref:
     captions = captions[captions.status == OK]
     selected = job.read("selected", SelectRow)
     selected = selected[selected.key.isin(captions.key)]
-    donors = DonorPool()
-    if PAINTERS[recipe.painter.name].NEEDS_DONOR:
-        donors = donors_of(job.inputs["objects"], job.inputs["images"], job.settings["split"])
     objects = usable_objects(job.inputs["objects"], selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
-    places = {}
-    if "places" in job.where:
-        pinned = read_places(Path(job.where["places"]), job.settings["split"])
-        places = {name: pinned[name] for name in job.settings["categories"]}
-    mixes = read_mixes(Path(job.where["mixes"]), job.settings["split"]) if "mixes" in job.where else []
     seed, variants = job.settings["seed"], job.settings["variants"]
-    rows = plan_requests(selected, objects, prompts, recipe, donors, seed, variants, places, mixes)
+    rows = plan_requests(selected, objects, prompts, recipe, _statistics(job, recipe), seed, variants)
     job.advance(len(captions))
     return job.write(rows, PlanRow)
+
+
+def _statistics(job: Job, recipe: Recipe) -> Statistics:
+    """As they were pinned when the job's key was made."""
+    objects, images, split = job.inputs["objects"], job.inputs["images"], job.settings["split"]
+    categories = job.settings.get("categories", ())
+    survey = survey_of(objects, images, Path(job.workspace), split, categories, pins=False)
+    statistics = survey.statistics(recipe)
+    return replace(statistics, donors=donors_of(objects, images, split)) if recipe.needs_donors else statistics

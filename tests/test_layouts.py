@@ -1,9 +1,9 @@
 """Layouts of edit `layout`: the data's own, near them, or drawn from what the data set's pictures hold."""
 
+import json
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +11,10 @@ from test_edits import BOXES, HEIGHT, WIDTH, drawn_scene, edit, make_box, scene_
 from test_plan import box, frame, image, plan, recipe, requests, select
 
 from lib.edits import Scene
-from lib.errors import AugmentError
 from lib.geometry import to_window, xywh_to_xyxy
-from lib.layouts import mixes_of, pinned_mixes, read_mixes
-from lib.plan import DonorPool, plan_requests
+from lib.plan import plan_requests
 from lib.schemas import ObjectRow, SelectRow
+from lib.statistics import Statistics
 
 SMALL = {"cat": np.array([[0.5, 0.2, 0.2], [0.9, 0.25, 0.15]]), "dog": np.array([[1.0, 0.2, 0.2]])}
 MIXES = [("cat",), ("cat", "cat", "dog"), ("dog", "dog")]
@@ -122,7 +121,7 @@ def test_every_sampled_object_has_a_label_of_its_class_and_box():
     chain = recipe("layout", "gligen", "none", layouts="sampled")
     boxes, one = [box("7", "1", 100, 100, 80, 60)], image("1")
     chosen = frame([select(one, boxes)], SelectRow)
-    rows = plan_requests(chosen, frame(boxes, ObjectRow), {}, chain, DonorPool(), 0, 9, SMALL, MIXES)
+    rows = plan_requests(chosen, frame(boxes, ObjectRow), {}, chain, Statistics(SMALL, MIXES), 0, 9)
     seen = set()
     for request in requests(rows):
         (step,) = request.passes
@@ -133,47 +132,6 @@ def test_every_sampled_object_has_a_label_of_its_class_and_box():
             np.testing.assert_allclose(told, corners, atol=1e-3)
             assert label.painted and label.source is None and label.area == label.bbox[2] * label.bbox[3]
     assert len(seen) > 1
-
-
-# Mixes
-
-
-def images(*keys, split="train"):
-    return pd.DataFrame({"key": keys, "status": "ok", "split": split, "digest": [f"d{key}" for key in keys]})
-
-
-def objects(*rows):
-    return pd.DataFrame(rows, columns=["image_key", "category", "crowd"])
-
-
-def test_a_mix_is_what_one_picture_of_the_split_holds_without_crowds():
-    rows = objects(("1", "dog", False), ("1", "cat", False), ("1", "cat", True), ("2", "ox", False))
-    assert mixes_of(rows, images("1", "3"), "train") == [("cat", "dog")]
-    assert mixes_of(rows, images("1", split="val"), "train") == []
-
-
-def test_one_more_picture_leaves_the_others_mixes_in_their_order():
-    rows = objects(*((str(i), f"c{i}", False) for i in range(20)))
-    before = mixes_of(rows, images(*map(str, range(19))), "train")
-    after = mixes_of(rows, images(*map(str, range(20))), "train")
-    assert [mix for mix in after if mix != ("c19",)] == before
-
-
-def test_pictures_of_equal_bytes_are_mixes_of_their_own():
-    """As a clean template is that stands for several layouts."""
-    twins = images("1", "2").assign(digest="same")
-    assert sorted(mixes_of(objects(("1", "cat", False), ("2", "dog", False)), twins, "train")) == [("cat",), ("dog",)]
-
-
-def test_mixes_are_pinned_for_their_split(tmp_path):
-    path = tmp_path / "mixes.json"
-    assert pinned_mixes(path, "train", list) == [] and not path.exists()
-    assert pinned_mixes(path, "train", lambda: MIXES) == MIXES == read_mixes(path, "train")
-    assert pinned_mixes(path, "train", lambda: [("other",)]) == MIXES
-    assert read_mixes(path, "training") == []
-    path.write_text("{")
-    with pytest.raises(AugmentError, match=r"mixes\.json is damaged.*remove it"):
-        read_mixes(path, "train")
 
 
 # Through the flow
@@ -192,4 +150,5 @@ def test_a_run_with_sampled_layouts_pins_what_pictures_hold(made_set, prefect_se
         limit=2,
     )
     assert account["stages"]["generate"]["ok"] == 2
-    assert read_mixes(tmp_path / "ws" / "mixes.json", "train") == [("forklift", "pallet")] * 6
+    pinned = json.loads((tmp_path / "ws" / "mixes.json").read_bytes())
+    assert (pinned["split"], pinned["mixes"]) == ("train", [["forklift", "pallet"]] * 6)

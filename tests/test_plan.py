@@ -6,15 +6,17 @@ import pandas as pd
 import pytest
 
 from lib.composites import COMPOSITES
+from lib.donors import DonorPool
 from lib.edits import EDITS
 from lib.errors import AugmentError
 from lib.manifest import to_table
 from lib.painters import PAINTERS
 from lib.painters.copy_paste import CopyPaste
-from lib.plan import DonorPool, plan_requests
+from lib.plan import plan_requests
 from lib.recipe import Recipe, check_triple
 from lib.requests import Label, Request, draw, picture_keys
 from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
+from lib.statistics import Statistics
 
 
 def image(key, width=400, height=300, split="train"):
@@ -53,7 +55,7 @@ def plan(images, objects, chosen=None, seed=0, variants=1, chain=None, places=No
     usable = frame(objects, ObjectRow)
     donors = DonorPool.of(usable, frame(images, ImageRow), "train")
     selected = frame([select(row, objects) for row in (chosen or images)], SelectRow)
-    return plan_requests(selected, usable, {}, chain, donors, seed, variants, places)
+    return plan_requests(selected, usable, {}, chain, Statistics(places or {}, donors=donors), seed, variants)
 
 
 def requests(rows):
@@ -419,7 +421,7 @@ def test_an_object_under_several_that_are_painted_anew_is_hidden_by_all_of_them(
     rows = [image("1")], [*boxes, under]
     chosen = frame([select(rows[0][0], boxes)], SelectRow)  # the pallet is not among the selected
     chain = recipe("replace", "gligen-inpaint", "feather")
-    (row,) = plan_requests(chosen, frame(rows[1], ObjectRow), {}, chain, DonorPool(), 0, 1)
+    (row,) = plan_requests(chosen, frame(rows[1], ObjectRow), {}, chain, Statistics(), 0, 1)
     (label,) = [label for label in requests([row])[0].labels if label.source == "9"]
     assert (label.painted, label.visible, label.ignored) == (False, 0, "occluded")
 
@@ -458,6 +460,6 @@ def test_a_prompt_says_the_object_where_the_painter_reads_no_phrases():
         chain = recipe("replace", painter, "feather")
         usable = frame(boxes, ObjectRow)
         selected = frame([select(image("1"), boxes)], SelectRow)
-        (row,) = plan_requests(selected, usable, {"1": "a busy hall"}, chain, DonorPool(), 0, 1)
+        (row,) = plan_requests(selected, usable, {"1": "a busy hall"}, chain, Statistics(), 0, 1)
         said[painter] = requests([row])[0].passes[0].prompt
     assert said == {"gligen-inpaint": "a busy hall", "vanilla": "a forklift"}

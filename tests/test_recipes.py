@@ -12,15 +12,17 @@ import pytest
 
 from lib.canvas import cut_window
 from lib.composites import COMPOSITES
+from lib.donors import DonorPool
 from lib.edits import EDITS
 from lib.generate import generate_pictures
 from lib.manifest import to_table
 from lib.models import resolve
 from lib.painters import PAINTERS
-from lib.plan import DonorPool, plan_requests
+from lib.plan import plan_requests
 from lib.recipe import Recipe
 from lib.requests import Request
 from lib.schemas import OK, ImageRow, ObjectRow, PlanRow, SelectRow
+from lib.statistics import Statistics
 from lib.store import Store
 
 SMALL, USUAL, LARGE = (40, 30), (160, 120), (520, 390)  # under the tiny painters' 64 pixels, about it, much more
@@ -67,7 +69,7 @@ class Bench:
         select = SelectRow("1", OK, "", "", "1.png", "a" * 64, "upright", "train", *size, keys, ["cat"] * len(keys))
         usable = frame([*objects, *others], ObjectRow)
         pool = DonorPool.of(usable, frame(images, ImageRow), "train")
-        (row,) = plan_requests(frame([select], SelectRow), usable, {}, recipe, pool, seed, 1, PLACES)
+        (row,) = plan_requests(frame([select], SelectRow), usable, {}, recipe, Statistics(PLACES, (), pool), seed, 1)
         if row.status != OK:
             return pixels, None, None, row.reason
         loaded = {"a" * 64: pixels, "b" * 64: np.random.default_rng(6).integers(0, 256, (300, 300, 3), dtype=np.uint8)}

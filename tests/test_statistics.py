@@ -1,30 +1,64 @@
-"""Where objects stand: taken from the data set once, and pinned."""
+"""What plans draw from: counted in the data set once, and pinned."""
 
-import numpy as np
+import json
+
 import pandas as pd
 import pytest
 
+from lib.composites import COMPOSITES
+from lib.edits import EDITS
 from lib.errors import AugmentError
-from lib.places import pinned_places, places_of, read_places, usable_categories
+from lib.manifest import file_digest
+from lib.painters import PAINTERS
+from lib.recipe import Recipe
+from lib.statistics import Survey, mixes_of, places_of
+
+CAT = ("1", "1", "cat", 10.0, 20.0, 50.0, 30.0, False)
+DOG = ("2", "1", "dog", 150.0, 80.0, 90.0, 40.0, False)
+CAT_PLACE, DOG_PLACE = [[0.5, 0.5, 0.3]], [[1.0, 0.5, 0.2]]
 
 
-def images(*keys, split="train"):
-    told = {"key": keys, "status": "ok", "split": split, "digest": "d", "width": 200, "height": 100}
-    return pd.DataFrame(told, index=range(len(keys)))
+def images(*keys, split="train", **more):
+    told = {"key": keys, "status": "ok", "split": split, "digest": [f"d{key}" for key in keys]}
+    return pd.DataFrame({**told, "width": 200, "height": 100, **more}, index=range(len(keys)))
 
 
 def objects(*rows):
     names = ["key", "image_key", "category", "x", "y", "w", "h", "crowd"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=names).astype({"crowd": bool})
 
 
-CAT = ("1", "1", "cat", 10.0, 20.0, 50.0, 30.0, False)
-DOG = ("2", "1", "dog", 150.0, 80.0, 90.0, 40.0, False)
+def holding(*rows):
+    """Objects of (picture, category, crowd)."""
+    return objects(*((str(i), key, name, 9.0, 9.0, 9.0, 9.0, crowd) for i, (key, name, crowd) in enumerate(rows)))
+
+
+def survey(root, *rows, split="train", categories=("cat", "dog"), **more):
+    return Survey(root, split, categories, lambda names: (objects(*rows), images("1", split=split)), **more)
+
+
+def unread(categories):
+    raise AssertionError(f"the objects are read for {categories}")
+
+
+def listed(places):
+    return {name: rows.tolist() for name, rows in places.items()}
+
+
+def recipe(edit, painter="gligen", composite="none", **values):
+    return Recipe(
+        edit=EDITS.member(edit, values),
+        painter=PAINTERS.member(painter, {}),
+        composite=COMPOSITES.member(composite, {}),
+    )
+
+
+# Places
 
 
 def test_a_place_is_bottom_width_and_height_in_heights_of_the_picture_cut_to_it():
     told = places_of(objects(CAT, DOG), images("1"), "train")
-    assert told["cat"].tolist() == [[0.5, 0.5, 0.3]] and told["dog"].tolist() == [[1.0, 0.5, 0.2]]
+    assert listed(told) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
 
 
 def test_crowds_other_splits_and_boxes_beyond_the_frame_are_no_places():
@@ -34,39 +68,121 @@ def test_crowds_other_splits_and_boxes_beyond_the_frame_are_no_places():
 
 
 def test_what_is_pinned_stays_and_new_categories_are_added(tmp_path):
-    path, one, two = tmp_path / "places.json", np.array([[0.5, 0.2, 0.2]]), np.array([[0.9, 0.3, 0.3]])
-    pinned_places(path, "train", lambda known: {"cat": one})
-    told = pinned_places(path, "train", lambda known: {"cat": two, "dog": two})
-    assert told["cat"].tolist() == one.tolist() and told["dog"].tolist() == two.tolist()
-    assert {name: rows.tolist() for name, rows in read_places(path, "train").items()} == {
-        name: rows.tolist() for name, rows in told.items()
-    }
+    survey(tmp_path, CAT, categories=["cat"]).places()
+    moved = (*CAT[:3], 0.0, 0.0, 9.0, 9.0, False)
+    told = survey(tmp_path, moved, DOG).places()
+    assert listed(told) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
+    assert listed(Survey(tmp_path, "train", ["cat", "dog"], unread).places()) == listed(told)
 
 
 def test_those_of_another_split_are_taken_anew_and_nothing_is_pinned_where_there_is_nothing(tmp_path):
-    path, rows = tmp_path / "places.json", np.array([[0.5, 0.2, 0.2]])
-    assert pinned_places(path, "training", dict) == {} and not path.exists()
-    pinned_places(path, "training", lambda known: {"cat": rows})
-    assert read_places(path, "train") == {}
-    assert list(pinned_places(path, "train", lambda known: {"dog": rows})) == ["dog"]
+    assert survey(tmp_path, split="training").places() == {} and not any(tmp_path.iterdir())
+    survey(tmp_path, CAT, split="training").places()
+    assert listed(survey(tmp_path, DOG).places()) == {"dog": DOG_PLACE}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"split": "train", "places": {"cat": []}}', '{"cat": [[1, 1, 1]]}'])
 def test_a_damaged_file_is_a_clear_error(tmp_path, text):
     (tmp_path / "places.json").write_text(text)
     with pytest.raises(AugmentError, match=r"places\.json is damaged.*remove it"):
-        read_places(tmp_path / "places.json", "train")
+        survey(tmp_path).places()
 
 
-def test_new_objects_are_of_categories_that_the_data_set_still_has_and_that_are_wanted():
-    places = {"cat": np.zeros((1, 3)), "dog": np.zeros((1, 3)), "gone": np.zeros((1, 3))}
-    assert usable_categories(places, {"cat", "dog"}, None) == ["cat", "dog"]
-    assert usable_categories(places, {"cat", "dog"}, ["dog", "gone"]) == ["dog"]
+def test_new_objects_are_of_categories_that_the_data_set_still_has_and_that_are_wanted(tmp_path):
+    ox = ("3", "1", "ox", *CAT[3:])
+    survey(tmp_path, CAT, DOG, ox, categories=["cat", "dog", "ox"]).places()
+    today = Survey(tmp_path, "train", {"cat", "dog"}, unread)
+    assert list(today.places()) == ["cat", "dog"] and list(today.places(["dog", "ox"])) == ["dog"]
 
 
 def test_known_categories_are_not_gone_through_again(tmp_path):
-    path, rows, asked = tmp_path / "places.json", np.array([[0.5, 0.2, 0.2]]), []
-    for _ in range(2):
-        pinned_places(path, "train", lambda known: asked.append(sorted(known)) or {"cat": rows})
-    assert asked == [[], ["cat"]]
     assert list(places_of(objects(CAT, DOG), images("1"), "train", {"cat"})) == ["dog"]
+    survey(tmp_path, CAT, DOG).places()
+    assert list(Survey(tmp_path, "train", ["dog", "cat"], unread).places()) == ["cat", "dog"]
+
+
+# Mixes
+
+
+def test_a_mix_is_what_one_picture_of_the_split_holds_without_crowds():
+    rows = holding(("1", "dog", False), ("1", "cat", False), ("1", "cat", True), ("2", "ox", False))
+    assert mixes_of(rows, images("1", "3"), "train") == [("cat", "dog")]
+    assert mixes_of(rows, images("1", split="val"), "train") == []
+
+
+def test_one_more_picture_leaves_the_others_mixes_in_their_order():
+    rows = holding(*((str(i), f"c{i}", False) for i in range(20)))
+    before = mixes_of(rows, images(*map(str, range(19))), "train")
+    after = mixes_of(rows, images(*map(str, range(20))), "train")
+    assert [mix for mix in after if mix != ("c19",)] == before
+
+
+def test_pictures_of_equal_bytes_are_mixes_of_their_own():
+    """As a clean template is that stands for several layouts."""
+    twins = images("1", "2", digest="same")
+    assert sorted(mixes_of(holding(("1", "cat", False), ("2", "dog", False)), twins, "train")) == [("cat",), ("dog",)]
+
+
+def test_mixes_are_pinned_for_their_split(tmp_path):
+    assert survey(tmp_path).mixes() == [] and not any(tmp_path.iterdir())
+    assert survey(tmp_path, CAT, DOG).mixes() == [("cat", "dog")]
+    assert Survey(tmp_path, "train", ["ox"], unread).mixes() == [("cat", "dog")]
+    assert survey(tmp_path, split="training").mixes() == []
+    (tmp_path / "mixes.json").write_text("{")
+    with pytest.raises(AugmentError, match=r"mixes\.json is damaged.*remove it"):
+        survey(tmp_path).mixes()
+
+
+# For a recipe
+
+
+def test_a_recipe_gets_what_it_draws_from_and_nothing_else_is_read(tmp_path):
+    assert Survey(tmp_path, "train", ["cat"], unread).statistics(recipe("layout")).places == {}
+    insert = survey(tmp_path, CAT, DOG).statistics(recipe("insert", "gligen-inpaint"), ["dog"])
+    assert listed(insert.places) == {"dog": DOG_PLACE} and list(insert.mixes) == []
+    drawn = survey(tmp_path, CAT, DOG).statistics(recipe("layout", layouts="sampled"))
+    assert list(drawn.places) == ["cat", "dog"] and drawn.mixes == [("cat", "dog")]
+
+
+def test_a_survey_that_pins_nothing_counts_the_same(tmp_path):
+    chain = recipe("layout", layouts="sampled")
+    counted = survey(tmp_path, CAT, DOG, pins=False).statistics(chain)
+    assert not any(tmp_path.iterdir())
+    pinned = survey(tmp_path, CAT, DOG).statistics(chain)
+    assert listed(counted.places) == listed(pinned.places) and counted.mixes == pinned.mixes
+
+
+FORMER = {
+    "places.json": {"split": "train", "places": {"cat": CAT_PLACE}},
+    "mixes.json": {"split": "train", "mixes": [["cat"]]},
+}
+
+
+def test_files_of_a_former_version_are_taken_as_they_are_and_get_their_digests(tmp_path):
+    for name, content in FORMER.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    for pins in (False, True):
+        told = Survey(tmp_path, "train", ["cat"], unread, pins).statistics(recipe("layout", layouts="sampled"))
+        assert listed(told.places) == {"cat": CAT_PLACE} and told.mixes == [("cat",)]
+        for name, content in FORMER.items():
+            found = json.loads((tmp_path / name).read_bytes())
+            assert bool(found.pop("sha256", None)) == pins and found == content
+
+
+def test_a_plans_key_holds_the_categories_and_the_pinned_bytes(tmp_path):
+    told = survey(tmp_path, CAT, DOG).identity(recipe("layout", layouts="sampled"), ["cat"])
+    digests = {name: file_digest(tmp_path / f"{name}.json") for name in ("places", "mixes")}
+    assert told == {"categories": ["cat"], **digests}
+    assert survey(tmp_path).identity(recipe("layout")) == {}
+
+
+def test_donors_are_those_of_the_categories_that_are_wanted(tmp_path):
+    wanted = []
+
+    def rows(categories):
+        wanted.extend(categories)
+        more = {"status": "ok", "group": "", "frame": "upright"}
+        return objects(CAT, DOG).assign(status="ok"), images("1", **more)
+
+    pool = Survey(tmp_path, "train", ["cat", "dog"], rows).donors(["dog"])
+    assert wanted == ["dog"] and list(pool.categories["dog"].rows.key) == ["2"]

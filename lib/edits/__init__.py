@@ -55,8 +55,8 @@ class Scene:
     prompt: str  # the caption's prompt; "" where captions are off
     draws: tuple[int, int]  # seed and variant: what every draw of this plan begins with
     boxes: Sequence[Box]
-    places: Mapping[str, np.ndarray] = field(default_factory=dict)  # lib/places.py; where its settings ask for them
-    mixes: Sequence[tuple[str, ...]] = ()  # lib/layouts.py, in the same way
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)  # lib/statistics.py; where its settings ask for them
+    mixes: Sequence[tuple[str, ...]] = ()  # of lib/statistics.py too
 
 
 @dataclass(frozen=True, slots=True)
