@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import AugmentError
+from lib.geometry import CONTEXT, MIN_SIDE
 from lib.judges import Judge
 from lib.metrics import fidelity as arithmetic
-from lib.metrics.regions import MIN_SIDE, Regions
+from lib.metrics.regions import Regions
 from lib.reading import Reading
-from lib.regions import CONTEXT
 from lib.sides import Side, read_side
 
 Advance = Callable[[int, int], None]  # (pictures done, of how many)

@@ -14,6 +14,10 @@ import numpy as np
 IntBox = tuple[int, int, int, int]
 Polygons = tuple[tuple[float, ...], ...]  # each x, y, x, y, ... pixels
 
+# How a judge is shown a box.
+CONTEXT = 0.15  # share of the box's longer side that is shown around it
+MIN_SIDE = 8  # pixels: in a box with a shorter side there is nothing to recognise
+
 
 def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
     """(..., 4) left, top, width, height → left, top, right, bottom."""
@@ -80,7 +84,7 @@ def outer_pixels(xyxy: Sequence[float]) -> IntBox:
 def padded(xyxy: Sequence[float], width: int, height: int, padding: float) -> IntBox:
     """A float box grown by a share of the frame's width and height, half on each side, as whole pixels in the frame.
 
-    Centre and size are cut to whole pixels as the object replacement system does (S2: 1920×1280 with YOLO .494337
+    Centre and size are cut to whole pixels as the object replacement system does (1920×1280 with YOLO .494337
     .541262 .745955 .684466 and padding .03 gives centre 949, 692 and size 1489×914); the box itself is always held.
     """
     x0, y0, x1, y1 = outer_pixels(xyxy)

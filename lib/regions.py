@@ -22,7 +22,7 @@ from pydantic import Field
 
 from lib.captioners.template import article, naming
 from lib.errors import AugmentError
-from lib.geometry import clip_xyxy
+from lib.geometry import CONTEXT, clip_xyxy
 from lib.metrics.text import cosines, scaled
 from lib.models import ModelRef, device, local_path, reading
 from lib.registry import MemberSettings
@@ -35,7 +35,6 @@ Embeddings = NDArray[np.float32]  # (N, D)
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json", "*processor_config.json")
 ALSO = ("*.json", "*.txt")
-CONTEXT = 0.15  # of a box's longer side, around it
 
 
 def crop_region(picture: Pixels, box: Sequence[float], size: int, context: float = CONTEXT) -> Pixels:

@@ -1,4 +1,4 @@
-"""What a run can be told, as small typed values; defaults stand here and nowhere else.
+"""What a run can be told, as small typed values; each default is written once.
 
 Each model is one parameter of the flow. A family choice (painter, edit, composite, captioner, extractor) is a name, or
 a name with that member's own settings: `painter: copy-paste` or `painter: {name: copy-paste, blend: 4}`.
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lib.geometry import CONTEXT, MIN_SIDE
 
 
 class Settings(BaseModel):
@@ -114,14 +116,15 @@ class BoxScreenSettings(Settings):
         description="below this percentile, and where another category fits better, its label is dropped; between the "
         "two it is ignored",
     )
+    # A 5th percentile of fewer boxes is their minimum.
     least: int = Field(
         20, ge=1, description="real boxes of a category to have limits of its own, and in all to have any"
     )
     most: float = Field(
         1, ge=0, le=1, description="no limit is above this share: 1 asks for what real boxes reach, .5 for a majority"
     )
-    min_side: float = Field(8, ge=0, description="boxes with a shorter visible side, pixels, are kept unjudged")
-    context: float = Field(0.15, ge=0, description="share of a box's longer side that is shown around it")
+    min_side: float = Field(MIN_SIDE, ge=0, description="boxes with a shorter visible side, pixels, are kept unjudged")
+    context: float = Field(CONTEXT, ge=0, description="share of a box's longer side that is shown around it")
 
     @model_validator(mode="after")
     def _ordered(self) -> BoxScreenSettings:

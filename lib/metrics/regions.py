@@ -14,15 +14,13 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
-from lib.geometry import area_xyxy, clip_xyxy
+from lib.geometry import CONTEXT, MIN_SIDE, area_xyxy, clip_xyxy
 from lib.judges import Judge, make_judge
 from lib.metrics import Base, Kind, Noted, Seen
 from lib.metrics.fidelity import Judged, measure
 from lib.models import ModelRef
-from lib.regions import CONTEXT, crop_region
+from lib.regions import crop_region
 from lib.registry import MemberSettings
-
-MIN_SIDE = 8.0  # pixels: of a smaller box there is nothing to recognise
 
 
 class _Told(TypedDict):
@@ -59,7 +57,9 @@ class Regions(Base):
 
     class Settings(MemberSettings):
         model: str = Field("mini:clip", description="the judge, CLIP or classifier: mini:clip, a folder or a hub id")
-        min_side: float = Field(MIN_SIDE, ge=0, description="boxes with a shorter visible side, pixels, do not count")
+        min_side: float = Field(
+            MIN_SIDE, ge=0, validate_default=True, description="boxes with a shorter visible side, pixels, do not count"
+        )
         context: float = Field(CONTEXT, ge=0, description="share of a box's longer side that is shown around it")
 
     def __init__(self, settings: Any, model: ModelRef | Judge) -> None:

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.metrics.regions import MIN_SIDE
+from lib.geometry import MIN_SIDE
+from lib.settings import BoxScreenSettings
 
 Action = Literal["keep", "ignore", "drop"]
 Floats = NDArray[np.float64]
@@ -29,7 +30,7 @@ TOO_SMALL = "too_small_to_judge"  # keep: there is nothing to recognise, in real
 TOO_FEW_REAL = "too_few_real_boxes"  # keep: nothing to measure it by
 DOUBTFUL = "doubtful"  # ignore: less recognisable than real boxes, but not something else either
 NOT_RECOGNISED = "not_recognised"  # drop: another name fits better, and its own hardly at all
-LEAST = 20  # real boxes of a category to have a limit of its own: a 5th percentile of fewer is their minimum
+_DEFAULTS = BoxScreenSettings()
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ def standing(shares: Any, labels: Any) -> Standing:
 def thresholds(
     real_shares: Any,
     labels: Any,
-    keep: float = 5,
-    drop: float = 1,
-    least: int = LEAST,
-    most: float = 1,
+    keep: float = _DEFAULTS.keep,
+    drop: float = _DEFAULTS.drop,
+    least: int = _DEFAULTS.least,
+    most: float = _DEFAULTS.most,
     sides: Any = None,
     min_side: float = MIN_SIDE,
 ) -> Thresholds:

@@ -20,9 +20,9 @@ from torch import nn
 
 from lib.classifier import Classifier, read_classifier
 from lib.errors import AugmentError
-from lib.geometry import most_shared
+from lib.geometry import CONTEXT, most_shared
 from lib.models import ModelRef, reading
-from lib.regions import CONTEXT, Pixels, crop_region, prepared
+from lib.regions import Pixels, crop_region, prepared
 from lib.training.clip import BACKGROUND, worn
 from lib.training.loop import LoopSettings
 from lib.training.vae import save_half
