@@ -1,6 +1,7 @@
 """Presets: a name for a triple edit × painter × composite and its values, and how a run's parameters are resolved.
 
-To add one: an entry in PRESETS. Explicit values override a preset; a bare name means that member with its defaults.
+To add one: an entry in PRESETS; `replaces` names the system that it stands for. Explicit values override
+a preset; a bare name means that member with its defaults.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from lib.settings import (
     Settings,
 )
 
-# S3's limits: exactly one category and fewer than 7 boxes a picture.
-_S3_SELECT = {"max_objects": 6, "max_categories": 1, "require_objects": True}
-_S3_CAPTION = {"captioner": {"name": "blip2"}, "rules": "s3"}
+# BLIP-2 + GLIGEN takes pictures with exactly one category and fewer than 7 boxes.
+_COCO_GLIGEN_SELECT = {"max_objects": 6, "max_categories": 1, "require_objects": True}
+_COCO_GLIGEN_CAPTION = {"captioner": {"name": "blip2"}, "rules": "s3"}
 
-# S0's three methods; each edge of the occluder as there, which are the edit's defaults.
-_S0 = {"select": {"categories": ["forklift"]}}
+# The three methods of LOCO occlusion inpainting; each edge of the occluder as there, which are the edit's defaults.
+_LOCO = {"select": {"categories": ["forklift"]}}
 _STACK = "a stack of boxes"
 
 
-def _s1(painter: dict[str, Any], composite: dict[str, Any], about: str, seed: str) -> dict[str, Any]:
-    """A pipeline of S1: given masks, painted with given prompts (format triples, or any set with masks)."""
+def _latent_inpainting(painter: dict[str, Any], composite: dict[str, Any], about: str, replaces: str) -> dict[str, Any]:
+    """A pipeline of zero-shot latent inpainting: given masks, painted with given prompts."""
     return {
         "about": about,
-        "seed": seed,
+        "replaces": replaces,
         "caption": {"captioner": {"name": "given"}},
         "edit": {"name": "mask", "prompt": "{caption}"},
         "painter": painter,
@@ -58,14 +59,14 @@ _BLURRED = {**_VANILLA, "mask_blur": [13, 10]}
 PRESETS: dict[str, dict[str, Any]] = {
     "copy-paste": {
         "about": "real objects of the same category in the boxes of every picture; needs no model",
-        "seed": "the free baseline",
+        "replaces": "the free baseline",
         "edit": {"name": "replace"},
         "painter": {"name": "copy-paste"},
         "composite": {"name": "feather"},
     },
     "gligen-generation": {
         "about": "a new picture for the same boxes, prompted by what BLIP-2 says of the old one",
-        "seed": "BLIP-2 and GLIGEN generation, without its limits",
+        "replaces": "BLIP-2 and GLIGEN generation, without its limits",
         "caption": {"captioner": {"name": "blip2"}},
         "edit": {"name": "layout"},
         "painter": {"name": "gligen"},
@@ -73,118 +74,118 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "gligen-inpainting": {
         "about": "the objects in the boxes painted anew, the rest of the picture kept",
-        "seed": "BLIP-2 and GLIGEN inpainting, without its limits",
+        "replaces": "BLIP-2 and GLIGEN inpainting, without its limits",
         "caption": {"captioner": {"name": "blip2"}},
         "edit": {"name": "replace"},
         "painter": {"name": "gligen-inpaint"},
         "composite": {"name": "feather"},
     },
     "coco-gligen-generation": {
-        "about": "gligen-generation with the seed system's limits: one category, fewer than 7 boxes",
-        "seed": "BLIP-2 and GLIGEN for COCO classes, generation",
-        "select": _S3_SELECT,
-        "caption": _S3_CAPTION,
+        "about": "gligen-generation with the limits of the system that it replaces: one category, fewer than 7 boxes",
+        "replaces": "BLIP-2 and GLIGEN for COCO classes, generation",
+        "select": _COCO_GLIGEN_SELECT,
+        "caption": _COCO_GLIGEN_CAPTION,
         "edit": {"name": "layout"},
         "painter": {"name": "gligen", "steps": 50, "guidance": 7.5, "grounding": 1.0},
         "composite": {"name": "none"},
     },
     "coco-gligen-inpainting": {
-        "about": "gligen-inpainting with the seed system's limits: one category, fewer than 7 boxes",
-        "seed": "BLIP-2 and GLIGEN for COCO classes, inpainting",
-        "select": _S3_SELECT,
-        "caption": _S3_CAPTION,
+        "about": "gligen-inpainting with the limits of the system that it replaces: one category, fewer than 7 boxes",
+        "replaces": "BLIP-2 and GLIGEN for COCO classes, inpainting",
+        "select": _COCO_GLIGEN_SELECT,
+        "caption": _COCO_GLIGEN_CAPTION,
         "edit": {"name": "replace"},
         "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
         "composite": {"name": "feather"},
     },
     "loco-gligen": {
         "about": "a stack of boxes before the right lower part of every forklift",
-        "seed": "LOCO forklift occlusion, method gligen",
-        **_S0,
+        "replaces": "LOCO forklift occlusion, method gligen",
+        **_LOCO,
         "edit": {"name": "occlude", "prompt": _STACK},
         "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
         "composite": {"name": "feather"},
     },
     "loco-refined": {
         "about": "every forklift painted anew, then a stack of boxes before it",
-        "seed": "LOCO forklift occlusion, method refined",
-        **_S0,
+        "replaces": "LOCO forklift occlusion, method refined",
+        **_LOCO,
         "edit": {"name": "refine", "prompt": _STACK, "object_prompt": "a {category}"},
         "painter": {"name": "gligen-inpaint", "steps": 50, "guidance": 7.5, "grounding": 1.0},
         "composite": {"name": "feather"},
     },
     "loco-sdxl": {
         "about": "as loco-gligen, by Stable Diffusion XL, which is told no boxes",
-        "seed": "LOCO forklift occlusion, method sdxl",
-        **_S0,
+        "replaces": "LOCO forklift occlusion, method sdxl",
+        **_LOCO,
         "edit": {"name": "occlude", "prompt": _STACK},
         "painter": {"name": "sdxl-inpaint", "steps": 30, "guidance": 5},
         "composite": {"name": "feather"},
     },
-    "pipe-vanilla": _s1(
+    "pipe-vanilla": _latent_inpainting(
         _VANILLA,
         {"name": "none"},
         "given masks painted with given prompts, the rest held in the latents alone",
         "zero-shot latent inpainting, vanilla",
     ),
-    "pipe-copy": _s1(
+    "pipe-copy": _latent_inpainting(
         _VANILLA,
         {"name": "paste"},
         "pipe-vanilla with the known pixels put back",
         "zero-shot latent inpainting, BackgroundCopy",
     ),
-    "pipe-blur": _s1(
+    "pipe-blur": _latent_inpainting(
         _BLURRED,
         {"name": "none"},
         "pipe-vanilla with a soft mask",
         "zero-shot latent inpainting, MaskBlur",
     ),
-    "pipe-copy-blur": _s1(
+    "pipe-copy-blur": _latent_inpainting(
         _BLURRED,
         {"name": "feather", "kernel": 13, "sigma": 10},
         "pipe-blur with the known pixels put back behind a soft rim: the best seam",
         "zero-shot latent inpainting, CopyAndBlur",
     ),
-    "pipe-reconstruct": _s1(
+    "pipe-reconstruct": _latent_inpainting(
         _VANILLA,
         {"name": "reconstruct"},
         "pipe-vanilla with the decoder tuned to each picture",
         "zero-shot latent inpainting, BackgroundReconstruction",
     ),
-    "pipe-reconstruct-lite": _s1(
+    "pipe-reconstruct-lite": _latent_inpainting(
         _VANILLA,
         {"name": "reconstruct", "lite": True},
         "the same, of the decoder only its mid block and output convolution",
         "zero-shot latent inpainting, reconstruction lite",
     ),
-    "pipe-blended": _s1(
+    "pipe-blended": _latent_inpainting(
         {"name": "blended-latent"},
         {"name": "feather"},
         "Blended Latent Diffusion: the mask shrinks while the picture forms, so that small ones are not lost",
         "zero-shot latent inpainting, progressive mask shrinking (never finished there)",
     ),
-    "pipe-td-paint": _s1(
+    "pipe-td-paint": _latent_inpainting(
         {"name": "td-paint"},
         {"name": "feather"},
         "known pixels held at a low noise level, without the training of TD-Paint",
         "zero-shot latent inpainting, TD-Paint (never finished there)",
     ),
-    "pipe-latentpaint": _s1(
+    "pipe-latentpaint": _latent_inpainting(
         {"name": "latentpaint"},
         {"name": "feather"},
         "known features kept inside the U-Net",
         "zero-shot latent inpainting, LatentPaint (never finished there)",
     ),
     "replace-sd2": {
-        "about": "whole boxes, a little wider, painted anew by Stable Diffusion 2; variants: 4 as the seed had it",
-        "seed": "object replacement with Stable Diffusion 2",
+        "about": "whole boxes, a little wider, painted anew by Stable Diffusion 2; variants: 4 as there",
+        "replaces": "object replacement with Stable Diffusion 2",
         "edit": {"name": "replace", "padding": 0.03, "prompt": "a {category}"},
         "painter": {"name": "sd-inpaint", "steps": 50, "guidance": 8},
         "composite": {"name": "feather"},
     },
     "stay-defects": {
         "about": "defects painted into clean pictures at places that other pictures' defects have, by your own model",
-        "seed": "STAY diffusion, layout-to-image on industrial defects",
+        "replaces": "STAY diffusion, layout-to-image on industrial defects",
         "select": {"max_objects": 0},
         "edit": {"name": "insert", "count": 3, "context": 1, "min_window": 64},
         "painter": {"name": "stay"},
@@ -327,7 +328,7 @@ def preset_rows() -> list[dict[str, str]]:
                 "painter": preset["painter"]["name"],
                 "composite": preset["composite"]["name"],
                 "checkpoints": "; ".join(f"{member.MODEL} ({member.LICENCE})" for member in used) or "none needed",
-                "stands for": preset["seed"],
+                "stands for": preset["replaces"],
                 "about": preset["about"],
             }
         )

@@ -268,7 +268,7 @@ def test_a_limit_beyond_its_range_is_refused_by_name():
 
 
 def test_a_box_is_painted_wider_and_higher_by_the_padding():
-    """S2's own check: 1920×1280 with YOLO .494337 .541262 .745955 .684466 gives centre 949, 692, size 1489×914."""
+    """The check of the replaced system: 1920×1280, YOLO .494337 .541262 .745955 .684466 → centre 949, 692, 1489×914."""
     width, height = 1920, 1280
     x, y, w, h = 0.494337 * width, 0.541262 * height, 0.745955 * width, 0.684466 * height
     box = Box("1", "cat", (x - w / 2, y - h / 2, x + w / 2, y + h / 2), (x - w / 2, y - h / 2, w, h), True)
@@ -295,7 +295,7 @@ def test_a_new_category_is_what_is_painted_and_the_old_ones_caption_is_not_asked
 
 @given(BOXES, st.integers(0, 5))
 def test_an_occluder_stands_in_the_right_lower_part_of_its_box(drawn, variant):
-    """S0's rule: x + w·U(.1, .4), y + h·U(.4, .7), right and bottom edges kept."""
+    """The rule of LOCO occlusion inpainting: x + w·U(.1, .4), y + h·U(.4, .7), right and bottom edges kept."""
     scene = drawn_scene(drawn, draws=(0, variant))
     boxes = {box.key: box.xyxy for box in scene.boxes}
     for target in edit("occlude").draft(scene).targets:
@@ -306,7 +306,7 @@ def test_an_occluder_stands_in_the_right_lower_part_of_its_box(drawn, variant):
 
 
 def test_occluders_cover_a_third_of_their_boxes_on_average():
-    """S0: mean .3375, range .18 to .54."""
+    """LOCO occlusion inpainting: mean .3375, range .18 to .54."""
     shares = []
     for variant in range(500):
         (target,) = edit("occlude").draft(scene_of(make_box(1, 0, 0, 150, 150), draws=(0, variant))).targets

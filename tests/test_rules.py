@@ -1,4 +1,4 @@
-"""Caption rules: S3's post-processing as data, in its order, and prompts from templates."""
+"""Caption rules: the post-processing of BLIP-2 + GLIGEN as data, in its order, and prompts from templates."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """blip2 and blip2-flan-t5-xl: what a picture shows, said by BLIP-2 (Li et al. 2023, arXiv 2301.12597) without a prompt.
 
-The seed system S3 preferred OPT 6.7b to 2.7b: `captioner: {name: blip2, model: Salesforce/blip2-opt-6.7b}`. The weights
+BLIP-2 + GLIGEN preferred OPT 6.7b to 2.7b: `captioner: {name: blip2, model: Salesforce/blip2-opt-6.7b}`. The weights
 of OPT are not for commercial use, those of Flan-T5 are free. Another BLIP-2: another class of two lines.
 """
 
@@ -20,7 +20,7 @@ from lib.registry import MemberSettings
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json")
 ALSO = ("*.json", "*.txt", "*.model")
-SMALL_GPU = 16e9  # bytes: under it 8-bit weights, as in S3
+SMALL_GPU = 16e9  # bytes: under it 8-bit weights, as in BLIP-2 + GLIGEN
 
 
 class Blip2Settings(MemberSettings):

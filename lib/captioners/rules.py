@@ -3,7 +3,7 @@
     rules = load_rules("s3")                                     # a preset, a dict of the fields below, or None
     caption, reason = apply_rules(rules, "a group of birds", ["puffin"])    # ("puffins", "")
 
-To add a preset: an entry in RULES. The order is that of the seed system S3 (BLIP-2 captions for GLIGEN): spelling;
+To add a preset: an entry in RULES. The order is that of BLIP-2 + GLIGEN, whose rules are called s3: spelling;
 synonyms of a label; generic words where the label is missing, protected phrases apart; deletions; the label required.
 All matching ignores case; words match whole, and a plural stays one.
 """

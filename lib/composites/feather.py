@@ -1,4 +1,4 @@
-"""feather: a Gaussian on the mask, so that the seam fades (S1's copy-and-blur: kernel 13, sigma 10)."""
+"""feather: a Gaussian on the mask, so that the seam fades (CopyAndBlur of zero-shot latent inpainting)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""layout: a new picture for the same boxes (S3's generation), for boxes near them, or for a new layout (S4's)."""
+"""layout: a new picture for the same boxes, for boxes near them, or for a new layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mask: new content in given masks, those that the annotations have (S1's triples, or any set with masks)."""
+"""mask: new content in given masks, those that the annotations have (of format triples, or of any set with masks)."""
 
 from __future__ import annotations
 

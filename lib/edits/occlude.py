@@ -1,4 +1,4 @@
-"""occlude: something in front of a part of chosen boxes (S0). refine: the object painted anew first, then occluded."""
+"""occlude: something in front of a part of chosen boxes. refine: the object painted anew first, then occluded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STACK = "a stack of boxes"
 
 
 class OccluderSettings(WindowSettings):
-    """Where the occluder stands and what it is. The ranges' defaults are S0's."""
+    """Where the occluder stands and what it is. The ranges' defaults are those of LOCO occlusion inpainting."""
 
     left: tuple[Share, Share] = Field((0.1, 0.4), description="range of its left edge, as a share of the box's width")
     top: tuple[Share, Share] = Field((0.4, 0.7), description="range of its top edge, as a share of the box's height")
@@ -111,7 +111,7 @@ def occluder(box: Box, scene: Scene, settings: OccluderSettings) -> Target:
 
 
 def _place(box: Box, scene: Scene, settings: OccluderSettings) -> IntBox:
-    """S0's rule: each edge at a uniform share of the box's side within its range, to whole pixels outwards."""
+    """Each edge at a uniform share of the box's side within its range, to whole pixels outwards."""
     x0, y0, x1, y1 = box.xyxy
 
     def edge(name: str, start: float, length: float) -> float:

@@ -1,4 +1,4 @@
-"""replace: new content in chosen boxes, the rest of the picture kept (S2, and S3's inpainting)."""
+"""replace: new content in chosen boxes, the rest of the picture kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triples: a picture name.jpg, its mask name.mask.png and its prompt name.txt, as sets for inpainting come (S1).
+"""Triples: a picture name.jpg, its mask name.mask.png and its prompt name.txt, as sets for inpainting come.
 
 White in a mask is kept, black is to be painted. A mask becomes an annotation of the category "masked", what is to be
 painted as COCO's run lengths; a prompt becomes the field `caption` of its picture's record, where the captioner `given`

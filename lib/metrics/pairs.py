@@ -72,7 +72,7 @@ class Inside(_OfPairs):
 
 
 class Seam(_OfPairs):
-    """GDiff along the boxes' edges (S1)."""
+    """GDiff along the boxes' edges, as zero-shot latent inpainting measures its seams."""
 
     ABOUT: ClassVar[dict[str, str]] = {
         f"seam_{part}": f"Change of the gradients {where}, as a share of the source's own: 0 means that they are as "

@@ -52,20 +52,20 @@ def _gaussian(value: tuple[int, float] | None) -> tuple[int, float] | None:
 
 
 class BlendingSettings(LatentSettings):
-    """Defaults are the seed system's values."""
+    """Defaults are the values of zero-shot latent inpainting."""
 
     steps: Steps = 100
     guidance: Guidance = 10
     scheduler: SchedulerName = "ddim"
     mask_blur: Annotated[tuple[int, float] | None, AfterValidator(_gaussian)] = Field(
         None,
-        description="softens the mask by a Gaussian: its side (odd) and standard deviation, pixels; the seed system's "
-        "was [13, 10]; none: each latent cell is either painted or known",
+        description="softens the mask by a Gaussian: its side (odd) and standard deviation, pixels; zero-shot "
+        "latent inpainting had [13, 10]; none: each latent cell is either painted or known",
     )
 
 
 class BlendedLatentSettings(BlendingSettings):
-    """Defaults are the seed system's values, and the paper's for what is its own."""
+    """Defaults are the values of zero-shot latent inpainting, and the paper's for what is its own."""
 
     start: float = Field(
         0.25,
@@ -77,7 +77,7 @@ class BlendedLatentSettings(BlendingSettings):
 
 
 class TdPaintSettings(BlendingSettings):
-    """Defaults are the seed system's values."""
+    """Defaults are the values of zero-shot latent inpainting."""
 
     known_noise: float = Field(
         0.05,
@@ -89,7 +89,7 @@ class TdPaintSettings(BlendingSettings):
 
 
 class LatentPaintSettings(BlendingSettings):
-    """Defaults are the seed system's values."""
+    """Defaults are the values of zero-shot latent inpainting."""
 
     layers: tuple[str, ...] = Field(
         ("mid_block", "up_blocks.0", "up_blocks.1"),
@@ -114,7 +114,7 @@ class Scene:
 
 
 class Vanilla(LatentPainter):
-    """vanilla: known latents put back before every step, and nothing else. The seed system's baseline."""
+    """vanilla: known latents put back before every step, and nothing else; zero-shot latent inpainting's baseline."""
 
     VERSION: ClassVar[int] = 1
     EDITS: ClassVar[frozenset[str]] = INPAINTING

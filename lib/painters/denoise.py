@@ -42,7 +42,7 @@ Size = Annotated[int, Field(ge=64, description="painted at about size × size pi
 
 
 class LatentSettings(MemberSettings):
-    """What every latent painter can be told. Painters give their seed systems' values as defaults."""
+    """What every latent painter has. A painter's defaults are the values of the system that it replaces."""
 
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
     steps: Steps = 50

@@ -35,7 +35,7 @@ MAX_BOXES = 30  # grounding tokens that the checkpoints were trained with
 
 
 class GligenSettings(LatentSettings):
-    """Defaults are the seed systems' values."""
+    """Defaults are the values of LOCO occlusion inpainting and of BLIP-2 + GLIGEN."""
 
     grounding: float = Field(
         1.0,

@@ -3,7 +3,7 @@
 .venv/bin/pytest -m benchmark -s tests/benchmarks/test_gligen_speed.py
 
 On a CPU with the mini weights, on a GPU with the published architecture and random weights in half precision. The peer
-paints one picture at a time, as the seed system does, since it gives a whole batch one layout.
+paints one picture at a time, as BLIP-2 + GLIGEN does, since it gives a whole batch one layout.
 """
 
 import gc
