@@ -12,7 +12,7 @@ from lib.requests import key_of
 from lib.schemas import CaptionRow, ImageRow, SelectRow
 from tasks.ingest import Ingested
 from tasks.inputs import kept, sources_of, use_member
-from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
 from tasks.run import Run
 
 VERSION = 1
@@ -27,7 +27,7 @@ def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
         for part in selected.parts
     ]
     total = sum(part.rows for part in selected.parts)
-    return run_stage(run, jobs, caption_part, CaptionRow, total, by="key", made=_new, there=_settled)
+    return run_stage(run, Stage(caption_part, CaptionRow, by="key", made=_new, there=_settled), jobs, total)
 
 
 def _settled(part: Ref) -> bool:

@@ -16,7 +16,7 @@ from lib.shown import keep_shown
 from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, judged_outcomes, sources_of
-from tasks.jobs import Job, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
 
 
@@ -31,7 +31,8 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     former = former_manifest(run.manifest("draw"), DrawRow, ["name"])
     ours = Outputs(folder, () if former is None else former.name)
     ours.claim(map(drawn_name, rows.name))
-    staged = run_stage(run, jobs, draw_part, DrawRow, len(rows), there=lambda part: _drawings_there(part, folder, seen))
+    stage = Stage(draw_part, DrawRow, there=lambda part: _drawings_there(part, folder, seen))
+    staged = run_stage(run, stage, jobs, len(rows))
     prune_parts(run, "screened", parts)
     drawn = read_manifest(staged.manifest.file, DrawRow)
     ours.sweep(set(drawn.name))  # of pictures no longer in the run

@@ -9,7 +9,7 @@ from lib.seen import Seen
 from lib.store import Store
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, use_member
-from tasks.jobs import Job, Staged, make_job, run_stage, settled, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
 from tasks.run import Run
 
 VERSION = 1
@@ -20,15 +20,8 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
     where = {"images": ingested.images.model_dump(), "painter": run.recipe.painter.model_dump(mode="json")}
     jobs = [make_job(run, "generate", VERSION, {"plan": part}, where=where) for part in plan.parts]
     store, seen = run.store, run.seen
-    staged = run_stage(
-        run,
-        jobs,
-        generate_part,
-        PictureRow,
-        plan.manifest.rows,
-        there=lambda part: _pictures_there(part, store, seen),
-        made=_painted,
-    )
+    stage = Stage(generate_part, PictureRow, there=lambda part: _pictures_there(part, store, seen), made=_painted)
+    staged = run_stage(run, stage, jobs, plan.manifest.rows)
     rows = read_manifest(staged.manifest.file, PictureRow, ("status", "picture", "sha256"))
     rows = rows[rows.status == OK]
     for key, sha256 in zip(rows.picture, rows.sha256, strict=True):

@@ -12,6 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,38 +196,35 @@ class Staged(NamedTuple):
     parts: list[Ref]  # the same rows as the next stage takes them
 
 
-def run_stage(
-    run: Work,
-    jobs: Sequence[Job],
-    work: Task[[Job], Ref],
-    row_type: type[Row],
-    total: int,
-    *,
-    by: str = "image_key",
-    there: Callable[[Ref], bool] = lambda ref: True,
-    tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
-    made: Callable[[Ref], int] | None = None,
-    more: Callable[[pd.DataFrame], dict[str, Any]] = lambda rows: {},
-) -> Staged:
-    """Run a stage's jobs, write its manifest, account for its rows, show them.
+@dataclass(frozen=True)
+class Stage:
+    """What is particular to a stage: how its rows are made, trusted and counted."""
 
-    total: items for the progress bar; by: column with the image key; tidy: what only all rows together can tell; made:
-    how many rows of a part that was made now are new, if not those that the last manifest had otherwise; more: entries
-    for the account.
-    """
-    stage = work.name
-    run.progress.start(stage, total)
-    done = run_jobs(run, jobs, work, there)
-    run.progress.finish(stage)
+    work: Task[[Job], Ref]  # makes the rows of one part; its name is the stage's
+    row_type: type[Row]
+    by: str = "image_key"  # column with the image key
+    there: Callable[[Ref], bool] = lambda part: True  # is there what an earlier run's part promises?
+    tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows  # what only all rows together can tell
+    # New rows of a part that was made now; None: those that the last manifest had not, or had otherwise.
+    made: Callable[[Ref], int] | None = None
+    more: Callable[[pd.DataFrame], dict[str, Any]] = lambda rows: {}  # entries for the account
+
+
+def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Staged:
+    """Run a stage's jobs, write its manifest, account for its rows, show them. total: items for the progress bar."""
+    name, row_type = stage.work.name, stage.row_type
+    run.progress.start(name, total)
+    done = run_jobs(run, jobs, stage.work, stage.there)
+    run.progress.finish(name)
     parts = [ref for ref, _ in done]
-    rows = tidy(join_parts(run, parts, row_type, by))
-    entries, path = more(rows), run.manifest(stage)
+    rows = stage.tidy(join_parts(run, parts, row_type, stage.by))
+    entries, path = stage.more(rows), run.manifest(name)
     fresh = [ref for ref, now in done if now]
-    painted = sum(made(ref) for ref in fresh) if made else _new_rows(path, rows, row_type, fresh)
+    painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, rows, row_type, fresh)
     manifest = write_manifest(path, rows, row_type)
-    prune_parts(run, stage, parts)
-    run.count(stage, rows, painted=painted, reused=len(rows) - painted, **entries)
-    show_counts(run, stage)
+    prune_parts(run, name, parts)
+    run.count(name, rows, painted=painted, reused=len(rows) - painted, **entries)
+    show_counts(run, name)
     return Staged(manifest, parts)
 
 

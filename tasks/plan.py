@@ -14,7 +14,7 @@ from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
 from lib.statistics import Statistics
 from tasks.ingest import Ingested
 from tasks.inputs import donors_of, survey_of, usable_objects
-from tasks.jobs import Job, Staged, make_job, run_stage, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
 VERSION = 2
@@ -35,7 +35,7 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
         for one, two in zip(selected.parts, captions.parts, strict=True)
     ]
     total = sum(part.rows for part in captions.parts)
-    return run_stage(run, jobs, plan_part, PlanRow, total, more=lambda rows: _changes(run, rows))
+    return run_stage(run, Stage(plan_part, PlanRow, more=lambda rows: _changes(run, rows)), jobs, total)
 
 
 def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:

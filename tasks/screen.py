@@ -18,7 +18,7 @@ from lib.settings import BoxScreenSettings, ScreenSettings
 from lib.store import Store
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of
-from tasks.jobs import Job, Staged, make_job, may_pass, run_stage, settled, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task
 from tasks.progress import advance, begin
 from tasks.run import Run
 
@@ -97,7 +97,8 @@ def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, 
     ]
     tidy = mark_duplicates if run.settings.screen.duplicates else lambda rows: rows
     more = count_verdicts if rules is not None else lambda rows: {}
-    return run_stage(run, jobs, screen_part, ScreenRow, pictures.manifest.rows, tidy=tidy, there=_settled, more=more)
+    stage = Stage(screen_part, ScreenRow, tidy=tidy, there=_settled, more=more)
+    return run_stage(run, stage, jobs, pictures.manifest.rows)
 
 
 def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, part: Ref) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
 from lib.select import OBJECT_COLUMNS, select_pictures
 from lib.settings import SelectSettings
 from tasks.ingest import Ingested
-from tasks.jobs import Job, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
 
 VERSION = 1
@@ -18,7 +18,7 @@ def select_images(run: Run, ingested: Ingested) -> Staged:
     settings = run.settings
     chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": settings.limit}
     job = make_job(run, "select", VERSION, {"images": ingested.images, "objects": ingested.objects}, chosen)
-    staged = run_stage(run, [job], select_all, SelectRow, ingested.images.rows, by="key")
+    staged = run_stage(run, Stage(select_all, SelectRow, by="key"), [job], ingested.images.rows)
     rows = read_manifest(staged.manifest.file, SelectRow)
     parts = split_parts(run, "selected", rows[rows.status == OK], SelectRow)
     prune_parts(run, "selected", parts)
