@@ -88,20 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--extractor",
         default="inception",
-        help="inception (pytorch-fid's), mini (this project's own CLIP) or pixels; default %(default)s",
+        help="{extractors}; default %(default)s",
     )
     evaluate.add_argument(
         "--metrics",
-        default="fid,kid,overlap,twins",
         metavar="NAME,...",
-        help="of the sets: fid, kid, overlap, twins; of each picture beside its source: background, inside, seam, "
-        "whole, lpips; of those made from one source: diversity; of each picture: copies, captions, regions, layout; "
-        "default %(default)s",
+        help="{metrics}; default {sets}",
     )
     evaluate.add_argument(
         "--boxes", type=Path, metavar="ANNOTATIONS", help="labels of the real pictures, where REAL is a folder of them"
     )
-    evaluate.add_argument("--format", metavar="NAME", help="of those annotations; none: loco for a CSV, else coco")
+    evaluate.add_argument(
+        "--format", metavar="NAME", help="of those annotations: {formats}; none: loco for a CSV, else coco"
+    )
     evaluate.add_argument(
         "--set", action="append", default=[], metavar="a.b=value", help="a metric's setting: regions.model=mini:clip"
     )
@@ -156,8 +155,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills in what the registries hold: `{metrics}` and the like, imported only where help is wanted."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action) or ""
+        for name in ("metrics", "sets", "extractors", "formats"):
+            text = text.replace(f"{{{name}}}", _listed(name)) if f"{{{name}}}" in text else text
+        return text
+
+
+def _listed(what: str) -> str:
+    """Names for a help text."""
+    from lib.features import EXTRACTORS
+    from lib.formats import FORMATS
+    from lib.metrics import listed
+    from lib.settings import SETS
+
+    extractors = ", ".join(f"{name} ({EXTRACTORS[name].ABOUT})" for name in EXTRACTORS)
+    texts = {"metrics": listed(), "sets": ",".join(SETS), "extractors": extractors, "formats": ", ".join(FORMATS)}
+    return texts[what]
+
+
 def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str) -> Any:
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
     parser.set_defaults(command=function)
     return parser
 
@@ -448,16 +469,17 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     """Scores of two sets."""
     from itertools import count
 
-    from lib.evaluate import evaluate, summary, write_json
-    from lib.report import read_result, write_report
-    from lib.settings import Choice
+    from lib.evaluate import evaluate
+    from lib.report import write_report
+    from lib.results import read_result, summary, write_json
+    from lib.settings import SETS, Choice
     from lib.sides import read_side
     from lib.store import Store
 
     settings: dict[str, Any] = {} if options.margin is None else {"background": {"margin": options.margin}}
     for assignment in options.set:
         set_value(settings, assignment)
-    names = _names(options.metrics, "fid,kid")
+    names = list(SETS) if options.metrics is None else _names(options.metrics, "fid,kid")
     if strange := settings.keys() - set(names):
         raise AugmentError(f"settings of {', '.join(sorted(strange))} are given, which --metrics does not name")
     for name, values in settings.items():
@@ -487,7 +509,7 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     except ConnectionError as error:  # a download failed; the same command may work later
         raise AugmentError(f"{error}; try again, or give a local folder with --set METRIC.model=FOLDER") from None
     if options.json:
-        write_json(result, options.json)
+        write_json(result.document(), options.json)
     OUT.print(summary(result), markup=False)
     if options.report:
         name = options.generated.absolute().name
@@ -517,10 +539,10 @@ def _names(listed: str, example: str) -> list[str]:
 
 def judge_boxes(options: argparse.Namespace) -> int:
     """Layout fidelity of a data set."""
-    from lib.evaluate import write_json
     from lib.fidelity import fidelity, summary
     from lib.judges import make_judge
     from lib.models import resolve
+    from lib.results import write_json
 
     _check_places(options.json)
     try:
@@ -532,7 +554,7 @@ def judge_boxes(options: argparse.Namespace) -> int:
     except ConnectionError as error:  # a download failed; the same command may work later
         raise AugmentError(f"{error}; try again, or give a local folder with --model") from None
     if options.json:
-        write_json(result, options.json)
+        write_json(result.document(), options.json)
     OUT.print(summary(result), markup=False)
     return 0
 
@@ -582,7 +604,7 @@ def _measure_defects(options: argparse.Namespace) -> int:
 
 def _print_figures(figures: dict[str, dict[str, Any]], title: str, told: dict[str, Any], file: Path | None) -> None:
     """A table of figures; all that was found goes into the file."""
-    from lib.evaluate import write_json
+    from lib.results import write_json
     from lib.training.card import shown
 
     table = Table(title=title, title_justify="left")

@@ -72,11 +72,11 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
             raise AugmentError(f"{painter}: {state.message or state.name}")
         judged = fidelity(own / "final", scorer)
         found[painter] = {
-            "layout_fidelity": judged["fidelity"],
-            "interval": judged["interval"],
-            **{side: judged[side] for side in ("real", "generated", "shuffled")},
+            "layout_fidelity": judged.fidelity,
+            "interval": judged.interval,
+            **{side: getattr(judged, side) for side in ("real", "generated", "shuffled")},
         }
-    found["clip"] = {"boxes_recognised": judged["real"]}  # of the generation run
+    found["clip"] = {"boxes_recognised": judged.real}  # of the generation run
     for name, figures in found.items():
         write_card(models / name, {"scenes": count, "seed": SEED, **figures})
     return found

@@ -22,17 +22,19 @@ import numpy as np
 from flows.augment import augment
 from lib.classifier import CropClassifier
 from lib.errors import AugmentError
-from lib.evaluate import evaluate, measure
+from lib.evaluate import evaluate, score_sets
 from lib.features import extractor_of
 from lib.fidelity import fidelity
 from lib.formats.deep_pcb import DEFECTIVE, TEST_GROUPS
 from lib.images import load_rgb
 from lib.manifest import read_manifest
+from lib.metrics.fidelity import Fidelity
 from lib.metrics.perceptual import NETWORKS, diversity
 from lib.models import resolve
 from lib.painters import PAINTERS, Painter
 from lib.regions import RegionSettings
 from lib.requests import Pass, Request
+from lib.results import Evaluation
 from lib.schemas import OK, PlanRow
 from lib.settings import DatasetSettings
 from lib.sheet import write_sheet
@@ -97,7 +99,8 @@ def measure_defects(
         _enter(found, f"group_{TUNED}_alone", details["group_alone"])
     write_card(models / "stay", by_figure(found), HOW)
     write_card(models / "classifier", _recognised(details["fidelity"]["stay"]), HOW)
-    return {"figures": found, "details": details, "panels": panels}
+    documents = {what: {name: told.document() for name, told in some.items()} for what, some in details.items()}
+    return {"figures": found, "details": documents, "panels": panels}
 
 
 def _compared(
@@ -197,7 +200,7 @@ class _Trial:
         """The same of windows (N, H, W, 3)."""
         seen = ClassifierFeatures(self.judge)
         known = seen.extract(real)
-        return {name: measure(known, seen.extract(windows), seen) for name, windows in made.items()}
+        return {name: score_sets(known, seen.extract(windows), seen) for name, windows in made.items()}
 
     def diversity(self, name: str, boards: Boards) -> tuple[str, dict[str, float]]:
         """The network, and mean LPIPS over all pairs of samples of a window that was painted: in its place, with the
@@ -299,25 +302,25 @@ def _painted(final: Path) -> Crops:
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
-def _of_fidelity(told: Mapping[str, Any]) -> dict[str, Any]:
+def _of_fidelity(told: Fidelity) -> dict[str, Any]:
     """Its figures, and the share of hits among painted boxes by category and size."""
-    figures = {"boxes": told["n_generated"], "layout_fidelity": told["fidelity"]}
-    figures |= {name: told[name] for name in ("interval", "generated", "real", "shuffled")}
+    figures = {"boxes": told.n_generated, "layout_fidelity": told.fidelity}
+    figures |= {name: getattr(told, name) for name in ("interval", "generated", "real", "shuffled")}
     return figures | _shares(told, "generated")
 
 
-def _recognised(told: Mapping[str, Any]) -> dict[str, Any]:
+def _recognised(told: Fidelity) -> dict[str, Any]:
     """What the judge makes of real boxes."""
-    return {"boxes": told["n_real"], "hits": told["real"], **_shares(told, "real")}
+    return {"boxes": told.n_real, "hits": told.real, **_shares(told, "real")}
 
 
-def _shares(told: Mapping[str, Any], side: str) -> dict[str, float]:
+def _shares(told: Fidelity, side: str) -> dict[str, float]:
     """Hits of a side by category and size, where it has any boxes."""
-    groups = (told["by_category"] | told["by_size"]).items()
-    return {f"hits, {name}": of[f"hits_{side}"] / of[f"n_{side}"] for name, of in groups if of[f"n_{side}"]}
+    groups = (told.by_category | told.by_size).items()
+    return {f"hits, {name}": share for name, of in groups if (share := of.share(side)) is not None}
 
 
-def _of_pictures(finals: Mapping[str, Path], test: Boards, cache: Store) -> dict[str, Any]:
+def _of_pictures(finals: Mapping[str, Path], test: Boards, cache: Store) -> dict[str, Evaluation]:
     """FID and KID of whole pictures."""
     extractor, real = _first(extractor_of, WHOLE), [test.root / path for path in test.images.path]
     return {
@@ -339,13 +342,14 @@ def _first(make: Callable[[str], Any], names: Sequence[str]) -> Any:
     return make(names[-1])
 
 
-def _enter(found: Figures, what: str, told: Mapping[str, Mapping[str, Any]]) -> None:
+def _enter(found: Figures, what: str, told: Mapping[str, Evaluation]) -> None:
     """FID and KID of each set into its figures, at the number of pictures that real ones have in the floor."""
     for name, result in told.items():
-        floor = result["floor"]
-        found["by"][what] = f"{result['extractor']}, {floor['m'] if floor else result['n_generated']} a side"
+        floor = result.floor
+        assert result.features is not None
+        found["by"][what] = f"{result.features.extractor}, {floor.m if floor else result.n_generated} a side"
         for metric in ("fid", "kid"):
-            value = floor[f"{metric}_at_m"] if floor else result[metric]
-            found.setdefault(name, {})[f"{what}_{metric}"] = value
-            if floor:
-                found["real"][f"{what}_{metric}"] = floor[metric]
+            at_m = floor.beside(metric) if floor else None
+            found.setdefault(name, {})[f"{what}_{metric}"] = at_m[0] if at_m else result.numbers[metric]
+            if at_m:
+                found["real"][f"{what}_{metric}"] = at_m[1].model_dump()

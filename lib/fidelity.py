@@ -3,7 +3,7 @@
     judge = make_judge(resolve("mini:clip", {}))      # of lib/judges.py: a CLIP, or a classifier trained on real boxes
     result = fidelity(Path("data/runs/mine/final"), judge)
     print(summary(result))
-    write_json(result, Path("fidelity.json"))        # of lib/evaluate.py
+    write_json(result.document(), Path("fidelity.json"))     # of lib/results.py
 
 A final set holds both sides: the originals' boxes, and those of the synthetic pictures that are marked `painted`. How a
 box is judged: lib/metrics/regions.py; the arithmetic: lib/metrics/fidelity.py.
@@ -11,7 +11,7 @@ box is judged: lib/metrics/regions.py; the arithmetic: lib/metrics/fidelity.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,20 @@ from typing import Any
 from lib.errors import AugmentError
 from lib.geometry import CONTEXT, MIN_SIDE
 from lib.judges import Judge
-from lib.metrics import fidelity as arithmetic
-from lib.metrics.regions import Regions
+from lib.metrics.regions import RegionDetails, Regions
 from lib.reading import Reading
+from lib.results import UnreadablePictures
 from lib.sides import Side, read_side
 
 Advance = Callable[[int, int], None]  # (pictures done, of how many)
+
+
+class DataSetFidelity(RegionDetails):
+    unreadable: UnreadablePictures
+
+    def document(self) -> dict[str, Any]:
+        """As the file of `augment fidelity --json` has it."""
+        return self.model_dump()
 
 
 def fidelity(
@@ -35,7 +43,7 @@ def fidelity(
     min_side: float = MIN_SIDE,
     context: float = CONTEXT,
     advance: Advance | None = None,
-) -> dict[str, Any]:
+) -> DataSetFidelity:
     """Judge the boxes of a COCO data set; every picture is decoded once, its boxes are one batch.
 
     data: a COCO file, or a folder with annotations.json; its pictures beside it or in `images` beside it. Where it has
@@ -43,13 +51,9 @@ def fidelity(
     the real one. real: another set whose originals are the real side, in place of those of `data`; categories are
     matched by name. seed: of the bootstrap. min_side: pixels; context: share of a box's longer side.
 
-    Returns `lib.metrics.fidelity.measure`'s values, and
-      skipped     {"real": {reason: boxes}, "generated": {...}}: too small, crowds, kept as they were (`not_painted`),
-                  pictures that cannot be read, and what the reader of COCO sets aside
-      unreadable  {"count": n, "pictures": [{"set", "picture", "reason", "detail"}]}
-      judge, context, min_side, seed
-    Raises AugmentError for no COCO data set, fewer than two categories, no box to judge, or where the judge cannot be
-    loaded.
+    `skipped` of the result counts what is too small, crowds, what was kept as it was (`not_painted`), pictures that
+    cannot be read, and what the reader of COCO sets aside. Raises AugmentError for no COCO data set, fewer than two
+    categories, no box to judge, or where the judge cannot be loaded.
     """
     made, originals = _read(data, "synthetic"), _read(real or data, "originals")
     if len(made.names) < 2:
@@ -70,12 +74,14 @@ def fidelity(
         advance=(lambda _: advance(next(done), total)) if advance else None,
     )
     reading.run(originals, made)
-    told = metric.of_all(reading.noted("regions", "real"), reading.noted("regions", "generated"), made.names, seed)
-    result: dict[str, Any] = told["regions"]
-    if not result["n_real"] + result["n_generated"]:
-        why = ", ".join(f"{reason} {n}" for reasons in result["skipped"].values() for reason, n in reasons.items())
+    told = metric.details(reading.noted("regions", "real"), reading.noted("regions", "generated"), made.names, seed)
+    if not told.n_real + told.n_generated:
+        why = ", ".join(f"{reason} {n}" for reasons in told.skipped.values() for reason, n in reasons.items())
         raise AugmentError(f"{data} has no box to judge (set aside: {why or 'none'}): expected labelled pictures")
-    return result | {"notes": notes + result["notes"], "unreadable": reading.told_unreadable()}
+    return DataSetFidelity(
+        **dict(told) | {"notes": notes + told.notes},
+        unreadable=UnreadablePictures.of(reading.unreadable),
+    )
 
 
 def _read(path: Path, part: Any) -> Side:
@@ -85,10 +91,6 @@ def _read(path: Path, part: Any) -> Side:
     return read_side(file, part).boxed()
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def summary(result: DataSetFidelity) -> str:
     """A table for a person: the shares of hits, fidelity with its interval, categories and sizes, and what to mind."""
-    lines = [arithmetic.summary(result)]
-    if result["unreadable"]["count"]:
-        first = result["unreadable"]["pictures"][0]
-        lines.append(f"{result['unreadable']['count']} unreadable, the first {first['picture']}: {first['reason']}")
-    return "\n".join(lines)
+    return "\n".join([*Regions.summary(result), *result.unreadable.summary()])

@@ -80,10 +80,6 @@ class Reading:
         """What a metric of pictures noted of one side."""
         return self._notes[name, side]
 
-    def told_unreadable(self) -> dict[str, Any]:
-        """For the result."""
-        return {"count": len(self.unreadable), "pictures": self.unreadable}
-
     def _features(self, side: str, count: int) -> Features:
         assert self.extractor is not None
         rows = [self.rows.pop((side, i)) for i in range(count) if (side, i) in self.rows]  # held once: they are large

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,17 @@ from typing import Any
 import pandas as pd
 from prefect import task
 
-from lib import report
-from lib.evaluate import built, evaluate, is_result, json_safe, summary, write_json
+from lib.evaluate import built, evaluate
 from lib.features import extractor_of
-from lib.kept import typed
-from lib.manifest import Ref, digest, file_digest, read_manifest
+from lib.manifest import Ref, file_digest, read_manifest
+from lib.report import write_report
 from lib.requests import canonical, key_of
+from lib.results import Evaluation, summary, write_json
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
 from lib.settings import CompareSettings, EvaluateSettings
-from lib.shown import keep_shown
 from lib.sides import read_side, side_of
 from lib.store import Store
-from tasks.artifacts import only_shown, show_text
+from tasks.artifacts import show_text
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass
 from tasks.progress import Progress, advance, begin, watch_workspace
@@ -47,9 +47,15 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
         result = measure(str(run.root), str(run.sources), inputs, settings, key)
         _report(result, run.root, run.name)
-        scores = {name: round(result[name], 6) for name in ("kid", "fid", "untouched", "fidelity") if name in result}
+        scores = _account(result)
     run.progress.finish("evaluate")
     run.count("evaluate", made, painted=0, reused=len(made), **scores)
+
+
+def _account(result: Evaluation) -> dict[str, float]:
+    """The numbers that stand in a run's account; those that mislead with few pictures come last."""
+    kept = {name: value for name, (told, value) in result.known.items() if told.account and isinstance(value, float)}
+    return {name: round(kept[name], 6) for name in sorted(kept, key=lambda name: result.known[name][0].biased)}
 
 
 def _rows(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -61,14 +67,13 @@ def _rows(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.Data
 
 
 @task(name="evaluate", persist_result=False)
-def measure(
-    workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str
-) -> dict[str, Any]:
+def measure(workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str) -> Evaluation:
     """Scores by key in the store; of a picture only what is not there is computed."""
     store = Store(Path(workspace) / "store")
-    known = typed(store.get("metrics", key), dict[str, Any], is_result)
+    known = store.get("metrics", key)
     if known is not None:
-        return known
+        with contextlib.suppress(ValueError):  # of another version: measured anew
+            return Evaluation.parse(json.loads(known))
     real, _ = _rows(inputs["images"], inputs["selected"], inputs["final"])
     objects = read_manifest(inputs["objects"].file, ObjectRow)
     result = evaluate(
@@ -79,34 +84,31 @@ def measure(
         metrics=settings.metrics,
         cache=store,
     )
-    store.put("metrics", key, canonical(json_safe(result)))
+    store.put("metrics", key, canonical(result.document()))
     return result
 
 
-def _report(result: dict[str, Any], root: Path, name: str) -> None:
+def _report(result: Evaluation, root: Path, name: str) -> None:
     """report/metrics.json and report/index.html in the workspace, and in the UI.
 
-    The page, for which pictures are decoded, is drawn again where the numbers are others, or where it was damaged.
+    The page, for which pictures are decoded, is written before the numbers: where these are the same, so is it.
     """
     page, numbers = root / "report" / "index.html", root / "report" / "metrics.json"
-    if not _holds(numbers, result):
-        write_json(result, numbers)
-    key = digest(json.dumps(["page", report.VERSION, name, json_safe(result)], sort_keys=True).encode())
-    with only_shown(f"{page}"):
-        keep_shown(page, Store(root / "store"), key, lambda: report.report_page({name: result}))
-    with only_shown("metrics in the UI"):
-        show_text("metrics", f"Report: `{page}`\n\n```\n{summary(result)}\n```")
+    if not (page.is_file() and _holds(numbers, result)):
+        write_report({name: result}, page)
+        write_json(result.document(), numbers)
+    show_text("metrics", f"Report: `{page}`\n\n```\n{summary(result)}\n```")
 
 
-def _holds(numbers: Path, result: dict[str, Any]) -> bool:
+def _holds(numbers: Path, result: Evaluation) -> bool:
     try:
         told: Any = json.loads(numbers.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
-    return bool(told == json_safe(result))
+    return bool(told == result.document())
 
 
-def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> dict[str, Any]:
+def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> Evaluation:
     """Scores of two sets: report/metrics.json and report/index.html in the workspace, and in the UI.
 
     Raises AugmentError as lib/evaluate does.
@@ -119,7 +121,7 @@ def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> d
 
 
 @task(name="compare", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
-def compare(workspace: str, settings: CompareSettings) -> dict[str, Any]:
+def compare(workspace: str, settings: CompareSettings) -> Evaluation:
     """Not cached as a whole: it looks at every file, and computes what the store does not have of its content."""
     real = read_side(settings.real, "originals", settings.boxes, settings.format)
     generated = read_side(settings.generated, "synthetic")

@@ -58,7 +58,7 @@ def test_distances_stand_beside_their_floor(demo):
 def test_the_judge_finds_in_the_boxes_what_the_labels_say(demo):
     """Far under what the cards say of a hundred scenes: this one catches a broken model, not a bad day."""
     judged = fidelity(demo / "final", RegionScorer(RegionSettings(), resolve("mini:clip", {})))
-    assert judged["real"] > 0.9 and judged["fidelity"] > 0.5
+    assert judged.real > 0.9 and judged.fidelity > 0.5
 
 
 @every_model

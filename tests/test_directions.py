@@ -99,9 +99,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     cache, found = Store(root / "kept"), Results()
     for name in ("same", *PIXELS, *WORDS):
         made = read_side(written(root / name, name))
-        found[name] = evaluate(DEMO, made, "mini", metrics=METRICS, cache=cache)
+        found[name] = evaluate(DEMO, made, "mini", metrics=METRICS, cache=cache).document()
         few = replace(made, entries=made.entries[:FEW])
-        found[name]["lpips"] = evaluate(DEMO, few, metrics=["lpips"], cache=cache)["lpips"]
+        found[name]["lpips"] = evaluate(DEMO, few, metrics=["lpips"], cache=cache).numbers["lpips"]
     return found
 
 

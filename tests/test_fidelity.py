@@ -15,11 +15,12 @@ from tiny import tiny_clip
 
 from flows import cli
 from lib.errors import AugmentError
-from lib.evaluate import evaluate, write_json
+from lib.evaluate import evaluate
 from lib.fidelity import fidelity, summary
-from lib.metrics.fidelity import Judged, interval_of, measure, shuffled
+from lib.metrics.fidelity import Judged, compare, interval_of, shuffled
 from lib.models import resolve
 from lib.regions import RegionScorer, RegionSettings
+from lib.results import write_json
 from lib.settings import Choice
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
@@ -122,36 +123,36 @@ def test_shuffled_is_the_mean_over_all_permutations_of_the_labels():
 
 def test_a_judge_that_is_always_right_gives_one():
     side = judged([(i, i % 3, i % 3) for i in range(9)])
-    result = measure(side, side, NAMES)
-    assert (result["real"], result["generated"], result["fidelity"]) == (1, 1, 1)
-    assert result["shuffled"] == pytest.approx(1 / 3)
-    assert result["interval"] == [1, 1]
+    result = compare(side, side, NAMES)
+    assert (result.real, result.generated, result.fidelity) == (1, 1, 1)
+    assert result.shuffled == pytest.approx(1 / 3)
+    assert result.interval == [1, 1]
 
 
 def test_exchanged_labels_give_about_nothing():
     real = random_side(0, 400, 0.9)
     said = random_side(1, 400, 0.9)
     exchanged = Judged(said.picture, np.random.default_rng(2).permutation(said.label), said.said, said.area)
-    result = measure(real, exchanged, NAMES)
-    assert result["fidelity"] == pytest.approx(0, abs=0.08)
-    assert result["interval"][0] < 0 < result["interval"][1]
+    result = compare(real, exchanged, NAMES)
+    assert result.fidelity == pytest.approx(0, abs=0.08)
+    assert result.interval[0] < 0 < result.interval[1]
 
 
 def test_one_category_for_all_is_no_fidelity_however_often_it_is_right():
     real = judged([(i, i % 2, i % 2) for i in range(10)])
     lazy = judged([(i, 0, 0) for i in range(10)])
-    result = measure(real, lazy, NAMES)
-    assert result["generated"] == result["shuffled"] == 1
-    assert result["fidelity"] is None
+    result = compare(real, lazy, NAMES)
+    assert result.generated == result.shuffled == 1
+    assert result.fidelity is None
 
 
 def test_fidelity_is_the_formula_and_lies_in_its_interval():
     real, generated = random_side(0, 60, 0.95), random_side(1, 50, 0.6)
-    result = measure(real, generated, NAMES)
-    top, hits, chance = result["real"], result["generated"], result["shuffled"]
-    assert result["fidelity"] == pytest.approx((hits - chance) / (top - chance))
-    low, high = result["interval"]
-    assert low < result["fidelity"] < high
+    result = compare(real, generated, NAMES)
+    top, hits, chance = result.real, result.generated, result.shuffled
+    assert result.fidelity == pytest.approx((hits - chance) / (top - chance))
+    low, high = result.interval
+    assert low < result.fidelity < high
     assert 0.05 < high - low < 0.4
 
 
@@ -186,46 +187,46 @@ def test_equal_seeds_give_equal_intervals():
 
 def test_a_judge_that_cannot_tell_real_boxes_apart_gives_no_fidelity_but_a_note():
     side = judged([(0, 0, 1), (1, 1, 0), (2, 0, 1), (3, 1, 0)])
-    result = measure(side, side, NAMES)
-    assert result["fidelity"] is None and result["interval"] is None
-    assert "cannot tell these categories apart" in result["notes"][0]
+    result = compare(side, side, NAMES)
+    assert result.fidelity is None and result.interval is None
+    assert "cannot tell these categories apart" in result.notes[0]
 
 
 @pytest.mark.parametrize("empty", ["real", "generated"])
 def test_an_empty_side_gives_the_precision_of_the_other_and_a_note(empty: str):
     full = judged([(0, 0, 0), (1, 1, 0)])
     sides = {"real": full, "generated": full} | {empty: judged([])}
-    result = measure(sides["real"], sides["generated"], NAMES)
-    assert result[empty] is None and result["fidelity"] is None and result[f"n_{empty}"] == 0
-    assert {result["real"], result["generated"]} == {None, 0.5}
-    assert f"no {empty} boxes" in result["notes"][0]
+    result = compare(sides["real"], sides["generated"], NAMES)
+    assert getattr(result, empty) is None and result.fidelity is None and getattr(result, f"n_{empty}") == 0
+    assert {result.real, result.generated} == {None, 0.5}
+    assert f"no {empty} boxes" in result.notes[0]
 
 
 def test_one_picture_on_a_side_has_no_interval():
-    result = measure(judged([(0, 0, 0), (1, 1, 1)]), judged([(0, 0, 0), (0, 1, 1)]), NAMES)
-    assert result["fidelity"] == 1 and result["interval"] is None
-    assert "no interval" in result["notes"][0]
+    result = compare(judged([(0, 0, 0), (1, 1, 1)]), judged([(0, 0, 0), (0, 1, 1)]), NAMES)
+    assert result.fidelity == 1 and result.interval is None
+    assert "no interval" in result.notes[0]
 
 
 def test_a_judge_little_better_than_chance_has_no_interval():
     real = judged([(i, i % 2, i % 2 if i < 11 else 1 - i % 2) for i in range(20)])
     generated = judged([(i, i % 2, i // 2 % 2) for i in range(20)])
-    result = measure(real, generated, NAMES)
-    assert result["fidelity"] is not None and result["interval"] is None
-    assert "hardly above shuffled" in result["notes"][0]
+    result = compare(real, generated, NAMES)
+    assert result.fidelity is not None and result.interval is None
+    assert "hardly above shuffled" in result.notes[0]
 
 
 def test_categories_and_sizes_are_counted_with_their_boxes():
     real = judged([(0, 0, 0), (1, 1, 0), (1, 1, 1)], area=32 * 32 - 1)
     generated = judged([(0, 2, 2), (0, 2, 1)], area=96 * 96)
-    result = measure(real, generated, NAMES)
+    result = compare(real, generated, NAMES)
     keys = ("n_generated", "hits_generated", "n_real", "hits_real")
-    assert result["by_category"] == {
+    assert {name: hits.model_dump() for name, hits in result.by_category.items()} == {
         "red": dict(zip(keys, (0, 0, 1, 1), strict=True)),
         "green": dict(zip(keys, (0, 0, 2, 1), strict=True)),
         "blue": dict(zip(keys, (2, 1, 0, 0), strict=True)),
     }
-    assert result["by_size"] == {
+    assert {name: hits.model_dump() for name, hits in result.by_size.items()} == {
         "small": dict(zip(keys, (0, 0, 3, 2), strict=True)),
         "medium": dict(zip(keys, (0, 0, 0, 0), strict=True)),
         "large": dict(zip(keys, (2, 1, 0, 0), strict=True)),
@@ -241,11 +242,11 @@ def test_a_final_set_is_judged_on_both_sides(made: Made):
         made.synthetic(source)
     eyes = Eyes()
     result = fidelity(made.write(), eyes)
-    assert (result["real"], result["generated"], result["fidelity"]) == (1, 1, 1)
-    assert (result["n_real"], result["n_generated"]) == (9, 9)
-    assert (result["pictures_real"], result["pictures_generated"]) == (3, 3)
+    assert (result.real, result.generated, result.fidelity) == (1, 1, 1)
+    assert (result.n_real, result.n_generated) == (9, 9)
+    assert (result.pictures_real, result.pictures_generated) == (3, 3)
     assert eyes.batches == [3] * 6
-    assert result["notes"] == [] and result["skipped"] == {"real": {}, "generated": {}}
+    assert result.notes == [] and result.skipped == {"real": {}, "generated": {}}
 
 
 def test_wrongly_painted_boxes_are_misses(made: Made):
@@ -253,17 +254,17 @@ def test_wrongly_painted_boxes_are_misses(made: Made):
         source = made.real("red", "green", "blue")
         made.synthetic(source, "green", "green", "blue")
     result = fidelity(made.write(), Eyes())
-    assert result["real"] == 1
-    assert result["generated"] == pytest.approx(2 / 3)
-    assert result["by_category"]["red"]["hits_generated"] == 0
+    assert result.real == 1
+    assert result.generated == pytest.approx(2 / 3)
+    assert result.by_category["red"].hits_generated == 0
 
 
 def test_only_boxes_that_were_painted_anew_are_judged(made: Made):
     source = made.real("red", "green", "blue")
     made.synthetic(source, "blue", "blue", "blue", painted=(0,))
     result = fidelity(made.write(), Eyes())
-    assert (result["n_generated"], result["generated"]) == (1, 0)
-    assert result["skipped"]["generated"] == {"not_painted": 2}
+    assert (result.n_generated, result.generated) == (1, 0)
+    assert result.skipped["generated"] == {"not_painted": 2}
 
 
 def test_the_mark_alone_says_what_was_painted_whatever_the_masks_are(made: Made):
@@ -274,7 +275,7 @@ def test_the_mark_alone_says_what_was_painted_whatever_the_masks_are(made: Made)
     boxes[2]["segmentation"] = [[5, 5, 9, 5, 9, 9]]
     boxes[3]["painted"] = "true"
     result = fidelity(made.write(), Eyes())
-    assert (result["n_generated"], result["skipped"]["generated"]) == (1, {"not_painted": 3})
+    assert (result.n_generated, result.skipped["generated"]) == (1, {"not_painted": 3})
 
 
 def test_a_mark_on_an_original_says_nothing(made: Made):
@@ -282,14 +283,14 @@ def test_a_mark_on_an_original_says_nothing(made: Made):
     made.coco["annotations"][0]["painted"] = True
     made.synthetic(source, painted=(1,))
     result = fidelity(made.write(), Eyes())
-    assert (result["n_real"], result["n_generated"]) == (2, 1)
+    assert (result.n_real, result.n_generated) == (2, 1)
 
 
 def test_synthetic_pictures_alone_need_no_sources(made: Made):
     made.synthetic(made.real("red", "green"), painted=(0,))
     made.coco["images"], made.coco["annotations"] = made.coco["images"][1:], made.coco["annotations"][2:]
     result = fidelity(made.write(), Eyes())
-    assert (result["n_generated"], result["n_real"], result["skipped"]["generated"]) == (1, 0, {"not_painted": 1})
+    assert (result.n_generated, result.n_real, result.skipped["generated"]) == (1, 0, {"not_painted": 1})
 
 
 # Sets of other makers
@@ -298,9 +299,9 @@ def test_synthetic_pictures_alone_need_no_sources(made: Made):
 def test_a_set_without_synthetic_pictures_gives_its_precision_and_says_so(made: Made):
     made.real("red", "green", shown=("red", "blue"))
     result = fidelity(made.write(), Eyes())
-    assert (result["real"], result["generated"], result["shuffled"], result["fidelity"]) == (0.5, None, None, None)
-    assert "all are judged as real" in result["notes"][0]
-    assert "no generated boxes" in result["notes"][1]
+    assert (result.real, result.generated, result.shuffled, result.fidelity) == (0.5, None, None, None)
+    assert "all are judged as real" in result.notes[0]
+    assert "no generated boxes" in result.notes[1]
 
 
 def test_two_plain_sets_are_real_and_generated_with_categories_matched_by_name(made: Made, tmp_path: Path):
@@ -312,9 +313,9 @@ def test_two_plain_sets_are_real_and_generated_with_categories_matched_by_name(m
     other.coco["categories"] = [{**c, "id": c["id"] + 7} for c in other.coco["categories"]]
     other.coco["annotations"] = [{**a, "category_id": a["category_id"] + 7} for a in other.coco["annotations"]]
     result = fidelity(made.write(), Eyes(), real=other.write())
-    assert (result["generated"], result["real"]) == (0.5, 1)
-    assert result["skipped"]["real"] == {"category_unknown": 2}
-    assert "all of the set are judged as generated" in result["notes"][0]
+    assert (result.generated, result.real) == (0.5, 1)
+    assert result.skipped["real"] == {"category_unknown": 2}
+    assert "all of the set are judged as generated" in result.notes[0]
 
 
 def test_a_given_real_set_takes_the_place_of_the_originals(made: Made, tmp_path: Path):
@@ -323,7 +324,7 @@ def test_a_given_real_set_takes_the_place_of_the_originals(made: Made, tmp_path:
     other = Made(tmp_path / "other")
     for _ in range(3):
         other.real("red", "blue")
-    assert fidelity(made.write(), Eyes(), real=other.write())["n_real"] == 6
+    assert fidelity(made.write(), Eyes(), real=other.write()).n_real == 6
 
 
 # What cannot be judged
@@ -337,9 +338,9 @@ def test_crowds_small_and_unusable_boxes_are_counted_by_reason(made: Made):
     empty["bbox"] = [5, 5, 0, 10]
     outside["bbox"] = [500, 5, 20, 20]
     result = fidelity(made.write(), Eyes())
-    assert result["skipped"]["real"] == {"box_empty": 1, "box_outside": 1, "box_too_small": 1, "crowd": 1}
-    assert (result["n_real"], result["pictures_real"]) == (1, 1)
-    assert fidelity(made.write(), Eyes(), min_side=7)["n_real"] == 2
+    assert result.skipped["real"] == {"box_empty": 1, "box_outside": 1, "box_too_small": 1, "crowd": 1}
+    assert (result.n_real, result.pictures_real) == (1, 1)
+    assert fidelity(made.write(), Eyes(), min_side=7).n_real == 2
     assert tiny["file_name"] == "2.png"
 
 
@@ -347,7 +348,7 @@ def test_a_box_is_as_small_as_its_part_inside_the_picture(made: Made):
     made.real("red", "green")
     made.coco["annotations"][0]["bbox"] = [-25, 20, 30, 30]
     result = fidelity(made.write(), Eyes())
-    assert result["skipped"]["real"] == {"box_too_small": 1}
+    assert result.skipped["real"] == {"box_too_small": 1}
 
 
 def test_pictures_that_cannot_be_read_are_listed_and_their_boxes_counted(made: Made):
@@ -359,9 +360,9 @@ def test_pictures_that_cannot_be_read_are_listed_and_their_boxes_counted(made: M
     Image.new("RGB", (50, 60)).save(folder / "images" / "3.png")
     seen: list[tuple[int, int]] = []
     result = fidelity(folder, Eyes(), advance=lambda done, total: seen.append((done, total)))
-    assert result["skipped"]["real"] == {"image_broken": 2, "image_missing": 2, "size_mismatch": 2}
-    assert [Path(row["picture"]).name for row in result["unreadable"]["pictures"]] == ["1.png", "2.png", "3.png"]
-    assert result["n_real"] == 2
+    assert result.skipped["real"] == {"image_broken": 2, "image_missing": 2, "size_mismatch": 2}
+    assert [Path(row.picture).name for row in result.unreadable.pictures] == ["1.png", "2.png", "3.png"]
+    assert result.n_real == 2
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert "3 unreadable, the first " in summary(result) and "1.png: image_missing" in summary(result)
 
@@ -373,14 +374,14 @@ def test_boxes_of_a_picture_that_was_annotated_as_stored_are_cut_from_it_as_stor
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(folder / "images" / "1.png", exif=exif)
-    assert fidelity(folder, Eyes())["real"] == 1
+    assert fidelity(folder, Eyes()).real == 1
 
 
 def test_pictures_beside_the_file_are_found_too(made: Made):
     made.real("red", "green")
     folder = made.write()
     (folder / "images" / "1.png").rename(folder / "1.png")
-    assert fidelity(folder / "annotations.json", Eyes())["n_real"] == 2
+    assert fidelity(folder / "annotations.json", Eyes()).n_real == 2
 
 
 def test_a_set_without_boxes_is_one_clear_error(made: Made):
@@ -413,8 +414,8 @@ def test_the_result_is_json_and_its_summary_shows_what_matters(made: Made, tmp_p
         source = made.real("red", "green", "blue")
         made.synthetic(source, "green", "green", "blue", painted=(0, 1))
     result = fidelity(made.write(), Eyes())
-    write_json(result, tmp_path / "fidelity.json")
-    assert json.loads((tmp_path / "fidelity.json").read_text()) == result
+    write_json(result.document(), tmp_path / "fidelity.json")
+    assert json.loads((tmp_path / "fidelity.json").read_text()) == result.document()
     text = summary(result)
     assert "6 real boxes in 2 pictures, 4 generated in 2; judge: eyes" in text
     for part in ("fidelity", "(95 %)", "red", "small", "generated boxes not judged: not_painted 2"):
@@ -431,8 +432,8 @@ def test_a_clip_judges_the_same_twice(made: Made, clip: Path):
         made.synthetic(made.real("red", "green", "blue"))
     results = [fidelity(made.write(), RegionScorer(RegionSettings(), resolve(str(clip), {}))) for _ in range(2)]
     assert results[0] == results[1]
-    assert results[0]["judge"].startswith("clip folder sha256:")
-    assert results[0]["n_generated"] == 6
+    assert results[0].judge.startswith("clip folder sha256:")
+    assert results[0].n_generated == 6
 
 
 def test_the_evaluation_tells_the_same(made: Made, clip: Path):
@@ -441,8 +442,8 @@ def test_the_evaluation_tells_the_same(made: Made, clip: Path):
     folder, choice = made.write(), Choice(name="regions", model=str(clip))
     judged = evaluate(folder, folder, metrics=[choice])
     alone = fidelity(folder, RegionScorer(RegionSettings(), resolve(str(clip), {})))
-    assert judged["regions"] == {name: alone[name] for name in judged["regions"]}
-    assert judged["regions_real"] == alone["real"] and len(judged["boxes"]) == alone["n_generated"] == 4
+    assert {**judged.details["regions"].model_dump(), "unreadable": alone.unreadable.model_dump()} == alone.document()
+    assert judged.numbers["regions_real"] == alone.real and len(judged.boxes) == alone.n_generated == 4
 
 
 def test_a_synthetic_picture_whose_labels_are_all_gone_is_not_judged_by_those_of_its_source(made: Made, clip: Path):
@@ -451,7 +452,7 @@ def test_a_synthetic_picture_whose_labels_are_all_gone_is_not_judged_by_those_of
     made.coco["annotations"] = [note for note in made.coco["annotations"] if note["image_id"] != bare["id"]]
     folder = made.write()
     judged = evaluate(folder, folder, metrics=[Choice(name="regions", model=str(clip))])
-    assert (judged["regions"]["n_real"], judged["regions"]["n_generated"]) == (4, 2)
+    assert (judged.details["regions"].n_real, judged.details["regions"].n_generated) == (4, 2)
 
 
 def test_the_command_prints_a_table_and_writes_json(made: Made, clip: Path, tmp_path: Path, capsys: Any):

@@ -13,10 +13,11 @@ from tiny import tiny_clip, tiny_detector
 
 from lib.errors import AugmentError
 from lib.evaluate import built
-from lib.metrics import METRICS, Kind, Noted, Pair, Seen
+from lib.metrics import METRICS, Details, Kind, Noted, Number, Pair, Seen, listed, numbers_of
 from lib.models import ModelRef
 from lib.registry import MemberSettings
 from lib.requests import canonical
+from lib.results import Evaluation, FeatureSets
 from lib.settings import Choice
 from lib.sides import Labels
 
@@ -78,16 +79,28 @@ def told(pair, name, **values):
 @every
 def test_a_member_declares_itself_and_says_what_its_numbers_mean(name):
     member = METRICS[name]
-    assert isinstance(member.VERSION, int) and member.OF in get_args(Kind) and member.ABOUT
+    assert isinstance(member.VERSION, int) and member.OF in get_args(Kind) and member.NUMBERS
     assert issubclass(member.Settings, MemberSettings)
-    for text in member.ABOUT.values():
-        assert len(re.findall(r"[.:]( |$)", text)) >= 2 and text.endswith(".")  # what it says; what it cannot tell
+    for told in member.NUMBERS.values():
+        assert isinstance(told, Number) and told.better in ("higher", "lower")
+        assert len(re.findall(r"[.:]( |$)", told.about)) >= 2 and told.about.endswith(".")  # what it says, and not
 
 
 @every
 def test_the_docs_explain_every_number(name):
-    for number, text in METRICS[name].ABOUT.items():
-        assert f"| `{number}` | {text} |" in DOCS
+    for number, told in METRICS[name].NUMBERS.items():
+        assert f"| `{number}` | {told.about} |" in DOCS
+
+
+def test_no_number_belongs_to_two_metrics_or_is_a_field_of_the_result():
+    names = [number for name in METRICS for number in METRICS[name].NUMBERS]
+    assert len(names) == len(set(names)) == len(numbers_of())
+    fields = {*Evaluation.model_fields, *FeatureSets.model_fields}
+    assert not {*names, *METRICS} & fields and not set(names) & {name for name in METRICS if METRICS[name].MORE}
+
+
+def test_every_metric_is_listed_with_its_kind():
+    assert all(re.search(rf"\b{name}\b", listed()) for name in METRICS)
 
 
 @every
@@ -119,7 +132,7 @@ def test_another_model_has_another_identity(name, small):
 def test_numbers_of_sets_are_those_that_it_declares_and_finite(name):
     random = np.random.default_rng(0)
     found = metric(name).of_sets(random.normal(size=(30, 8)), random.normal(size=(20, 8)), 0)
-    assert set(found) <= set(METRICS[name].ABOUT) and found
+    assert set(found) <= set(METRICS[name].NUMBERS) and found
     assert all(np.isfinite(value).all() for value in map(np.asarray, found.values()))
 
 
@@ -133,7 +146,7 @@ def test_as_few_as_it_declares_are_enough(name):
 def test_numbers_of_a_pair_are_those_that_it_declares_and_finite(name):
     for inside in (True, False):
         found = told(painted(inside), name)
-        assert set(found) <= set(METRICS[name].ABOUT) and found
+        assert set(found) <= set(METRICS[name].NUMBERS) and found
         assert all(math.isfinite(value) for value in found.values())
 
 
@@ -147,7 +160,7 @@ def test_a_pair_is_not_written_to(name):
 @of_groups
 def test_numbers_of_a_group_are_those_that_it_declares_and_finite(name, small):
     found = small(name).of_group([picture(seed) for seed in range(3)])
-    assert set(found) <= set(METRICS[name].ABOUT) and found
+    assert set(found) <= set(METRICS[name].NUMBERS) and found
     assert all(math.isfinite(value) for value in found.values())
 
 
@@ -213,7 +226,7 @@ def test_the_same_picture_is_noted_the_same_and_not_written_to(name, small):
 @of_pictures
 def test_boxes_and_numbers_of_a_note_are_what_people_are_shown(name, small):
     note = small(name).of_picture(seen(1, "forklift", "pallet"))
-    assert set(note.get("numbers", {})) <= set(METRICS[name].ABOUT)
+    assert set(note.get("numbers", {})) <= set(METRICS[name].NUMBERS)
     for box in note.get("boxes", ()):
         assert set(box) == {"box", "label", "said", "share"} and len(box["box"]) == 4
         assert {box["label"], box["said"]} <= set(NAMES) and 0 <= box["share"] <= 1
@@ -222,16 +235,20 @@ def test_boxes_and_numbers_of_a_note_are_what_people_are_shown(name, small):
 @of_pictures
 def test_numbers_of_all_pictures_are_declared_and_more_stands_under_its_name(name, small):
     found = small(name).of_all(*sides(small(name)), NAMES, 0)
-    assert found and set(found) <= {*METRICS[name].ABOUT, name}
+    assert found and set(found) <= {*METRICS[name].NUMBERS, name}
     assert all(np.isfinite(found[number]).all() for number in found if number != name)
-    assert json.loads(canonical(found)) == found
+    assert json.loads(canonical(found)) == found and (name in found) == (METRICS[name].MORE is not None)
+    if details := METRICS[name].MORE and METRICS[name].MORE.model_validate(found[name]):
+        assert isinstance(details, Details) and details.model_dump() == found[name]
+        assert all(len(row) == len(table.heads) for table in METRICS[name].tables(details) for row in table.rows)
+        assert all(isinstance(line, str) for line in METRICS[name].summary(details) + METRICS[name].notes(details))
 
 
 @of_pictures
 @pytest.mark.parametrize("empty", [("real",), ("generated",), ("real", "generated")])
 def test_an_empty_side_is_no_error(name, empty, small):
     found = small(name).of_all(*sides(small(name), empty), NAMES, 0)
-    assert set(found) <= {*METRICS[name].ABOUT, name} and json.loads(canonical(found)) == found
+    assert set(found) <= {*METRICS[name].NUMBERS, name} and json.loads(canonical(found)) == found
 
 
 @of_pictures

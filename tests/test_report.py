@@ -1,5 +1,6 @@
 """The report: one file, everything in it, nothing from elsewhere."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -8,8 +9,10 @@ import pytest
 from PIL import Image
 
 from lib.errors import AugmentError
-from lib.evaluate import evaluate, write_json
-from lib.report import read_result, write_report
+from lib.evaluate import evaluate
+from lib.report import write_report
+from lib.requests import canonical
+from lib.results import Evaluation, read_result, write_json
 
 
 @pytest.fixture
@@ -60,9 +63,9 @@ def test_a_report_is_whole_and_needs_nothing_from_elsewhere(result, tmp_path):
 def test_every_number_stands_there_with_what_it_says_and_its_floor(result, tmp_path):
     write_report({"mine": result}, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
-    for name in result["about"]:
+    for name in result.about:
         assert f"<td class=n>{name}</td>" in text
-    assert "real against real" in text and f"{result['kid']:.4g}" in text and "biased: few pictures" in text
+    assert "real against real" in text and f"{result.numbers['kid']:.4g}" in text and "biased: few pictures" in text
 
 
 def test_names_of_files_are_text_and_no_tags(result, tmp_path):
@@ -72,7 +75,7 @@ def test_names_of_files_are_text_and_no_tags(result, tmp_path):
 
 
 def test_two_runs_stand_side_by_side(result, tmp_path):
-    write_json(result, tmp_path / "old.json")
+    write_json(result.document(), tmp_path / "old.json")
     write_report({"old": read_result(tmp_path / "old.json"), "new": result}, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
     assert "<th>old</th><th>new</th>" in text and text.count("<h3>old: worst</h3>") == 3
@@ -94,8 +97,14 @@ def judged(tmp_path):
     for i in range(30):
         Image.fromarray(rng.integers(60, 180, (48, 64, 3), np.uint8)).save(tmp_path / f"{i}.png")
     names = {"n_generated": 4, "hits_generated": 3, "n_real": 0, "hits_real": 0}
-    found = {"ap": 0.25, "ap50": 0.5, "ar": None, "by_category": {"<cup>": {"ap": 0.25, "ap50": 0.5, "ar": None}}}
+    scores = {"ap": 0.25, "ap50": 0.5, "ap75": 0.0, "ar": None}
+    found = {**scores, "ar_1": None, "ar_10": None, "by_category": {"<cup>": {**scores, "boxes": 1}}}
     found |= {f"{name}_{size}": 0.125 for name in ("ap", "ar") for size in ("small", "medium", "large")}
+    found |= dict.fromkeys(("pictures", "boxes", "ignored", "detections"), 1)
+    regions = {"by_category": {"<cup>": names}, "by_size": {"small": names}, "notes": [], "skipped": {}}
+    regions |= dict.fromkeys(("fidelity", "interval", "real", "generated", "shuffled"))
+    regions |= dict.fromkeys(("n_real", "n_generated", "pictures_real", "pictures_generated", "resamples"), 0)
+    regions |= {"judge": "eyes", "context": 0.15, "min_side": 8.0, "seed": 0}
     boxes = [
         {"picture": str(tmp_path / f"{i}.png"), "box": [8, 8, 30, 40], "label": "<cup>", "said": "jug", "share": i / 30}
         for i in range(30)
@@ -104,24 +113,32 @@ def judged(tmp_path):
         "about": {"fidelity": "Good. Bad.", "diversity": "Good. Bad."},
         "fidelity": 0.5,
         "diversity": 0.2,
-        "regions": {"by_category": {"<cup>": names}, "by_size": {"small": names}, "notes": [], "skipped": {}},
-        "layout": {"generated": found, "real": found},
+        "n_real": 30,
+        "n_generated": 30,
+        "regions": regions,
+        "layout": {"detector": "eyes", "not_known": [], "generated": found, "real": found},
+        "pictures": [],
         "boxes": boxes,
         "groups": {"count": 2, "sources": [{"source": "a", "pictures": 3, "diversity": d} for d in (0.1, 0.3)]},
         "failed": [{"picture": "a.png", "reason": "seam: no box"}, {"picture": "b.png", "reason": "seam: no box"}],
         "left_out": {"captions": "none has one"},
+        "unreadable": {"count": 0, "pictures": []},
     }
 
 
+def write(document, path):
+    write_report({"mine": Evaluation.parse(document)}, path)
+
+
 def test_tables_tell_of_categories_and_sizes_and_of_what_there_is_not(judged, tmp_path):
-    write_report({"mine": judged}, tmp_path / "report.html")
+    write(judged, tmp_path / "report.html")
     text, tags = page(tmp_path / "report.html")
     assert tags.open == [] and "<td>&lt;cup&gt;</td><td>0.750 of 4</td><td>no boxes</td>" in text
     assert "<td>small</td><td>0.125</td>" in text and "<td>0.250</td><td>0.500</td><td>–</td>" in text
 
 
 def test_the_least_and_the_most_recognisable_boxes_are_shown_once(judged, tmp_path):
-    write_report({"mine": judged}, tmp_path / "report.html")
+    write(judged, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
     worst, best = text.split("mine: worst boxes")[1].split("mine: best boxes")
     assert worst.count("seen as jug") == 12 and "seen as jug: 0.000; 0.png" in worst
@@ -129,7 +146,7 @@ def test_the_least_and_the_most_recognisable_boxes_are_shown_once(judged, tmp_pa
 
 
 def test_a_sheet_shows_generated_pictures_and_notes_count_reasons(judged, tmp_path):
-    write_report({"mine": judged}, tmp_path / "report.html")
+    write(judged, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
     assert "mine: 15 of 30 generated pictures" in text
     assert "2 × seam: no box, the first: a.png" in text and "captions left out: none has one" in text
@@ -138,7 +155,7 @@ def test_a_sheet_shows_generated_pictures_and_notes_count_reasons(judged, tmp_pa
 def test_numbers_of_groups_are_spread_out_and_equal_ones_are_no_plot(judged, tmp_path):
     for row in judged["groups"]["sources"]:
         row["diversity"] = 0.2
-    write_report({"even": judged}, tmp_path / "report.html")
+    write(judged, tmp_path / "report.html")
     assert "<h2>diversity</h2><p>0.2 for all 2</p>" in (tmp_path / "report.html").read_text()
 
 
@@ -148,20 +165,57 @@ def test_a_box_is_cut_in_the_frame_that_it_was_drawn_in(judged, tmp_path, monkey
     Image.fromarray(np.zeros((20, 200, 3), np.uint8)).save(tmp_path / "long.jpg", exif=exif)
     judged["boxes"] = [{**judged["boxes"][0], "picture": str(tmp_path / "long.jpg"), "box": [170, 2, 190, 18]}]
     for size, cut in (((200, 20), True), ((0, 0), False)):  # in the other frame it lies outside: a row with a reason
-        judged["boxes"][0]["size"] = size
-        write_report({"mine": judged}, tmp_path / "report.html")
+        judged["boxes"][0]["size"] = list(size)
+        write(judged, tmp_path / "report.html")
         text = (tmp_path / "report.html").read_text()
         assert ("another picture now, without this box" not in text) == cut
 
 
-def test_what_cannot_be_shown_is_one_error_and_a_number_that_is_null_is_left_out(judged, tmp_path):
+def test_a_number_that_is_null_is_left_out(judged, tmp_path):
     judged["groups"]["sources"].append({"source": "c", "pictures": 2, "diversity": None})
-    write_report({"mine": judged}, tmp_path / "report.html")
-    with pytest.raises(AugmentError, match="mine cannot be shown"):
-        write_report({"mine": {"about": {"fid": "Good."}, "fid": "<b>"}}, tmp_path / "report.html")
+    write(judged, tmp_path / "report.html")
+    assert (
+        "0.2 for all" not in (tmp_path / "report.html").read_text()
+        and "<h2>diversity</h2><svg" in page(tmp_path / "report.html")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"diversity": "<b>"}, "numbers.diversity"),
+        ({"n_real": "30"}, "n_real"),
+        ({"surprise": 1}, "surprise"),
+        ({"about": {"beauty": "Good. Bad."}, "beauty": 1.0}, "explains beauty"),
+        ({"about": {"kid": "Good. Bad."}}, "explains kid"),
+        ({"regions": {}}, "fidelity"),
+        ({"boxes": [{"picture": "a.png"}]}, r"boxes\.0"),
+        (
+            {"groups": {"count": 1, "sources": [{"source": "a", "pictures": 2, "x": "y"}]}},
+            r"groups\.sources\.0",
+        ),
+    ],
+)
+def test_a_result_with_a_strange_field_is_refused_by_its_place(judged, tmp_path, change, what):
+    write_json(judged | change, tmp_path / "odd.json")
+    with pytest.raises(AugmentError, match=rf"odd\.json is no result of `augment evaluate --json`: .*{what}"):
+        read_result(tmp_path / "odd.json")
+
+
+def test_a_result_is_read_back_as_it_was(judged, result, tmp_path):
+    for one in (Evaluation.parse(judged), result):
+        write_json(one.document(), tmp_path / "one.json")
+        assert read_result(tmp_path / "one.json").document() == one.document()
+    assert Evaluation.parse(json.loads(canonical(result.document()))) == result  # its keys in another order
+
+
+def test_equal_results_give_equal_bytes(judged, tmp_path):
+    write(judged, tmp_path / "one.html")
+    write(json.loads(canonical(judged)), tmp_path / "two.html")
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
 def test_a_name_that_is_no_unicode_is_written_escaped(judged, tmp_path):
     judged["failed"][0]["picture"] = "a\udcff.png"
-    write_report({"mine": judged}, tmp_path / "report.html")
+    write(judged, tmp_path / "report.html")
     assert "a\\udcff.png" in (tmp_path / "report.html").read_text()

@@ -245,9 +245,9 @@ def test_nothing_outside_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     opened, read = list[str](), Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or read(path))
     result = evaluate(coco, tmp_path / "set", metrics=["kid"])
-    assert result["n_real"] == 2 and "secret.png" not in opened
-    (row,) = result["unreadable"]["pictures"]
-    assert (row["picture"], row["reason"]) == ("../secret.png", "path_outside_root")
+    assert result.n_real == 2 and "secret.png" not in opened
+    (row,) = result.unreadable.pictures
+    assert (row.picture, row.reason) == ("../secret.png", "path_outside_root")
 
 
 @pytest.mark.parametrize("record", [{}, {"id": 0, "file_name": 7}, {"id": None, "file_name": "a.png"}, 3])
@@ -262,9 +262,9 @@ def test_a_picture_that_is_not_there_is_told_with_its_name(tmp_path: Path):
     for seed in range(2):
         drawn(tmp_path / f"{seed}.png", seed=seed)
     coco = coco_of(tmp_path / "coco.json", ["0.png", "gone.png", "", "1.png"])
-    rows = evaluate(coco, tmp_path, metrics=["kid"])["unreadable"]["pictures"]
-    assert [row["reason"] for row in rows] == ["image_missing"] * 2
-    assert rows[0]["picture"] == (tmp_path / "gone.png").as_posix()
+    rows = evaluate(coco, tmp_path, metrics=["kid"]).unreadable.pictures
+    assert [row.reason for row in rows] == ["image_missing"] * 2
+    assert rows[0].picture == (tmp_path / "gone.png").as_posix()
 
 
 @pytest.mark.parametrize("regions", ["[[null, 1, 2, 3]]", "[[0, 0, 1e400, 3]]", "[[1, 2, 3]]", '"all"'])

@@ -1,5 +1,8 @@
 """Measures of pictures, features and boxes. To add one to the evaluation: a class like `Background`, and a line below.
 
+A metric carries what people read of it: its numbers with direction, unit and text, its tables, notes and lines of a
+summary. So the evaluation, the report and the command line show a new one without knowing of it.
+
 Beneath them are pure functions, each with its paper and formula: distances.py and duplicates.py of features, pixels.py
 and perceptual.py of pictures, text.py of captions, fidelity.py, layout.py and verdicts.py of boxes.
 """
@@ -7,11 +10,12 @@ and perceptual.py of pictures, text.py of captions, fidelity.py, layout.py and v
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from lib.registry import Family, MemberSettings
 from lib.sides import Labels
@@ -37,6 +41,54 @@ METRICS = Family(
 )
 
 Kind = Literal["sets", "pairs", "groups", "pictures"]
+KINDS: Mapping[Kind, str] = {
+    "sets": "of the sets",
+    "pairs": "of each picture beside its source",
+    "groups": "of those made from one source",
+    "pictures": "of each picture",
+}
+
+
+def listed() -> str:
+    """The metrics' names by kind, in a line for a person."""
+    names = {kind: [name for name in METRICS if kind == METRICS[name].OF] for kind in KINDS}
+    return "; ".join(f"{KINDS[kind]}: {', '.join(some)}" for kind, some in names.items())
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that a metric gives, as people read it."""
+
+    about: str  # what is good, what bad, and what it cannot tell
+    better: Literal["higher", "lower"]
+    unit: str = ""  # "" = a plain number
+    title: str = ""  # in a summary; "" = its name
+    brief: bool = True  # it has a line in a summary
+    ranked: bool = True  # single pictures are counted and ranked by it
+    floor: bool = False  # real pictures are measured against real ones beside it, see lib/metrics/sets.py
+    biased: bool = False  # too high for few pictures
+    account: bool = False  # it stands in the account of a run
+
+
+def numbers_of(metrics: Sequence[str] | None = None) -> dict[str, tuple[str, Number]]:
+    """Each number's name → its metric's name, and what people read of it; in the family's order. None: all metrics."""
+    chosen = [name for name in METRICS if metrics is None or name in metrics]
+    return {number: (name, told) for name in chosen for number, told in METRICS[name].NUMBERS.items()}
+
+
+class Details(BaseModel):
+    """Base of what a metric has to say beside its numbers, and of its parts: frozen, unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Of a report."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]  # text, numbers, None = nothing to measure
 
 
 @dataclass(frozen=True)
@@ -73,8 +125,9 @@ class Metric(Protocol):
 
     VERSION: ClassVar[int]  # raised whenever the same pictures would get another number
     OF: ClassVar[Kind]
-    ABOUT: ClassVar[dict[str, str]]  # each number that it gives: what is good, what bad, and what it cannot tell
     NOTE: ClassVar[Any]  # the type of what it says of one item, as JSON: what is kept is read to no other
+    NUMBERS: ClassVar[dict[str, Number]]  # all that it may give, by name; no name belongs to two metrics
+    MORE: ClassVar[type[Details] | None]  # what more it has to say, where it has
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any) -> None: ...
@@ -84,11 +137,33 @@ class Metric(Protocol):
         """Weights that its numbers depend on, where its settings do not tell; "" where there are none."""
         ...
 
+    # Of its Details:
+
+    @staticmethod
+    def summary(details: Any) -> list[str]:
+        """Lines for a person, below those of the numbers."""
+        ...
+
+    @staticmethod
+    def tables(details: Any) -> list[Table]:
+        """Tables of a report."""
+        ...
+
+    @staticmethod
+    def notes(details: Any) -> list[str]:
+        """What a reader of a report has to mind."""
+        ...
+
 
 class SetMetric(Metric, Protocol):
     """Of the features of all pictures of both sides."""
 
     LEAST: ClassVar[int]  # pictures that it takes on each side
+
+    @staticmethod
+    def warning(pictures: int, dimensions: int) -> str:
+        """What to mind where a side has no more pictures than features have dimensions; "" for nothing."""
+        ...
 
     def of_sets(self, real: np.ndarray, generated: np.ndarray, seed: int) -> dict[str, Any]:
         """Numbers by name, of features (N, D) and (M, D)."""
@@ -125,7 +200,7 @@ class PictureMetric(Metric, Protocol):
         ...
 
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
-        """Numbers by name; under the metric's own name what is more to tell, JSON-safe."""
+        """Numbers by name; under the metric's own name its Details, JSON-safe."""
         ...
 
 
@@ -134,6 +209,7 @@ class Base:
 
     VERSION: ClassVar[int] = 1
     NOTE: ClassVar[Any] = dict[str, float]
+    MORE: ClassVar[type[Details] | None] = None
 
     class Settings(MemberSettings):
         pass
@@ -144,3 +220,15 @@ class Base:
     @property
     def identity(self) -> str:
         return ""
+
+    @staticmethod
+    def summary(details: Any) -> list[str]:
+        return []
+
+    @staticmethod
+    def tables(details: Any) -> list[Table]:
+        return []
+
+    @staticmethod
+    def notes(details: Any) -> list[str]:
+        return []

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.detectors import detector_of
-from lib.metrics import Base, Kind, Noted, Seen
+from lib.metrics import Base, Details, Kind, Noted, Number, Seen, Table
 from lib.metrics.layout import Truth, layout_ap
 from lib.registry import MemberSettings
 from lib.settings import Choice
@@ -35,21 +35,72 @@ class _Note(TypedDict):
     skipped: dict[str, int]
 
 
+class CategoryPrecision(Details):
+    ap: float | None  # 0 .. 1, None where there is no box to find; see lib/metrics/layout.py
+    ap50: float | None
+    ap75: float | None
+    ar: float | None
+    boxes: int
+
+
+class Precision(Details):
+    """Of one side, as `layout_ap` gives it."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: float | None
+    ar_1: float | None
+    ar_10: float | None
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    by_category: dict[str, CategoryPrecision]
+    pictures: int
+    boxes: int
+    ignored: int
+    detections: int
+
+
+class LayoutDetails(Details):
+    detector: str  # its identity
+    not_known: list[str]  # categories that it does not know: left out
+    generated: Precision
+    real: Precision
+
+
 class Layout(Base):
     """Average precision of a detector's boxes against the labels, by COCO's rules, per size and category."""
 
     NOTE: ClassVar[Any] = _Note
+    MORE: ClassVar[type[Details] | None] = LayoutDetails
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "boxes"
-    ABOUT: ClassVar[dict[str, str]] = {
-        "layout_ap": "Average precision of a detector on the generated pictures against their labels, 0 to 1: near "
-        "that on the real ones is good, far under it labels and pictures disagree. It cannot tell a badly painted "
-        "object from a weak detector.",
-        "layout_ap50": "The same, where boxes need to agree by half alone: far above layout_ap says that objects are "
-        "there, but not quite in their boxes. It knows nothing of looks either.",
-        "layout_ap_real": "The same detector on the real pictures: the most that it can say. Read no further where it "
-        "is low.",
-        "layout_ap50_real": "As layout_ap50, on the real pictures. It is no judgement of the generated ones.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "layout_ap": Number(
+            "Average precision of a detector on the generated pictures against their labels, 0 to 1: near "
+            "that on the real ones is good, far under it labels and pictures disagree. It cannot tell a badly painted "
+            "object from a weak detector.",
+            "higher",
+        ),
+        "layout_ap50": Number(
+            "The same, where boxes need to agree by half alone: far above layout_ap says that objects are "
+            "there, but not quite in their boxes. It knows nothing of looks either.",
+            "higher",
+            brief=False,
+        ),
+        "layout_ap_real": Number(
+            "The same detector on the real pictures: the most that it can say. Read no further where it is low.",
+            "higher",
+        ),
+        "layout_ap50_real": Number(
+            "As layout_ap50, on the real pictures. It is no judgement of the generated ones.",
+            "higher",
+            brief=False,
+        ),
     }
 
     class Settings(MemberSettings):
@@ -97,6 +148,29 @@ class Layout(Base):
                 if told[side][name] is not None:
                     numbers[f"layout_{name}{more}"] = told[side][name]
         return {**numbers, "layout": told}
+
+    @staticmethod
+    def summary(details: LayoutDetails) -> list[str]:
+        unknown = ", ".join(details.not_known)
+        return [f"the detector does not know {unknown}: left out of layout_ap"] if unknown else []
+
+    @staticmethod
+    def tables(details: LayoutDetails) -> list[Table]:
+        sides = {"generated": details.generated, "real": details.real}
+        sizes = [
+            [size, *(getattr(side, f"{name}_{size}") for side in sides.values() for name in ("ap", "ar"))]
+            for size in ("small", "medium", "large")
+        ]
+        measures = ("ap", "ap50", "ar")
+        categories = [
+            [name, *(getattr(side.by_category[name], measure) for side in sides.values() for measure in measures)]
+            for name in details.generated.by_category
+        ]
+        heads = {some: [f"{name} {side}" for side in sides for name in some] for some in (("ap", "ar"), measures)}
+        return [
+            Table("found by the detector, by size", ["size", *heads["ap", "ar"]], sizes),
+            Table("found by the detector, by category", ["category", *heads[measures]], categories),
+        ]
 
 
 def _truth(told: Sequence[Any]) -> Truth:

@@ -1,6 +1,6 @@
 """Layout fidelity: shares of hits of judged boxes, painted and real, as pure functions.
 
-measure(real, generated, names)["fidelity"]          # of Judged boxes
+compare(real, generated, names).fidelity          # of Judged boxes
 
 real       share of hits over real boxes: the most that this judge can say
 generated  share of hits over painted boxes
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lib.metrics import Details
 
 RESAMPLES = 1000
 SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}  # up to, pixels² of the box; COCO's limits
@@ -43,32 +45,62 @@ class Judged:
         return int(self.picture.max()) + 1 if len(self.picture) else 0
 
 
-def measure(real: Judged, generated: Judged, names: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Scores of judged boxes; JSON-safe.
+class Hits(Details):
+    """Boxes of a category or a size, and how many of them are hits."""
 
-    fidelity (None, with a note, where real ≤ shuffled or a side is empty), interval ([low, high], 95 %, see
-    `interval_of`, or None), real, generated, shuffled (shares of hits, None for an empty side), n_real, n_generated
-    (boxes), pictures_real, pictures_generated, by_category and by_size ({name: {"n_generated", "hits_generated",
-    "n_real", "hits_real"}}), resamples, notes.
-    """
+    n_generated: int
+    hits_generated: int
+    n_real: int
+    hits_real: int
+
+    def of(self, side: str) -> tuple[int, int]:
+        """(hits, boxes) of "generated" or "real"."""
+        return (self.hits_real, self.n_real) if side == "real" else (self.hits_generated, self.n_generated)
+
+    def share(self, side: str) -> float | None:
+        """Of hits, 0 .. 1; None where there are no boxes."""
+        hits, boxes = self.of(side)
+        return hits / boxes if boxes else None
+
+
+class Fidelity(Details):
+    """What judged boxes come to."""
+
+    fidelity: float | None  # None, with a note, where real ≤ shuffled or a side is empty
+    interval: list[float] | None  # [low, high], 95 %, see `interval_of`
+    real: float | None  # shares of hits, None for an empty side
+    generated: float | None
+    shuffled: float | None
+    n_real: int  # boxes
+    n_generated: int
+    pictures_real: int
+    pictures_generated: int
+    by_category: dict[str, Hits]
+    by_size: dict[str, Hits]
+    resamples: int
+    notes: list[str]
+
+
+def compare(real: Judged, generated: Judged, names: Sequence[str], seed: int = 0) -> Fidelity:
+    """Scores of judged boxes; names: of the categories, by number."""
     shares = {"real": _share(real), "generated": _share(generated), "shuffled": shuffled(generated, len(names))}
     score = _ratio(shares["real"], shares["generated"], shares["shuffled"])
     sides = {"generated": generated, "real": real}
     sizes = {name: np.digitize(side.area, list(SIZES.values())[:-1]) for name, side in sides.items()}
     interval = interval_of(real, generated, len(names), seed) if np.isfinite(score) else None
-    return {
-        "fidelity": _number(score),
-        "interval": interval,
+    return Fidelity(
+        fidelity=_number(score),
+        interval=interval,
         **{name: _number(share) for name, share in shares.items()},
-        "n_real": len(real.label),
-        "n_generated": len(generated.label),
-        "pictures_real": real.pictures,
-        "pictures_generated": generated.pictures,
-        "by_category": _by(names, sides, {name: side.label for name, side in sides.items()}),
-        "by_size": _by(list(SIZES), sides, sizes),
-        "resamples": RESAMPLES,
-        "notes": _notes(real, generated, shares, interval),
-    }
+        n_real=len(real.label),
+        n_generated=len(generated.label),
+        pictures_real=real.pictures,
+        pictures_generated=generated.pictures,
+        by_category=_by(names, sides, {name: side.label for name, side in sides.items()}),
+        by_size=_by(list(SIZES), sides, sizes),
+        resamples=RESAMPLES,
+        notes=_notes(real, generated, shares, interval),
+    )
 
 
 def shuffled(judged: Judged, categories: int) -> float:
@@ -140,9 +172,7 @@ def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _by(
-    groups: Sequence[str], sides: Mapping[str, Judged], members: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, int]]:
+def _by(groups: Sequence[str], sides: Mapping[str, Judged], members: Mapping[str, np.ndarray]) -> dict[str, Hits]:
     """Boxes and hits of both sides per group; members: (N,) number of each box's group, per side."""
     table: dict[str, dict[str, int]] = {group: {} for group in groups}
     for name, side in sides.items():
@@ -150,7 +180,7 @@ def _by(
         hits = np.bincount(members[name][side.hits], minlength=len(groups))
         for i, group in enumerate(groups):
             table[group] |= {f"n_{name}": int(boxes[i]), f"hits_{name}": int(hits[i])}
-    return table
+    return {group: Hits(**counts) for group, counts in table.items()}
 
 
 def _notes(real: Judged, generated: Judged, shares: Mapping[str, float], interval: list[float] | None) -> list[str]:
@@ -165,42 +195,3 @@ def _notes(real: Judged, generated: Judged, shares: Mapping[str, float], interva
     if min(real.pictures, generated.pictures) < 2:
         return ["fewer than two pictures on a side: no interval"]
     return [] if interval else ["real is hardly above shuffled: no interval, and the fidelity means little"]
-
-
-def summary(result: Mapping[str, Any]) -> str:
-    """A table for a person, of `measure`'s values with judge and skipped: the shares of hits, fidelity
-    with its interval, categories and sizes, and what to mind."""
-    made, real = result["n_generated"], result["n_real"]
-    between = result["interval"]
-    beside = f"   {between[0]:.3f} to {between[1]:.3f} (95 %)" if between else ""
-    lines = [
-        f"{real} real boxes in {result['pictures_real']} pictures, {made} generated in {result['pictures_generated']}; "
-        f"judge: {result['judge']}",
-        *(f"{name:<10}{_told(result[name])}" for name in ("real", "generated", "shuffled")),
-        f"{'fidelity':<10}{_told(result['fidelity'])}{beside}",
-        "",
-        *_table("category", result["by_category"]),
-        "",
-        *_table("size", result["by_size"]),
-    ]
-    lines += [f"note: {note}" for note in result["notes"]]
-    for side, reasons in result["skipped"].items():
-        if reasons:
-            lines.append(f"{side} boxes not judged: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items()))
-    return "\n".join(lines)
-
-
-def _table(title: str, rows: Mapping[str, Mapping[str, int]]) -> list[str]:
-    width = max(len(title), *(len(name) for name in rows))
-    lines = [f"{title:<{width}}  {'generated':>9} {'boxes':>7}  {'real':>9} {'boxes':>7}"]
-    for name, row in rows.items():
-        told = (
-            f"{_told(row[f'hits_{side}'] / row[f'n_{side}'] if row[f'n_{side}'] else None)} {row[f'n_{side}']:>7}"
-            for side in ("generated", "real")
-        )
-        lines.append(f"{name:<{width}}  {'  '.join(told)}")
-    return lines
-
-
-def _told(share: float | None) -> str:
-    return f"{'–':>9}" if share is None else f"{share:9.3f}"

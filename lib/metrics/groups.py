@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lib.metrics import Base, Kind
+from lib.metrics import Base, Kind, Number
 from lib.metrics.perceptual import NetworkSettings, diversity
 
 
@@ -15,10 +15,13 @@ class Diversity(Base):
     """LPIPS diversity: how different the variants of one layout look."""
 
     OF: ClassVar[Kind] = "groups"
-    ABOUT: ClassVar[dict[str, str]] = {
-        "diversity": "Mean LPIPS over all pairs of pictures made from one source: 0 is bad, the painter makes one "
-        "picture; for whole pictures compare with that of other painters, with as many pictures from each. It cannot "
-        "tell variety from noise, and numbers of different networks do not compare.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "diversity": Number(
+            "Mean LPIPS over all pairs of pictures made from one source: 0 is bad, the painter makes one picture; for "
+            "whole pictures compare with that of other painters, with as many pictures from each. It cannot tell "
+            "variety from noise, and numbers of different networks do not compare.",
+            "higher",
+        ),
     }
 
     class Settings(NetworkSettings):

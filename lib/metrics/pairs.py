@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from lib.metrics import Base, Kind, Pair, pixels
+from lib.metrics import Base, Kind, Number, Pair, pixels
 from lib.metrics.perceptual import NetworkSettings, lpips
 from lib.registry import MemberSettings
 
@@ -30,16 +30,33 @@ class Background(_OfPairs):
     class Settings(MemberSettings):
         margin: int = Field(16, ge=0, description="pixels around each box that do not count")
 
-    ABOUT: ClassVar[dict[str, str]] = {
-        "background_psnr": "Decibels outside the boxes: untouched pictures have no finite number and are counted "
-        "apart, over 40 is hardly seen, 26 is what repainting a whole photograph costs. It cannot tell where it "
-        "changed.",
-        "background_mse": "Squared grey levels outside the boxes: 0 is untouched, 163 is 26 decibels. It cannot tell "
-        "where it changed.",
-        "background_ssim": "Likeness of structure outside the boxes: 1 is the source's own, under .9 fine structure is "
-        "gone. It cannot tell a lost texture from an added one.",
-        "untouched": "Share of pictures whose background is their source's own, pixel for pixel: 1 is what pasting "
-        "back gives. It cannot tell how good the rest is.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "background_psnr": Number(
+            "Decibels outside the boxes: untouched pictures have no finite number and are counted "
+            "apart, over 40 is hardly seen, 26 is what repainting a whole photograph costs. It cannot tell where it "
+            "changed.",
+            "higher",
+            "dB",
+        ),
+        "background_mse": Number(
+            "Squared grey levels outside the boxes: 0 is untouched, 163 is 26 decibels. It cannot tell "
+            "where it changed.",
+            "lower",
+            "grey levels²",
+        ),
+        "background_ssim": Number(
+            "Likeness of structure outside the boxes: 1 is the source's own, under .9 fine structure is "
+            "gone. It cannot tell a lost texture from an added one.",
+            "higher",
+        ),
+        "untouched": Number(
+            "Share of pictures whose background is their source's own, pixel for pixel: 1 is what pasting "
+            "back gives. It cannot tell how good the rest is.",
+            "higher",
+            "share",
+            ranked=False,
+            account=True,
+        ),
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
@@ -55,13 +72,24 @@ class Background(_OfPairs):
 class Inside(_OfPairs):
     """What happened in the boxes, on their own rectangle."""
 
-    ABOUT: ClassVar[dict[str, str]] = {
-        "inside_mse": "Squared grey levels by which the boxes changed: 0 means that nothing was painted. It cannot "
-        "tell whether the change is any good.",
-        "inside_psnr": "The same as decibels: none where nothing was painted, 10 to 20 where an object is new. It "
-        "cannot tell whether the change is any good.",
-        "inside_ssim": "Likeness of structure in the boxes to what was there: low where something new stands. It "
-        "cannot tell an object from noise.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "inside_mse": Number(
+            "Squared grey levels by which the boxes changed: 0 means that nothing was painted. It cannot "
+            "tell whether the change is any good.",
+            "lower",
+            "grey levels²",
+        ),
+        "inside_psnr": Number(
+            "The same as decibels: none where nothing was painted, 10 to 20 where an object is new. It "
+            "cannot tell whether the change is any good.",
+            "higher",
+            "dB",
+        ),
+        "inside_ssim": Number(
+            "Likeness of structure in the boxes to what was there: low where something new stands. It "
+            "cannot tell an object from noise.",
+            "higher",
+        ),
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
@@ -74,9 +102,13 @@ class Inside(_OfPairs):
 class Seam(_OfPairs):
     """GDiff along the boxes' edges, as zero-shot latent inpainting measures its seams."""
 
-    ABOUT: ClassVar[dict[str, str]] = {
-        f"seam_{part}": f"Change of the gradients {where}, as a share of the source's own: 0 means that they are as "
-        "they were, about 1 a new edge or new content. It cannot tell a seam from an object that ends there."
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        f"seam_{part}": Number(
+            f"Change of the gradients {where}, as a share of the source's own: 0 means that they are as they were, "
+            "about 1 a new edge or new content. It cannot tell a seam from an object that ends there.",
+            "lower",
+            "share",
+        )
         for part, where in (
             ("edge", "in a band along the boxes' edges"),
             ("inner", "in that band, inside"),
@@ -94,10 +126,21 @@ class Seam(_OfPairs):
 class Whole(_OfPairs):
     """The picture as a whole beside its source."""
 
-    ABOUT: ClassVar[dict[str, str]] = {
-        "whole_psnr": "Decibels over all pixels: higher is nearer to the source. It rewards doing nothing.",
-        "whole_mse": "Squared grey levels over all pixels: 0 is the source. It rewards doing nothing.",
-        "whole_ssim": "Likeness of structure over the whole picture, 1 = the same. It rewards doing nothing.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "whole_psnr": Number(
+            "Decibels over all pixels: higher is nearer to the source. It rewards doing nothing.",
+            "higher",
+            "dB",
+        ),
+        "whole_mse": Number(
+            "Squared grey levels over all pixels: 0 is the source. It rewards doing nothing.",
+            "lower",
+            "grey levels²",
+        ),
+        "whole_ssim": Number(
+            "Likeness of structure over the whole picture, 1 = the same. It rewards doing nothing.",
+            "higher",
+        ),
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
@@ -125,9 +168,12 @@ class Perceptual(_OfPairs):
     class Settings(NetworkSettings):
         pass
 
-    ABOUT: ClassVar[dict[str, str]] = {
-        "lpips": "Distance as a network sees it: 0 is the same, over .5 another picture. It cannot tell better from "
-        "worse, and numbers of different networks do not compare.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "lpips": Number(
+            "Distance as a network sees it: 0 is the same, over .5 another picture. It cannot tell better from "
+            "worse, and numbers of different networks do not compare.",
+            "lower",
+        ),
     }
 
     @property

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
-from lib.metrics import Base, Kind, Noted, Seen
+from lib.metrics import Base, Details, Kind, Noted, Number, Seen
 from lib.metrics.duplicates import hash_of, with_near_hashes
 from lib.metrics.text import clip_score
 from lib.models import ModelRef
@@ -35,12 +35,20 @@ class Copies(Base):
     NOTE: ClassVar[Any] = _Hashed
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = ""
-    ABOUT: ClassVar[dict[str, str]] = {
-        "copies": "Share of generated pictures with a near-copy among the generated, by perceptual hash: near 0 is "
-        "good, unless several are edits of one source. It cannot see that two show the same thing differently.",
-        "copies_of_real": "Share of generated pictures with a near-copy among the real: near 1 is natural for edits, "
-        "and bad where the real set is kept for judging, or the pictures should be all new. It cannot see single "
-        "copied objects.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "copies": Number(
+            "Share of generated pictures with a near-copy among the generated, by perceptual hash: near 0 is "
+            "good, unless several are edits of one source. It cannot see that two show the same thing differently.",
+            "lower",
+            "share",
+        ),
+        "copies_of_real": Number(
+            "Share of generated pictures with a near-copy among the real: near 1 is natural for edits, "
+            "and bad where the real set is kept for judging, or the pictures should be all new. It cannot see single "
+            "copied objects.",
+            "lower",
+            "share",
+        ),
     }
 
     class Settings(MemberSettings):
@@ -69,17 +77,29 @@ def _hashes(side: Noted, name: str) -> np.ndarray:
     return np.array([note[name] for note in side.notes if note[name] is not None], np.uint64)
 
 
+class CaptionDetails(Details):
+    model: str  # identity of the CLIP
+    cut: int  # captions that were longer than it reads
+
+
 class Captions(Base):
     """CLIP score of each picture with its caption."""
 
     NOTE: ClassVar[Any] = _Captioned
+    MORE: ClassVar[type[Details] | None] = CaptionDetails
     OF: ClassVar[Kind] = "pictures"
     NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "captions"
-    ABOUT: ClassVar[dict[str, str]] = {
-        "clip_score": "How well generated pictures show what their captions say, 0 to 2.5: near that of the real ones "
-        "is good. It cannot count, nor tell left from right, and numbers of different CLIPs do not compare.",
-        "clip_score_real": "The same of the real pictures: what this CLIP makes of pictures that do show it. Read no "
-        "further where a set with exchanged captions scores about as high.",
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "clip_score": Number(
+            "How well generated pictures show what their captions say, 0 to 2.5: near that of the real ones "
+            "is good. It cannot count, nor tell left from right, and numbers of different CLIPs do not compare.",
+            "higher",
+        ),
+        "clip_score_real": Number(
+            "The same of the real pictures: what this CLIP makes of pictures that do show it. Read no "
+            "further where a set with exchanged captions scores about as high.",
+            "higher",
+        ),
     }
 
     class Settings(MemberSettings):

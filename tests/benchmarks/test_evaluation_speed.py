@@ -83,4 +83,5 @@ def test_one_pass_beside_two(tmp_path):
         f"ratio of one pass to the peer's two {ours / both:.2f}; the second evaluation to the first {again / ours:.3f}"
     )
     scores = list(told.values())
-    print(f"FID {scores[0]:.6g} and {scores[2]['fid']:.6g}; KID {scores[1]:.6g} and {scores[2]['kid']:.6g}")
+    numbers = scores[2].numbers
+    print(f"FID {scores[0]:.6g} and {numbers['fid']:.6g}; KID {scores[1]:.6g} and {numbers['kid']:.6g}")
