@@ -1,23 +1,23 @@
 """Judges: who says which of some names a box shows. To add one: a class like `RegionScorer`, and a line below.
 
-judge = make_judge(resolve("data/models/pcb/classifier", {}))     # or "mini:clip"
-crops = [crop_region(picture, box, judge.size) for box in boxes]  # of lib/regions.py; boxes: xyxy pixels
-shares = judge.score(crops, ["open", "short", "background"])      # (N, 3)
+judge = make_judge(resolve("data/models/pcb/classifier", {}))                   # or "mini:clip"
+shares = score_boxes(judge, picture, boxes, ["open", "short", "background"])    # (N, 3); boxes: xyxy pixels
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.classifier import KIND, is_classifier
 from lib.errors import AugmentError
+from lib.geometry import clip_xyxy
 from lib.models import ModelRef, local_path, reading
-from lib.regions import Pixels
+from lib.regions import CONTEXT, Pixels, crop_region, visible_sides
 from lib.registry import Family
 
 JUDGES = Family("judge", {"clip": "lib.regions:RegionScorer", "classifier": "lib.classifier:CropClassifier"})
@@ -61,3 +61,21 @@ def make_judge(ref: ModelRef) -> Judge:
 def _build(name: str, ref: ModelRef) -> Judge:
     judge: Judge = JUDGES.build(JUDGES.member(name, {}, ref))
     return judge
+
+
+def score_boxes(
+    judge: Judge, picture: Pixels, boxes: Any, names: Sequence[str], context: float = CONTEXT
+) -> NDArray[np.float64]:
+    """(N, len(names)) scores of the names for each of (N, 4) boxes of a picture; boxes: xyxy pixels.
+
+    Each is cut to the frame and cropped with `context` of its longer side around it. Rows of NaN for boxes of which the
+    frame shows nothing; how small is too small is the caller's question. Raises as the judge does.
+    """
+    xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
+    height, width = picture.shape[:2]
+    shown = visible_sides(xyxy, width, height) > 0
+    scores = np.full((len(xyxy), len(names)), np.nan)
+    if shown.any():
+        inside = clip_xyxy(xyxy[shown], width, height).tolist()
+        scores[shown] = judge.score([crop_region(picture, box, judge.size, context) for box in inside], list(names))
+    return scores

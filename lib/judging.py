@@ -24,13 +24,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lib.errors import AugmentError
 from lib.generate import Load
-from lib.geometry import clip_xyxy, xywh_to_xyxy
+from lib.geometry import xywh_to_xyxy
 from lib.images import PictureError, load_rgb
-from lib.judges import Judge
+from lib.judges import Judge, score_boxes
 from lib.kept import typed
 from lib.labels import ignored
 from lib.metrics.verdicts import Action, Thresholds, Verdict, thresholds, verdicts
-from lib.regions import Pixels, crop_region, visible_sides
+from lib.regions import Pixels, visible_sides
 from lib.requests import Label, Outcome, canonical, key_of
 from lib.schemas import OK, REJECTED, ScreenRow
 from lib.settings import BoxScreenSettings
@@ -204,10 +204,7 @@ def _shares(
         store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
     )
     if known is None:
-        picture = load()
-        inside = clip_xyxy(xyxy, picture.shape[1], picture.shape[0]).tolist()
-        crops = [crop_region(picture, box, judge.size, asked.context) for box in inside]
-        told = judge.score(crops, list(asked.names))
+        told = score_boxes(judge, load(), xyxy, asked.names, asked.context)
         # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
         known = [[float(f"{share:.6g}") for share in row] for row in told.tolist()]
         store.put("shares", key, canonical(known))

@@ -3,7 +3,7 @@
 scorer = make_judge(resolve("mini:clip", {}))                      # of lib/judges.py; any CLIP in Hugging Face form
 crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
 shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
-shares = scorer.score_boxes(picture, boxes, ["forklift", "pallet"])   # the two lines above in one
+shares = score_boxes(scorer, picture, boxes, ["forklift", "pallet"])   # of lib/judges.py: the two lines above in one
 scorer.similarity([picture], ["a forklift and a pallet"]).score   # (1,) CLIP score of whole pictures with their texts
 """
 
@@ -177,22 +177,6 @@ class RegionScorer:
         scale = min(float(self.load().model.logit_scale.exp()), 100.0)
         logits = scale * self.embed_pictures(crops).astype(np.float64) @ self._named[1].astype(np.float64).T
         return softmax(logits)
-
-    def score_boxes(
-        self, picture: Pixels, boxes: Any, names: Sequence[str], context: float = CONTEXT
-    ) -> NDArray[np.float64]:
-        """(N, len(names)) shares of the names for each of (N, 4) boxes of a picture; boxes: xyxy pixels.
-
-        Each is cropped with `context` of its longer side around it. Rows of NaN for boxes of which the frame shows
-        nothing; how small is too small is the caller's question. What follows from it: lib/metrics/verdicts.py. Raises
-        ValueError for no names.
-        """
-        height, width = picture.shape[:2]
-        shown = visible_sides(boxes, width, height) > 0
-        inside = clip_xyxy(np.asarray(boxes, np.float64).reshape(-1, 4)[shown], width, height)
-        told = np.full((len(shown), len(names)), np.nan)
-        told[shown] = self.score([crop_region(picture, box, self.size, context) for box in inside.tolist()], names)
-        return told
 
     def similarity(self, pictures: Sequence[Pixels], texts: Sequence[str]) -> Similarity:
         """How well each of N texts, of any length, fits the picture at its place, uint8 HWC RGB of any size.

@@ -199,6 +199,8 @@ class Evaluation(BaseModel):
         if not isinstance(document, dict) or not isinstance(document.get("about"), dict):
             raise ValueError("it has no `about`")
         rest, known = dict(document), numbers_of()
+        if mixed := rest.keys() & {"numbers", "details"}:
+            raise ValueError(f"{', '.join(sorted(mixed))}: not known")
         if strange := [name for name in rest["about"] if name not in known or name not in rest]:
             raise ValueError(f"`about` explains {', '.join(strange)}, a number that it lacks or that no metric gives")
         numbers = {name: rest.pop(name) for name in known if name in rest["about"]}

@@ -45,7 +45,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         pictures = [sorted(real.digest), sorted(made.sha256)]
         key = key_of(VERSION, extractor_of(settings.extractor).identity, asked, labels, pictures)
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
-        result = measure(str(run.root), str(run.sources), inputs, settings, key)
+        result = evaluate_final(str(run.root), str(run.sources), inputs, settings, key)
         _report(result, run.root, run.name)
         scores = _account(result)
     run.progress.finish("evaluate")
@@ -67,7 +67,9 @@ def _rows(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.Data
 
 
 @task(name="evaluate", persist_result=False)
-def measure(workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str) -> Evaluation:
+def evaluate_final(
+    workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str
+) -> Evaluation:
     """Scores by key in the store; of a picture only what is not there is computed."""
     store = Store(Path(workspace) / "store")
     known = store.get("metrics", key)

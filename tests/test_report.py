@@ -186,6 +186,7 @@ def test_a_number_that_is_null_is_left_out(judged, tmp_path):
         ({"diversity": "<b>"}, "numbers.diversity"),
         ({"n_real": "30"}, "n_real"),
         ({"surprise": 1}, "surprise"),
+        ({"numbers": {"kid": 1.0}}, "numbers"),
         ({"about": {"beauty": "Good. Bad."}, "beauty": 1.0}, "explains beauty"),
         ({"about": {"kid": "Good. Bad."}}, "explains kid"),
         ({"regions": {}}, "fidelity"),

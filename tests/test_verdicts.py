@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.images import load_rgb
+from lib.judges import score_boxes
 from lib.metrics.verdicts import Thresholds, Verdict, standing, thresholds, verdicts
 from lib.models import resolve
 from lib.regions import RegionScorer, RegionSettings, visible_sides
@@ -233,7 +234,7 @@ class Judged:
             boxes = np.array([note["bbox"] for note in notes], float)
             boxes[:, 2:] += boxes[:, :2]
             picture = load_rgb(DEMO / "images" / image["file_name"], "upright")
-            shares.append(scorer.score_boxes(picture, boxes, self.names))
+            shares.append(score_boxes(scorer, picture, boxes, self.names))
             sides.append(visible_sides(boxes, image["width"], image["height"]))
             labels += [ids.index(note["category_id"]) for note in notes]
             pictures += [image["id"]] * len(notes)
@@ -268,9 +269,9 @@ def test_a_box_outside_of_its_picture_has_no_shares():
     scorer = RegionScorer(RegionSettings(), resolve("mini:clip", {}))
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     boxes = [(5, 5, 30, 30), (70, 5, 90, 30), (50, 10, 90, 60)]
-    shares = scorer.score_boxes(picture, boxes, ["forklift", "pallet"])
+    shares = score_boxes(scorer, picture, boxes, ["forklift", "pallet"])
     assert np.isfinite(shares).all(axis=1).tolist() == [True, False, True]
-    inside = scorer.score_boxes(picture, [(50, 10, 60, 40)], ["forklift", "pallet"])
+    inside = score_boxes(scorer, picture, [(50, 10, 60, 40)], ["forklift", "pallet"])
     np.testing.assert_allclose(shares[2], inside[0], rtol=1e-4)  # a box is what the frame shows of it
-    assert scorer.score_boxes(picture, [], ["forklift"]).shape == (0, 1)
+    assert score_boxes(scorer, picture, [], ["forklift"]).shape == (0, 1)
     assert visible_sides(boxes, 60, 40).tolist() == [25, 0, 10]

@@ -19,6 +19,7 @@ from lib.detectors.shared import check_finite, none_known, numbered, tidy
 from lib.errors import AugmentError
 from lib.models import ModelRef, device, local_path, reading
 from lib.names import match_names
+from lib.regions import check_whole
 
 NEEDED = ("config.json", "*.safetensors", "*processor_config.json")
 ALSO = ("*.json", "*.txt")
@@ -152,7 +153,5 @@ def _load(ref: ModelRef, model_class: str, processor_class: str, kinds: Sequence
             processor = getattr(transformers, processor_class).from_pretrained(folder, trust_remote_code=False)
         except ImportError as error:  # some backbones are of timm, which this project does not install
             raise ValueError(f"it needs another package: {str(error).strip()}") from error
-        if report["missing_keys"]:  # transformers would fill them with random numbers
-            some = ", ".join(sorted(report["missing_keys"])[:3])
-            raise ValueError(f"its weights lack {len(report['missing_keys'])} tensors ({some}, …)")
+        check_whole(report)
     return _Loaded(model.eval().requires_grad_(False).to(where), processor)

@@ -15,11 +15,10 @@ import numpy as np
 from pydantic import Field
 
 from lib.geometry import CONTEXT, MIN_SIDE, area_xyxy, clip_xyxy
-from lib.judges import Judge, make_judge
+from lib.judges import Judge, make_judge, score_boxes
 from lib.metrics import Base, Details, Kind, Noted, Number, Seen, Table
 from lib.metrics.fidelity import Fidelity, Hits, Judged, compare
 from lib.models import ModelRef
-from lib.regions import crop_region
 from lib.registry import MemberSettings
 
 
@@ -128,8 +127,7 @@ class Regions(Base):
         own = [labels.categories[i] for i in np.flatnonzero(left)]
         if len(seen.names) < 2 or not own:
             return {"boxes": [], "skipped": skipped}
-        crops = [crop_region(seen.pixels, box, self.judge.size, self.settings.context) for box in xyxy[left].tolist()]
-        shares = self.judge.score(crops, seen.names)
+        shares = score_boxes(self.judge, seen.pixels, xyxy[left], seen.names, self.settings.context)
         rows = zip(xyxy[left].tolist(), own, shares.argmax(axis=1).tolist(), shares, strict=True)
         told = [
             {"box": box, "label": name, "said": seen.names[best], "share": float(row[seen.names.index(name)])}

@@ -1,6 +1,6 @@
 """Keep, ignore or drop a box, by what a judge says of the same data set's real boxes: screening, box by box.
 
-    limits = thresholds(shares_real, labels_real)            # shares: (N, C), RegionScorer.score_boxes
+    limits = thresholds(shares_real, labels_real)            # shares: (N, C), lib.judges.score_boxes
     for verdict in verdicts(shares, labels, limits, sides):  # of painted boxes; sides: pixels
         verdict.action, verdict.reason                       # "drop", "not_recognised"
 
