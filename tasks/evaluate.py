@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -72,10 +71,9 @@ def evaluate_final(
 ) -> Evaluation:
     """Scores by key in the store; of a picture only what is not there is computed."""
     store = Store(Path(workspace) / "store")
-    known = store.get("metrics", key)
+    known = kept_scores(store, key)
     if known is not None:
-        with contextlib.suppress(ValueError):  # of another version: measured anew
-            return Evaluation.parse(json.loads(known))
+        return known
     real, _ = _rows(inputs["images"], inputs["selected"], inputs["final"])
     objects = read_manifest(inputs["objects"].file, ObjectRow)
     result = evaluate(
@@ -88,6 +86,14 @@ def evaluate_final(
     )
     store.put("metrics", key, canonical(result.document()))
     return result
+
+
+def kept_scores(store: Store, key: str) -> Evaluation | None:
+    """What was measured before; None where nothing was, or what is kept is not a result of this version."""
+    try:
+        return Evaluation.parse(json.loads(store.get("metrics", key) or b"null"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _report(result: Evaluation, root: Path, name: str) -> None:
@@ -105,7 +111,7 @@ def _report(result: Evaluation, root: Path, name: str) -> None:
 def _holds(numbers: Path, result: Evaluation) -> bool:
     try:
         told: Any = json.loads(numbers.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return bool(told == result.document())
 

@@ -68,3 +68,17 @@ def test_a_page_whose_numbers_stand_is_not_drawn_again_and_a_lost_one_is(folders
         assert run(**folders, extractor="pixels").is_completed()
         pages.append(((report / "index.html").stat().st_mtime_ns, (report / "index.html").read_bytes()))
     assert pages[0] == pages[1] != pages[2] and pages[1][1] == pages[2][1]
+
+
+@pytest.mark.parametrize("kept", [b"", b"[]", b"{}", b'{"about": {"kid": "Good."}}', b"\xff", b"[" * 100_000])
+def test_kept_scores_that_are_no_result_count_as_absent(kept, tmp_path):
+    from lib.results import Evaluation
+    from lib.store import Store
+    from tasks.evaluate import kept_scores
+
+    store, result = Store(tmp_path / "store"), Evaluation(numbers={"kid": 1.0}, about={}, n_real=2, n_generated=2)
+    store.put("metrics", "a" * 64, kept)
+    assert kept_scores(store, "a" * 64) is None and kept_scores(store, "b" * 64) is None
+    whole = result.model_copy(update={"about": {"kid": "Good."}})
+    store.put("metrics", "c" * 64, json.dumps(whole.document()).encode())
+    assert kept_scores(store, "c" * 64) == whole
