@@ -9,17 +9,18 @@ from typing import Any
 import pandas as pd
 from prefect import task
 
+from lib import report
 from lib.evaluate import built, evaluate
 from lib.features import extractor_of
-from lib.manifest import Ref, file_digest, read_manifest
-from lib.report import write_report
+from lib.manifest import Ref, digest, file_digest, read_manifest
 from lib.requests import canonical, key_of
 from lib.results import Evaluation, summary, write_json
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
 from lib.settings import CompareSettings, EvaluateSettings
+from lib.shown import keep_shown
 from lib.sides import read_side, side_of
 from lib.store import Store
-from tasks.artifacts import show_text
+from tasks.artifacts import only_shown, show_text
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass
 from tasks.progress import Progress, advance, begin, watch_workspace
@@ -99,13 +100,16 @@ def kept_scores(store: Store, key: str) -> Evaluation | None:
 def _report(result: Evaluation, root: Path, name: str) -> None:
     """report/metrics.json and report/index.html in the workspace, and in the UI.
 
-    The page, for which pictures are decoded, is written before the numbers: where these are the same, so is it.
+    The page, for which pictures are decoded, is drawn again where the numbers are others, or where it was damaged.
     """
     page, numbers = root / "report" / "index.html", root / "report" / "metrics.json"
-    if not (page.is_file() and _holds(numbers, result)):
-        write_report({name: result}, page)
+    if not _holds(numbers, result):
         write_json(result.document(), numbers)
-    show_text("metrics", f"Report: `{page}`\n\n```\n{summary(result)}\n```")
+    key = digest(canonical(["page", report.VERSION, name, result.document()]))
+    with only_shown(f"{page}"):
+        keep_shown(page, Store(root / "store"), key, lambda: report.report_page({name: result}))
+    with only_shown("metrics in the UI"):
+        show_text("metrics", f"Report: `{page}`\n\n```\n{summary(result)}\n```")
 
 
 def _holds(numbers: Path, result: Evaluation) -> bool:
