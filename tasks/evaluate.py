@@ -13,7 +13,7 @@ from lib import report
 from lib.evaluate import built, evaluate
 from lib.features import extractor_of
 from lib.manifest import Ref, digest, file_digest, read_manifest
-from lib.requests import canonical, key_of
+from lib.requests import key_of
 from lib.results import Evaluation, summary, write_json
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
 from lib.settings import CompareSettings, EvaluateSettings
@@ -85,7 +85,7 @@ def evaluate_final(
         metrics=settings.metrics,
         cache=store,
     )
-    store.put("metrics", key, canonical(result.document()))
+    store.put("metrics", key, json.dumps(result.document(), sort_keys=True).encode())
     return result
 
 
@@ -105,7 +105,7 @@ def _report(result: Evaluation, root: Path, name: str) -> None:
     page, numbers = root / "report" / "index.html", root / "report" / "metrics.json"
     if not _holds(numbers, result):
         write_json(result.document(), numbers)
-    key = digest(canonical(["page", report.VERSION, name, result.document()]))
+    key = digest(json.dumps(["page", report.VERSION, name, result.document()], sort_keys=True).encode())
     with only_shown(f"{page}"):
         keep_shown(page, Store(root / "store"), key, lambda: report.report_page({name: result}))
     with only_shown("metrics in the UI"):
