@@ -214,7 +214,7 @@ def _run(flow: str, name: str, values: dict[str, Any]) -> None:
 def run_training(options: argparse.Namespace) -> int:
     """The flow `train`, in the same way."""
     values, name = _given(options, "train")
-    from lib.training import check_training
+    from lib.training.train import check_training
     from lib.workspace import read_account
 
     parameters = check_training(values)

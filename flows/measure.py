@@ -19,10 +19,11 @@ from lib.judges import make_judge
 from lib.models import resolve
 from lib.scenes import write_dataset
 from lib.settings import DatasetSettings
-from lib.training import MINI, read_facts
+from lib.training import MINI
 from lib.training.card import write_card
 from lib.training.data import training_pictures
 from lib.training.measure import captions, reconstruction
+from lib.training.train import read_facts
 
 SEED = 999  # data/demo is drawn from 7, the training scenes from 101 and 102
 SIDE = 256  # pixels of a scene

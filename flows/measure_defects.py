@@ -39,7 +39,7 @@ from lib.schemas import OK, PlanRow
 from lib.settings import DatasetSettings
 from lib.sheet import write_sheet
 from lib.store import Store
-from lib.training import TRAINERS, finished_model, read_facts, train_model
+from lib.training import TRAINERS
 from lib.training.card import write_card
 from lib.training.data import training_pictures
 from lib.training.measure_defects import (
@@ -55,6 +55,7 @@ from lib.training.measure_defects import (
     read_boards,
     samples,
 )
+from lib.training.train import finished_model, read_facts, train_model
 
 TUNED = "77000"  # of the test groups: the one that the model is fine-tuned on
 TUNED_BOARDS = 50  # of it, at most half: the others are painted before and after

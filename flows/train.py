@@ -18,7 +18,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from lib.errors import AugmentError
 from lib.settings import DatasetSettings
-from lib.training import check_training
+from lib.training.train import check_training
 from tasks.ingest import ingest_dataset
 from tasks.progress import Progress
 from tasks.train import load_pictures, open_training, train_one

@@ -32,9 +32,9 @@ from lib.manifest import Ref, atomic_write, read_manifest
 from lib.outputs import inputs_of
 from lib.schemas import OK, REJECTED, ImageRow, ObjectRow
 from lib.settings import TrainSettings
-from lib.training import (
-    MINI,
-    TRAINERS,
+from lib.training import MINI, TRAINERS
+from lib.training.data import content_digest, training_pictures
+from lib.training.train import (
     check_order,
     check_pictures,
     check_places,
@@ -43,7 +43,6 @@ from lib.training import (
     settings_of,
     train_model,
 )
-from lib.training.data import content_digest, training_pictures
 from lib.training.windows import TrainingPicture
 from lib.workspace import locked
 from tasks.artifacts import show_counts, show_training

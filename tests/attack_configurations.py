@@ -24,7 +24,8 @@ from lib.painters import PAINTERS
 from lib.presets import PRESETS, Parameters, check_parameters
 from lib.registry import Family
 from lib.settings import BoxScreenSettings, CompareSettings
-from lib.training import TRAINERS, check_training
+from lib.training import TRAINERS
+from lib.training.train import check_training
 
 
 @contextmanager

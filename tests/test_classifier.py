@@ -21,9 +21,10 @@ from lib.images import load_rgb
 from lib.judges import make_judge
 from lib.models import MINI, resolve
 from lib.regions import RegionScorer, RegionSettings, crop_region
-from lib.training import TRAINERS, train_model
+from lib.training import TRAINERS
 from lib.training import classifier as module
 from lib.training.classifier import ClassifierObjective, ClassifierSettings
+from lib.training.train import train_model
 from lib.training.windows import Things, TrainingPicture
 
 LABELS = ["Pin-Hole", "background", "open", "short_circuit"]

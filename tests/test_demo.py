@@ -17,7 +17,7 @@ from lib.fidelity import fidelity
 from lib.models import MINI, folder_revision, resolve
 from lib.regions import RegionScorer, RegionSettings
 from lib.training import MINI as TRAINED
-from lib.training import read_facts
+from lib.training.train import read_facts
 
 every_model = pytest.mark.parametrize("name", sorted(TRAINED))
 

@@ -14,7 +14,7 @@ from prefect.utilities.schema_tools import validate
 from lib.errors import AugmentError
 from lib.presets import check_parameters, resolve_parameters
 from lib.settings import CompareSettings
-from lib.training import check_training
+from lib.training.train import check_training
 
 CHECKOUT = Path(__file__).parents[1]
 TOLD = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))

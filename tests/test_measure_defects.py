@@ -18,7 +18,7 @@ from lib.formats.deep_pcb import CATEGORIES, TEST_GROUPS
 from lib.models import resolve
 from lib.regions import RegionSettings, softmax
 from lib.settings import DatasetSettings
-from lib.training import TRAINERS, train_model
+from lib.training import TRAINERS
 from lib.training.data import training_pictures
 from lib.training.measure_defects import (
     CLOSE,
@@ -32,6 +32,7 @@ from lib.training.measure_defects import (
     turned,
     window_of_box,
 )
+from lib.training.train import train_model
 
 BOXES = [(4, 6, 30, 28), (80, 70, 104, 100), (60, 10, 86, 34), (10, 90, 36, 120), (100, 20, 126, 44), (48, 60, 70, 84)]
 

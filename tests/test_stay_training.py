@@ -19,8 +19,9 @@ from tiny import tiny_stay
 from lib.errors import AugmentError
 from lib.layout_unet import load_layout_unet
 from lib.models import resolve
-from lib.training import TRAINERS, check_training, read_facts, settings_of, train_model
+from lib.training import TRAINERS
 from lib.training.stay import StayObjective, StaySettings, StayTrainer, turned, variational_bound
+from lib.training.train import check_training, read_facts, settings_of, train_model
 from lib.training.vae import make_vae, save_half
 from lib.training.windows import Things, TrainingPicture, Window
 from tasks.progress import Progress

@@ -15,8 +15,8 @@ import pytest
 from conftest import PATIENCE
 from PIL import Image
 
+from lib.models import FACTS
 from lib.scenes import write_dataset
-from lib.training import FACTS
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

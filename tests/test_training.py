@@ -16,25 +16,22 @@ from torch import nn
 from lib.classifier import read_classifier
 from lib.errors import AugmentError
 from lib.layout_unet import load_layout_unet
-from lib.models import folder_revision, resolve
+from lib.models import FACTS, folder_revision, resolve
 from lib.painters.denoise import load_latent_diffusion
 from lib.scenes import render
 from lib.settings import TrainSettings
-from lib.training import (
-    FACTS,
-    TRAINERS,
+from lib.training import TRAINERS, gligen, loop
+from lib.training.card import draw_curve, write_card
+from lib.training.clip import load_clip
+from lib.training.loop import LoopSettings, train
+from lib.training.train import (
     check_order,
     check_training,
     finished_model,
-    gligen,
-    loop,
     read_facts,
     settings_of,
     train_model,
 )
-from lib.training.card import draw_curve, write_card
-from lib.training.clip import load_clip
-from lib.training.loop import LoopSettings, train
 from lib.training.vae import load_vae
 from lib.training.windows import Things, TrainingPicture
 

@@ -16,7 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lib.errors import AugmentError
 from lib.manifest import atomic_write
-from lib.training import FACTS, TRAINERS, read_facts
+from lib.models import FACTS
+from lib.training import TRAINERS
+from lib.training.train import read_facts
 
 _INK, _GRID, _PAPER, _LINE = (60, 60, 66), (226, 226, 230), (255, 255, 255), (20, 90, 200)
 

@@ -1,0 +1,247 @@
+"""One model trained: from its newest checkpoint where there is one, into its place, with what is known of it beside it.
+
+settings = TRAINERS["vae"].Settings(steps=5000)
+train_model("vae", settings, pictures, 128, Path("models"), Path("work"))     # → models/vae
+finished_model("vae", settings, 128, Path("models"))                          # its facts; None: there is work left
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from lib.errors import AugmentError, checked
+from lib.kept import conforms
+from lib.manifest import atomic_write
+from lib.models import FACTS, folder_revision, resolve
+from lib.requests import key_of
+from lib.settings import TrainSettings
+from lib.training import MINI, TRAINERS
+from lib.training.windows import TrainingPicture
+
+if TYPE_CHECKING:
+    from lib.training.loop import LoopSettings, Objective, Progress, Trained
+
+_HOW_LONG = ("steps", "checkpoint_minutes", "precision")  # settings that may differ from a finished model's
+
+
+def check_training(values: dict[str, Any]) -> TrainSettings:
+    """Parameters of the flow `train` from plain values; raises AugmentError that names the wrong one."""
+    given = checked(TrainSettings, values)
+    for name in dict.fromkeys([*(given.models or MINI), *given.settings]):
+        settings_of(given, name)
+    return given
+
+
+def settings_of(given: TrainSettings, name: str) -> Any:
+    """A trainer's own settings, checked; raises AugmentError for an unknown trainer or setting."""
+    return TRAINERS.settings(name, {"seed": given.seed, **given.settings.get(name, {})})
+
+
+def train_model(
+    name: str,
+    settings: LoopSettings,
+    pictures: Sequence[TrainingPicture],
+    size: int,
+    models: Path,
+    work: Path,
+    start: Path | None = None,
+    data: str = "",
+    watch: Callable[[Progress], object] = lambda progress: None,
+    look: Callable[[np.ndarray], object] = lambda sheet: None,
+) -> Trained:
+    """Train one model, from its newest checkpoint in work/NAME where there is one, and put it into models/NAME.
+
+    start: an earlier folder of models to begin from, where it holds one of this name; data: what the pictures are, a
+    digest or a name, for the card and so that a checkpoint of other data is refused; look: shown a sheet, (H, W, 3)
+    uint8, now and then and at the end.
+    Raises AugmentError for too few pictures, pictures without boxes, a missing model among the trainer's NEEDS, and
+    for what `lib.training.loop.train` raises.
+    """
+    import torch
+
+    from lib.training.loop import train
+
+    trainer = TRAINERS[name]
+    check_pictures(pictures)
+    needs, begun = _before(name, models, start)
+    identity = _identity(name, size, data, needs, begun)
+    before = start / name if begun and start else None
+    torch.manual_seed(settings.seed)
+    objective = trainer.objective(settings, pictures, size, models, before, work)
+    done = train(objective, work / name, settings, identity, watch, lambda: look(objective.sheet()))
+    look(objective.sheet())
+    facts = {
+        "trainer": name,
+        "identity": identity,
+        "data": data,
+        "pictures": len(pictures),
+        "size": size,
+        "steps": done.steps,
+        "seconds": round(done.seconds),
+        "device": done.device,
+        "hardware": _hardware(done.device),
+        "precision": done.precision,
+        "settings": settings.model_dump(mode="json"),
+        "needs": needs,
+        "start": begun,
+        "history": done.history,
+    }
+    _place(objective, models / name, facts)
+    return done
+
+
+def finished_model(
+    name: str, settings: LoopSettings, size: int, models: Path, start: Path | None = None, data: str = ""
+) -> dict[str, Any] | None:
+    """Facts of the model in models/NAME where `train_model` with these arguments has nothing left to do; else None.
+
+    A model whose files are not those that training left is written again from its checkpoint. Raises AugmentError for
+    a missing model among the trainer's NEEDS, and where the model is trained far enough, but with other settings:
+    training it again is for a person to ask for.
+    """
+    facts = read_facts(models / name)
+    if not facts.keys() >= _Facts.__annotations__.keys() or facts["steps"] < settings.steps:
+        return None
+    if facts.get("identity") != _identity(name, size, data, *_before(name, models, start)):
+        return None
+    try:
+        if folder_revision(models / name) != facts.get("revision"):
+            return None
+    except AugmentError:  # no files at all
+        return None
+    wanted, had = settings.model_dump(mode="json"), facts["settings"]
+    changed = [key for key in wanted if key in had and key not in _HOW_LONG and had[key] != wanted[key]]
+    if changed:
+        told = ", ".join(f"{key} {had[key]} instead of {wanted[key]}" for key in changed)
+        raise AugmentError(
+            f"model {models / name} was trained with {told}: name another workspace, or remove it and its checkpoints"
+        )
+    return facts
+
+
+class _Facts(TypedDict, total=False):
+    """Of what `train_model` notes, what is read again."""
+
+    identity: str
+    revision: str
+    steps: int
+    seconds: float
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `train_model` noted beside a model; empty where there is nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        told = json.loads((folder / FACTS).read_bytes())
+        if conforms(told, _Facts):
+            return dict(told)
+    return {}
+
+
+def check_order(names: Sequence[str], models: Path) -> None:
+    """Raise AugmentError for an unknown or doubled name, or one whose NEEDS neither stand before it nor in `models`."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise AugmentError(f"models {list(names)}: {name!r} stands there twice, and is trained once")
+        missing = [n for n in TRAINERS[name].NEEDS if n not in names[:place] and not (models / n).is_dir()]
+        if missing:
+            raise AugmentError(
+                f"trainer {name!r} needs {', '.join(missing)}, neither named before it nor in {models}: name "
+                f"{'it' if len(missing) == 1 else 'them'} first (the order of all is {', '.join(TRAINERS)})"
+            )
+
+
+def check_places(models: Path, work: Path, names: Sequence[str]) -> None:
+    """Raise AugmentError where models/NAME, which training replaces, is a link, or comes from elsewhere.
+
+    work: the folder of checkpoints, which tell that a model with damaged facts is of this training.
+    """
+    for name in names:
+        folder = models / name
+        ours = read_facts(folder).get("trainer") == name or any((work / name).glob("*.safetensors"))
+        if folder.is_symlink() or (folder.exists() and any(folder.iterdir()) and not ours):
+            told = f"is a link to {folder.resolve()}" if folder.is_symlink() else "was not made by a training"
+            raise AugmentError(f"model {folder} {told}, and would be replaced: move it away, or set another `output`")
+
+
+def check_pictures(pictures: Sequence[TrainingPicture]) -> None:
+    """Raise AugmentError where nothing can be learned from the pictures."""
+    if len(pictures) < 2:
+        raise AugmentError(f"{len(pictures)} pictures to train on: at least 2 are needed, better thousands")
+    if not any(len(picture.things) for picture in pictures):
+        raise AugmentError(f"none of {len(pictures)} pictures has a usable box: training needs boxes with categories")
+
+
+def _before(name: str, models: Path, start: Path | None) -> tuple[dict[str, str], str]:
+    """Revisions of the trainer's NEEDS in `models`, and of the model to begin from, "" where there is none."""
+    trainer = TRAINERS[name]
+    missing = [need for need in trainer.NEEDS if not (models / need).is_dir()]
+    if missing:
+        raise AugmentError(f"trainer {name!r} needs {', '.join(missing)}, not in {models}: train that first")
+    begun = resolve(str(start / name), {}).revision if start is not None and (start / name).is_dir() else ""
+    return {need: resolve(str(models / need), {}).revision for need in trainer.NEEDS}, begun
+
+
+def _identity(name: str, size: int, data: str, needs: dict[str, str], begun: str) -> str:
+    """What the weights depend on, but for settings, which a person may change on the way."""
+    return key_of("training", name, TRAINERS[name].VERSION, size, data, needs, begun)
+
+
+def _hardware(device: str) -> str:
+    """ "NVIDIA H200, 16 CPU cores"."""
+    import torch
+
+    cores = f"{os.cpu_count()} CPU cores"
+    return f"{torch.cuda.get_device_name(device)}, {cores}" if device.startswith("cuda") else cores
+
+
+def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
+    """Write the model beside its place and exchange the two: nobody ever sees half a model."""
+    from safetensors import SafetensorError
+
+    from lib.training.card import write_card
+
+    fresh, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-{folder.name}-old")
+    try:
+        # By its name: a killed one is replaced by the next.
+        for path in (fresh, old):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+        fresh.mkdir(parents=True)
+        _save(objective, fresh)
+        noted = facts | {"revision": folder_revision(fresh)}  # by which an altered file is found out
+        atomic_write(fresh / FACTS, json.dumps(noted, indent=1).encode())
+        write_card(fresh)
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # some libraries write for their user alone
+        if folder.exists():
+            folder.rename(old)
+            fresh.rename(folder)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(folder)
+    except (OSError, SafetensorError) as error:  # the latter for a full disk too
+        told = getattr(error, "strerror", None) or error
+        raise AugmentError(f"model {folder} cannot be written ({told}): make room and start again") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _save(objective: Objective, folder: Path) -> None:
+    """objective.save; a full disk, of which the library tokenizers tells by a bare Exception, is an OSError."""
+    try:
+        objective.save(folder)
+    except Exception as error:
+        if "os error" not in str(error):
+            raise
+        raise OSError(str(error)) from None
