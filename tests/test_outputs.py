@@ -11,7 +11,7 @@ from lib.errors import AugmentError
 from lib.models import FACTS
 from lib.outputs import FILES, FOLDERS, Outputs, check_sources, check_workspace, inputs_of, lies_in, remove_temporary
 from lib.presets import check_parameters
-from lib.training import check_training
+from lib.training.train import check_training
 from lib.workspace import locked
 
 
