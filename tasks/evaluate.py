@@ -85,7 +85,7 @@ def evaluate_final(
         metrics=settings.metrics,
         cache=store,
     )
-    store.put("metrics", key, json.dumps(result.document(), sort_keys=True).encode())
+    store.put("metrics", key, json.dumps(result.document(), separators=(",", ":")).encode())  # in its order
     return result
 
 

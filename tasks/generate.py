@@ -26,7 +26,6 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
     rows = rows[rows.status == OK]
     for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
         seen.whole(store.path("picture", key), sha256, lambda: True)  # written or read just now
-    seen.save()
     return staged
 
 
