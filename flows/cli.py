@@ -1,4 +1,4 @@
-"""The command line: `augment run | train | grid | status | presets | evaluate | fidelity | measure | notify | fetch`.
+"""The command line: `augment run | train | grid | status | tidy | presets | evaluate | fidelity | measure | …`.
 
 Prefect is imported only by the commands that need it, after its settings are made quiet.
 """
@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", show_status, "what the last run of a workspace did")
     status.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
     status.add_argument("--json", action="store_true", help="print JSON")
+    tidied = _command(commands, "tidy", tidy_workspace, "remove what the last run of a workspace does not reach")
+    tidied.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
+    tidied.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     _command(commands, "presets", show_presets, "the presets: triple, checkpoints, licences")
     evaluate = _command(commands, "evaluate", evaluate_sets, "how good are generated pictures, beside real ones?")
     evaluate.add_argument("real", type=Path, metavar="REAL")
@@ -446,6 +449,22 @@ def _print_account(account: dict[str, Any]) -> None:
     OUT.print(table)
     if account.get("error"):
         OUT.print(account["error"], style="red", markup=False)
+
+
+def tidy_workspace(options: argparse.Namespace) -> int:
+    """Remove what the last run of a workspace does not reach in its store, parts and results."""
+    from lib.tidy import Group, tidy
+
+    root = _status_file(options.run).parent.absolute()
+    groups = tidy(root, options.dry_run)
+    total = Group("all", *(sum(getattr(group, name) for group in groups) for name in ("kept", "removed", "size")))
+    table = Table(title=f"{root}{': nothing is removed' if options.dry_run else ''}", title_justify="left")
+    for column in ("files", "kept", "to remove" if options.dry_run else "removed", "bytes"):
+        table.add_column(column, justify="left" if column == "files" else "right")
+    for group in [*groups, total]:
+        table.add_row(group.name, str(group.kept), str(group.removed), f"{group.size:,}")
+    OUT.print(table)
+    return 0
 
 
 def show_presets(options: argparse.Namespace) -> int:

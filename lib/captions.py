@@ -56,7 +56,7 @@ def caption_pictures(
     """
     rows = list(selected.itertuples(index=False))
     records = records or {}
-    keys = {row.key: _key(row, captioner, form, records.get(row.key)) for row in rows}
+    keys = {row.key: caption_key(row, captioner, form.identity, records.get(row.key)) for row in rows}
     known = {image: found for image, key in keys.items() if (found := _known(store, key)) is not None}
     advance(len(known))
     told = dict(known)
@@ -93,11 +93,14 @@ def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.nda
     return pictures, faults
 
 
-def _key(row: Any, captioner: Any, form: CaptionForm, record: bytes | None) -> str:
-    """Of the raw caption: rules and prompt are pure, and applied to it at every run."""
+def caption_key(row: Any, captioner: Any, identity: dict[str, Any], record: bytes | None) -> str:
+    """Key in the store of the raw caption: rules and prompt are pure, and applied to it at every run.
+
+    row: SelectRow; captioner: a CAPTIONERS member, or its class; record: the source's, for one that READS.
+    """
     labels = [] if captioner.SEES else sorted(row.labels)
     read = [digest(record or b"")] if captioner.READS else []
-    return key_of("caption", row.digest, row.frame, labels, form.identity, *read)
+    return key_of("caption", row.digest, row.frame, labels, identity, *read)
 
 
 def _row(row: Any, told: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:

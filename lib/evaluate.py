@@ -14,7 +14,7 @@ What is compared: lib/sides.py; the one pass over it: lib/reading.py; features: 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,39 @@ def _result(found: Mapping[str, Any], members: Metrics, parts: Mapping[str, Any]
     numbers = {name: found[name] for name in known if name in found}
     about = {name: known[name][1].about for name in numbers}
     return Evaluation.model_validate({"numbers": numbers, "about": about, "details": details, **parts})
+
+
+def ask_cache(real: Side, generated: Side, extractor: str, metrics: Sequence[str | Choice], cache: Store) -> None:
+    """Ask a cache for all that `evaluate` would ask it of pictures, and compute nothing of what it does not have.
+
+    Raises AugmentError for what is unknown, and where a model is not there.
+    """
+    sides, sources = {"real": real, "generated": generated}, sources_of(real, generated)
+    members, _ = _fit(built(metrics), sides, sources)
+    kinds = {kind: [(name, _Idle(one)) for name, one in members if kind == one.OF] for kind in KINDS}
+    chosen: Any = _Idle(extractor_of(extractor)) if kinds["sets"] else None
+    names = generated.names or real.names
+    Reading(chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache).run(
+        real, generated
+    )
+
+
+class _Idle:
+    """A metric or an extractor that computes nothing."""
+
+    def __init__(self, member: Any) -> None:
+        self._member = member
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    def extract(self, pictures: Iterable[Any]) -> Features:
+        return np.zeros((sum(1 for _ in pictures), self._member.dimensions))
+
+    def of_picture(self, seen: Any) -> dict[str, Any]:
+        raise ValueError("nothing is computed")
+
+    of_pair = of_group = of_picture
 
 
 def built(metrics: Sequence[str | Choice]) -> Metrics:

@@ -27,10 +27,8 @@ class Recipe(BaseModel):
 
     @property
     def categories(self) -> list[tuple[str, str]]:
-        """(setting of the edit, category that it names) of new labels."""
-        settings = EDITS.settings(self.edit.name, self.edit.settings)
-        told = [(field, getattr(settings, field, None) or []) for field in ("category", "occluder_category")]
-        return [(field, name) for field, names in told for name in ([names] if isinstance(names, str) else names)]
+        """`new_categories` of its edit."""
+        return new_categories(self.edit)
 
     @property
     def needs_places(self) -> bool:
@@ -55,6 +53,13 @@ class Recipe(BaseModel):
                     f"edit {self.edit.name!r}, setting {field!r}: the data set has no category {name!r}, it has "
                     f"{', '.join(sorted(known)) or 'none'}; a new one is to be added to its annotations first"
                 )
+
+
+def new_categories(edit: Member) -> list[tuple[str, str]]:
+    """(setting of the edit, category that it names) of new labels."""
+    settings = EDITS.settings(edit.name, edit.settings)
+    told = [(field, getattr(settings, field, None) or []) for field in ("category", "occluder_category")]
+    return [(field, name) for field, names in told for name in ([names] if isinstance(names, str) else names)]
 
 
 def check_triple(edit: str, painter: str, composite: str) -> None:

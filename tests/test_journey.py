@@ -18,6 +18,7 @@ from shared import shared
 from lib.manifest import read_manifest
 from lib.schemas import PlanRow
 from lib.store import Store
+from tasks import inputs
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -296,7 +297,8 @@ def test_a_picture_that_changes_between_ingest_and_painting_is_a_reason(made_set
 
 
 def rot(path: Path, data: bytes) -> None:
-    """Other bytes under the same size and time, as of a bad disk."""
+    """Other bytes under the same size and time, as of a bad disk, for a process that has decoded nothing yet."""
+    inputs._sources.cache_clear()
     told = path.stat()
     assert len(data) <= told.st_size
     path.write_bytes(data.ljust(told.st_size, b"\0"))
