@@ -377,6 +377,7 @@ def _tell(workspace: Path) -> None:
 def show_grid(options: argparse.Namespace) -> int:
     """The sheet of one picture by several presets, without Prefect; 1 where none of them gave a picture."""
     from lib.grid import paint_grid
+    from lib.outputs import lies_in
     from lib.presets import check_parameters
     from lib.sheet import draw_grid, sheet_format, write_sheet
 
@@ -391,6 +392,8 @@ def show_grid(options: argparse.Namespace) -> int:
     values, name, base = load_parameters(options.what, "augment")
     os.chdir(base)
     runs = {preset: check_parameters(_of_preset(values, preset, options.set, name)) for preset in presets}
+    if out and out.exists() and lies_in(out, runs[presets[0]].dataset.images):
+        raise AugmentError(f"--out {out} is there already, among the pictures of the data set: name another file")
     with _bars() as watch:
         grid = paint_grid(runs, picture, watch)
     out = out or (runs[presets[0]].workspace or Path()).absolute() / "grid.jpg"
@@ -509,7 +512,8 @@ def evaluate_sets(options: argparse.Namespace) -> int:
         raise AugmentError(f"--seed {options.seed}: expected a number from 0")
     if options.beside and not options.report:
         raise AugmentError("--beside puts a result into a report: give --report FILE as well")
-    _check_places(options.json, options.report, folder=options.cache)
+    inputs = [options.real, options.generated, options.boxes, options.beside]
+    _check_places(options.json, options.report, folder=options.cache, inputs=inputs)
     before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
     real = read_side(options.real, "originals", options.boxes, options.format)
     generated = read_side(options.generated, "synthetic")
@@ -537,9 +541,12 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_places(*files: Path | None, folder: Path | None = None) -> None:
-    """Raises AugmentError, before hours of work, where these could not be written; makes their folders."""
+def _check_places(*files: Path | None, folder: Path | None = None, inputs: Sequence[Path | None] = ()) -> None:
+    """Raises AugmentError, before hours of work, where these cannot be written, or are inputs; makes their folders."""
     for file in filter(None, files):
+        for path in filter(None, inputs):
+            if file.is_file() and path.is_file() and file.samefile(path):
+                raise AugmentError(f"{file} is what is to be read: name another file to write")
         if file.is_dir():
             raise AugmentError(f"{file} is a folder: expected the name of a file")
     for place in [*(file.parent for file in files if file), *filter(None, [folder])]:
@@ -563,7 +570,7 @@ def judge_boxes(options: argparse.Namespace) -> int:
     from lib.models import resolve
     from lib.results import write_json
 
-    _check_places(options.json)
+    _check_places(options.json, inputs=[options.dataset, options.real])
     try:
         judge = make_judge(resolve(options.model, {}))
         with _bars() as watch:

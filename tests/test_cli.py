@@ -372,6 +372,24 @@ def test_what_evaluate_cannot_do_is_said_before_it_begins(capsys, sets, options,
     assert told in failed(capsys, "evaluate", *sets, "--extractor", "pixels", *options)
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_what_is_to_be_read_is_not_written_over(capsys, tmp_path, option):
+    (tmp_path / "set.json").write_text('{"images": []}')
+    (tmp_path / "link.json").symlink_to(tmp_path / "set.json")
+    given = [str(tmp_path / "set.json"), str(tmp_path), option, str(tmp_path / "link.json")]
+    assert "is what is to be read: name another file" in failed(capsys, "evaluate", *given)
+    assert (tmp_path / "set.json").read_text() == '{"images": []}'
+
+
+def test_a_grid_does_not_take_the_place_of_a_picture_of_the_data_set(capsys, tmp_path, made_set, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(json.dumps({"dataset": made_set.dataset, "workspace": str(tmp_path / "ws")}))
+    picture = made_set.images / "picture 000.png"
+    before = picture.read_bytes()
+    told = failed(capsys, "grid", "mine.yaml", "--presets", "copy-paste", "--out", str(picture))
+    assert "among the pictures of the data set" in told and picture.read_bytes() == before
+
+
 def test_an_earlier_result_of_the_same_name_stands_beside_the_new_one(sets, tmp_path):
     earlier, report = tmp_path / "generated.json", tmp_path / "report.html"
     cli.main(["evaluate", *sets, "--extractor", "pixels", "--json", str(earlier)])
