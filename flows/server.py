@@ -199,9 +199,10 @@ class Guard:
         self.app, self.with_ui = app, with_ui
         self.hosts = {f"{name}:{port}" for name in OWN_NAMES} | (set(OWN_NAMES) if port == 80 else set())
         self.origins = {f"http://{host}" for host in self.hosts}
-        own = " ".join(sorted(self.origins | {origin.replace("http:", "ws:") for origin in self.origins}))
-        # A page of the UI loads nothing from elsewhere, and stands in no other page's frame.
-        policy = f"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: {own}; frame-ancestors 'none'"
+        pages = " ".join(f"{scheme}://{name}:{port}" for scheme in ("http", "ws") for name in (HOST, "localhost"))
+        # A page of the UI loads nothing from elsewhere, and stands in no other page's frame. Prefect's would send what
+        # one looks at to a service for analytics.
+        policy = f"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: {pages}; frame-ancestors 'none'"
         self.headers = [(b"content-security-policy", policy.encode()), (b"referrer-policy", b"no-referrer")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -47,6 +47,9 @@ class Run:
     """A process with a temporary server, where a proxy that answers nothing is set."""
 
     def __init__(self, folder: Path) -> None:
+        self.left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (folder / "home" / "augment-children").mkdir(parents=True)
+        note_of(folder / "home" / "augment-children", self.left.pid)
         dead = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
         self.home, self.process = folder / "home", starting(folder, NO_PROXY="", no_proxy="", **dead)
         assert self.process.stdout
@@ -61,8 +64,9 @@ class Run:
 def run(tmp_path_factory):
     one = Run(tmp_path_factory.mktemp("temporary"))
     yield one
-    one.process.kill()
-    one.process.communicate()
+    for process in (one.process, one.left):
+        process.kill()
+        process.communicate()
 
 
 def test_the_temporary_server_takes_its_own_runs_requests_alone(run):
@@ -70,6 +74,10 @@ def test_the_temporary_server_takes_its_own_runs_requests_alone(run):
     assert run.post("/flow_runs/filter", {}, **basic(run.secret), Host="rebound.example").status_code == 403
     assert run.post("/flow_runs/filter", {}, **basic(run.secret)).json() == []
     assert httpx.get(run.url.removesuffix("/api") + LOGIN, timeout=120).status_code == 404
+
+
+def test_a_start_ends_what_a_killed_run_has_left(run):
+    assert run.left.wait(60) == -signal.SIGTERM
 
 
 BUSY = """
