@@ -196,18 +196,21 @@ def test_a_websocket_needs_the_secret_and_no_foreign_page(served, path):
     from websockets.sync.client import connect
 
     url = served.url.replace("http:", "ws:") + path
-    for headers in ({"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}):
-        with pytest.raises(InvalidStatus, match="403"), connect(url, additional_headers=headers, proxy=None):
-            pass
-    with pytest.raises((ConnectionClosed, InvalidStatus)), connect(url, proxy=None) as socket:
-        socket.recv(timeout=PATIENCE)
+    foreign = url.replace("127.0.0.1", "elsewhere.example")
+    reached = socket.create_connection(("127.0.0.1", served.port))
+    with pytest.raises(InvalidStatus, match="403"), connect(foreign, sock=reached, proxy=None):
+        pass
+    with pytest.raises(InvalidStatus, match="403"), connect(url, origin="http://elsewhere.example", proxy=None):
+        pass
+    with pytest.raises((ConnectionClosed, InvalidStatus)), connect(url, proxy=None) as line:
+        line.recv(timeout=PATIENCE)
     prefect = {"subprotocols": ["prefect"], "proxy": None}
-    with pytest.raises(ConnectionClosed), connect(url, **prefect) as socket:
-        socket.send(json.dumps({"type": "auth", "token": "augment:guessed"}))
-        socket.recv(timeout=PATIENCE)
-    with connect(url, **prefect) as socket:
-        socket.send(json.dumps({"type": "auth", "token": served.note["auth_string"]}))
-        assert json.loads(socket.recv(timeout=PATIENCE))["type"] == "auth_success"
+    with pytest.raises(ConnectionClosed), connect(url, **prefect) as line:
+        line.send(json.dumps({"type": "auth", "token": "augment:guessed"}))
+        line.recv(timeout=PATIENCE)
+    with connect(url, **prefect) as line:
+        line.send(json.dumps({"type": "auth", "token": served.note["auth_string"]}))
+        assert json.loads(line.recv(timeout=PATIENCE))["type"] == "auth_success"
 
 
 def test_the_note_with_the_secret_is_its_owners_alone_and_no_command_line_shows_it(served):
