@@ -13,9 +13,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from conftest import PATIENCE
 
 from flows import children
 from flows.server import LOGIN, Guard, basic, past_proxies
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE)  # the first test that needs a server waits for its start
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -36,7 +39,7 @@ def starting(folder: Path, program: str = PROGRAM, **environment: str) -> subpro
     return subprocess.Popen([sys.executable, "-c", program], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
 
 
-def wait_until_gone(process: psutil.Process, seconds: float = 60) -> bool:
+def wait_until_gone(process: psutil.Process, seconds: float = PATIENCE) -> bool:
     deadline = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -56,7 +59,7 @@ class Run:
         self.url, self.secret = self.process.stdout.readline().split()
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
-        with httpx.Client(trust_env=False, timeout=120) as client:
+        with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
             return client.post(self.url + path, json=body, headers=headers)
 
 
@@ -73,11 +76,11 @@ def test_the_temporary_server_takes_its_own_runs_requests_alone(run):
     assert run.post("/flow_runs/filter", {}).status_code == 401
     assert run.post("/flow_runs/filter", {}, **basic(run.secret), Host="rebound.example").status_code == 403
     assert run.post("/flow_runs/filter", {}, **basic(run.secret)).json() == []
-    assert httpx.get(run.url.removesuffix("/api") + LOGIN, timeout=120).status_code == 404
+    assert httpx.get(run.url.removesuffix("/api") + LOGIN, timeout=PATIENCE).status_code == 404
 
 
 def test_a_start_ends_what_a_killed_run_has_left(run):
-    assert run.left.wait(60) == -signal.SIGTERM
+    assert run.left.wait(PATIENCE) == -signal.SIGTERM
 
 
 BUSY = """
@@ -132,14 +135,14 @@ def test_prefects_settings_beside_the_data_are_not_read(tmp_path, name):
     }[name]
     (tmp_path / name).write_text(given)
     with starting(tmp_path, SETTINGS) as run:
-        told = run.communicate(timeout=120)[0]
+        told = run.communicate(timeout=PATIENCE)[0]
     assert run.returncode == 0 and "evil" not in told
 
 
 def test_without_a_secret_no_server_starts():
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     command = [sys.executable, "-m", "flows.server", "--socket", "0", "--starter", str(os.getpid())]
-    done = subprocess.run(command, env=kept, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=kept, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and "PREFECT_SERVER_API_AUTH_STRING is not set" in done.stderr
 
 
