@@ -26,6 +26,8 @@ from lib.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "augment"
+# os.path instead of Path below: Path raises for a name that is too long for a file.
+
 # No markup: a path or an error may hold square brackets.
 OUT = Console(highlight=False, markup=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # what a user can mend comes as a reason or an error
     try:
+        _check_texts(options)
         code: int = options.command(options)
         return code
     except AugmentError as error:
@@ -52,6 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         ERR.print("augment: stopped; the same command goes on where it was")
         return 130
+
+
+def _check_texts(options: argparse.Namespace) -> None:
+    """Raises AugmentError for a text that no file and no request could hold."""
+    from lib.settings import check_text
+
+    for name, given in vars(options).items():
+        for text in given if isinstance(given, list) else [given]:
+            try:
+                check_text(text if isinstance(text, str) else "")
+            except ValueError as error:
+                raise AugmentError(f"argument {name} {text!r:.200}: {error}") from None
+
+
+def _path(text: str) -> Path:
+    """An argument that is a path; argparse tells of what can be none, with the argument's name."""
+    from lib.settings import check_path
+
+    try:
+        return check_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (got {text!r:.200})") from None
 
 
 _EXAMPLE = "select.max_objects=6"
@@ -77,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--picture", metavar="NAME_OR_KEY", help="file name, path or key; none: the first that the first preset edits"
     )
-    grid.add_argument("--out", type=Path, metavar="FILE", help="a PNG or JPEG; default: grid.jpg in the workspace")
+    grid.add_argument("--out", type=_path, metavar="FILE", help="a PNG or JPEG; default: grid.jpg in the workspace")
     status = _command(commands, "status", show_status, "what the last run of a workspace did")
     status.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -86,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     tidied.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     _command(commands, "presets", show_presets, "the presets: triple, checkpoints, licences")
     evaluate = _command(commands, "evaluate", evaluate_sets, "how good are generated pictures, beside real ones?")
-    evaluate.add_argument("real", type=Path, metavar="REAL")
-    evaluate.add_argument("generated", type=Path, metavar="GENERATED")
+    evaluate.add_argument("real", type=_path, metavar="REAL")
+    evaluate.add_argument("generated", type=_path, metavar="GENERATED")
     evaluate.add_argument(
         "--extractor",
         default="inception",
@@ -99,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         help="{metrics}; default {sets}",
     )
     evaluate.add_argument(
-        "--boxes", type=Path, metavar="ANNOTATIONS", help="labels of the real pictures, where REAL is a folder of them"
+        "--boxes", type=_path, metavar="ANNOTATIONS", help="labels of the real pictures, where REAL is a folder of them"
     )
     evaluate.add_argument(
         "--format", metavar="NAME", help="of those annotations: {formats}; none: loco for a CSV, else coco"
@@ -111,20 +136,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--margin", type=int, help="pixels around each box that are no background; default 16")
     evaluate.add_argument(
         "--cache",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         default=CACHE,
         help="what was computed of a picture is kept there, by its content; default %(default)s",
     )
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
-    evaluate.add_argument("--report", type=Path, metavar="FILE", help="write a page for a browser there, HTML")
+    evaluate.add_argument("--json", type=_path, metavar="FILE", help="write the scores there")
+    evaluate.add_argument("--report", type=_path, metavar="FILE", help="write a page for a browser there, HTML")
     evaluate.add_argument(
-        "--beside", type=Path, metavar="JSON", help="an earlier result, to stand beside this one in the report"
+        "--beside", type=_path, metavar="JSON", help="an earlier result, to stand beside this one in the report"
     )
     fidelity = _command(commands, "fidelity", judge_boxes, "is in each painted box what its label says?")
-    fidelity.add_argument("dataset", type=Path, metavar="DATASET", help="a final folder or a COCO file")
+    fidelity.add_argument("dataset", type=_path, metavar="DATASET", help="a final folder or a COCO file")
     fidelity.add_argument(
-        "--real", type=Path, metavar="DATASET", help="real boxes to compare with; none: its originals"
+        "--real", type=_path, metavar="DATASET", help="real boxes to compare with; none: its originals"
     )
     fidelity.add_argument(
         "--model",
@@ -132,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER_OR_ID",
         help="who judges: a CLIP, or a classifier that was trained on the categories; default %(default)s",
     )
-    fidelity.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    fidelity.add_argument("--json", type=_path, metavar="FILE", help="write the scores there")
     measured = _command(
         commands, "measure", measure_models, "how good models of this project are, on what none has seen"
     )
@@ -143,14 +168,14 @@ def _parser() -> argparse.ArgumentParser:
         default="mini",
         help="the mini models on drawn scenes, or stay and classifier on boards of DeepPCB; default %(default)s",
     )
-    measured.add_argument("--models", type=Path, metavar="FOLDER", help="default: data/models/mini, data/models/pcb")
+    measured.add_argument("--models", type=_path, metavar="FOLDER", help="default: data/models/mini, data/models/pcb")
     measured.add_argument("--scenes", type=int, default=100, metavar="N", help="mini; default %(default)s")
-    measured.add_argument("--data", type=Path, metavar="FOLDER", help="defects: PCBData as a whole")
+    measured.add_argument("--data", type=_path, metavar="FOLDER", help="defects: PCBData as a whole")
     measured.add_argument("--boxes", type=int, default=300, metavar="N", help="defects: to paint; default %(default)s")
     measured.add_argument(
         "--tune-steps", type=int, default=300, metavar="N", help="defects: fine-tuning; 0: none; default %(default)s"
     )
-    measured.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    measured.add_argument("--json", type=_path, metavar="FILE", help="write the figures there")
     notify = _command(commands, "notify", notify_update, "tell Prefect that a data set was updated")
     notify.add_argument("name", metavar="NAME")
     fetch = _command(commands, "fetch", fetch_dataset, "download a public data set into data/raw")
@@ -256,7 +281,7 @@ def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any],
     flow: the one that it must be a deployment of.
     """
     path = Path(what)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or os.path.isfile(path):  # noqa: PTH113
         return _read_yaml(path), path.stem, Path.cwd()
     named = sorted(_deployments(), key=lambda one: one["entrypoint"].rpartition(":")[2] == (flow or "augment"))
     deployments = {one["name"]: one for one in named}  # several flows may use a name: the asked one's comes last
@@ -384,7 +409,7 @@ def show_grid(options: argparse.Namespace) -> int:
     # What is named from here, before relative paths start elsewhere.
     out = options.out and options.out.absolute()
     picture = options.picture
-    if picture and Path(picture).name != picture and Path(picture).exists():
+    if picture and Path(picture).name != picture and os.path.exists(picture):  # noqa: PTH110
         picture = str(Path(picture).absolute())
     if out:
         sheet_format(out)  # now, not after minutes of painting
@@ -434,7 +459,7 @@ def show_status(options: argparse.Namespace) -> int:
 def _status_file(run: str) -> Path:
     places = [Path(run), Path("data/runs") / run, CHECKOUT / "data" / "runs" / run]
     for place in places:
-        if (place / "status.json").is_file():
+        if os.path.isfile(place / "status.json"):  # noqa: PTH113
             return place / "status.json"
     raise AugmentError(f"no run {run!r}: looked for status.json in {', '.join(str(p) for p in places)}")
 

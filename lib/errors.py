@@ -11,6 +11,7 @@ tasks do not retry it. Rows that can be set aside get a reason instead and never
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -70,7 +71,24 @@ def _explained(error: ValidationError, model: type[BaseModel], what: str) -> str
     if first["type"] == "extra_forbidden":
         name, known = str(first["loc"][-1]), _fields_at(model, first["loc"][:-1])
         return f"{place} is not known{_nearest(name, known)}; known are: {', '.join(known) or 'none'}"
-    return f"{place}: {first['msg']}" + ("" if first["type"] == "missing" else f" (got {first['input']!r})")
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" + ("" if first["type"] == "missing" else f" (got {_given(first['input'])})")
+
+
+def _given(value: Any) -> str:
+    """A value for a sentence; what is long or nested is cut short."""
+    try:
+        shown = _SHORT.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+_SHOWN = 200  # characters of a value in a sentence
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHOWN
+_SHORT.maxlong = 40
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
 
 
 def _fields_at(model: Any, place: Iterable[Any]) -> list[str]:

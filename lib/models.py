@@ -87,10 +87,14 @@ def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:
     """
     if model.startswith("mini:"):
         return _folder(model, _mini(model.removeprefix("mini:")))
-    if Path(model).expanduser().is_dir():
-        return _folder("folder", Path(model).expanduser().resolve())
+    # Not Path's own methods, which raise for a name that no folder can have.
+    folder = os.path.expanduser(model)  # noqa: PTH111
+    if model and os.path.isdir(folder):  # noqa: PTH112
+        return _folder("folder", Path(folder).resolve())
     if not _HUB_ID.fullmatch(model):
-        raise AugmentError(f"model {model!r}: no such folder, and no hub id (org/name or org/name@revision) either")
+        raise AugmentError(
+            f"model {model!r:.200}: no such folder, and no hub id (org/name or org/name@revision) either"
+        )
     return ModelRef(model, lock.get(model) or _hub_revision(model), None)
 
 
@@ -259,11 +263,11 @@ def _folder(name: str, folder: Path) -> ModelRef:
 
 def _mini(member: str) -> Path:
     folder = MINI / member
-    if not folder.is_dir():
+    if not member or not os.path.isdir(folder):  # noqa: PTH112
         have = ", ".join(sorted(p.name for p in MINI.glob("*") if p.is_dir())) or "none"
         raise AugmentError(
-            f"models: mini has no model for {member!r}: there is no folder data/models/mini/{member} (there: {have}); "
-            f"use `models: full`, a local folder (`model: FOLDER`), or `painter: copy-paste`"
+            f"models: mini has no model for {member!r:.200}: there is no folder data/models/mini/{member:.200} (there: "
+            f"{have}); use `models: full`, a local folder (`model: FOLDER`), or `painter: copy-paste`"
         )
     return folder
 

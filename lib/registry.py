@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict
 
 from lib.errors import checked, unknown
 from lib.models import ModelRef, resolve
+from lib.settings import Storable
 
 
-class MemberSettings(BaseModel):
+class MemberSettings(Storable):
     """Base of every member's settings: frozen, and unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
