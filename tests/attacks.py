@@ -135,15 +135,13 @@ class Counts:
         )
 
 
-def attack_all(names: list[str], minutes: float, first: int) -> dict[str, Counts]:
+def attack_all(counts: dict[str, Counts], minutes: float) -> None:
     """Kinds in turn, each as long as its share, in rounds of about ten minutes."""
-    counts = {name: Counts(next=first) for name in names}
-    rounds, shares = max(1, round(minutes / 10)), sum(KINDS[name].share for name in names)
+    rounds, shares = max(1, round(minutes / 10)), sum(KINDS[name].share for name in counts)
     for _ in range(rounds):
-        for name in names:
-            attack_in_process(name, minutes * 60 / rounds * KINDS[name].share / shares, counts[name])
-            print(counts[name].told(name), flush=True)
-    return counts
+        for name, own in counts.items():
+            attack_in_process(name, minutes * 60 / rounds * KINDS[name].share / shares, own)
+            print(own.told(name), flush=True)
 
 
 def attack_in_process(name: str, seconds: float, counts: Counts) -> None:
@@ -238,27 +236,18 @@ def main() -> int:
         out = os.dup(1)  # what the program itself prints is not ours
         os.dup2(2, 1)
         with os.fdopen(out, "w") as lines:
-            run_kind(
-                names[0],
-                options.first,
-                10**9,
-                options.seconds,
-                lambda told: print(json.dumps(told), file=lines, flush=True),
-            )
+            tell: Any = lambda told: print(json.dumps(told), file=lines, flush=True)  # noqa: E731
+            run_kind(names[0], options.first, 10**9, options.seconds, tell)
         return 0
-    if options.first is not None:
-        counts = {name: Counts() for name in names}
-        for name in names:
-            run_kind(
-                name,
-                options.first,
-                options.count,
-                10**9,
-                lambda told, own=counts[name]: "begun" in told or own.add(told),
-            )
-    else:
-        counts = attack_all(names, options.minutes, first=1_000_000)  # not those of `make test`
-    show(counts)
+    alone = options.first is not None
+    counts = {name: Counts(next=options.first if alone else 1_000_000) for name in names}  # not those of `make test`
+    try:
+        if not alone:
+            attack_all(counts, options.minutes)
+        for name, own in counts.items() if alone else ():
+            run_kind(name, options.first, options.count, 10**9, lambda told, own=own: "begun" in told or own.add(told))
+    finally:  # stopped early, too
+        show(counts)
     return 1 if any(own.faults for own in counts.values()) else 0
 
 
@@ -276,7 +265,7 @@ def prefect_server() -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield str(PREFECT_API_URL.value())
 
 
