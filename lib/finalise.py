@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -182,7 +183,8 @@ def _originals(sources: Sources, requests: Mapping[str, Outcome], settings: Fina
 
 def final_names(originals: pd.DataFrame, yolo: bool = False) -> dict[str, str]:
     """File name of each original in final/images: its own; its path where another picture has the same name, or where
-    the name has a backslash, a line break or another control character, which in a path are percent-encoded.
+    the name has a backslash, a line break or another control character, which in a path are percent-encoded. What no
+    file system takes for its length is cut.
 
     yolo: labels are found by the name without its suffix, so where two have that in common it gets its suffix's name.
     """
@@ -193,7 +195,7 @@ def final_names(originals: pd.DataFrame, yolo: bool = False) -> dict[str, str]:
     if yolo:
         stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in {str(PurePosixPath(n)) for n in names})
         names = [_apart(name) if stems[str(PurePosixPath(name).with_suffix(""))] > 1 else name for name in names]
-    return dict(zip(originals.key, names, strict=True))
+    return dict(zip(originals.key, map(_fitting, names), strict=True))
 
 
 def _folded(name: str) -> str:
@@ -227,6 +229,22 @@ def _encoded_names(names: list[str]) -> list[str]:
             found[name] = str(apart if _folded(str(path)) in taken else path)
             taken.add(_folded(found[name]))
     return [found.get(name, name) for name in names]
+
+
+_LONGEST = 255 - len(".txt")  # bytes of a file's name, so that its label file has one too
+
+
+def _fitting(name: str) -> str:
+    """With every part that is too long cut, and told apart by a hash."""
+    if len(name) * 4 <= _LONGEST:
+        return name
+    return "/".join(_cut(part) if len(os.fsencode(part)) > _LONGEST else part for part in name.split("/"))
+
+
+def _cut(part: str) -> str:
+    whole, suffix = os.fsencode(part), os.fsencode(PurePosixPath(part).suffix)
+    kept = whole[: _LONGEST - 20 - len(suffix)].decode(errors="ignore") if len(suffix) <= 20 else "picture"
+    return f"{kept}_{digest(whole)[:8]}{os.fsdecode(suffix) if len(suffix) <= 20 else ''}"
 
 
 class _Writer:
@@ -458,39 +476,81 @@ class _Maker:
 
     def yolo(self, coco: bytes) -> dict[str, bytes]:
         """YOLO labels of a COCO file: class, centre x, centre y, width, height as shares of the picture."""
-        told = msgspec.json.decode(coco)
-        codes = {_text(c["id"]): code for code, c in enumerate(told["categories"])}
+        told = msgspec.json.decode(coco, type=_Listing)
+        codes = {bytes(category.id): code for code, category in enumerate(told.categories)}
         # Sources may leave the size out; ingest measured it.
         known = {key: (row.width, row.height) for key, row in self.images.items()}
-        sizes = {_text(i["id"]): known.get(_text(i["id"])) or (i["width"], i["height"]) for i in told["images"]}
-        lines: dict[str, list[str]] = {image: [] for image in sizes}
-        for note in told["annotations"]:
-            image, category = _text(note["image_id"]), _text(note["category_id"])
-            if not note.get("iscrowd") and category in codes:
-                lines[image].append(_yolo_line(codes[category], note.get("bbox"), sizes[image]))
+        sizes = {bytes(i.id): known.get(bytes(i.id).decode()) or i.size for i in told.images}
+        lines: dict[bytes, list[str]] = {image: [] for image in sizes}
+        for note in told.annotations:
+            image, category = bytes(note.image_id), bytes(note.category_id)
+            if not note.crowd and category in codes:
+                lines[image].append(_yolo_line(codes[category], note.box, sizes[image]))
         texts: dict[str, str] = {}
-        for i in told["images"]:
-            name = _label_name(i["file_name"])
-            texts[name] = texts.get(name, "") + "".join(lines[_text(i["id"])])  # one file may be two records
+        for i in told.images:
+            name = _label_name(i.file_name)
+            texts[name] = texts.get(name, "") + "".join(lines[bytes(i.id)])  # one file may be two records
         files = {name: text.encode() for name, text in texts.items()}
-        classes = "".join(f"{_one_line(c)}\n" for c in told["categories"]).encode()
+        classes = "".join(f"{_one_line(category)}\n" for category in told.categories).encode()
         return {**files, "classes.txt": classes}
 
 
-def _text(value: Any) -> str:
-    """An id as JSON text, the form of keys."""
-    return msgspec.json.encode(value).decode()
+class _ListedImage(msgspec.Struct):
+    """Of a record what YOLO labels need; ids are told apart by their JSON text, as everywhere."""
+
+    id: msgspec.Raw
+    file_name: str
+    width: msgspec.Raw = msgspec.Raw(b"0")
+    height: msgspec.Raw = msgspec.Raw(b"0")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return _decoded(self.width, int, 0), _decoded(self.height, int, 0)
 
 
-def _one_line(category: Mapping[str, Any]) -> str:
+class _ListedNote(msgspec.Struct):
+    image_id: msgspec.Raw
+    category_id: msgspec.Raw
+    bbox: msgspec.Raw = msgspec.Raw(b"null")
+    iscrowd: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def crowd(self) -> bool:
+        return bool(_decoded(self.iscrowd, Any, True))
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        return _decoded(self.bbox, tuple[float, float, float, float], None)
+
+
+class _ListedCategory(msgspec.Struct):
+    id: msgspec.Raw
+    name: str
+
+
+class _Listing(msgspec.Struct):
+    images: list[_ListedImage]
+    annotations: list[_ListedNote]
+    categories: list[_ListedCategory]
+
+
+def _decoded(value: msgspec.Raw, kind: Any, otherwise: Any) -> Any:
+    """A value of a record that stays as its source wrote it, whatever that is."""
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, OverflowError):
+        return otherwise
+
+
+def _one_line(category: _ListedCategory) -> str:
     """A category's name as a line: what breaks lines is a blank, and a name of nothing is told by its id."""
-    name = re.sub(rf"[{_CONTROL}]+", " ", str(category["name"])).strip()
-    return name or f"category {category['id']}"
+    name = re.sub(rf"[{_CONTROL}]+", " ", category.name).strip()
+    return name or f"category {_decoded(category.id, Any, 0)}"
 
 
-def _yolo_line(code: int, bbox: Any, size: tuple[int, int]) -> str:
+def _yolo_line(code: int, bbox: tuple[float, float, float, float] | None, size: tuple[int, int]) -> str:
     """ "" for a box that is none."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
+    if bbox is None:
         return ""
     x0, y0, x1, y1 = clip_xyxy(xywh_to_xyxy(np.array(bbox, dtype=np.float64)), *size)
     if x1 <= x0 or y1 <= y0:

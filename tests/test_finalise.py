@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -41,6 +43,7 @@ class Folder:
         self.root, self.pictures = root, root / "source"
         self.store, self.final = Store(root / "store"), root / "ws" / "final"
         self.coco = {"info": {"year": 2024}, "images": [], "annotations": [], "categories": [{"id": 3, "name": "cat"}]}
+        self.written: Callable[[str], str] = str  # the text of the annotations as it is in the file
         self.dataset: dict[str, str] = {}
         self.reviewed: list[ReviewRow] = []
         self.requests: dict[str, Request] = {}
@@ -73,7 +76,7 @@ class Folder:
         """The rows of the ingest stage."""
         self.pictures.mkdir(parents=True, exist_ok=True)
         path = self.root / "source.json"
-        path.write_text(json.dumps(self.coco))
+        path.write_text(self.written(json.dumps(self.coco)))
         told = read_dataset(DatasetSettings(images=self.pictures, annotations=path, **self.dataset))
         images = check_pictures(told.images.to_pandas(), self.pictures, 10**6)
         objects = settle_objects(images, told.objects)
@@ -940,6 +943,26 @@ def test_crowds_and_boxes_that_are_none_have_no_yolo_line(folder):
     folder.note(90, 1, category_id=77)
     folder.finish(yolo=True)
     assert lines(folder, "1.txt") == []
+
+
+@pytest.mark.parametrize(
+    "bbox", ['["x", 1, 2, 3]', "[{}, 1, 2, 3]", f"[1, 2, 3, {'9' * 400}]", "[1, 2, 3, 1e999]", "[1, 2, [3], 4]", "7"]
+)
+def test_a_box_of_anything_costs_no_other_its_yolo_line(folder, bbox):
+    folder.add(1, note_ids=[10])
+    folder.note(11, 1, None)
+    odd = f'"bbox": {bbox}', '"x": {"y": [-1e999]}, "categories"'
+    folder.written = lambda text: text.replace('"bbox": null', odd[0]).replace('"categories"', odd[1])
+    folder.finish(yolo=True)
+    assert len(lines(folder, "1.txt")) == 1 and bbox in (folder.final / "annotations.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "\n" * 120 + ".png", "a/" + "ä" * 140 + ".png", "." + "y" * 300])
+def test_a_name_that_no_disk_takes_is_cut_and_told_apart(name):
+    pair = pd.DataFrame({"key": ["1", "2"], "file_name": [name, "z" + name], "path": [name, "z" + name]})
+    names = list(final_names(pair, yolo=True).values())
+    assert len(set(names)) == 2 and all(len(os.fsencode(part)) <= 251 for n in names for part in n.split("/"))
+    assert [PurePosixPath(n).suffix for n in names] == [PurePosixPath(name).suffix] * 2
 
 
 def test_a_picture_without_boxes_has_an_empty_yolo_file(folder):
