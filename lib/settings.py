@@ -20,11 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+from lib.geometry import CONTEXT, MIN_SIDE
+
 LONGEST_PATH, LONGEST_NAME = 2000, 255  # bytes of a path and of each of its parts, with room for what is put below
 _LARGEST = 2**63 - 1
 _DEEPEST = 64
-
-from lib.geometry import CONTEXT, MIN_SIDE
 
 
 def check_value(value: Any, depth: int = 0) -> Any:
