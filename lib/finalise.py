@@ -261,6 +261,9 @@ class _Writer:
         path = self.ours.folder / "images" / name
         self.ours.check(f"images/{name}", lambda path: file_digest(path) == sha256)
         if not self._there(path, name, sha256):
+            # A manifest of somebody else may say so.
+            if not path.parent.resolve().is_relative_to(self.ours.folder.resolve()):
+                raise ValueError(f"{name} leads out of {self.ours.folder}")
             with atomic_path(path) as temporary:
                 make(temporary)
                 if file_digest(temporary) != sha256:

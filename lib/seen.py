@@ -3,6 +3,7 @@
     seen = Seen(root)
     if not seen.whole(path, sha256, lambda: file_digest(path) == sha256): ...
     seen.save()
+    keep_shown(root / "contact_sheet.jpg", store, key, draw)     # one file: drawn once, and again where it was damaged
 
 What rots without a change of size or time is not noticed by a look: `anew` reads every file.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.manifest import former_manifest, write_manifest
+from lib.manifest import atomic_write, digest, file_digest, former_manifest, write_manifest
 from lib.schemas import OK, SeenRow
+from lib.store import Store
 
 _Mark = tuple[str, int, int]  # sha256, size in bytes, mtime_ns
 
@@ -33,18 +35,23 @@ class Seen:
         self._now: dict[str, _Mark] = {}
 
     def whole(self, path: Path, sha256: str, check: Callable[[], bool]) -> bool:
-        """Is a file there, and what `sha256` says? `check` reads it where size or time are not as when it was."""
+        """Is a file there, and what `sha256` says? `check` reads it where size or time are not as when it was.
+
+        Once it was found to be, it is not looked at again.
+        """
         name = str(path).removeprefix(self._root)
+        if name in self._now and self._now[name][0] == sha256:
+            return True
         mark = _mark(path, sha256)
-        if mark is None or not (self._now.get(name) == mark or self._before.get(name) == mark or check()):
+        if mark is None or not (self._before.get(name) == mark or check()):
             return False
         self._now[name] = mark
         return True
 
     def save(self) -> None:
         """Remember the files that were asked for since this was made, and no others."""
-        rows = [SeenRow(name, OK, "", "", *mark) for name, mark in sorted(self._now.items())]
         if self._now != self._before:
+            rows = [SeenRow(name, OK, "", "", *mark) for name, mark in sorted(self._now.items())]
             write_manifest(self._path, rows, SeenRow)
 
 
@@ -54,3 +61,16 @@ def _mark(path: Path, sha256: str) -> _Mark | None:
     except OSError:
         return None
     return sha256, info.st_size, info.st_mtime_ns
+
+
+def keep_shown(path: Path, store: Store, key: str, draw: Callable[[], bytes]) -> None:
+    """Write what `draw` gives to a path, unless it is there already as it was drawn for this key.
+
+    key: SHA-256 of all that it depends on; the store remembers the file's digest by it.
+    """
+    known = store.get("shown", key)
+    if known is not None and path.is_file() and file_digest(path).encode() == known:
+        return
+    data = draw()
+    atomic_write(path, data)
+    store.put("shown", key, digest(data).encode())

@@ -11,8 +11,7 @@ from lib.manifest import Ref, file_digest, former_manifest, read_manifest
 from lib.outputs import Outputs
 from lib.requests import key_of
 from lib.schemas import OK, DrawRow, ScreenRow
-from lib.seen import Seen
-from lib.shown import keep_shown
+from lib.seen import Seen, keep_shown
 from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, judged_outcomes, sources_of

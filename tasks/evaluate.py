@@ -16,8 +16,8 @@ from lib.manifest import Ref, digest, file_digest, read_manifest
 from lib.requests import key_of
 from lib.results import Evaluation, summary, write_json
 from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
+from lib.seen import keep_shown
 from lib.settings import CompareSettings, EvaluateSettings
-from lib.shown import keep_shown
 from lib.sides import read_side, side_of
 from lib.store import Store
 from tasks.artifacts import only_shown, show_text

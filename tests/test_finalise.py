@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -221,6 +222,29 @@ def test_ids_read_back_as_written(tmp_path):
     ids = Ids({"a": 3}, {"a:0": 9})
     ids.write(tmp_path / "ids.json")
     assert Ids.read(tmp_path / "ids.json") == ids
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        ({"images": {"a": 3, "b": 3}, "annotations": {}}, "id 3 stands twice among its images"),
+        ({"images": {}, "annotations": {"a:0": 7, "a:1": 7}}, "id 7 stands twice among its annotations"),
+        ({"images": {"a": 0}, "annotations": {}}, ">= 1"),
+        ({"images": {"a": -3}, "annotations": {}}, ">= 1"),
+        ({"images": {"a": 1.5}, "annotations": {}}, "float"),
+        ({"images": {"a": True}, "annotations": {}}, "bool"),
+        ({"images": {}}, "annotations"),
+        ({"images": {}, "annotations": {}, "more": {}}, "more"),
+        ([], "array"),
+    ],
+)
+def test_ids_that_cannot_be_are_told_with_file_and_remedy(tmp_path, told, fault):
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps(told))
+    with pytest.raises(
+        AugmentError, match=rf"ids\.json is damaged \(.*{fault}.*\): restore it, or remove it: all .* new ids"
+    ):
+        Ids.read(path)
 
 
 def test_without_a_file_no_ids_are_remembered(tmp_path):
@@ -884,6 +908,16 @@ def test_a_name_that_leads_outside_writes_nothing_outside(folder, name):
         Image.fromarray(picture(5)).save(place)
     folder.finish(yolo=True, s3_pair=True)
     assert all(file.startswith("ws/final/") for file in folder.files() - {"a.png"})
+
+
+def test_a_synthetic_picture_whose_name_leads_outside_is_a_row_and_writes_nothing_there(folder):
+    """As a manifest of somebody else may have it."""
+    folder.add(1, "good.png", [10])
+    folder.paint(1, redrawn(10))
+    folder.reviewed = [replace(row, name="../../../stolen.png") for row in folder.reviewed]
+    rows = folder.finish()
+    assert [row.reason for row in rows] == ["", "picture_lost"] and "leads out" in rows[1].detail
+    assert not list(folder.root.parent.rglob("stolen.png"))
 
 
 @pytest.mark.parametrize(

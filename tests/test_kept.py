@@ -116,7 +116,7 @@ def part(tmp_path):
 def test_a_noted_file_is_known_wherever_its_folder_lies(part, tmp_path):
     assert kept.noted_ref(part.file) == part
     assert json.loads((tmp_path / "part.json").read_bytes()) == {"rows": 1, "sha256": part.sha256}
-    moved = tmp_path.rename(tmp_path.with_name("moved")) / "part.parquet"
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name} moved")) / "part.parquet"
     assert kept.noted_ref(moved) == part.model_copy(update={"path": str(moved)})
 
 

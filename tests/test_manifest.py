@@ -1,9 +1,14 @@
 """Manifests: written by rename, checked on reading."""
 
+import json
+
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lib.errors import AugmentError
-from lib.manifest import Ref, atomic_path, read_manifest, write_manifest
+from lib.manifest import Ref, atomic_path, read_manifest, to_table, write_manifest
 from lib.schemas import OK, DrawRow, ReviewRow
 
 ROWS = [DrawRow("a", OK, "", "", "1", "a.jpg", "00"), DrawRow("b", "rejected", "picture_lost", "x", "2", "b.jpg", "")]
@@ -41,6 +46,30 @@ def test_a_broken_manifest_is_a_clear_error(tmp_path):
     (tmp_path / "draw.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(AugmentError, match="cannot be read as Parquet"):
         read_manifest(tmp_path / "draw.parquet", DrawRow)
+
+
+@given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_flipped_bit_is_an_error_of_ours_or_changes_nothing(tmp_path, place, bit):
+    path = tmp_path / "draw.parquet"
+    write_manifest(path, ROWS * 50, DrawRow)
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1 << bit
+    path.write_bytes(data)
+    try:
+        rows = read_manifest(path, DrawRow)
+    except AugmentError as error:
+        assert str(path) in str(error) and "delete it and run again" in str(error)
+    else:
+        assert [DrawRow(*r) for r in rows.itertuples(index=False)] == ROWS * 50
+
+
+def test_what_a_file_says_of_pandas_is_not_believed(tmp_path):
+    """It could turn a column into an index, or name types."""
+    table = to_table(ROWS, DrawRow)
+    told = {"index_columns": ["key"], "columns": [], "column_indexes": [], "pandas_version": "2.0.0"}
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(told)}), tmp_path / "draw.parquet")
+    assert read_manifest(tmp_path / "draw.parquet", DrawRow).key.tolist() == ["a", "b"]
 
 
 def test_a_changed_file_is_not_intact(tmp_path):

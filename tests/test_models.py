@@ -261,6 +261,13 @@ def test_a_folder_whose_training_noted_no_revision_is_taken_as_it_is(folder, not
     assert resolve(str(folder), {}).revision == folder_revision(folder)
 
 
+@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": []}', "[" * 100_000])
+def test_an_index_of_weights_that_is_none_is_named(folder, index):
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(AugmentError, match=r"index\.json is no index of weights"):
+        missing_files(folder, [])
+
+
 @pytest.fixture
 def two_threads():
     """torch on two threads, as outside of tests, and nothing begun side by side yet."""

@@ -1,8 +1,10 @@
 """The store is the truth: what is damaged counts as absent."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lib.errors import AugmentError
 from lib.store import Store
 
 KEY = "ab" * 32
@@ -28,6 +30,19 @@ def test_a_damaged_item_counts_as_absent_and_is_removed(tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     assert store.get("paint", KEY) is None
     assert not store.has("paint", KEY)
+
+
+@pytest.mark.parametrize(
+    "key", ["../../mine.txt", "/etc/passwd", "", "..", "ab/../../../../mine.txt", "G" * 64, KEY + "\n"]
+)
+def test_what_is_no_key_reaches_no_file(tmp_path, key):
+    """A damaged item is removed: a key that leads elsewhere would remove what is there."""
+    (tmp_path / "mine.txt").write_text("mine")
+    store = Store(tmp_path / "store")
+    for use in (store.get, store.has, store.size, store.sha256, store.path):
+        with pytest.raises(AugmentError, match="is no key of"):
+            use("picture", key)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_truncated_item_counts_as_absent(tmp_path):

@@ -16,6 +16,7 @@ from torch import nn
 from lib.classifier import read_classifier
 from lib.errors import AugmentError
 from lib.layout_unet import load_layout_unet
+from lib.manifest import digest
 from lib.models import FACTS, folder_revision, resolve
 from lib.painters.denoise import load_latent_diffusion
 from lib.scenes import render
@@ -171,6 +172,23 @@ def test_a_file_of_another_name_is_no_checkpoint_and_stays(tmp_path):
         path.write_bytes(b"mine")
     train(Line(), tmp_path, settings(checkpoint_minutes=0))
     assert all(path.read_bytes() == b"mine" for path in mine)
+
+
+@pytest.mark.parametrize("told", ["{", "[]", '{"step": "6"}', '{"__class__": "os.system"}'])
+def test_a_checkpoint_that_tells_something_else_counts_as_damaged(tmp_path, monkeypatch, told):
+    """Its name's digest fits: anybody can write that."""
+    from safetensors.torch import load, save
+
+    whole, again, notes = Line(), Line(), []
+    train(whole, tmp_path / "whole", settings())
+    kill(monkeypatch, tmp_path / "killed", 6)
+    newest = checkpoints(tmp_path / "killed")[-1]
+    data = save(load(newest.read_bytes()), {"training": told})
+    newest.unlink()
+    newest.with_name(f"{newest.name[:8]}-{digest(data)[:16]}.safetensors").write_bytes(data)
+    train(again, tmp_path / "killed", settings(), watch=lambda p: notes.append(p.note))
+    assert again.calls == 12 - 5 and "was damaged" in notes[0]
+    assert_equal(state_of(whole), state_of(again))
 
 
 def test_where_all_are_damaged_it_starts_anew_and_says_so(tmp_path, monkeypatch):
