@@ -60,7 +60,7 @@ class Work:
     @cached_property
     def seen(self) -> Seen:
         """Which pictures in the store, and drawn ones, are whole."""
-        return Seen(self.root)
+        return Seen(self.root, anew=self.verify)
 
     @property
     def sources(self) -> Path:

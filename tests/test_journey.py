@@ -348,12 +348,14 @@ def test_verify_reads_what_a_run_otherwise_believes(made_set, tmp_path):
     before = tree(tmp_path / "ws" / "final")
     copied = tmp_path / "ws" / "final" / "images" / "picture 001.png"
     painted = next(p for p in sorted((tmp_path / "ws/store/picture").rglob("*")) if p.is_file())
-    for path in (copied, painted):
+    drawn = next((tmp_path / "ws/drawn").iterdir())
+    drawing = drawn.read_bytes()
+    for path in (copied, painted, drawn):
         rot(path, flipped(path))
     account = run(tmp_path / "ws", made_set.dataset, verify=True)
     assert account["stages"]["verify"]["rejected"] == {"item_damaged": 1}
     assert account["stages"]["verify"]["damaged: picture"] == 1
-    assert tree(tmp_path / "ws" / "final") == before
+    assert tree(tmp_path / "ws" / "final") == before and drawn.read_bytes() == drawing
     assert Store(tmp_path / "ws" / "store").get("picture", painted.name) is not None
     account = run(tmp_path / "ws", made_set.dataset, verify=True)
     assert account["painted"] == 0 and account["stages"]["verify"]["rejected"] == {}

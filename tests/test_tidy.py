@@ -1,6 +1,7 @@
 """What the last run does not reach is removed, and nothing that a rerun would need to avoid painting."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,9 +31,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def grown(workspace: Path) -> list[str]:
-    """Names of what grows; a result's key covers ids, which a former run may have given to others."""
+    """Names of what grows; those of results and of pages cover ids, which a former run may have given to others."""
     names = [name for name in files(workspace) if name.split("/")[0] in RUN]
-    return sorted("store/metrics" if name.startswith("store/metrics/") else name for name in names)
+    return sorted(re.sub("^store/(metrics|shown)/.*", r"store/\1", name) for name in names)
 
 
 @pytest.fixture(scope="module")
