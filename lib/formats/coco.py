@@ -1,27 +1,39 @@
 """COCO instances JSON, as clean as the original or as wild as people's exports.
 
-Every record is kept byte for byte; beside it a typed decode of the few fields that are needed, the whole list in one
-call. Only when that call fails are records decoded one by one, so that each fault becomes a row with its JSON path.
+Every record is kept byte for byte; beside it the few fields that are needed, as lib/formats/coco_json.py decodes them,
+become columns, and each fault a row with its JSON path.
 """
 
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
 
-from lib.documents import MAX_DEPTH, deep_rows, depth_of, shallow
+from lib.documents import MAX_DEPTH, deep_rows, shallow
 from lib.errors import AugmentError
 from lib.formats import Dataset
+from lib.formats.coco_json import (
+    NULL,
+    Annotation,
+    Image,
+    category_names,
+    decode_annotations,
+    decode_images,
+    decode_top,
+    envelope_of,
+    field_names,
+    field_texts,
+    id_text,
+    top_level,
+)
 from lib.formats.records import (
     Verdicts,
     has_shape,
@@ -37,60 +49,11 @@ from lib.images import inside, plain_path
 from lib.schemas import REJECTED, ImageRow, ObjectRow
 from lib.settings import DatasetSettings
 
-_NULL = Raw(b"null")
 _NO_BOX = (np.nan,) * 4
 _RECORD_DEPTH = 2  # levels above a record: the document's object and its list
 
 Locate = Callable[[Raw, str], str]  # (record, file_name) -> name of the picture under the images folder
 Split = Callable[[Raw], str]  # record -> split
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: Raw
-    file_name: str
-    width: float | None = None
-    height: float | None = None
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    id: Raw
-    image_id: Raw
-    category_id: Raw
-    bbox: tuple[float, float, float, float] | None = None
-    iscrowd: bool | int | float | None = None
-    segmentation: Raw = _NULL
-
-
-class _PlainAnnotation(msgspec.Struct, gc=False):
-    """Ids that are whole numbers, as in almost every file: decoded twice as fast as bytes."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float] | None = None
-    iscrowd: bool | int | float | None = None
-    segmentation: Raw = _NULL
-
-
-class _LooseImage(msgspec.Struct, gc=False):
-    file_name: Raw = _NULL
-
-
-class _LooseAnnotation(msgspec.Struct, gc=False):
-    """What can be saved of an annotation that is not as it should be."""
-
-    id: Raw = _NULL
-    image_id: Raw = _NULL
-    category_id: Raw = _NULL
-    segmentation: Raw = _NULL
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: Raw
-    name: str
-
-
-_T = TypeVar("_T")
 
 
 def read(settings: DatasetSettings) -> Dataset:
@@ -137,9 +100,9 @@ def read_document(
 def _read(
     buffer: bytearray, where: str, settings: DatasetSettings, locate: Locate | None, split: Split | None
 ) -> Dataset:
-    top = _top_level(buffer, where)
-    envelope, names = _envelope(top, where), _category_names(top["categories"], where)
-    image_raws, object_raws = (_decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
+    top = top_level(buffer, where)
+    envelope, names = envelope_of(top, where), category_names(top["categories"], where)
+    image_raws, object_raws = (decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
     images = _image_columns(image_raws, top["images"], settings, where, locate, split)
     objects = _object_columns(object_raws, top["annotations"], images, names)
     # Last: what points into the buffer is lost by it.
@@ -183,104 +146,6 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-# --- the file ----------------------------------------------------------------------------------------------------
-
-
-def _top_level(data: bytearray, where: str) -> dict[str, Raw]:
-    if data.startswith(b"\xef\xbb\xbf"):
-        del data[:3]
-    _check_utf8(data, where)
-    top = _decode_top(data, dict[str, Raw], "$", where)
-    for name in ("images", "annotations", "categories"):
-        if name not in top:
-            found = ", ".join(list(top)[:8]) or "nothing"
-            raise AugmentError(f"{where}: $.{name} is missing (found {found}): is this a COCO instances file?")
-    return top
-
-
-def _check_utf8(data: bytearray, where: str) -> None:
-    """Raises AugmentError where the bytes are not UTF-8. Arrow looks at them in place; Python would make a string."""
-    if data.isascii():
-        return
-    offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
-    try:
-        pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(memoryview(data))).validate(full=True)
-    except pa.ArrowInvalid:
-        bad = _first_bad_byte(data)
-        raise AugmentError(f"{where}: byte {bad} is not UTF-8: save the file as UTF-8 JSON") from None
-
-
-def _first_bad_byte(data: bytearray) -> int:
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return error.start
-    return len(data)
-
-
-def _decode_top(data: bytearray | Raw, kind: type[_T], place: str, where: str) -> _T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise AugmentError(f"{where}: {_placed(str(error), place)}: is this a COCO instances file?") from None
-    except msgspec.DecodeError as error:
-        message = str(error)
-        if "truncated" in message:
-            message = f"JSON ends too early, at byte {len(data)}: the file is truncated, fetch it again"
-        elif place_told := re.search(r"\(byte (\d+)\)", message):
-            at = int(place_told[1])
-            if number := re.search(rb"-?(NaN|Infinity)", bytes(data[max(at - 9, 0) : at + 9])):
-                message = f"{number.group().decode()} at byte {at} is no JSON number: make it null, or leave it out"
-        raise AugmentError(f"{where}: {message}") from None
-
-
-def _placed(message: str, place: str) -> str:
-    """msgspec's message with its path ("$" = the value given) put below `place`."""
-    if "`$" in message:
-        return re.sub(r"`\$", lambda _: f"`{place}", message, count=1)
-    return f"{message} - at `{place}`"
-
-
-def _category_names(block: Raw, where: str) -> dict[str, str]:
-    """Category id, JSON text, to name."""
-    names: dict[str, str] = {}
-    for i, category in enumerate(_decode_top(block, list[_Category], "$.categories", where)):
-        key = bytes(category.id).decode()
-        if names.setdefault(key, category.name) != category.name:
-            raise AugmentError(
-                f"{where}: $.categories[{i}].id {key} is both {names[key]!r} and {category.name!r}: they need two ids"
-            )
-    return names
-
-
-def _envelope(top: dict[str, Raw], where: str) -> bytes:
-    for name, raw in top.items():
-        if name not in ("images", "annotations") and depth_of(raw) > MAX_DEPTH:
-            raise AugmentError(f"{where}: $.{name} is nested more than {MAX_DEPTH} levels deep: leave it out")
-    values = {name: b"[]" if name in ("images", "annotations") else bytes(raw) for name, raw in top.items()}
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in values.items()) + b"}"
-
-
-def _decode_records(
-    raws: list[Raw], block: Raw, kinds: Sequence[type[_T]], mend: Callable[[Raw], _T], place: str
-) -> tuple[list[_T], dict[int, str]]:
-    """All records as the first kind that fits them all; else one by one as the last, `mend` making up the misfits.
-
-    Returns the records, and by row number what was wrong with those made up.
-    """
-    for kind in kinds:
-        with suppress(msgspec.MsgspecError):
-            return msgspec.json.decode(block, type=list[kind]), {}  # type: ignore[valid-type]
-    decoder, records, faults = msgspec.json.Decoder(kinds[-1]), list[_T](), dict[int, str]()
-    for i, raw in enumerate(raws):
-        try:
-            records.append(decoder.decode(raw))
-        except msgspec.MsgspecError as error:
-            faults[i] = _placed(str(error), f"{place}[{i}]")
-            records.append(mend(raw))
-    return records, faults
-
-
 def _id_column(ids: Sequence[Raw | int]) -> pa.Array:
     """Ids as JSON text."""
     if not ids or isinstance(ids[0], Raw):
@@ -308,14 +173,6 @@ def _mask(n: int, rows: Sequence[int]) -> np.ndarray:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _mend_image(raw: Raw) -> _Image:
-    try:
-        name = msgspec.json.decode(msgspec.json.decode(raw, type=_LooseImage).file_name, type=str)
-    except msgspec.MsgspecError:
-        name = ""
-    return _Image(_NULL, name)
-
-
 def _image_columns(
     raws: list[Raw],
     block: Raw,
@@ -324,14 +181,14 @@ def _image_columns(
     locate: Locate | None,
     split: Split | None,
 ) -> dict[str, Any]:
-    records, faults = _decode_records(raws, block, [_Image], _mend_image, "$.images")
+    records, faults = decode_images(raws, block)
     n = len(records)
-    without_id = np.fromiter((r.id == _NULL for r in records), bool, n)
+    without_id = np.fromiter((r.id == NULL for r in records), bool, n)
     verdicts = Verdicts(n)
     verdicts.reject(_mask(n, list(faults)) | without_id, "record_malformed", lambda i: _no_id(faults, "images", i))
     readable = verdicts.ok
     keys, repeated = _keys(_id_column([r.id for r in records]), without_id)
-    verdicts.reject(repeated, "image_id_duplicate", lambda i: f"$.images[{i}].id {_text(records[i].id)} came before")
+    verdicts.reject(repeated, "image_id_duplicate", lambda i: f"$.images[{i}].id {id_text(records[i].id)} came before")
     paths = _paths(raws, records, settings.images, locate, readable)
     verdicts.reject(
         np.fromiter((p is None for p in paths), bool, n),
@@ -358,12 +215,8 @@ def _no_id(faults: dict[int, str], name: str, i: int) -> str:
     return faults.get(i) or f"Expected an id, got `null` - at `$.{name}[{i}].id`"
 
 
-def _text(id: Raw | int) -> str:
-    return str(id) if isinstance(id, int) else bytes(id).decode()
-
-
 def _paths(
-    raws: list[Raw], records: list[_Image], root: Path, locate: Locate | None, readable: np.ndarray
+    raws: list[Raw], records: list[Image], root: Path, locate: Locate | None, readable: np.ndarray
 ) -> list[str | None]:
     """Paths under root, None where a name leaves it; the disk is asked only about unusual names."""
     names = [r.file_name for r in records]
@@ -388,7 +241,7 @@ def _splits(
         )
     if settings.split != "official":
         return settings.split or "train"
-    splits = _field(raws, "split", readable)
+    splits = field_texts(raws, "split", readable)
     if missing := [i for i, text in enumerate(splits) if not text and readable[i]]:
         raise AugmentError(
             f"{where}: $.images[{missing[0]}] has no field 'split' ({len(missing)} of {len(raws)} have none): "
@@ -405,33 +258,11 @@ def _groups(
     if settings.group == "folder":
         folders = [str(PurePosixPath(path or "").parent) for path in paths]
         return pa.array(["" if folder == "." else folder for folder in folders], pa.string())
-    groups = _field(raws, settings.group, readable)
+    groups = field_texts(raws, settings.group, readable)
     if groups and not any(groups):
-        known = ", ".join(sorted({key for raw in raws[:100] for key in _names(raw)}))
+        known = ", ".join(sorted({key for raw in raws[:100] for key in field_names(raw)}))
         raise AugmentError(f"dataset.group: no picture's record has {settings.group!r}: 'folder', or one of {known}")
     return pa.array(groups, pa.string())
-
-
-def _names(raw: Raw) -> list[str]:
-    record = msgspec.json.decode(raw)
-    return list(record) if isinstance(record, dict) else []
-
-
-def _field(raws: list[Raw], name: str, readable: np.ndarray) -> list[str]:
-    """One field of every readable record: a string as it is, another value as JSON text, "" where missing or null."""
-    kind: Any = msgspec.defstruct("Field", [("value", Raw, _NULL)], rename={"value": name})
-    decoder = msgspec.json.Decoder(kind)
-    return [
-        _field_text(decoder.decode(raw).value) if good else ""
-        for raw, good in zip(raws, readable.tolist(), strict=True)
-    ]
-
-
-def _field_text(value: Raw) -> str:
-    text = _text(value)
-    if text.startswith('"'):
-        return str(msgspec.json.decode(value))
-    return "" if text == "null" else text
 
 
 def _pixels(values: list[float | None]) -> np.ndarray:
@@ -443,22 +274,8 @@ def _pixels(values: list[float | None]) -> np.ndarray:
 # --- annotations -------------------------------------------------------------------------------------------------
 
 
-def _mend_annotation(raw: Raw) -> _Annotation:
-    try:
-        loose = msgspec.json.decode(raw, type=_LooseAnnotation)
-    except msgspec.MsgspecError:
-        loose = _LooseAnnotation()
-    return _Annotation(loose.id, loose.image_id, loose.category_id, segmentation=loose.segmentation)
-
-
-def _decode_annotations(raws: list[Raw], block: Raw) -> tuple[list[_Annotation], dict[int, str]]:
-    # The plain kind has the same fields: all that follows asks an id only for its column or its text.
-    kinds: list[type[_Annotation]] = [cast("type[_Annotation]", _PlainAnnotation), _Annotation]
-    return _decode_records(raws, block, kinds, _mend_annotation, "$.annotations")
-
-
 def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    records, faults = _decode_annotations(raws, block)
+    records, faults = decode_annotations(raws, block)
     n = len(records)
     ids, image_ids, category_ids = (
         _id_column([getattr(r, field) for r in records]) for field in ("id", "image_id", "category_id")
@@ -466,7 +283,7 @@ def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: 
     boxes = np.array([r.bbox or _NO_BOX for r in records], np.float64).reshape(n, 4)
     image_rows = _rows(image_ids, images["key"])
     category_rows = _rows(category_ids, pa.array(list(names), pa.string()))
-    without_id = np.fromiter((r.id == _NULL for r in records), bool, n)
+    without_id = np.fromiter((r.id == NULL for r in records), bool, n)
     keys, repeated = _keys(ids, without_id)
     verdicts = _judge_records(records, faults, without_id, repeated)
     verdicts.reject(image_rows < 0, "image_unknown", lambda i: _place(records, i, "image_id"))
@@ -485,7 +302,7 @@ def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: 
 
 
 def _judge_records(
-    records: list[_Annotation], faults: dict[int, str], without_id: np.ndarray, repeated: np.ndarray
+    records: list[Annotation], faults: dict[int, str], without_id: np.ndarray, repeated: np.ndarray
 ) -> Verdicts:
     verdicts = Verdicts(len(records))
     beyond_box = [i for i, message in faults.items() if f"`$.annotations[{i}].bbox" not in message]
@@ -495,8 +312,8 @@ def _judge_records(
     return verdicts
 
 
-def _place(records: list[_Annotation], i: int, field: str) -> str:
-    return f"$.annotations[{i}].{field} {_text(getattr(records[i], field))}"
+def _place(records: list[Annotation], i: int, field: str) -> str:
+    return f"$.annotations[{i}].{field} {id_text(getattr(records[i], field))}"
 
 
 def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
