@@ -62,21 +62,24 @@ class Whole(NamedTuple):
     """A run of six pictures that ended well: tests look at it, none may change it."""
 
     made: MadeSet
-    workspace: Path
+    workspace: Path  # a copy
     account: dict[str, Any]
+    own: Path  # where it ran: keys of some rows hold the path
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, prefect_server) -> Whole:
     root = tmp_path_factory.mktemp("whole")
     made = MadeSet(root / "made", 6)
-    return Whole(made, root / "ws", run(root / "ws", made.dataset))
+    account = run(root / "ws", made.dataset)
+    return Whole(made, shutil.copytree(root / "ws", root / "kept"), account, root / "ws")
 
 
 @pytest.fixture
-def again(whole, tmp_path) -> Path:
-    """A copy of its workspace, to be changed and run again."""
-    return shutil.copytree(whole.workspace, tmp_path / "ws")
+def again(whole) -> Path:
+    """Its workspace as the run left it, to be changed and run again."""
+    shutil.rmtree(whole.own)
+    return shutil.copytree(whole.workspace, whole.own)
 
 
 def test_a_run_ends_with_a_merged_set_that_pycocotools_loads(whole):
