@@ -15,9 +15,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from lib.errors import AugmentError
-from lib.presets import check_parameters
-from lib.settings import (
+from lib.core.errors import AugmentError
+from lib.records.settings import (
     CaptionSettings,
     Choice,
     DatasetSettings,
@@ -28,6 +27,7 @@ from lib.settings import (
     ScreenSettings,
     SelectSettings,
 )
+from lib.runs.parameters import check_parameters
 from tasks.caption import caption_images
 from tasks.draw import draw_images
 from tasks.evaluate import evaluate_pictures

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from lib.errors import AugmentError
+from lib.core.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STARTUP = 300.0  # seconds for server, deployments and worker, on a slow and busy machine

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flows import QUIET
-from lib.errors import AugmentError
+from lib.core.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "augment"
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_texts(options: argparse.Namespace) -> None:
     """Raises AugmentError for a text that no file and no request could hold."""
-    from lib.settings import check_text
+    from lib.core.values import check_text
 
     for name, given in vars(options).items():
         for text in given if isinstance(given, list) else [given]:
@@ -71,7 +71,7 @@ def _check_texts(options: argparse.Namespace) -> None:
 
 def _path(text: str) -> Path:
     """An argument that is a path; argparse tells of what can be none, with the argument's name."""
-    from lib.settings import check_path
+    from lib.core.values import check_path
 
     try:
         return check_path(text)
@@ -195,10 +195,10 @@ class _Help(argparse.HelpFormatter):
 
 def _listed(what: str) -> str:
     """Names for a help text."""
-    from lib.features import EXTRACTORS
-    from lib.formats import FORMATS
-    from lib.metrics import listed
-    from lib.settings import SETS
+    from lib.datasets.formats import FORMATS
+    from lib.evaluation.features import EXTRACTORS
+    from lib.evaluation.metrics import listed
+    from lib.records.settings import SETS
 
     extractors = ", ".join(f"{name} ({EXTRACTORS[name].ABOUT})" for name in EXTRACTORS)
     texts = {"metrics": listed(), "sets": ",".join(SETS), "extractors": extractors, "formats": ", ".join(FORMATS)}
@@ -219,7 +219,7 @@ def run_flow(options: argparse.Namespace) -> int:
     values, name = _given(options, "augment")
     if options.verify:
         values["verify"] = True
-    from lib.presets import check_parameters
+    from lib.runs.parameters import check_parameters
 
     parameters = check_parameters(values)
     _run("augment", name, values)
@@ -242,8 +242,8 @@ def _run(flow: str, name: str, values: dict[str, Any]) -> None:
 def run_training(options: argparse.Namespace) -> int:
     """The flow `train`, in the same way."""
     values, name = _given(options, "train")
+    from lib.runs.workspace import read_account
     from lib.training.train import check_training
-    from lib.workspace import read_account
 
     parameters = check_training(values)
     _run("train", name, values)
@@ -306,7 +306,7 @@ def _deployments() -> list[dict[str, Any]]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    from lib.documents import read_yaml
+    from lib.core.documents import read_yaml
 
     if not os.path.lexists(path):
         raise AugmentError(f"{path} not found: give a YAML file with parameters, or a deployment's name")
@@ -318,7 +318,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def set_value(values: dict[str, Any], assignment: str) -> None:
     """Put `a.b=value` into nested parameters; the value is YAML."""
-    from lib.documents import decode_yaml
+    from lib.core.documents import decode_yaml
 
     place, equals, text = assignment.partition("=")
     if not equals or not place:
@@ -381,7 +381,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def _tell(workspace: Path) -> None:
     """Where everything lies, after a run."""
-    from lib.workspace import read_account
+    from lib.runs.workspace import read_account
 
     _print_account(read_account(workspace / "status.json"))
     shown = {
@@ -401,10 +401,10 @@ def _tell(workspace: Path) -> None:
 
 def show_grid(options: argparse.Namespace) -> int:
     """The sheet of one picture by several presets, without Prefect; 1 where none of them gave a picture."""
-    from lib.grid import paint_grid
-    from lib.outputs import lies_in
-    from lib.presets import check_parameters
-    from lib.sheet import draw_grid, sheet_format, write_sheet
+    from lib.records.outputs import lies_in
+    from lib.runs.grid import paint_grid
+    from lib.runs.parameters import check_parameters
+    from lib.runs.sheet import draw_grid, sheet_format, write_sheet
 
     # What is named from here, before relative paths start elsewhere.
     out = options.out and options.out.absolute()
@@ -446,7 +446,7 @@ def _of_preset(values: dict[str, Any], preset: str, assignments: Sequence[str], 
 
 def show_status(options: argparse.Namespace) -> int:
     """The account of a workspace's last run."""
-    from lib.workspace import read_account
+    from lib.runs.workspace import read_account
 
     account = read_account(_status_file(options.run))
     if options.json:
@@ -481,7 +481,7 @@ def _print_account(account: dict[str, Any]) -> None:
 
 def tidy_workspace(options: argparse.Namespace) -> int:
     """Remove what the last run of a workspace does not reach in its store, parts and results."""
-    from lib.tidy import Group, tidy
+    from lib.runs.tidy import Group, tidy
 
     root = _status_file(options.run).parent.absolute()
     groups = tidy(root, options.dry_run)
@@ -497,7 +497,7 @@ def tidy_workspace(options: argparse.Namespace) -> int:
 
 def show_presets(options: argparse.Namespace) -> int:
     """Tables of the presets and of the members that they are made of."""
-    from lib.presets import member_rows, preset_rows
+    from lib.runs.parameters import member_rows, preset_rows
 
     for rows in (preset_rows(), member_rows()):
         table = Table(show_lines=True)
@@ -516,12 +516,12 @@ def evaluate_sets(options: argparse.Namespace) -> int:
     """Scores of two sets."""
     from itertools import count
 
-    from lib.evaluate import evaluate
-    from lib.report import write_report
-    from lib.results import read_result, summary, write_json
-    from lib.settings import SETS, Choice
-    from lib.sides import read_side
-    from lib.store import Store
+    from lib.evaluation.evaluate import evaluate
+    from lib.evaluation.report import write_report
+    from lib.evaluation.results import read_result, summary, write_json
+    from lib.evaluation.sides import read_side
+    from lib.records.settings import SETS, Choice
+    from lib.records.store import Store
 
     settings: dict[str, Any] = {} if options.margin is None else {"background": {"margin": options.margin}}
     for assignment in options.set:
@@ -590,10 +590,10 @@ def _names(listed: str, example: str) -> list[str]:
 
 def judge_boxes(options: argparse.Namespace) -> int:
     """Layout fidelity of a data set."""
-    from lib.fidelity import fidelity, summary
+    from lib.core.checkpoints import resolve
+    from lib.evaluation.fidelity import fidelity, summary
+    from lib.evaluation.results import write_json
     from lib.judges import make_judge
-    from lib.models import resolve
-    from lib.results import write_json
 
     _check_places(options.json, inputs=[options.dataset, options.real])
     try:
@@ -616,7 +616,7 @@ def measure_models(options: argparse.Namespace) -> int:
 
 
 def _measure_mini(options: argparse.Namespace) -> int:
-    from lib.models import MINI
+    from lib.core.checkpoints import MINI
 
     if options.scenes < 2:
         raise AugmentError(f"--scenes {options.scenes}: at least 2 are needed, better 100")
@@ -630,7 +630,7 @@ def _measure_mini(options: argparse.Namespace) -> int:
 
 
 def _measure_defects(options: argparse.Namespace) -> int:
-    from lib.models import MINI
+    from lib.core.checkpoints import MINI
 
     if options.data is None:
         raise AugmentError("--data FOLDER is needed: PCBData of DeepPCB, https://github.com/tangsanli5201/DeepPCB")
@@ -655,7 +655,7 @@ def _measure_defects(options: argparse.Namespace) -> int:
 
 def _print_figures(figures: dict[str, dict[str, Any]], title: str, told: dict[str, Any], file: Path | None) -> None:
     """A table of figures; all that was found goes into the file."""
-    from lib.results import write_json
+    from lib.evaluation.results import write_json
     from lib.training.card import shown
 
     table = Table(title=title, title_justify="left")
@@ -681,7 +681,7 @@ def notify_update(options: argparse.Namespace) -> int:
 
 def fetch_dataset(options: argparse.Namespace) -> int:
     """Download a public data set."""
-    from lib.fetch import fetch_loco
+    from lib.datasets.fetch import fetch_loco
 
     with _bars() as watch:
         folder = fetch_loco(CHECKOUT / "data" / "raw" / "loco", lambda done, total: watch("fetch", done, total))

@@ -14,10 +14,10 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from lib.errors import AugmentError, checked
-from lib.outputs import inputs_of
-from lib.settings import Choice, CompareSettings
-from lib.workspace import locked
+from lib.core.errors import AugmentError, checked
+from lib.records.outputs import inputs_of
+from lib.records.settings import Choice, CompareSettings
+from lib.runs.workspace import locked
 from tasks.evaluate import compare_sets
 from tasks.progress import Progress
 

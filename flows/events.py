@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_curre
 
 from flows.children import end_leftovers, wait_for
 from flows.server import HOST, Note, access, basic, healthy, listen, new_secret, past_proxies, read_note, start_server
-from lib.errors import AugmentError
+from lib.core.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 UPDATED = "dataset.updated"

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from flows.augment import augment
-from lib.errors import AugmentError
-from lib.fidelity import fidelity
-from lib.formats import read_dataset
-from lib.ingest import check_pictures
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.datasets.formats import read_dataset
+from lib.datasets.ingest import check_pictures
+from lib.evaluation.fidelity import fidelity
+from lib.figures.mini import captions, reconstruction
 from lib.judges import make_judge
-from lib.models import resolve
-from lib.scenes import write_dataset
-from lib.settings import DatasetSettings
+from lib.records.settings import DatasetSettings
+from lib.scenes.warehouse import write_dataset
 from lib.training import MINI
 from lib.training.card import write_card
 from lib.training.data import training_pictures
-from lib.training.measure import captions, reconstruction
 from lib.training.train import read_facts
 
 SEED = 999  # data/demo is drawn from 7, the training scenes from 101 and 102

@@ -20,29 +20,17 @@ from typing import Any
 import numpy as np
 
 from flows.augment import augment
-from lib.classifier import CropClassifier
-from lib.errors import AugmentError
-from lib.evaluate import evaluate, score_sets
-from lib.features import extractor_of
-from lib.fidelity import fidelity
-from lib.formats.deep_pcb import DEFECTIVE, TEST_GROUPS
-from lib.images import load_rgb
-from lib.manifest import read_manifest
-from lib.metrics.fidelity import Fidelity
-from lib.metrics.perceptual import NETWORKS, diversity
-from lib.models import resolve
-from lib.painters import PAINTERS, Painter
-from lib.regions import RegionSettings
-from lib.requests import Pass, Request
-from lib.results import Evaluation
-from lib.schemas import OK, PlanRow
-from lib.settings import DatasetSettings
-from lib.sheet import write_sheet
-from lib.store import Store
-from lib.training import TRAINERS
-from lib.training.card import write_card
-from lib.training.data import training_pictures
-from lib.training.measure_defects import (
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.core.images import load_rgb
+from lib.datasets.formats.deep_pcb import DEFECTIVE, TEST_GROUPS
+from lib.evaluation.evaluate import evaluate, score_sets
+from lib.evaluation.features import extractor_of
+from lib.evaluation.fidelity import fidelity
+from lib.evaluation.metrics.fidelity import Fidelity
+from lib.evaluation.metrics.perceptual import NETWORKS, diversity
+from lib.evaluation.results import Evaluation
+from lib.figures.defects import (
     CLOSE,
     Boards,
     ClassifierFeatures,
@@ -55,6 +43,18 @@ from lib.training.measure_defects import (
     read_boards,
     samples,
 )
+from lib.judges.classifier import CropClassifier
+from lib.judges.clip import RegionSettings
+from lib.painting.painters import PAINTERS, Painter
+from lib.records.manifest import read_manifest
+from lib.records.requests import Pass, Request
+from lib.records.rows import OK, PlanRow
+from lib.records.settings import DatasetSettings
+from lib.records.store import Store
+from lib.runs.sheet import write_sheet
+from lib.training import TRAINERS
+from lib.training.card import write_card
+from lib.training.data import training_pictures
 from lib.training.train import finished_model, read_facts, train_model
 
 TUNED = "77000"  # of the test groups: the one that the model is fine-tuned on

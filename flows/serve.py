@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from flows import QUIET
 from flows.children import child, end_leftovers, finished, logs, wait_for
 from flows.server import HOST, LOGIN, access, healthy, listen, new_secret, note_text, start_server, write_note
-from lib.errors import AugmentError
+from lib.core.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 POOL = "augment"

@@ -16,8 +16,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from lib.errors import AugmentError
-from lib.settings import DatasetSettings
+from lib.core.errors import AugmentError
+from lib.records.settings import DatasetSettings
 from lib.training.train import check_training
 from tasks.ingest import ingest_dataset
 from tasks.progress import Progress

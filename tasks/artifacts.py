@@ -16,8 +16,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from lib.draw import sheet_jpeg
-from lib.images import load_rgb
+from lib.core.images import load_rgb
+from lib.screening.draw import sheet_jpeg
 from lib.training.card import draw_curve
 from tasks.run import Work
 

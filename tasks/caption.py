@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib.captioners import CAPTIONERS
-from lib.captions import CaptionForm, caption_pictures
-from lib.manifest import Ref, read_manifest, read_table
-from lib.requests import key_of
-from lib.schemas import CaptionRow, ImageRow, SelectRow
+from lib.captioning.caption import CaptionForm, caption_pictures
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.keys import key_of
+from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.rows import CaptionRow, ImageRow, SelectRow
 from tasks.ingest import Ingested
 from tasks.inputs import kept, sources_of, use_member
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task

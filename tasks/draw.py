@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread
-from lib.manifest import Ref, file_digest, former_manifest, read_manifest
-from lib.outputs import Outputs
-from lib.requests import key_of
-from lib.schemas import OK, DrawRow, ScreenRow
-from lib.seen import Seen, keep_shown
+from lib.core.files import file_digest
+from lib.core.keys import key_of
+from lib.records.manifest import Ref, former_manifest, read_manifest
+from lib.records.outputs import Outputs
+from lib.records.rows import OK, DrawRow, ScreenRow
+from lib.records.seen import Seen, keep_shown
+from lib.screening.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread
 from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, judged_outcomes, sources_of

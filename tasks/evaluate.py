@@ -9,17 +9,18 @@ from typing import Any
 import pandas as pd
 from prefect import task
 
-from lib import report
-from lib.evaluate import built, evaluate
-from lib.features import extractor_of
-from lib.manifest import Ref, digest, file_digest, read_manifest
-from lib.requests import key_of
-from lib.results import Evaluation, summary, write_json
-from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, SelectRow
-from lib.seen import keep_shown
-from lib.settings import CompareSettings, EvaluateSettings
-from lib.sides import read_side, side_of
-from lib.store import Store
+from lib.core.files import digest, file_digest
+from lib.core.keys import key_of
+from lib.evaluation import report
+from lib.evaluation.evaluate import built, evaluate
+from lib.evaluation.features import extractor_of
+from lib.evaluation.results import Evaluation, summary, write_json
+from lib.evaluation.sides import read_side, side_of
+from lib.records.manifest import Ref, read_manifest
+from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, SelectRow
+from lib.records.seen import keep_shown
+from lib.records.settings import CompareSettings, EvaluateSettings
+from lib.records.store import Store
 from tasks.artifacts import only_shown, show_text
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass
@@ -123,7 +124,7 @@ def _holds(numbers: Path, result: Evaluation) -> bool:
 def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> Evaluation:
     """Scores of two sets: report/metrics.json and report/index.html in the workspace, and in the UI.
 
-    Raises AugmentError as lib/evaluate does.
+    Raises AugmentError as lib/evaluation/evaluate does.
     """
     watch_workspace(str(root), progress)
     result = compare(str(root), settings)

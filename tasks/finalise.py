@@ -7,12 +7,12 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel
 
-from lib.finalise import Ids, Sources, final_objects, finalise
-from lib.judging import count_verdicts
-from lib.manifest import Ref, former_manifest, read_manifest, write_manifest
-from lib.schemas import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
-from lib.settings import FinaliseSettings
-from lib.store import Store
+from lib.datasets.finalise import Ids, Sources, final_objects, finalise
+from lib.records.manifest import Ref, former_manifest, read_manifest, write_manifest
+from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
+from lib.records.settings import FinaliseSettings
+from lib.records.store import Store
+from lib.screening.boxes import count_verdicts
 from tasks.artifacts import show_counts
 from tasks.ingest import Ingested
 from tasks.inputs import judged_outcomes

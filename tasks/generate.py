@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lib.generate import generate_pictures
-from lib.manifest import Ref, read_manifest
-from lib.schemas import OK, PictureRow, PlanRow
-from lib.seen import Seen
-from lib.store import Store
+from lib.painting.generate import generate_pictures
+from lib.records.manifest import Ref, read_manifest
+from lib.records.rows import OK, PictureRow, PlanRow
+from lib.records.seen import Seen
+from lib.records.store import Store
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, use_member
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task

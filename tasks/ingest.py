@@ -8,12 +8,13 @@ import pandas as pd
 from prefect import task
 from pydantic import BaseModel
 
-from lib.formats import categories_of, read_dataset
-from lib.ingest import changed_sources, check_pictures, settle_objects
-from lib.manifest import Ref, atomic_write, file_digest, former_manifest, read_manifest, read_table, write_manifest
-from lib.outputs import check_sources
-from lib.schemas import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
-from lib.settings import DatasetSettings
+from lib.core.files import atomic_write, file_digest
+from lib.datasets.formats import categories_of, read_dataset
+from lib.datasets.ingest import changed_sources, check_pictures, settle_objects
+from lib.records.manifest import Ref, former_manifest, read_manifest, read_table, write_manifest
+from lib.records.outputs import check_sources
+from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
+from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.inputs import kept
 from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts

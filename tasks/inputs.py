@@ -15,19 +15,20 @@ import pyarrow.compute as pc
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
-from lib.captioners import CAPTIONERS
-from lib.donors import DonorPool
-from lib.generate import Load, source_loader
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import ModelRef
+from lib.core.files import digest
+from lib.core.images import Load, source_loader
+from lib.core.registry import Member
+from lib.core.vision import Pixels
 from lib.judges import make_judge
-from lib.judging import judged_labels
-from lib.manifest import Ref, digest, read_manifest, read_table
-from lib.models import ModelRef
-from lib.painters import PAINTERS
-from lib.regions import Pixels
-from lib.registry import Member
-from lib.requests import Outcome
-from lib.schemas import OK, ImageRow, ObjectRow, PlanRow
-from lib.statistics import Survey
+from lib.painting.painters import PAINTERS
+from lib.planning.donors import DonorPool
+from lib.planning.statistics import Survey
+from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.requests import Outcome
+from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
+from lib.screening.boxes import judged_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
 

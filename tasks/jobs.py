@@ -26,12 +26,12 @@ from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 from pydantic import BaseModel
 
-from lib.errors import AugmentError
-from lib.kept import note_ref, noted_ref
-from lib.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
-from lib.requests import draw, key_of
-from lib.schemas import MAY_PASS, Row, arrow_schema
-from lib.store import Store
+from lib.core.errors import AugmentError
+from lib.core.keys import hash_draw, key_of
+from lib.records.kept import note_ref, noted_ref
+from lib.records.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
+from lib.records.rows import MAY_PASS, Row, arrow_schema
+from lib.records.store import Store
 from tasks.artifacts import show_counts
 from tasks.progress import advance
 from tasks.run import Work
@@ -172,7 +172,7 @@ def split_parts(run: Work, stage: str, rows: pd.DataFrame, row_type: type[Row], 
         return []
     wanted = max(min(len(rows) / SMALL_PART, PARTS), len(rows) / LARGE_PART)
     count = 2 ** max(0, math.ceil(math.log2(wanted)))
-    bucket = rows[by].map(lambda key: draw("part", key) % count)
+    bucket = rows[by].map(lambda key: hash_draw("part", key) % count)
     folder = run.root / "parts" / stage
     return [
         write_manifest(folder / f"{number:04d}-of-{count:04d}.parquet", group, row_type)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.manifest import Ref, former_manifest
-from lib.plan import plan_requests
-from lib.recipe import Recipe
-from lib.schemas import OK, CaptionRow, PlanRow, SelectRow
-from lib.statistics import Statistics
+from lib.planning.plan import plan_requests
+from lib.planning.recipe import Recipe
+from lib.planning.statistics import Statistics
+from lib.records.manifest import Ref, former_manifest
+from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.ingest import Ingested
 from tasks.inputs import donors_of, survey_of, usable_objects
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task

@@ -7,10 +7,10 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from lib.manifest import Ref, read_manifest, write_manifest
-from lib.review import review_pictures
-from lib.schemas import OK, ReviewRow, ScreenRow
-from lib.settings import ReviewSettings
+from lib.records.manifest import Ref, read_manifest, write_manifest
+from lib.records.rows import OK, ReviewRow, ScreenRow
+from lib.records.settings import ReviewSettings
+from lib.screening.review import review_pictures
 from tasks.artifacts import show_counts
 from tasks.jobs import Staged
 from tasks.run import Run

@@ -19,22 +19,22 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel
 
-from lib import kept
-from lib.captions import CaptionForm, make_caption_form
-from lib.evaluate import built
-from lib.features import extractor_of
-from lib.models import ModelRef
-from lib.outputs import inputs_of
-from lib.painters import PAINTERS
-from lib.presets import Parameters, Resolved, resolve_parameters
-from lib.recipe import Recipe
-from lib.registry import Member
-from lib.review import check_review
-from lib.schemas import OK
-from lib.seen import Seen
-from lib.settings import DatasetSettings
-from lib.store import Store
-from lib.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account
+from lib.captioning.caption import CaptionForm, make_caption_form
+from lib.core.checkpoints import ModelRef
+from lib.core.registry import Member
+from lib.evaluation.evaluate import built
+from lib.evaluation.features import extractor_of
+from lib.painting.painters import PAINTERS
+from lib.planning.recipe import Recipe
+from lib.records import kept
+from lib.records.outputs import inputs_of
+from lib.records.rows import OK
+from lib.records.seen import Seen
+from lib.records.settings import DatasetSettings
+from lib.records.store import Store
+from lib.runs.parameters import Parameters, Resolved, resolve_parameters
+from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account
+from lib.screening.review import check_review
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")

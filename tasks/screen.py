@@ -9,13 +9,13 @@ from prefect import task
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, TypeAdapter
 
-from lib.judging import BoxRules, count_verdicts, judge_pictures, learn_rules, real_boxes
-from lib.manifest import Ref, read_manifest
-from lib.models import ModelRef
-from lib.schemas import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
-from lib.screen import VERSION, mark_duplicates, measure_pictures
-from lib.settings import BoxScreenSettings, ScreenSettings
-from lib.store import Store
+from lib.core.checkpoints import ModelRef
+from lib.records.manifest import Ref, read_manifest
+from lib.records.rows import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
+from lib.records.settings import BoxScreenSettings, ScreenSettings
+from lib.records.store import Store
+from lib.screening.boxes import BoxRules, count_verdicts, judge_pictures, learn_rules, real_boxes
+from lib.screening.pictures import VERSION, mark_duplicates, measure_pictures
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of
 from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task

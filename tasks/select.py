@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lib.manifest import Ref, read_manifest, read_table
-from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
-from lib.select import OBJECT_COLUMNS, select_pictures
-from lib.settings import SelectSettings
+from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
+from lib.records.settings import SelectSettings
 from tasks.ingest import Ingested
 from tasks.jobs import Job, Stage, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run

@@ -27,11 +27,13 @@ from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
-from lib.errors import AugmentError
-from lib.manifest import Ref, atomic_write, read_manifest
-from lib.outputs import inputs_of
-from lib.schemas import OK, REJECTED, ImageRow, ObjectRow
-from lib.settings import TrainSettings
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_write
+from lib.records.manifest import Ref, read_manifest
+from lib.records.outputs import inputs_of
+from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
+from lib.records.settings import TrainSettings
+from lib.runs.workspace import locked
 from lib.training import MINI, TRAINERS
 from lib.training.data import content_digest, training_pictures
 from lib.training.train import (
@@ -44,7 +46,6 @@ from lib.training.train import (
     train_model,
 )
 from lib.training.windows import TrainingPicture
-from lib.workspace import locked
 from tasks.artifacts import show_counts, show_training
 from tasks.ingest import Ingested
 from tasks.inputs import kept
@@ -112,7 +113,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
             "workspace": root,
         }
     )
-    with locked(root, inputs_of(settings), more=[output / name for name in names]):
+    with locked(root, inputs_of(settings), more=[output / name for name in names], models=TRAINERS):
         _check_output(output)  # now, not after hours of training
         run = Training(
             name=name,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 from prefect import task
 
-from lib.schemas import OK, REJECTED
-from lib.store import Store
+from lib.records.rows import OK, REJECTED
+from lib.records.store import Store
 from tasks.artifacts import show_counts
 from tasks.progress import advance
 from tasks.run import Run

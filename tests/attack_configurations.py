@@ -15,15 +15,16 @@ from attacks import Attack, check_error, fresh, inside
 from pydantic import ValidationError
 
 from flows.cli import load_parameters, set_value
-from lib.captioners import CAPTIONERS
-from lib.composites import COMPOSITES
-from lib.edits import EDITS
-from lib.errors import AugmentError, checked
-from lib.metrics import METRICS
-from lib.painters import PAINTERS
-from lib.presets import PRESETS, Parameters, check_parameters
-from lib.registry import Family
-from lib.settings import BoxScreenSettings, CompareSettings
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.errors import AugmentError, checked
+from lib.core.registry import Family
+from lib.evaluation.metrics import METRICS
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.records.settings import BoxScreenSettings, CompareSettings
+from lib.runs.parameters import Parameters, check_parameters
+from lib.runs.presets import PRESETS
 from lib.training import TRAINERS
 from lib.training.train import check_training
 

@@ -15,15 +15,15 @@ from attack_mutations import mutated
 from attack_samples import write_sample
 from attacks import Attack, Fault, check_error, fresh
 
-from lib.errors import AugmentError
-from lib.finalise import Ids, Sources, finalise
-from lib.formats import FORMATS, categories_of, read_dataset
-from lib.ingest import check_pictures, settle_objects
-from lib.manifest import to_table
-from lib.schemas import ImageRow, ReviewRow, Row
-from lib.select import OBJECT_COLUMNS, select_pictures
-from lib.settings import DatasetSettings, FinaliseSettings, SelectSettings
-from lib.store import Store
+from lib.core.errors import AugmentError
+from lib.datasets.finalise import Ids, Sources, finalise
+from lib.datasets.formats import FORMATS, categories_of, read_dataset
+from lib.datasets.ingest import check_pictures, settle_objects
+from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.records.manifest import to_table
+from lib.records.rows import ImageRow, ReviewRow, Row
+from lib.records.settings import DatasetSettings, FinaliseSettings, SelectSettings
+from lib.records.store import Store
 
 _PICTURES = (".png", ".jpg")
 

@@ -26,12 +26,12 @@ from attack_workspaces import Ground, check_account_state, forget
 from attacks import Attack, Fault, check_error, difference, files_of, fresh, prefect_server
 from PIL import Image, PngImagePlugin
 
-from lib.formats import FORMATS, read_dataset
-from lib.ingest import check_pictures
-from lib.manifest import read_manifest
-from lib.painters import PAINTERS
-from lib.schemas import OK, FinalRow, ImageRow
-from lib.settings import DatasetSettings
+from lib.datasets.formats import FORMATS, read_dataset
+from lib.datasets.ingest import check_pictures
+from lib.painting.painters import PAINTERS
+from lib.records.manifest import read_manifest
+from lib.records.rows import OK, FinalRow, ImageRow
+from lib.records.settings import DatasetSettings
 
 PICTURES = (".png", ".jpg")
 

@@ -7,8 +7,8 @@ import pytest
 from attack_samples import SAMPLES, write_sample
 from attacks import KINDS, Counts, Fault, outcome, watch
 
-from lib.formats import FORMATS, read_dataset
-from lib.settings import DatasetSettings
+from lib.datasets.formats import FORMATS, read_dataset
+from lib.records.settings import DatasetSettings
 
 COUNTS = {"documents": 400, "configurations": 100, "sets": 3, "workspaces": 5, "kills": 1}
 

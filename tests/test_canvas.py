@@ -5,8 +5,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from lib.canvas import canvas_of, cut_window, decode_rle, encode_rle, mask_of, region_mask, resized
-from lib.requests import Pass
+from lib.painting.canvas import canvas_of, cut_window, mask_of, region_mask, resized
+from lib.records.requests import Pass
+from lib.records.rle import decode_rle, encode_rle
 
 HEIGHT, WIDTH = 40, 60
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 from tiny import tiny_blip2, tiny_gligen
 
-from lib.captioners import CAPTIONERS, blip2
-from lib.captioners.blip2 import Blip2, Blip2FlanT5, _eight_bit
-from lib.captioners.given import Given
-from lib.captioners.template import Template, article, plural, say
-from lib.captions import caption_pictures, make_caption_form
-from lib.errors import AugmentError
-from lib.models import resolve
-from lib.requests import key_of
-from lib.settings import CaptionSettings
-from lib.store import Store
+from lib.captioning.caption import caption_pictures, make_caption_form
+from lib.captioning.captioners import CAPTIONERS, blip2
+from lib.captioning.captioners.blip2 import Blip2, Blip2FlanT5, _eight_bit
+from lib.captioning.captioners.given import Given
+from lib.captioning.captioners.template import Template, say
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.core.keys import key_of
+from lib.core.words import article, plural
+from lib.records.settings import CaptionSettings
+from lib.records.store import Store
 
 
 @pytest.mark.parametrize("name", CAPTIONERS)

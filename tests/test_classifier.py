@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from shared import shared
 from tiny import tiny_clip, tiny_gligen
 
-from lib.classifier import CropClassifier
-from lib.errors import AugmentError
-from lib.formats.deep_pcb import CATEGORIES, TEST_GROUPS
-from lib.images import load_rgb
+from lib.core.checkpoints import MINI, resolve
+from lib.core.errors import AugmentError
+from lib.core.images import load_rgb
+from lib.core.vision import crop_region
+from lib.datasets.formats.deep_pcb import CATEGORIES, TEST_GROUPS
 from lib.judges import make_judge
-from lib.models import MINI, resolve
-from lib.regions import RegionScorer, RegionSettings, crop_region
+from lib.judges.classifier import CropClassifier
+from lib.judges.clip import RegionScorer, RegionSettings
 from lib.training import TRAINERS
 from lib.training import classifier as module
 from lib.training.classifier import ClassifierObjective, ClassifierSettings

@@ -10,10 +10,10 @@ import yaml
 from PIL import Image
 
 from flows import cli
-from lib.captioners import CAPTIONERS
-from lib.errors import AugmentError
-from lib.painters import PAINTERS
-from lib.presets import PRESETS
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.errors import AugmentError
+from lib.painting.painters import PAINTERS
+from lib.runs.presets import PRESETS
 
 DEPLOYMENTS = yaml.safe_load((cli.CHECKOUT / "prefect.yaml").read_text())["deployments"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lib.errors import AugmentError
-from lib.finalise import final_objects
-from lib.formats import Dataset, read_dataset
-from lib.schemas import ImageRow, ObjectRow, arrow_schema
-from lib.settings import DatasetSettings
+from lib.core.errors import AugmentError
+from lib.datasets.finalise import final_objects
+from lib.datasets.formats import Dataset, read_dataset
+from lib.records.rows import ImageRow, ObjectRow, arrow_schema
+from lib.records.settings import DatasetSettings
 
 THINGS = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 STUFF = [{"id": 92, "name": "banner"}, {"id": 157, "name": "sky-other"}, {"id": 183, "name": "other"}]

@@ -8,13 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.canvas import canvas_of, cut_window, encode_rle, region_mask, resized
-from lib.composites import COMPOSITES, compose
-from lib.errors import AugmentError
-from lib.geometry import rectangles_mask
-from lib.images import PictureError
-from lib.painters import Paint
-from lib.requests import Pass
+from lib.core.errors import AugmentError
+from lib.core.geometry import rectangles_mask
+from lib.core.images import PictureError
+from lib.painting.canvas import canvas_of, cut_window, region_mask, resized
+from lib.painting.composites import COMPOSITES, compose
+from lib.painting.painters import Paint
+from lib.records.requests import Pass
+from lib.records.rle import encode_rle
 
 HEIGHT, WIDTH = 60, 90
 FRAME = (0, 0, WIDTH, HEIGHT)

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from shared import shared
 
-from lib.errors import AugmentError
-from lib.formats import read_dataset
-from lib.formats.deep_pcb import CATEGORIES, TEST_GROUPS
-from lib.ingest import check_pictures, settle_objects
-from lib.schemas import ImageRow, ObjectRow, arrow_schema
-from lib.settings import DatasetSettings
+from lib.core.errors import AugmentError
+from lib.datasets.formats import read_dataset
+from lib.datasets.formats.deep_pcb import CATEGORIES, TEST_GROUPS
+from lib.datasets.ingest import check_pictures, settle_objects
+from lib.records.rows import ImageRow, ObjectRow, arrow_schema
+from lib.records.settings import DatasetSettings
 
 
 def board(root: Path, group: str, number: int, text: str | None, kinds: tuple[str, ...] = ("test", "temp")) -> None:

@@ -13,9 +13,9 @@ from safetensors import safe_open
 
 from flows.augment import augment
 from flows.cli import load_parameters
-from lib.fidelity import fidelity
-from lib.models import MINI, folder_revision, resolve
-from lib.regions import RegionScorer, RegionSettings
+from lib.core.checkpoints import MINI, folder_revision, resolve
+from lib.evaluation.fidelity import fidelity
+from lib.judges.clip import RegionScorer, RegionSettings
 from lib.training import MINI as TRAINED
 from lib.training.train import read_facts
 

@@ -11,9 +11,9 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
-from lib.errors import AugmentError
-from lib.presets import check_parameters, resolve_parameters
-from lib.settings import CompareSettings
+from lib.core.errors import AugmentError
+from lib.records.settings import CompareSettings
+from lib.runs.parameters import check_parameters, resolve_parameters
 from lib.training.train import check_training
 
 CHECKOUT = Path(__file__).parents[1]
@@ -133,7 +133,7 @@ def test_a_wrong_parameter_is_refused_before_a_run_starts(flow, given):
 
 
 def test_every_parameter_of_the_flow_train_is_in_its_form_and_in_its_settings():
-    from lib.settings import TrainSettings
+    from lib.records.settings import TrainSettings
 
     form = parameter_schema(FLOWS["flows/train.py:train"]).properties
     assert set(form) == set(TrainSettings.model_fields)

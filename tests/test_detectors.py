@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import LABELS, tiny_clip, tiny_detector, tiny_owl, tiny_torchvision
 
-from lib.detectors import DETECTORS, Detections, detector_of
-from lib.detectors.shared import numbered, tidy
-from lib.errors import AugmentError
-from lib.models import resolve
-from lib.names import match_names
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.core.words import match_names
+from lib.evaluation.detectors import DETECTORS, Detections, detector_of
+from lib.evaluation.detectors.shared import numbered, tidy
 
 NAMES = ["small_load_carrier", "forklift", "pallet", "air duct"]  # all but pallet are among LABELS, spelled otherwise
 SMALL = {"min_size": 64, "max_size": 64}
@@ -230,7 +230,7 @@ def test_labels_that_were_not_asked_for_have_no_number():
 
 
 def test_naming_the_detectors_imports_none_of_them():
-    code = "import sys, lib.detectors as d; list(d.DETECTORS)\n"
+    code = "import sys, lib.evaluation.detectors as d; list(d.DETECTORS)\n"
     code += "print([m for m in ('torch', 'torchvision', 'transformers') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
@@ -306,6 +306,6 @@ def test_a_gpu_finds_what_a_cpu_finds(kind: str, folders: Path, monkeypatch: pyt
     settings = DETECTORS.settings(member, {**values, "threshold": 0})
     gpu = DETECTORS[member](settings, ref).detect(pictures(), NAMES)[0]
     for module in ("hugging", "torch_vision"):
-        monkeypatch.setattr(f"lib.detectors.{module}.device", lambda: torch.device("cpu"))
+        monkeypatch.setattr(f"lib.evaluation.detectors.{module}.device", lambda: torch.device("cpu"))
     cpu = DETECTORS[member](settings, ref).detect(pictures(), NAMES)[0]
     np.testing.assert_allclose(gpu.scores[:3], cpu.scores[:3], atol=1e-3)

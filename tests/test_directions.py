@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lib.evaluate import evaluate
-from lib.sides import read_side
-from lib.store import Store
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.sides import read_side
+from lib.records.store import Store
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 METRICS = ["fid", "kid", "overlap", "background", "inside", "whole", "copies", "captions", "regions"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lib.errors import AugmentError
-from lib.features import Inception, Pixels
-from lib.metrics import distances
-from lib.metrics.distances import Overlap, fid, kid, kid_interval, precision_recall
+from lib.core.errors import AugmentError
+from lib.evaluation.features import Inception, Pixels
+from lib.evaluation.metrics import distances
+from lib.evaluation.metrics.distances import Overlap, fid, kid, kid_interval, precision_recall
 
 
 def features(seed: int, n: int, d: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lib.composites import COMPOSITES
-from lib.edits import EDITS
-from lib.painters import PAINTERS
-from lib.presets import PRESETS, check_parameters, parameters_markdown
-from lib.recipe import check_triple
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.planning.recipe import check_triple
+from lib.runs.parameters import check_parameters, parameters_markdown
+from lib.runs.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,8 +36,8 @@ def test_the_readmes_painter_paints(tmp_path, monkeypatch):
     from test_composites import make_pass
     from test_painters import test_a_member_declares_what_plan_and_presets_need
 
-    from lib.painters import PAINTERS, Paint, PassInput
-    from lib.registry import MemberSettings
+    from lib.core.registry import MemberSettings
+    from lib.painting.painters import PAINTERS, Paint, PassInput
 
     scope = {"MemberSettings": MemberSettings, "Paint": Paint, "np": np}
     exec(block("python", "class Grey"), scope)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.documents import (
+from lib.core.documents import (
     MAX_DEPTH,
     decode_json,
     decode_xml,
@@ -21,7 +21,7 @@ from lib.documents import (
     read_yaml,
     shallow,
 )
-from lib.errors import AugmentError
+from lib.core.errors import AugmentError
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib.draw import colour_of, contact_sheet, draw_boxes, draw_pictures, drawn_boxes, sheet_jpeg, spread
-from lib.images import encode_png
-from lib.manifest import to_table
-from lib.requests import Label, Request
-from lib.schemas import OK, REJECTED, ScreenRow
-from lib.store import Store
+from lib.core.images import encode_png
+from lib.records.manifest import to_table
+from lib.records.requests import Label, Request
+from lib.records.rows import OK, REJECTED, ScreenRow
+from lib.records.store import Store
+from lib.screening.draw import colour_of, contact_sheet, draw_boxes, draw_pictures, drawn_boxes, sheet_jpeg, spread
 
 OBJECTS = {"1": ("cat", (10.0, 20.0, 30.0, 40.0)), "2": ("dog", (60.0, 5.0, 20.0, 20.0))}
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageFilter
 from shared import shared
 
-from lib.errors import AugmentError
-from lib.images import load_rgb
-from lib.metrics import distances
-from lib.metrics.duplicates import hash_of, near_features, near_hashes, with_near_features, with_near_hashes
-from lib.sides import read_side
+from lib.core.errors import AugmentError
+from lib.core.images import load_rgb
+from lib.evaluation.metrics import distances
+from lib.evaluation.metrics.duplicates import hash_of, near_features, near_hashes, with_near_features, with_near_hashes
+from lib.evaluation.sides import read_side
 
 
 def scene(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
@@ -170,7 +170,7 @@ def test_a_row_of_zeros_is_near_nothing():
 
 
 def test_features_of_a_copy_are_near():
-    from lib.features import Pixels
+    from lib.evaluation.features import Pixels
 
     originals = [scene(seed) for seed in range(30)]
     x, y = Pixels().extract(originals), Pixels().extract(jpeg(picture) for picture in originals)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.canvas import decode_rle
-from lib.edits import EDITS, Box, Scene
-from lib.edits.background import NEUTRAL, without_objects
-from lib.errors import AugmentError
-from lib.painters import PAINTERS
+from lib.core.errors import AugmentError
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS, Box, Scene
+from lib.planning.edits.background import NEUTRAL, without_objects
+from lib.records.rle import decode_rle
 
 WIDTH, HEIGHT = 200, 150
 

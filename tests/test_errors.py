@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from lib.errors import MOST, AugmentError
+from lib.core.errors import MOST, AugmentError
 
 
 def test_a_sentence_stays_as_it_is():

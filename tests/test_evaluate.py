@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.errors import AugmentError
-from lib.evaluate import evaluate, floor_of, score_sets
-from lib.features import EXTRACTORS, Inception, Pixels
-from lib.metrics import METRICS, distances
-from lib.results import summary, write_json
-from lib.settings import Choice
-from lib.sides import Entry, Labels, Side
+from lib.core.errors import AugmentError
+from lib.evaluation.evaluate import evaluate, floor_of, score_sets
+from lib.evaluation.features import EXTRACTORS, Inception, Pixels
+from lib.evaluation.metrics import METRICS, distances
+from lib.evaluation.results import summary, write_json
+from lib.evaluation.sides import Entry, Labels, Side
+from lib.records.settings import Choice
 
 
 def folder_of(path: Path, count: int, seed: int = 0, light: int = 0) -> Path:

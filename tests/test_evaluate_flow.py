@@ -35,11 +35,11 @@ def test_it_ends_with_numbers_and_a_report(folders, tmp_path):
 
 
 def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path, monkeypatch):
-    import lib.reading
+    import lib.evaluation.reading
 
     assert run(**folders, extractor="pixels").is_completed()
     before = (tmp_path / "ws" / "report" / "metrics.json").read_bytes()
-    monkeypatch.setattr(lib.reading, "load_rgb", None)
+    monkeypatch.setattr(lib.evaluation.reading, "load_rgb", None)
     assert run(**folders, extractor="pixels").is_completed()
     assert (tmp_path / "ws" / "report" / "metrics.json").read_bytes() == before
 
@@ -72,8 +72,8 @@ def test_a_page_whose_numbers_stand_is_not_drawn_again_and_a_lost_one_is(folders
 
 @pytest.mark.parametrize("kept", [b"", b"[]", b"{}", b'{"about": {"kid": "Good."}}', b"\xff", b"[" * 100_000])
 def test_kept_scores_that_are_no_result_count_as_absent(kept, tmp_path):
-    from lib.results import Evaluation
-    from lib.store import Store
+    from lib.evaluation.results import Evaluation
+    from lib.records.store import Store
     from tasks.evaluate import kept_scores
 
     store, result = Store(tmp_path / "store"), Evaluation(numbers={"kid": 1.0}, about={}, n_real=2, n_generated=2)

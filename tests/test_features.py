@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from tiny import tiny_clip, tiny_gligen
 
-from lib.errors import AugmentError
-from lib.features import EXTRACTORS, Inception, Pixels, extractor_of
-from lib.models import folder_revision
+from lib.core.checkpoints import folder_revision
+from lib.core.errors import AugmentError
+from lib.evaluation.features import EXTRACTORS, Inception, Pixels, extractor_of
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mini(clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same in the place where mini models are looked for."""
-    monkeypatch.setattr("lib.models.MINI", clip.parent)
+    monkeypatch.setattr("lib.core.checkpoints.MINI", clip.parent)
     return clip
 
 
@@ -221,7 +221,7 @@ def test_the_identity_of_mini_names_its_weights_and_no_path(clip: Path):
 def test_missing_mini_weights_name_the_folder_and_the_choice_without_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr("lib.models.MINI", tmp_path)
+    monkeypatch.setattr("lib.core.checkpoints.MINI", tmp_path)
     with pytest.raises(AugmentError, match=r"data/models/mini/clip.*--extractor pixels"):
         extractor_of("mini").check()
     with pytest.raises(AugmentError, match=r"absent': no such folder.*--extractor pixels"):

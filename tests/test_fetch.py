@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import fetch
-from lib.errors import AugmentError
-from lib.fetch import Source, fetch_loco
+from lib.core.errors import AugmentError
+from lib.datasets import fetch
+from lib.datasets.fetch import Source, fetch_loco
 
 NOTES = json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}).encode()
 

@@ -14,14 +14,14 @@ from PIL import Image
 from tiny import tiny_clip
 
 from flows import cli
-from lib.errors import AugmentError
-from lib.evaluate import evaluate
-from lib.fidelity import fidelity, summary
-from lib.metrics.fidelity import Judged, compare, interval_of, shuffled
-from lib.models import resolve
-from lib.regions import RegionScorer, RegionSettings
-from lib.results import write_json
-from lib.settings import Choice
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.fidelity import fidelity, summary
+from lib.evaluation.metrics.fidelity import Judged, compare, interval_of, shuffled
+from lib.evaluation.results import write_json
+from lib.judges.clip import RegionScorer, RegionSettings
+from lib.records.settings import Choice
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 NAMES = list(COLOURS)
@@ -175,7 +175,7 @@ def test_the_interval_is_that_of_resampling_picture_by_picture():
 def test_steps_of_the_resampling_do_not_show(monkeypatch: pytest.MonkeyPatch):
     real, generated = random_side(0, 32, 0.9), random_side(1, 64, 0.6)
     whole = interval_of(real, generated, 3)
-    monkeypatch.setattr("lib.metrics.fidelity._CELLS", 700)
+    monkeypatch.setattr("lib.evaluation.metrics.fidelity._CELLS", 700)
     np.testing.assert_allclose(interval_of(real, generated, 3), whole, atol=0.03)
 
 
@@ -467,7 +467,7 @@ def test_the_command_names_the_mini_model_that_is_not_there(
     made: Made, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ):
     made.real("red", "green")
-    monkeypatch.setattr("lib.models.MINI", tmp_path)
+    monkeypatch.setattr("lib.core.checkpoints.MINI", tmp_path)
     assert cli.main(["fidelity", str(made.write())]) == 1
     told = capsys.readouterr()
     assert "data/models/mini/clip" in told.err and told.out == "" and told.err.count("\n") == 1

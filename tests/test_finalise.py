@@ -17,17 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib.canvas import encode_rle
-from lib.errors import AugmentError
-from lib.finalise import Ids, Sources, final_names, final_objects, finalise
-from lib.formats import read_dataset
-from lib.images import encode_png
-from lib.ingest import check_pictures, settle_objects
-from lib.manifest import to_table
-from lib.requests import Label, Request, key_of
-from lib.schemas import OK, FinalRow, ReviewRow
-from lib.settings import DatasetSettings, FinaliseSettings
-from lib.store import Store
+from lib.core.errors import AugmentError
+from lib.core.images import encode_png
+from lib.core.keys import key_of
+from lib.datasets.finalise import Ids, Sources, final_names, final_objects, finalise
+from lib.datasets.formats import read_dataset
+from lib.datasets.ingest import check_pictures, settle_objects
+from lib.records.manifest import to_table
+from lib.records.requests import Label, Request
+from lib.records.rle import encode_rle
+from lib.records.rows import OK, FinalRow, ReviewRow
+from lib.records.settings import DatasetSettings, FinaliseSettings
+from lib.records.store import Store
 
 WIDTH, HEIGHT = 40, 30
 INT64, UINT64 = 2**63 - 1, 2**64 - 1
@@ -831,7 +832,7 @@ def test_what_a_killed_run_had_begun_to_write_is_ours(folder, monkeypatch):
     folder.add(1, note_ids=[10])
     folder.add(2, note_ids=[20])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("lib.finalise._write_annotations", interrupted)
+        patch.setattr("lib.datasets.finalise._write_annotations", interrupted)
         folder.finish(originals="all")
     assert len(folder.files()) == 2
     folder.finish(originals="none")
@@ -1029,7 +1030,7 @@ def test_pictures_that_differ_in_their_suffix_keep_their_own_yolo_lines(folder):
 
 @given(st.tuples(*[st.floats(-20, 60)] * 2, *[st.floats(0.1, 60)] * 2))
 def test_yolo_shares_lie_in_the_picture_and_read_back_as_the_box(bbox):
-    from lib.finalise import _yolo_line
+    from lib.datasets.finalise import _yolo_line
 
     line = _yolo_line(0, list(bbox), (WIDTH, HEIGHT))
     x0, y0 = max(bbox[0], 0), max(bbox[1], 0)

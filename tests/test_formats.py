@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from shared import shared
 
-from lib.documents import MAX_DEPTH
-from lib.errors import AugmentError
-from lib.formats import FORMATS, Dataset, categories_of, read_dataset
-from lib.formats.coco import read_document
-from lib.formats.records import field_of
-from lib.schemas import ImageRow, ObjectRow, arrow_schema
-from lib.settings import DatasetSettings
+from lib.core.documents import MAX_DEPTH
+from lib.core.errors import AugmentError
+from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
+from lib.datasets.formats.coco import read_document
+from lib.datasets.formats.tables import field_of
+from lib.records.rows import ImageRow, ObjectRow, arrow_schema
+from lib.records.settings import DatasetSettings
 
 HERE = DatasetSettings(images=Path())
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from lib.composites import COMPOSITES
-from lib.generate import generate_pictures, source_loader
-from lib.images import PictureError, encode_png, load_rgb
-from lib.manifest import to_table
-from lib.painters import Paint
-from lib.plan import picture_name
-from lib.requests import Donor, Pass, Request, canonical, key_of, picture_keys
-from lib.schemas import OK, REJECTED, PlanRow
-from lib.store import Store
+from lib.core.images import PictureError, encode_png, load_rgb, source_loader
+from lib.core.keys import canonical, key_of
+from lib.painting.composites import COMPOSITES
+from lib.painting.generate import generate_pictures
+from lib.painting.painters import Paint
+from lib.planning.plan import picture_name
+from lib.records.manifest import to_table
+from lib.records.requests import Donor, Pass, Request, picture_keys
+from lib.records.rows import OK, REJECTED, PlanRow
+from lib.records.store import Store
 
 HEIGHT, WIDTH = 24, 32
 SOURCES = {f"d{i}": np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for i in range(9)}

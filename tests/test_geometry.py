@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import geometry as g
+from lib.core import geometry as g
 
 coordinate = st.floats(-500, 2500, allow_nan=False, width=32)
 length = st.floats(0, 2000, allow_nan=False, width=32)

@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_gligen
 
-from lib.errors import AugmentError
-from lib.models import resolve, run_padded
-from lib.painters import PAINTERS, PassInput
-from lib.painters import denoise as denoising
-from lib.painters.blocks import load_latent_diffusion
-from lib.painters.denoise import aspect_shape, denoise, paint_cells
-from lib.painters.gligen import Gligen, GligenInpaint, _grounding
-from lib.painters.schedulers import SCHEDULERS, make_scheduler
-from lib.requests import Pass
+from lib.core.checkpoints import resolve
+from lib.core.compute import run_padded
+from lib.core.errors import AugmentError
+from lib.painting.painters import PAINTERS, PassInput
+from lib.painting.painters import denoise as denoising
+from lib.painting.painters.blocks import load_latent_diffusion
+from lib.painting.painters.denoise import aspect_shape, denoise, paint_cells
+from lib.painting.painters.gligen import Gligen, GligenInpaint, _grounding
+from lib.painting.painters.schedulers import SCHEDULERS, make_scheduler
+from lib.records.requests import Pass
 
 SIDE = 64
 BOTH = pytest.mark.parametrize("kind", [Gligen, GligenInpaint])

@@ -14,15 +14,15 @@ from PIL import Image
 from test_cli import failed
 from tiny import tiny_gligen
 
-import lib.grid
-import lib.ingest
+import lib.datasets.ingest
+import lib.runs.grid
 from flows import cli
-from lib.draw import colour_of
-from lib.errors import AugmentError
-from lib.grid import Cell, Grid, close_window, paint_grid
-from lib.presets import check_parameters
-from lib.sheet import draw_grid, sheet_format, wrapped, write_sheet
-from lib.workspace import locked
+from lib.core.errors import AugmentError
+from lib.runs.grid import Cell, Grid, close_window, paint_grid
+from lib.runs.parameters import check_parameters
+from lib.runs.sheet import draw_grid, sheet_format, wrapped, write_sheet
+from lib.runs.workspace import locked
+from lib.screening.draw import colour_of
 
 NO_BLIP2 = {"captioner": "template"}
 
@@ -116,9 +116,13 @@ def test_a_run_after_it_reuses_its_paints(grid, made_set, tmp_path, inpaint, pre
 
 
 def test_of_the_other_pictures_none_is_decoded(made_set, grid, monkeypatch):
-    decoded, glanced, inspect, glance = [], [], lib.ingest.inspect, lib.ingest.glance
-    monkeypatch.setattr(lib.ingest, "inspect", lambda path, most: decoded.append(path.name) or inspect(path, most))
-    monkeypatch.setattr(lib.ingest, "glance", lambda path, most: glanced.append(path.name) or glance(path, most))
+    decoded, glanced, inspect, glance = [], [], lib.datasets.ingest.inspect, lib.datasets.ingest.glance
+    monkeypatch.setattr(
+        lib.datasets.ingest, "inspect", lambda path, most: decoded.append(path.name) or inspect(path, most)
+    )
+    monkeypatch.setattr(
+        lib.datasets.ingest, "glance", lambda path, most: glanced.append(path.name) or glance(path, most)
+    )
     grid("copy-paste", picture="12")
     assert decoded == ["picture 002.png"]
     assert len(glanced) == len(made_set.coco["images"]) - 1  # donors are drawn by their files' digests
@@ -270,7 +274,7 @@ def test_too_little_memory_is_a_reason_and_a_fault_of_the_program_is_not(grid, m
         raise errors.pop()
 
     errors = [ZeroDivisionError(), MemoryError("too little memory"), ConnectionError("no network")]
-    monkeypatch.setattr("lib.grid.generate_pictures", broken)
+    monkeypatch.setattr("lib.runs.grid.generate_pictures", broken)
     assert [grid("copy-paste", picture="10").cells[0].reason for _ in "12"] == ["no network", "too little memory"]
     with pytest.raises(ZeroDivisionError):
         grid("copy-paste", picture="10")
@@ -421,7 +425,7 @@ def test_members_of_the_run_file_are_for_its_own_preset_and_those_of_set_for_all
         assert all(parameters.models == "mini" and parameters.edit is None for parameters in runs.values())
         raise AugmentError("as it should")
 
-    monkeypatch.setattr(lib.grid, "paint_grid", told)
+    monkeypatch.setattr(lib.runs.grid, "paint_grid", told)
     presets = ["--presets", "loco-gligen,gligen-inpainting"]
     assert "as it should" in failed(capsys, "grid", "mine.yaml", *presets, "--set", "painter.model=m")
 

@@ -17,10 +17,11 @@ import pytest
 from conftest import MadeSet
 from test_journey import run, tree
 
-from lib.errors import AugmentError
-from lib.finalise import Ids
-from lib.manifest import file_digest, read_manifest, write_manifest
-from lib.schemas import ScreenRow
+from lib.core.errors import AugmentError
+from lib.core.files import file_digest
+from lib.datasets.finalise import Ids
+from lib.records.manifest import read_manifest, write_manifest
+from lib.records.rows import ScreenRow
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -357,7 +358,7 @@ def test_what_the_store_holds_of_another_type_is_made_again(again, kind):
 
 def test_a_whole_file_is_not_read_again(again, monkeypatch):
     """A rerun with nothing to do costs a look at each file."""
-    from lib.store import Store
+    from lib.records.store import Store
     from tasks import draw
 
     workspace, rerun = again
@@ -374,8 +375,8 @@ def test_a_whole_file_is_not_read_again(again, monkeypatch):
 
 
 def test_code_that_a_model_folder_brings_along_is_not_executed(tmp_path):
-    from lib.classifier import read_classifier
-    from lib.models import reading, resolve
+    from lib.core.checkpoints import reading, resolve
+    from lib.judges.classifier import read_classifier
 
     folder = tmp_path / "model"
     folder.mkdir()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, JpegImagePlugin
 from shared import shared
 
-from lib.images import (
+from lib.core.images import (
     FORMATS,
     SUFFIXES,
     PictureError,

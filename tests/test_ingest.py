@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from shared import shared
 
-import lib.ingest
-from lib.formats import read_dataset
-from lib.formats.coco import read_document
-from lib.ingest import check_pictures, settle_objects
-from lib.manifest import read_manifest, write_manifest
-from lib.schemas import ImageRow, ObjectRow, arrow_schema
-from lib.settings import DatasetSettings
+import lib.datasets.ingest
+from lib.datasets.formats import read_dataset
+from lib.datasets.formats.coco import read_document
+from lib.datasets.ingest import check_pictures, settle_objects
+from lib.records.manifest import read_manifest, write_manifest
+from lib.records.rows import ImageRow, ObjectRow, arrow_schema
+from lib.records.settings import DatasetSettings
 
 LIMIT = 10_000_000
 IMAGE_COLUMNS = arrow_schema(ImageRow).names
@@ -30,13 +30,13 @@ IMAGE_COLUMNS = arrow_schema(ImageRow).names
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pictures that were opened, in any order."""
     names: list[str] = []
-    real = lib.ingest.inspect
+    real = lib.datasets.ingest.inspect
 
     def spy(path: Path, max_pixels: int) -> Any:
         names.append(path.name)
         return real(path, max_pixels)
 
-    monkeypatch.setattr(lib.ingest, "inspect", spy)
+    monkeypatch.setattr(lib.datasets.ingest, "inspect", spy)
     return names
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from shared import shared
 
-from lib.manifest import read_manifest
-from lib.schemas import PlanRow
-from lib.store import Store
+from lib.records.manifest import read_manifest
+from lib.records.rows import PlanRow
+from lib.records.store import Store
 from tasks import inputs
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -12,18 +12,19 @@ import pandas as pd
 import pytest
 from test_journey import run, tree
 
-from lib import judging
-from lib.errors import AugmentError
-from lib.images import PictureError, encode_png
-from lib.judging import BoxVerdict, count_verdicts, judge_pictures, judged_labels, learn_rules, real_boxes
-from lib.metrics import verdicts as reasons
-from lib.painters import PAINTERS, Paint
-from lib.regions import RegionScorer
-from lib.registry import MemberSettings
-from lib.requests import Label, Outcome, Request, key_of
-from lib.schemas import OK, REJECTED, ScreenRow
-from lib.settings import BoxScreenSettings
-from lib.store import Store
+from lib.core.errors import AugmentError
+from lib.core.images import PictureError, encode_png
+from lib.core.keys import key_of
+from lib.core.registry import MemberSettings
+from lib.judges.clip import RegionScorer
+from lib.painting.painters import PAINTERS, Paint
+from lib.records.requests import Label, Outcome, Request
+from lib.records.rows import OK, REJECTED, ScreenRow
+from lib.records.settings import BoxScreenSettings
+from lib.records.store import Store
+from lib.screening import boxes as judging
+from lib.screening import verdicts as reasons
+from lib.screening.boxes import BoxVerdict, count_verdicts, judge_pictures, judged_labels, learn_rules, real_boxes
 
 RED, GREEN, GREY = (250, 0, 0), (0, 250, 0), (128, 128, 128)
 NAMES = ["green", "red"]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib import kept
-from lib.errors import AugmentError
-from lib.manifest import write_manifest
-from lib.schemas import OK, DrawRow
+from lib.core.errors import AugmentError
+from lib.records import kept
+from lib.records.manifest import write_manifest
+from lib.records.rows import OK, DrawRow
 
 
 class Thing(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_fill_holes
 
-from lib.canvas import decode_rle, encode_rle
-from lib.geometry import polygon_area, polygons_extent, rectangles_mask
-from lib.labels import VisibilitySettings, added, donor_mask, occluded, polygons_of, redrawn
-from lib.requests import Donor, Label, Pass, Rle, canonical
+from lib.core.geometry import polygon_area, polygons_extent, rectangles_mask
+from lib.core.keys import canonical
+from lib.records.labels import VisibilitySettings, added, donor_mask, occluded, polygons_of, redrawn
+from lib.records.requests import Donor, Label, Pass, Rle
+from lib.records.rle import decode_rle, encode_rle
 
 TRIANGLE = (10.0, 10.0, 70.0, 10.0, 70.0, 60.0)
 SIZE = (60, 80)  # height, width of the pictures

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.detectors import Detections
-from lib.metrics.layout import Truth, layout_ap, truth_of_coco
+from lib.evaluation.detectors import Detections
+from lib.evaluation.metrics.layout import Truth, layout_ap, truth_of_coco
 
 NAMES = ["forklift", "pallet"]
 NUMBERS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "ar_1", "ar_10")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import THINGS, tiny_stay
 
-from lib.errors import AugmentError
-from lib.layout_unet import IslaNorm, LayoutUNet, box_maps, load_layout_unet, paint_layout, place_masks
-from lib.models import resolve
-from lib.painters.schedulers import SCHEDULERS, make_scheduler
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.painting.painters.schedulers import SCHEDULERS, make_scheduler
+from lib.painting.painters.stay_unet import IslaNorm, LayoutUNet, box_maps, load_layout_unet, paint_layout, place_masks
 
 SMALL: dict[str, Any] = {
     "sample_size": 32,

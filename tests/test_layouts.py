@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from test_edits import BOXES, HEIGHT, WIDTH, drawn_scene, edit, make_box, scene_of
 from test_plan import box, frame, image, plan, recipe, requests, select
 
-from lib.edits import Scene
-from lib.geometry import to_window, xywh_to_xyxy
-from lib.plan import plan_requests
-from lib.schemas import ObjectRow, SelectRow
-from lib.statistics import Statistics
+from lib.core.geometry import to_window, xywh_to_xyxy
+from lib.planning.edits import Scene
+from lib.planning.plan import plan_requests
+from lib.planning.statistics import Statistics
+from lib.records.rows import ObjectRow, SelectRow
 
 SMALL = {"cat": np.array([[0.5, 0.2, 0.2], [0.9, 0.25, 0.15]]), "dog": np.array([[1.0, 0.2, 0.2]])}
 MIXES = [("cat",), ("cat", "cat", "dog"), ("dog", "dog")]

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib.errors import AugmentError
-from lib.manifest import Ref, atomic_path, read_manifest, to_table, write_manifest
-from lib.schemas import OK, DrawRow, ReviewRow
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_path
+from lib.records.manifest import Ref, read_manifest, to_table, write_manifest
+from lib.records.rows import OK, DrawRow, ReviewRow
 
 ROWS = [DrawRow("a", OK, "", "", "1", "a.jpg", "00"), DrawRow("b", "rejected", "picture_lost", "x", "2", "b.jpg", "")]
 

@@ -12,15 +12,11 @@ import torch
 from conftest import pixels_of
 from PIL import Image
 
-from lib.classifier import CropClassifier
-from lib.errors import AugmentError
-from lib.formats.deep_pcb import CATEGORIES, TEST_GROUPS
-from lib.models import resolve
-from lib.regions import RegionSettings, softmax
-from lib.settings import DatasetSettings
-from lib.training import TRAINERS
-from lib.training.data import training_pictures
-from lib.training.measure_defects import (
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.core.vision import softmax
+from lib.datasets.formats.deep_pcb import CATEGORIES, TEST_GROUPS
+from lib.figures.defects import (
     CLOSE,
     SIDE,
     Boards,
@@ -32,6 +28,11 @@ from lib.training.measure_defects import (
     turned,
     window_of_box,
 )
+from lib.judges.classifier import CropClassifier
+from lib.judges.clip import RegionSettings
+from lib.records.settings import DatasetSettings
+from lib.training import TRAINERS
+from lib.training.data import training_pictures
 from lib.training.train import train_model
 
 BOXES = [(4, 6, 30, 28), (80, 70, 104, 100), (60, 10, 86, 34), (10, 90, 36, 120), (100, 20, 126, 44), (48, 60, 70, 84)]

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from shared import shared
 
-from lib.formats import read_dataset
-from lib.geometry import xywh_to_xyxy
-from lib.metrics.pixels import background_psnr, crop_to, gdiff, mse, psnr, ssim
-from lib.scenes import render, scene_seed
-from lib.settings import DatasetSettings
+from lib.core.geometry import xywh_to_xyxy
+from lib.datasets.formats import read_dataset
+from lib.evaluation.metrics.pixels import background_psnr, crop_to, gdiff, mse, psnr, ssim
+from lib.records.settings import DatasetSettings
+from lib.scenes.warehouse import render, scene_seed
 
 SIZE = (24, 32)
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from tiny import tiny_clip, tiny_detector
 
-from lib.errors import AugmentError
-from lib.evaluate import built
-from lib.metrics import METRICS, Details, Kind, Noted, Number, Pair, Seen, listed, numbers_of
-from lib.models import ModelRef
-from lib.registry import MemberSettings
-from lib.requests import canonical
-from lib.results import Evaluation, FeatureSets
-from lib.settings import Choice
-from lib.sides import Labels
+from lib.core.checkpoints import ModelRef
+from lib.core.errors import AugmentError
+from lib.core.keys import canonical
+from lib.core.registry import MemberSettings
+from lib.evaluation.evaluate import built
+from lib.evaluation.metrics import METRICS, Details, Kind, Noted, Number, Pair, Seen, listed, numbers_of
+from lib.evaluation.results import Evaluation, FeatureSets
+from lib.evaluation.sides import Labels
+from lib.records.settings import Choice
 
 DOCS = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
 of_sets, of_pairs, of_groups, of_pictures = (
@@ -339,6 +339,6 @@ def test_features_that_point_into_one_corner_make_no_twins():
 
 def test_a_detector_without_a_name_is_the_usual_one(monkeypatch):
     asked, values = [], {"threshold": 0.5}
-    monkeypatch.setattr("lib.metrics.detected.detector_of", lambda name, given: asked.append((name, given)))
+    monkeypatch.setattr("lib.evaluation.metrics.detected.detector_of", lambda name, given: asked.append((name, given)))
     _ = METRICS.build(METRICS.member("layout", {"detector": values})).detector
     assert asked == [("zero-shot", values)]

@@ -12,21 +12,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from tiny import tiny_gligen
 
-from lib import models
-from lib.captioners.template import Template
-from lib.errors import AugmentError
-from lib.models import (
-    FACTS,
-    ModelRef,
-    folder_revision,
-    local_path,
-    missing_files,
-    model_of,
-    reading,
-    resolve,
-    side_by_side,
-)
-from lib.painters.gligen import Gligen
+from lib.captioning.captioners.template import Template
+from lib.core import checkpoints, compute
+from lib.core.checkpoints import FACTS, ModelRef, folder_revision, local_path, missing_files, model_of, reading, resolve
+from lib.core.compute import side_by_side
+from lib.core.errors import AugmentError
+from lib.painting.painters.gligen import Gligen
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -97,7 +88,7 @@ def test_a_folder_that_changed_after_it_was_pinned_is_refused(folder):
 
 def test_a_folder_is_hashed_once_while_its_files_stay_as_they_are(folder, monkeypatch):
     folder_revision(folder)
-    monkeypatch.setattr(models, "file_digest", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(checkpoints, "file_digest", lambda path: pytest.fail("hashed again"))
     assert folder_revision(folder) == folder_revision(folder)
 
 
@@ -209,7 +200,7 @@ def test_the_dial_chooses_between_published_and_mini_and_a_setting_goes_first(fo
 
 
 def test_a_mini_model_is_a_folder_of_the_checkout_and_a_missing_one_says_what_to_do(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "MINI", tmp_path)
+    monkeypatch.setattr(checkpoints, "MINI", tmp_path)
     assert resolve("mini:model", {}) == ModelRef("mini:model", folder_revision(folder), folder)
     with pytest.raises(AugmentError, match=r"no folder data/models/mini/gligen \(there: model\)") as told:
         resolve("mini:gligen", {})
@@ -237,10 +228,10 @@ def test_weights_that_are_cut_short_are_told_as_such(tmp_path):
 
 def test_precision_is_float32_on_a_cpu_and_half_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models.weights_dtype() == torch.float32
-    assert models.weights_dtype("bfloat16") == torch.bfloat16
+    assert compute.weights_dtype() == torch.float32
+    assert compute.weights_dtype("bfloat16") == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models.weights_dtype() == torch.float16
+    assert compute.weights_dtype() == torch.float16
 
 
 def test_a_trained_model_that_was_altered_since_is_refused(folder):
@@ -272,7 +263,7 @@ def test_an_index_of_weights_that_is_none_is_named(folder, index):
 def two_threads():
     """torch on two threads, as outside of tests, and nothing begun side by side yet."""
     before = torch.get_num_threads()
-    models._single_threads.cache.clear()
+    compute._single_threads.cache.clear()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from flows import cli
-from lib.evaluate import evaluate
-from lib.metrics import METRICS
-from lib.report import write_report
-from lib.results import read_result, summary, write_json
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.metrics import METRICS
+from lib.evaluation.report import write_report
+from lib.evaluation.results import read_result, summary, write_json
 
 GREYNESS = '''
-from lib.metrics import Base, Details, Number, Table
+from lib.evaluation.metrics import Base, Details, Number, Table
 
 
 class GreyDetails(Details):
@@ -87,8 +87,8 @@ def test_a_new_metric_is_in_the_help_of_the_command_line_and_can_be_called(greyn
 
 
 def test_help_names_every_metric_extractor_and_format(capsys):
-    from lib.features import EXTRACTORS
-    from lib.formats import FORMATS
+    from lib.datasets.formats import FORMATS
+    from lib.evaluation.features import EXTRACTORS
 
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])

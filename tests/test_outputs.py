@@ -7,12 +7,21 @@ from pathlib import Path
 import pytest
 from conftest import MadeSet
 
-from lib.errors import AugmentError
-from lib.models import FACTS
-from lib.outputs import FILES, FOLDERS, Outputs, check_sources, check_workspace, inputs_of, lies_in, remove_temporary
-from lib.presets import check_parameters
+from lib.core.checkpoints import FACTS
+from lib.core.errors import AugmentError
+from lib.records.outputs import (
+    FILES,
+    FOLDERS,
+    Outputs,
+    check_sources,
+    check_workspace,
+    inputs_of,
+    lies_in,
+    remove_temporary,
+)
+from lib.runs.parameters import check_parameters
+from lib.runs.workspace import locked
 from lib.training.train import check_training
-from lib.workspace import locked
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.edits import EDITS
-from lib.errors import AugmentError
-from lib.models import ModelRef, resolve
-from lib.painters import PAINTERS, PassInput
-from lib.painters.copy_paste import CopyPaste
-from lib.registry import MemberSettings
-from lib.requests import Donor, Pass
+from lib.core.checkpoints import ModelRef, resolve
+from lib.core.errors import AugmentError
+from lib.core.registry import MemberSettings
+from lib.painting.painters import PAINTERS, PassInput
+from lib.painting.painters.copy_paste import CopyPaste
+from lib.planning.edits import EDITS
+from lib.records.requests import Donor, Pass
 
 TINY = {"steps": 4, "size": 64}  # settings of painters with a model: 64 × 64 pixels in a blink
 NO_RANDOMNESS = {name for name in PAINTERS if PAINTERS[name].MODEL is None}  # plan drew

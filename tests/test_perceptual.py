@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import AugmentError
-from lib.metrics.perceptual import ALEX_LINEAR, ALEX_URL, NETWORKS, Network, alex, diversity, lpips, mini
-from lib.metrics.pixels import crop_to
-from lib.models import MINI
-from lib.scenes import render, scene_seed
+from lib.core.checkpoints import MINI
+from lib.core.errors import AugmentError
+from lib.evaluation.metrics.perceptual import ALEX_LINEAR, ALEX_URL, NETWORKS, Network, alex, diversity, lpips, mini
+from lib.evaluation.metrics.pixels import crop_to
+from lib.scenes.warehouse import render, scene_seed
 
 SIDE = 96
 

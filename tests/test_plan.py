@@ -5,18 +5,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.composites import COMPOSITES
-from lib.donors import DonorPool
-from lib.edits import EDITS
-from lib.errors import AugmentError
-from lib.manifest import to_table
-from lib.painters import PAINTERS
-from lib.painters.copy_paste import CopyPaste
-from lib.plan import plan_requests
-from lib.recipe import Recipe, check_triple
-from lib.requests import Label, Request, draw, picture_keys
-from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
-from lib.statistics import Statistics
+from lib.core.errors import AugmentError
+from lib.core.keys import hash_draw
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.painting.painters.copy_paste import CopyPaste
+from lib.planning.donors import DonorPool
+from lib.planning.edits import EDITS
+from lib.planning.plan import plan_requests
+from lib.planning.recipe import Recipe, check_triple
+from lib.planning.statistics import Statistics
+from lib.records.manifest import to_table
+from lib.records.requests import Label, Request, picture_keys
+from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 
 
 def image(key, width=400, height=300, split="train"):
@@ -108,7 +109,8 @@ def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape
 def test_a_large_pool_is_drawn_from_evenly_and_moves_little():
     def chosen(pool):
         rows = [
-            pool.choose(CopyPaste, CopyPaste.Settings(), "forklift", (60, 50), draw("s", i), "") for i in range(400)
+            pool.choose(CopyPaste, CopyPaste.Settings(), "forklift", (60, 50), hash_draw("s", i), "")
+            for i in range(400)
         ]
         return [row.key for row in rows]
 
@@ -360,7 +362,7 @@ def test_a_clean_picture_can_be_given_objects():
 
 
 def test_the_composites_reach_does_not_enter_what_the_background_leaves_out():
-    from lib.canvas import cut_window
+    from lib.painting.canvas import cut_window
 
     boxes = [box("1", "1", 100.5, 100, 80, 60)]
     for composite in ("paste", "feather"):

@@ -11,16 +11,16 @@ from pycocotools.coco import COCO
 from shared import shared
 from tiny import tiny_blip2
 
-from lib.canvas import cut_window
-from lib.composites import COMPOSITES
-from lib.formats import read_dataset
-from lib.manifest import read_manifest
-from lib.metrics.pixels import background_psnr
-from lib.painters import PAINTERS
-from lib.presets import PRESETS
-from lib.requests import Request
-from lib.schemas import OK, FinalRow, PlanRow
-from lib.settings import DatasetSettings
+from lib.datasets.formats import read_dataset
+from lib.evaluation.metrics.pixels import background_psnr
+from lib.painting.canvas import cut_window
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.records.manifest import read_manifest
+from lib.records.requests import Request
+from lib.records.rows import OK, FinalRow, PlanRow
+from lib.records.settings import DatasetSettings
+from lib.runs.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from lib.captioners import CAPTIONERS
-from lib.composites import COMPOSITES
-from lib.edits import EDITS
-from lib.errors import AugmentError
-from lib.painters import PAINTERS
-from lib.presets import PRESETS, Parameters, check_parameters, preset_rows, resolve_parameters
-from lib.recipe import check_triple
-from lib.settings import SelectSettings
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.errors import AugmentError
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.planning.recipe import check_triple
+from lib.records.settings import SelectSettings
+from lib.runs.parameters import Parameters, check_parameters, preset_rows, resolve_parameters
+from lib.runs.presets import PRESETS
 
 DATASET = {"images": "pictures"}
 every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))

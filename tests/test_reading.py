@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lib.reading
-from lib.features import Pixels
-from lib.metrics import METRICS
-from lib.metrics.regions import Regions
-from lib.reading import Reading
-from lib.sides import Entry, Labels, Side, read_side, sources_of
-from lib.store import Store
+import lib.evaluation.reading
+from lib.evaluation.features import Pixels
+from lib.evaluation.metrics import METRICS
+from lib.evaluation.metrics.regions import Regions
+from lib.evaluation.reading import Reading
+from lib.evaluation.sides import Entry, Labels, Side, read_side, sources_of
+from lib.records.store import Store
 
 NAMES = ("dark", "light")
 BOX = [8.0, 8, 40, 40]
@@ -95,8 +95,10 @@ def told_by(reading: Reading, features: dict[str, np.ndarray]) -> list[Any]:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A list that gets the frame of every picture as it is decoded."""
-    frames, load = list[str](), lib.reading.load_rgb
-    monkeypatch.setattr(lib.reading, "load_rgb", lambda data, frame: frames.append(frame) or load(data, frame))
+    frames, load = list[str](), lib.evaluation.reading.load_rgb
+    monkeypatch.setattr(
+        lib.evaluation.reading, "load_rgb", lambda data, frame: frames.append(frame) or load(data, frame)
+    )
     yield frames
 
 
@@ -389,7 +391,7 @@ def test_features_are_kept_before_all_are_there(folder: Path, tmp_path: Path, mo
                 raise KeyboardInterrupt
             return told
 
-    monkeypatch.setattr(lib.reading, "_KEPT_AFTER", 2)
+    monkeypatch.setattr(lib.evaluation.reading, "_KEPT_AFTER", 2)
     with pytest.raises(KeyboardInterrupt):
         Reading(Dies(), cache=Store(tmp_path / "cache")).run(*sides_of(folder))
     assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 4

@@ -10,20 +10,20 @@ import json
 import numpy as np
 import pytest
 
-from lib.canvas import cut_window
-from lib.composites import COMPOSITES
-from lib.donors import DonorPool
-from lib.edits import EDITS
-from lib.generate import generate_pictures
-from lib.manifest import to_table
-from lib.models import resolve
-from lib.painters import PAINTERS
-from lib.plan import plan_requests
-from lib.recipe import Recipe
-from lib.requests import Request
-from lib.schemas import OK, ImageRow, ObjectRow, PlanRow, SelectRow
-from lib.statistics import Statistics
-from lib.store import Store
+from lib.core.checkpoints import resolve
+from lib.painting.canvas import cut_window
+from lib.painting.composites import COMPOSITES
+from lib.painting.generate import generate_pictures
+from lib.painting.painters import PAINTERS
+from lib.planning.donors import DonorPool
+from lib.planning.edits import EDITS
+from lib.planning.plan import plan_requests
+from lib.planning.recipe import Recipe
+from lib.planning.statistics import Statistics
+from lib.records.manifest import to_table
+from lib.records.requests import Request
+from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow, SelectRow
+from lib.records.store import Store
 
 SMALL, USUAL, LARGE = (40, 30), (160, 120), (520, 390)  # under the tiny painters' 64 pixels, about it, much more
 PLACES = {"cat": np.array([[0.9, 0.25, 0.25], [0.5, 0.2, 0.3]])}
@@ -76,7 +76,7 @@ class Bench:
         made = generate_pictures(
             frame([row], PlanRow), self.painter(recipe), lambda digest, _: loaded[digest], self.store
         )
-        from lib.images import load_rgb
+        from lib.core.images import load_rgb
 
         told = load_rgb(self.store.get("picture", made[0].picture), "stored") if made[0].status == OK else None
         return pixels, told, Request.model_validate_json(row.request), made[0].reason

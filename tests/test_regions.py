@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_clip, tiny_gligen
 
-from lib.errors import AugmentError
-from lib.models import resolve
-from lib.regions import RegionScorer, RegionSettings, crop_region, to_square
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.core.vision import crop_region, to_square
+from lib.judges.clip import RegionScorer, RegionSettings
 
 NAMES = ["forklift", "pallet", "air duct"]
 
@@ -224,5 +225,5 @@ def test_another_architecture_is_refused_by_name(copied: Path, tmp_path: Path):
 @pytest.mark.gpu
 def test_a_gpu_says_what_a_cpu_says(folder: Path, monkeypatch: pytest.MonkeyPatch):
     gpu = scorer_of(folder).score(crops(5), NAMES)
-    monkeypatch.setattr("lib.regions.device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("lib.judges.clip.device", lambda: torch.device("cpu"))
     np.testing.assert_allclose(gpu, scorer_of(folder).score(crops(5), NAMES), atol=1e-3)

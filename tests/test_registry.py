@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from lib.captioners import CAPTIONERS
-from lib.composites import COMPOSITES
-from lib.detectors import DETECTORS
-from lib.edits import EDITS
-from lib.errors import AugmentError
-from lib.features import EXTRACTORS
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import ModelRef
+from lib.core.errors import AugmentError
+from lib.core.registry import Family, MemberSettings
+from lib.evaluation.detectors import DETECTORS
+from lib.evaluation.features import EXTRACTORS
+from lib.evaluation.metrics import METRICS
 from lib.judges import JUDGES
-from lib.metrics import METRICS
-from lib.models import ModelRef
-from lib.painters import PAINTERS
-from lib.registry import Family, MemberSettings
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
 
 FAMILIES = [EDITS, PAINTERS, COMPOSITES, CAPTIONERS, EXTRACTORS, METRICS, DETECTORS, JUDGES]
 REF = ModelRef("org/name", "0" * 40, Path("/somewhere"))
@@ -99,7 +99,9 @@ def test_settings_cannot_be_changed_afterwards(family):
 
 
 def test_naming_the_members_imports_none_of_them():
-    code = "import sys, lib.painters as p, lib.captioners as c; list(p.PAINTERS), list(c.CAPTIONERS)\n"
+    code = (
+        "import sys, lib.painting.painters as p, lib.captioning.captioners as c; list(p.PAINTERS), list(c.CAPTIONERS)\n"
+    )
     code += "print([m for m in ('torch', 'diffusers', 'transformers', 'prefect', 'cv2') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.errors import AugmentError
-from lib.evaluate import evaluate
-from lib.report import write_report
-from lib.requests import canonical
-from lib.results import Evaluation, read_result, write_json
+from lib.core.errors import AugmentError
+from lib.core.keys import canonical
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.report import write_report
+from lib.evaluation.results import Evaluation, read_result, write_json
 
 
 @pytest.fixture

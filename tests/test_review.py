@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from lib.errors import AugmentError
-from lib.manifest import to_table
-from lib.review import review_pictures
-from lib.schemas import OK, ReviewRow, ScreenRow
-from lib.settings import ReviewSettings
+from lib.core.errors import AugmentError
+from lib.records.manifest import to_table
+from lib.records.rows import OK, ReviewRow, ScreenRow
+from lib.records.settings import ReviewSettings
+from lib.screening.review import review_pictures
 
 NAMES = ["cat__replace-p-1.png", "dog.v2__replace-p-2.png", "kuh, grün__replace-p-3.png"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lib.captioners.rules import LABEL_MISSING, RULES, apply_rules, fill_prompt, load_rules
-from lib.errors import AugmentError
+from lib.captioning.rules import LABEL_MISSING, RULES, apply_rules, fill_prompt, load_rules
+from lib.core.errors import AugmentError
 
 
 @pytest.mark.parametrize(

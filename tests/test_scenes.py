@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import scenes
-from lib.scene_solids import SUPERSAMPLE, Camera, Canvas, box
-from lib.scene_things import BUILDERS, Dice
-from lib.scenes import CATEGORIES, Scene, render, scene_seed, to_coco, write_dataset
+from lib.scenes import warehouse as scenes
+from lib.scenes.solids import SUPERSAMPLE, Camera, Canvas, box
+from lib.scenes.things import BUILDERS, Dice
+from lib.scenes.warehouse import CATEGORIES, Scene, render, scene_seed, to_coco, write_dataset
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 SIZES = [(128, 128), (240, 180), (64, 48), (100, 200), (300, 90), (33, 200)]

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.images import PictureError, encode_png
-from lib.manifest import to_table
-from lib.schemas import OK, REJECTED, PictureRow, ScreenRow
-from lib.screen import mark_duplicates, measure_pictures
-from lib.settings import ScreenSettings
-from lib.store import Store
+from lib.core.images import PictureError, encode_png
+from lib.records.manifest import to_table
+from lib.records.rows import OK, REJECTED, PictureRow, ScreenRow
+from lib.records.settings import ScreenSettings
+from lib.records.store import Store
+from lib.screening.pictures import mark_duplicates, measure_pictures
 
 NOISE = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 SOURCE = np.random.default_rng(2).integers(0, 256, (12, 16, 3), dtype=np.uint8)

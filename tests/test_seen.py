@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from lib.manifest import file_digest
-from lib.seen import Seen, keep_shown
-from lib.store import Store
+from lib.core.files import file_digest
+from lib.records.seen import Seen, keep_shown
+from lib.records.store import Store
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.manifest import to_table
-from lib.schemas import OK, REJECTED, ImageRow, ObjectRow, SelectRow, arrow_schema
-from lib.select import OBJECT_COLUMNS, select_pictures
-from lib.settings import SelectSettings
+from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.records.manifest import to_table
+from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow, SelectRow, arrow_schema
+from lib.records.settings import SelectSettings
 
 
 def image(key, split="train", group="", width=100, height=80, status=OK):

@@ -21,7 +21,7 @@ from conftest import PATIENCE, MadeSet
 
 from flows import children, events, serve
 from flows.server import LOGIN, NOTE, basic, listen, note_text
-from lib.errors import AugmentError
+from lib.core.errors import AugmentError
 
 CHECKOUT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(3 * PATIENCE)  # the first test also waits for the start

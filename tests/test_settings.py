@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flows import cli
-from lib.captioners import CAPTIONERS
-from lib.composites import COMPOSITES
-from lib.detectors import DETECTORS
-from lib.edits import EDITS
-from lib.errors import AugmentError, checked
-from lib.features import EXTRACTORS
-from lib.metrics import METRICS
-from lib.painters import PAINTERS
-from lib.presets import Parameters, check_parameters
-from lib.settings import LONGEST_NAME, LONGEST_PATH, CompareSettings, Storable, TrainSettings, check_value
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.errors import AugmentError, checked
+from lib.core.values import LONGEST_NAME, LONGEST_PATH, Storable, check_value
+from lib.evaluation.detectors import DETECTORS
+from lib.evaluation.features import EXTRACTORS
+from lib.evaluation.metrics import METRICS
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.records.settings import CompareSettings, TrainSettings
+from lib.runs.parameters import Parameters, check_parameters
 from lib.training import TRAINERS
 
 FAMILIES = (EDITS, PAINTERS, COMPOSITES, CAPTIONERS, METRICS, EXTRACTORS, DETECTORS)

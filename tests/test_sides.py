@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.errors import AugmentError
-from lib.evaluate import evaluate
-from lib.sides import Entry, Side, read_side, sources_of
+from lib.core.errors import AugmentError
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.sides import Entry, Side, read_side, sources_of
 
 
 def drawn(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:

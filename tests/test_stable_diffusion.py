@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 from tiny import tiny_gligen, tiny_sd, tiny_sdxl
 
-from lib.errors import AugmentError
-from lib.images import PictureError
-from lib.models import MINI, model_of, resolve
-from lib.painters import INPAINTING, PAINTERS, PassInput, blending, blocks
-from lib.painters import denoise as denoising
-from lib.painters.blending import known_features, soft_cells
-from lib.painters.blocks import Decoder, LatentDiffusion
-from lib.painters.denoise import denoise, noised, paint_cells
-from lib.painters.schedulers import SCHEDULERS, make_scheduler, time_steps
-from lib.requests import Pass
+from lib.core.checkpoints import MINI, model_of, resolve
+from lib.core.errors import AugmentError
+from lib.core.images import PictureError
+from lib.painting.painters import INPAINTING, PAINTERS, PassInput, blending, blocks
+from lib.painting.painters import denoise as denoising
+from lib.painting.painters.blending import known_features, soft_cells
+from lib.painting.painters.blocks import Decoder, LatentDiffusion
+from lib.painting.painters.denoise import denoise, noised, paint_cells
+from lib.painting.painters.schedulers import SCHEDULERS, make_scheduler, time_steps
+from lib.records.requests import Pass
 
 SIDE = 64
 CPU = torch.device("cpu")

@@ -5,13 +5,13 @@ import json
 import pandas as pd
 import pytest
 
-from lib.composites import COMPOSITES
-from lib.edits import EDITS
-from lib.errors import AugmentError
-from lib.manifest import file_digest
-from lib.painters import PAINTERS
-from lib.recipe import Recipe
-from lib.statistics import Survey, mixes_of, places_of
+from lib.core.errors import AugmentError
+from lib.core.files import file_digest
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.planning.recipe import Recipe
+from lib.planning.statistics import Survey, mixes_of, places_of
 
 CAT = ("1", "1", "cat", 10.0, 20.0, 50.0, 30.0, False)
 DOG = ("2", "1", "dog", 150.0, 80.0, 90.0, 40.0, False)

@@ -15,13 +15,13 @@ from test_preset_runs import run, untouched
 from test_recipes import Bench
 from tiny import THINGS, tiny_stay
 
-from lib.canvas import mask_of
-from lib.errors import AugmentError
-from lib.images import PictureError
-from lib.models import OWN, model_of, resolve
-from lib.painters import PAINTERS, PassInput
-from lib.painters.stay import Stay, _to_paint
-from lib.settings import DatasetSettings
+from lib.core.checkpoints import OWN, model_of, resolve
+from lib.core.errors import AugmentError
+from lib.core.images import PictureError
+from lib.painting.canvas import mask_of
+from lib.painting.painters import PAINTERS, PassInput
+from lib.painting.painters.stay import Stay, _to_paint
+from lib.records.settings import DatasetSettings
 
 GREY = noise(9)[..., :1].repeat(3, axis=2)
 
@@ -135,7 +135,7 @@ def test_every_scheduler_keeps_what_is_known(folders, scheduler):
 
 
 def test_a_pass_does_not_depend_on_how_many_objects_its_neighbours_have(folders, monkeypatch):
-    monkeypatch.setattr("lib.painters.denoise.available_cores", lambda: 1)  # one batch, as on a GPU
+    monkeypatch.setattr("lib.painting.painters.denoise.available_cores", lambda: 1)  # one batch, as on a GPU
     made = painter(folders["grey"])
     made._fitted = 4
     own, crowd = item("stay", 1, canvas=GREY), told(item("stay", 2), ["cat", "dog", "forklift"])

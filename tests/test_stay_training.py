@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 from tiny import tiny_stay
 
-from lib.errors import AugmentError
-from lib.layout_unet import load_layout_unet
-from lib.models import resolve
+from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
+from lib.painting.painters.stay_unet import load_layout_unet
 from lib.training import TRAINERS
 from lib.training.stay import StayObjective, StaySettings, StayTrainer, turned, variational_bound
 from lib.training.train import check_training, read_facts, settings_of, train_model

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib.errors import AugmentError
-from lib.store import Store
+from lib.core.errors import AugmentError
+from lib.records.store import Store
 
 KEY = "ab" * 32
 

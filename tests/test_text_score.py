@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from tiny import tiny_clip
 
-from lib.images import load_rgb
-from lib.metrics.text import WEIGHT, clip_score, cosines
-from lib.models import resolve
-from lib.regions import RegionScorer, RegionSettings
+from lib.core.checkpoints import resolve
+from lib.core.images import load_rgb
+from lib.core.vision import WEIGHT, cosines
+from lib.evaluation.metrics.text import clip_score
+from lib.judges.clip import RegionScorer, RegionSettings
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 RNG = np.random.default_rng(0)

@@ -10,8 +10,8 @@ from conftest import MadeSet
 from filelock import FileLock
 
 from flows import cli
-from lib.errors import AugmentError
-from lib.tidy import KINDS, tidy
+from lib.core.errors import AugmentError
+from lib.runs.tidy import KINDS, tidy
 
 RUN = ("store", "parts", "results")  # what grows
 NAMED = {"select": {"require_objects": True}, "evaluate": {"metrics": ["fid", "background", "diversity", "copies"]}}

@@ -15,8 +15,8 @@ import pytest
 from conftest import PATIENCE
 from PIL import Image
 
-from lib.models import FACTS
-from lib.scenes import write_dataset
+from lib.core.checkpoints import FACTS
+from lib.scenes.warehouse import write_dataset
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -200,8 +200,8 @@ def test_start_and_output_in_one_folder_are_refused(scenes, whole):
 
 
 def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
-    from lib.errors import AugmentError
-    from lib.settings import DatasetSettings
+    from lib.core.errors import AugmentError
+    from lib.records.settings import DatasetSettings
     from tasks import run as tasks
     from tasks.progress import Progress
 

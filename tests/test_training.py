@@ -13,26 +13,19 @@ from safetensors.torch import load_file
 from tiny import WORDS  # noqa: F401  (one thread for torch)
 from torch import nn
 
-from lib.classifier import read_classifier
-from lib.errors import AugmentError
-from lib.layout_unet import load_layout_unet
-from lib.manifest import digest
-from lib.models import FACTS, folder_revision, resolve
-from lib.painters.denoise import load_latent_diffusion
-from lib.scenes import render
-from lib.settings import TrainSettings
+from lib.core.checkpoints import FACTS, folder_revision, resolve
+from lib.core.errors import AugmentError
+from lib.core.files import digest
+from lib.judges.classifier import read_classifier
+from lib.painting.painters.denoise import load_latent_diffusion
+from lib.painting.painters.stay_unet import load_layout_unet
+from lib.records.settings import TrainSettings
+from lib.scenes.warehouse import render
 from lib.training import TRAINERS, gligen, loop
 from lib.training.card import draw_curve, write_card
 from lib.training.clip import load_clip
 from lib.training.loop import LoopSettings, train
-from lib.training.train import (
-    check_order,
-    check_training,
-    finished_model,
-    read_facts,
-    settings_of,
-    train_model,
-)
+from lib.training.train import check_order, check_training, finished_model, read_facts, settings_of, train_model
 from lib.training.vae import load_vae
 from lib.training.windows import Things, TrainingPicture
 
@@ -374,13 +367,13 @@ def load(name: str, folder: Path) -> Any:
     if name == "vae":
         return load_vae(folder)
     if name == "clip":
-        from lib.regions import RegionScorer, RegionSettings
+        from lib.judges.clip import RegionScorer, RegionSettings
 
         shares = RegionScorer(RegionSettings(), ref).score([scenes(1)[0].pixels], ["forklift", "pallet"])
         assert shares.shape == (1, 2) and np.allclose(shares.sum(1), 1)
         return load_clip(folder)
     if name == "blip2":
-        from lib.captioners import CAPTIONERS
+        from lib.captioning.captioners import CAPTIONERS
 
         captioner = CAPTIONERS["blip2"]
         return captioner(captioner.Settings(max_new_tokens=4), ref).caption([scenes(1)[0].pixels], [()])

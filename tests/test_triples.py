@@ -16,17 +16,17 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from lib.canvas import decode_rle
-from lib.errors import AugmentError
-from lib.finalise import Ids, Sources, finalise
-from lib.formats import Dataset, read_dataset
-from lib.formats.triples import _annotation
-from lib.ingest import check_pictures, settle_objects
-from lib.manifest import read_manifest, to_table
-from lib.requests import Rle
-from lib.schemas import CaptionRow, ImageRow, ObjectRow, ReviewRow, arrow_schema
-from lib.settings import DatasetSettings, FinaliseSettings
-from lib.store import Store
+from lib.core.errors import AugmentError
+from lib.datasets.finalise import Ids, Sources, finalise
+from lib.datasets.formats import Dataset, read_dataset
+from lib.datasets.formats.triples import _annotation
+from lib.datasets.ingest import check_pictures, settle_objects
+from lib.records.manifest import read_manifest, to_table
+from lib.records.requests import Rle
+from lib.records.rle import decode_rle
+from lib.records.rows import CaptionRow, ImageRow, ObjectRow, ReviewRow, arrow_schema
+from lib.records.settings import DatasetSettings, FinaliseSettings
+from lib.records.store import Store
 
 WIDTH, HEIGHT = 60, 40
 HOLE = np.zeros((HEIGHT, WIDTH), bool)
@@ -320,7 +320,7 @@ def test_a_mask_of_class_numbers_does_not_paint_the_whole_picture(tmp_path: Path
 
 
 def test_a_mask_beyond_max_pixels_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lib.formats.triples as triples
+    import lib.datasets.formats.triples as triples
 
     decoded, real = list[str](), triples.load_rgb
     monkeypatch.setattr(triples, "load_rgb", lambda path: decoded.append(path.name) or real(path))

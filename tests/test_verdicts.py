@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.images import load_rgb
+from lib.core.checkpoints import resolve
+from lib.core.images import load_rgb
+from lib.core.vision import visible_sides
 from lib.judges import score_boxes
-from lib.metrics.verdicts import Thresholds, Verdict, standing, thresholds, verdicts
-from lib.models import resolve
-from lib.regions import RegionScorer, RegionSettings, visible_sides
+from lib.judges.clip import RegionScorer, RegionSettings
+from lib.screening.verdicts import Thresholds, Verdict, standing, thresholds, verdicts
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 ORDER = {"drop": 0, "ignore": 1, "keep": 2}

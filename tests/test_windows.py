@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.captioners.template import naming
-from lib.scenes import render
+from lib.core.words import naming
+from lib.figures.mini import named
+from lib.scenes.warehouse import render
 from lib.training.gligen import GligenObjective, as_plain, make_unet
 from lib.training.layout_loss import cell_owners
-from lib.training.measure import named
 from lib.training.texts import clip_tokenizer, corpus, gpt2_tokenizer, listing
 from lib.training.vae import decode, encode, make_vae, standardise, to_pictures
 from lib.training.windows import Things, TrainingPicture, cut, mirrored, shrunk, squeezed, whole

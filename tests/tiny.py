@@ -76,7 +76,7 @@ def tiny_stay(
     """A LayoutUNet 16 wide, of size × size pixels; vae: in the latents of an autoencoder with 8 pixels a cell."""
     from diffusers import DDIMScheduler
 
-    from lib.layout_unet import LayoutUNet
+    from lib.painting.painters.stay_unet import LayoutUNet
 
     if (folder / "unet").exists():
         return folder

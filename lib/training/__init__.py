@@ -1,6 +1,6 @@
 """Training: labelled pictures in, small models out, each of a real class of diffusers or transformers.
 
-Here are the contract of a trainer and the list of all; lib/training/train.py trains. A trainer names the models it
+Here are the contract of a trainer and the list of all; train.py trains. A trainer names the models it
 needs, which must lie in the same folder already. To add one: a file here with a class like `VaeTrainer`, and a line
 below.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from lib.registry import Family
+from lib.core.registry import Family
 
 if TYPE_CHECKING:
     from lib.training.loop import LoopSettings, Objective

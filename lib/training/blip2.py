@@ -18,9 +18,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lib.captioners.blip2 import Blip2
-from lib.models import ModelRef, reading
-from lib.regions import to_square
+from lib.captioning.captioners.blip2 import Blip2
+from lib.core.checkpoints import ModelRef, reading
+from lib.core.vision import to_square
 from lib.training.clip import worn
 from lib.training.loop import LoopSettings
 from lib.training.texts import corpus, gpt2_tokenizer

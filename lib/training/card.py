@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lib.errors import AugmentError
-from lib.manifest import atomic_write
-from lib.models import FACTS
+from lib.core.checkpoints import FACTS
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_write
 from lib.training import TRAINERS
 from lib.training.train import read_facts
 

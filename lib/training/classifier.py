@@ -1,7 +1,7 @@
 """The classifier: a small ResNet (He et al. 2016, arXiv 1512.03385) that says which category a crop of a box shows.
 
 Learned from the pictures' own boxes alone, it judges what painters put into boxes: `augment fidelity DATASET --model
-FOLDER`, or `screen.boxes.judge`. It sees crops as any judge does (lib/regions.crop_region), of all categories alike
+FOLDER`, or `screen.boxes.judge`. It sees crops as any judge does (lib/judges/clip.crop_region), of all categories alike
 often, and empty places as `background`, so that an empty box is not taken for the likeliest category.
 """
 
@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from torch import nn
 
-from lib.classifier import Classifier, read_classifier
-from lib.errors import AugmentError
-from lib.geometry import CONTEXT, most_shared
-from lib.models import ModelRef, reading
-from lib.regions import Pixels, crop_region, prepared
+from lib.core.checkpoints import ModelRef, reading
+from lib.core.errors import AugmentError
+from lib.core.geometry import CONTEXT, most_shared
+from lib.core.vision import Pixels, crop_region, prepared
+from lib.judges.classifier import Classifier, read_classifier
 from lib.training.clip import BACKGROUND, worn
 from lib.training.loop import LoopSettings
 from lib.training.vae import save_half

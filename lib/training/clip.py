@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lib.captioners.template import article, naming
-from lib.geometry import covered_xyxy
-from lib.models import ModelRef, reading
-from lib.regions import crop_region, pooled, to_square
+from lib.core.checkpoints import ModelRef, reading
+from lib.core.geometry import covered_xyxy
+from lib.core.vision import crop_region, pooled, to_square
+from lib.core.words import article, naming
 from lib.training.loop import LoopSettings
 from lib.training.texts import TOKENS, clip_tokenizer, corpus
 from lib.training.vae import save_half

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.captioners.template import article
-from lib.formats.records import text_of
-from lib.geometry import clip_xyxy, xywh_to_xyxy
-from lib.images import PictureError, inside, load_rgb
-from lib.schemas import OK
+from lib.core.geometry import clip_xyxy, xywh_to_xyxy
+from lib.core.images import PictureError, inside, load_rgb
+from lib.core.words import article
+from lib.datasets.formats.tables import text_of
+from lib.records.rows import OK
 from lib.training.texts import listing
 from lib.training.windows import Things, TrainingPicture, shrunk
 

@@ -25,14 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from lib.captioners.template import article
-from lib.manifest import atomic_write
-from lib.models import ModelRef, device, reading
-from lib.painters.blocks import LatentDiffusion, text_encoding
-from lib.painters.denoise import denoise
-from lib.painters.gligen import MAX_BOXES
-from lib.painters.schedulers import make_scheduler
-from lib.requests import key_of
+from lib.core.checkpoints import ModelRef, reading
+from lib.core.compute import device
+from lib.core.files import atomic_write
+from lib.core.keys import key_of
+from lib.core.words import article
+from lib.painting.painters.blocks import LatentDiffusion, text_encoding
+from lib.painting.painters.denoise import denoise
+from lib.painting.painters.gligen import MAX_BOXES
+from lib.painting.painters.schedulers import make_scheduler
 from lib.training.clip import text_tower
 from lib.training.layout_loss import LayoutLoss
 from lib.training.loop import LoopSettings, precision

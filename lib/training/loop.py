@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast
 import numpy as np
 from pydantic import Field
 
-from lib.errors import AugmentError
-from lib.kept import conforms
-from lib.manifest import atomic_write, digest
-from lib.registry import MemberSettings
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_write, digest
+from lib.core.registry import MemberSettings
+from lib.records.kept import conforms
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""The layout-to-image model STAY (lib/layout_unet.py): windows around labelled objects, painted inside their boxes.
+"""The layout-to-image model STAY (painters/stay_unet.py): windows around labelled objects, painted inside their boxes.
 
 loss = L_simple + L_vlb (Nichol & Dhariwal 2021, arXiv 2102.09672, their "hybrid")
 
@@ -23,11 +23,12 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from lib.errors import AugmentError
-from lib.geometry import area_xyxy
-from lib.layout_unet import LayoutModel, LayoutUNet, box_maps, load_layout_unet, paint_layout
-from lib.models import device, resolve
-from lib.painters.schedulers import make_scheduler
+from lib.core.checkpoints import resolve
+from lib.core.compute import device
+from lib.core.errors import AugmentError
+from lib.core.geometry import area_xyxy
+from lib.painting.painters.schedulers import make_scheduler
+from lib.painting.painters.stay_unet import LayoutModel, LayoutUNet, box_maps, load_layout_unet, paint_layout
 from lib.training.loop import LoopSettings
 from lib.training.vae import decode, load_vae, save_half, to_pictures, to_tensor
 from lib.training.windows import Things, TrainingPicture, Window, mirrored, window_of
@@ -124,7 +125,7 @@ class StayObjective(nn.Module):
         return {"loss": simple + bound, "simple": simple.detach(), "bound": bound.detach()}
 
     def save(self, folder: Path) -> None:
-        """A checkpoint that lib.layout_unet.load_layout_unet reads."""
+        """A checkpoint that lib.painting.painters.stay_unet.load_layout_unet reads."""
         save_half(self.unet, folder / "unet")
         self.noise.save_pretrained(folder / "scheduler")
         if self.model.vae is not None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lib.captioners.template import naming
+from lib.core.words import naming
 from lib.training.windows import Things, TrainingPicture
 
 TOKENS = 48  # longest text of the CLIP

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from lib.errors import AugmentError, checked
-from lib.kept import conforms
-from lib.manifest import atomic_write
-from lib.models import FACTS, folder_revision, resolve
-from lib.requests import key_of
-from lib.settings import TrainSettings
+from lib.core.checkpoints import FACTS, folder_revision, resolve
+from lib.core.errors import AugmentError, checked
+from lib.core.files import atomic_write
+from lib.core.keys import key_of
+from lib.records.kept import conforms
+from lib.records.settings import TrainSettings
 from lib.training import MINI, TRAINERS
 from lib.training.windows import TrainingPicture
 

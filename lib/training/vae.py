@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lib.models import ModelRef, reading
+from lib.core.checkpoints import ModelRef, reading
 from lib.training.loop import LoopSettings
 from lib.training.windows import TrainingPicture, Window, cut, one_of, whole
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.geometry import area_xyxy, clip_xyxy
-from lib.regions import Pixels, to_square
+from lib.core.geometry import area_xyxy, clip_xyxy
+from lib.core.vision import Pixels, to_square
 
 Floats = NDArray[np.float64]
 

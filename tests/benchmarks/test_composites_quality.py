@@ -11,14 +11,15 @@ import time
 import numpy as np
 import pytest
 
-from lib.canvas import canvas_of, mask_of, region_mask
-from lib.composites import COMPOSITES, compose
-from lib.geometry import crop_window, outer_pixels, window_around, xywh_to_xyxy
-from lib.metrics.pixels import gdiff, psnr
-from lib.models import model_of, resolve
-from lib.painters import PAINTERS, PassInput
-from lib.requests import Pass, draw
-from lib.scenes import render, scene_seed
+from lib.core.checkpoints import model_of, resolve
+from lib.core.geometry import crop_window, outer_pixels, window_around, xywh_to_xyxy
+from lib.core.keys import hash_draw
+from lib.evaluation.metrics.pixels import gdiff, psnr
+from lib.painting.canvas import canvas_of, mask_of, region_mask
+from lib.painting.composites import COMPOSITES, compose
+from lib.painting.painters import PAINTERS, PassInput
+from lib.records.requests import Pass
+from lib.scenes.warehouse import render, scene_seed
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 
@@ -62,7 +63,7 @@ def replaced(number):
         phrases=(thing.category,),
         prompt=thing.phrase,
         negative_prompt="",
-        seed=draw("benchmark", str(number)),
+        seed=hash_draw("benchmark", str(number)),
     )
     return np.asarray(scene.image), spec
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import features
-from lib.evaluate import evaluate
-from lib.features import Inception
-from lib.metrics.distances import kid
-from lib.store import Store
+from lib.evaluation import features
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.features import Inception
+from lib.evaluation.metrics.distances import kid
+from lib.records.store import Store
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib.models import ModelRef, available_cores, resolve
-from lib.painters import PAINTERS, PassInput
-from lib.painters.blocks import LatentDiffusion, load_latent_diffusion, text_encoding
-from lib.painters.schedulers import make_scheduler
-from lib.requests import Pass
+from lib.core.checkpoints import ModelRef, resolve
+from lib.core.compute import available_cores
+from lib.painting.painters import PAINTERS, PassInput
+from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion, text_encoding
+from lib.painting.painters.schedulers import make_scheduler
+from lib.records.requests import Pass
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from lib.formats import read_dataset
-from lib.ingest import check_pictures
-from lib.manifest import read_table, write_manifest
-from lib.schemas import OK, ImageRow, ObjectRow, SelectRow
-from lib.select import OBJECT_COLUMNS, select_pictures
-from lib.settings import DatasetSettings, SelectSettings
+from lib.datasets.formats import read_dataset
+from lib.datasets.ingest import check_pictures
+from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.records.manifest import read_table, write_manifest
+from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
+from lib.records.settings import DatasetSettings, SelectSettings
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(900)]
 
@@ -45,10 +45,10 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak": resource.getru
 _OURS = """
 import json, resource, sys, time
 from pathlib import Path
-from lib.formats import coco, read_dataset
-from lib.manifest import write_manifest
-from lib.schemas import ImageRow, ObjectRow
-from lib.settings import DatasetSettings
+from lib.datasets.formats import coco, read_dataset
+from lib.records.manifest import write_manifest
+from lib.records.rows import ImageRow, ObjectRow
+from lib.records.settings import DatasetSettings
 path = Path(sys.argv[1])
 start = time.perf_counter()
 dataset = read_dataset(DatasetSettings(images=path.parent, annotations=path))

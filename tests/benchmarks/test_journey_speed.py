@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from conftest import MadeSet
 
-from lib.generate import generate_pictures, source_loader
-from lib.images import inspect
-from lib.manifest import atomic_write, to_table
-from lib.painters import PAINTERS
-from lib.requests import Request
-from lib.schemas import PlanRow
-from lib.screen import measure_pictures
-from lib.settings import ScreenSettings
-from lib.store import Store
+from lib.core.files import atomic_write
+from lib.core.images import inspect, source_loader
+from lib.painting.generate import generate_pictures
+from lib.painting.painters import PAINTERS
+from lib.records.manifest import to_table
+from lib.records.requests import Request
+from lib.records.rows import PlanRow
+from lib.records.settings import ScreenSettings
+from lib.records.store import Store
+from lib.screening.pictures import measure_pictures
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 
@@ -42,8 +43,9 @@ def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
 
     The plan is taken from the flow's run: planning is not what is compared.
     """
-    from lib.manifest import Ref, file_digest, read_manifest
-    from lib.schemas import PictureRow
+    from lib.core.files import file_digest
+    from lib.records.manifest import Ref, read_manifest
+    from lib.records.rows import PictureRow
     from tasks.inputs import boxes_of
 
     plan = read_manifest(workspace / "manifests" / "plan.parquet", PlanRow)
@@ -60,7 +62,7 @@ def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
     rows = generate_pictures(plan, painter, load, store)
     pictures = to_table(rows, PictureRow).to_pandas()
     measure_pictures(pictures, sources, ScreenSettings(), load, store)
-    from lib.draw import draw_pictures
+    from lib.screening.draw import draw_pictures
 
     requests = {key: Request.model_validate_json(data) for key, data in zip(plan.key, plan.request, strict=True)}
     draw_pictures(pictures, requests, boxes, store, folder / "drawn")

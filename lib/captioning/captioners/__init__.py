@@ -1,0 +1,55 @@
+"""Captioners: what a picture shows, in a sentence. To add one: a file here with a class like `Template`, and a line.
+
+Post-processing rules are data and live in rules.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from lib.core.registry import Family, MemberSettings
+
+CAPTIONERS = Family(
+    "captioner",
+    {
+        "template": "lib.captioning.captioners.template:Template",
+        "blip2": "lib.captioning.captioners.blip2:Blip2",
+        "blip2-flan-t5-xl": "lib.captioning.captioners.blip2:Blip2FlanT5",
+        "given": "lib.captioning.captioners.given:Given",
+    },
+)
+
+
+class Captioner(Protocol):
+    """The contract; tests/test_captioners.py holds every registered member to it."""
+
+    VERSION: ClassVar[int]  # raised whenever the same picture would get another sentence
+    MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
+    LICENCE: ClassVar[str]
+    # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
+    SEES: ClassVar[bool]  # False: does not look at the pictures, they may be None
+    READS: ClassVar[bool]  # False: does not look at the records, they may be left out
+    Settings: ClassVar[type[MemberSettings]]
+
+    def __init__(self, settings: Any, model: Any) -> None:
+        """`model`: a lib.core.checkpoints.ModelRef, or None where MODEL is None. Nothing heavy happens here."""
+        ...
+
+    def caption(
+        self,
+        pictures: Sequence[np.ndarray | None],
+        labels: Sequence[Sequence[str]],
+        records: Sequence[bytes | None] = (),
+    ) -> Sequence[str | None]:
+        """One raw caption each, None for a picture that has none.
+
+        pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box; records: the data set's own, a JSON
+        object each.
+        """
+        ...
+
+    @property
+    def batch_size(self) -> int: ...

@@ -1,0 +1,139 @@
+"""blip2 and blip2-flan-t5-xl: what a picture shows, said by BLIP-2 (Li et al. 2023, arXiv 2301.12597) without a prompt.
+
+BLIP-2 + GLIGEN preferred OPT 6.7b to 2.7b: `captioner: {name: blip2, model: Salesforce/blip2-opt-6.7b}`. The weights
+of OPT are not for commercial use, those of Flan-T5 are free. Another BLIP-2: another class of two lines.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lib.core.checkpoints import ModelRef, local_path, reading
+from lib.core.compute import device, run_padded, weights_dtype
+from lib.core.errors import AugmentError
+from lib.core.registry import MemberSettings
+
+NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json")
+ALSO = ("*.json", "*.txt", "*.model")
+SMALL_GPU = 16e9  # bytes: under it 8-bit weights, as in BLIP-2 + GLIGEN
+
+
+class Blip2Settings(MemberSettings):
+    model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
+    max_new_tokens: int = Field(30, ge=1, description="the longest caption, tokens")
+    quantize: Literal["auto", "8bit", "no"] = Field("auto", description="auto: 8bit on GPUs under 16 GB")
+    batch_size: int = Field(16, ge=1, description="pictures at once on a GPU; a CPU takes one at a time")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    model: Any
+    processor: Any
+
+
+class Blip2:
+    """Greedy captions, one picture's words independent of the others'."""
+
+    VERSION: ClassVar[int] = 1
+    MODEL: ClassVar[str | None] = "Salesforce/blip2-opt-2.7b"
+    LICENCE: ClassVar[str] = "MIT; the OPT language model inside: OPT licence, not for commercial use"
+    MINI: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 56}
+    SEES: ClassVar[bool] = True
+    READS: ClassVar[bool] = False
+    Settings: ClassVar[type[MemberSettings]] = Blip2Settings
+
+    def __init__(self, settings: Blip2Settings, model: ModelRef) -> None:
+        self.settings, self.ref = settings, model
+        self._loaded: _Loaded | None = None
+
+    @property
+    def batch_size(self) -> int:
+        # On a CPU the bits would depend on a picture's place in the batch, see painters/gligen.py.
+        return self.settings.batch_size if device().type == "cuda" else 1
+
+    def caption(
+        self,
+        pictures: Sequence[np.ndarray | None],
+        labels: Sequence[Sequence[str]],
+        records: Sequence[bytes | None] = (),
+    ) -> list[str]:
+        """One caption each; pictures: uint8 (H, W, 3) RGB of any sizes. Labels and records are not looked at.
+
+        Raises ValueError for a missing picture, AugmentError where the checkpoint cannot be used.
+        """
+        seen = [picture for picture in pictures if picture is not None]
+        if len(seen) != len(pictures):
+            raise ValueError("blip2 describes pictures, and got none for some: use captioner template for labels alone")
+        return run_padded(seen, self.batch_size, self._say)[0]
+
+    def _say(self, pictures: Sequence[np.ndarray]) -> list[str]:
+        import torch
+
+        if self._loaded is None:
+            self._loaded = _load(self.ref, _eight_bit(self.settings.quantize))
+        loaded = self._loaded
+        pixels = torch.cat([_pixels(loaded.processor.image_processor, picture) for picture in pictures])
+        pixels = pixels.to(loaded.model.device, weights_dtype())
+        tokens = loaded.model.generate(
+            pixels, do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens
+        )
+        # A decoder-only language model gives its prompt back, image placeholders included: words of no tokenizer.
+        placeholder, nothing = loaded.model.config.image_token_index, loaded.processor.tokenizer.pad_token_id
+        words = tokens.masked_fill(tokens == placeholder, nothing)
+        return [text.strip() for text in loaded.processor.batch_decode(words, skip_special_tokens=True)]
+
+
+class Blip2FlanT5(Blip2):
+    """The same with Flan-T5 XL as its language model."""
+
+    MODEL: ClassVar[str | None] = "Salesforce/blip2-flan-t5-xl"
+    LICENCE: ClassVar[str] = "MIT; the Flan-T5 language model inside: Apache-2.0"
+
+
+def _eight_bit(quantize: str) -> bool:
+    """Load 8-bit weights? Raises AugmentError where that needs bitsandbytes or a GPU and there is none."""
+    import torch
+
+    gpu = device().type == "cuda"
+    wanted = quantize == "8bit" or (
+        quantize == "auto" and gpu and torch.cuda.get_device_properties(0).total_memory < SMALL_GPU
+    )
+    if wanted and not gpu:
+        raise AugmentError("blip2 with quantize: 8bit needs a GPU, and there is none: leave it at auto")
+    if wanted and importlib.util.find_spec("bitsandbytes") is None:
+        raise AugmentError(
+            "blip2 on a GPU under 16 GB loads 8-bit weights, which needs bitsandbytes: "
+            "pip install 'augment[quantize]', or set quantize: no"
+        )
+    return wanted
+
+
+def _load(ref: ModelRef, eight_bit: bool) -> _Loaded:
+    import transformers
+
+    folder, where = local_path(ref, NEEDED, ALSO), device()
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": weights_dtype()}
+    if eight_bit:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_8bit=True)
+        options["device_map"] = {"": where.index or 0}
+    with reading(ref):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if config.model_type != "blip-2" or config.image_token_index is None:
+            raise ValueError(
+                f"its config.json says model_type {config.model_type!r} and image_token_index "
+                f"{getattr(config, 'image_token_index', None)!r}; a blip-2 that names its image token was expected"
+            )
+        model = transformers.Blip2ForConditionalGeneration.from_pretrained(folder, **options)
+        processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    return _Loaded(model.eval() if eight_bit else model.eval().to(where), processor)
+
+
+def _pixels(image_processor: Any, picture: np.ndarray) -> Any:
+    """(1, 3, h, w) float32, one picture at a time: they may be of different sizes."""
+    return image_processor(picture, input_data_format="channels_last", return_tensors="pt").pixel_values

@@ -1,0 +1,56 @@
+"""template: a sentence from the labels alone, "a forklift and two pallets". Needs no model and sees no picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lib.core.registry import MemberSettings
+from lib.core.words import NUMBERS, article, plural, spoken
+
+EMPTY = "an empty scene"
+
+
+class Template:
+    """Counts the labels and says them, in alphabetical order."""
+
+    VERSION: ClassVar[int] = 1
+    MODEL: ClassVar[str | None] = None
+    LICENCE: ClassVar[str] = "none needed"
+    SEES: ClassVar[bool] = False
+    READS: ClassVar[bool] = False
+
+    class Settings(MemberSettings):
+        pass
+
+    batch_size = 256
+
+    def __init__(self, settings: Settings, model: Any = None) -> None:
+        self.settings = settings
+
+    def caption(
+        self,
+        pictures: Sequence[np.ndarray | None],
+        labels: Sequence[Sequence[str]],
+        records: Sequence[bytes | None] = (),
+    ) -> list[str]:
+        """One sentence for each list of labels, whatever their order; "an empty scene" for none."""
+        return [say(own) for own in labels]
+
+
+def say(labels: Sequence[str]) -> str:
+    """["pallet", "forklift", "pallet"] → "a forklift and two pallets"."""
+    counts = Counter(spoken(label) for label in labels)
+    parts = [_counted(word, count) for word, count in sorted(counts.items())]
+    if not parts:
+        return EMPTY
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+
+
+def _counted(noun: str, count: int) -> str:
+    if count == 1:
+        return noun if noun.rpartition(" ")[2].lower() in ("scissors", "skis", "glasses") else f"{article(noun)} {noun}"
+    return f"{NUMBERS[count - 2] if count <= 12 else count} {plural(noun)}"

@@ -1,0 +1,1 @@
+"""Ground, knows no stage: errors, boxes and masks, pictures, files, keys, words, families, checkpoints, devices."""

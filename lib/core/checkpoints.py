@@ -1,0 +1,306 @@
+"""Where weights come from: published checkpoints, mini models, or a folder. Revisions are pinned in models.lock.
+
+    text = model_of("gligen", Gligen, settings, "full")     # what to load: a hub id, "mini:gligen" or a folder
+    ref = resolve(text, lock)                               # pinned; the caller keeps lock[ref.id] = ref.revision
+    folder = local_path(ref, ["unet/config.json", ...])     # on this machine, downloaded where it must be
+
+A hub id may name a branch, pull request or commit behind an `@`: `org/name@refs/pr/2`. Only safetensors are loaded,
+never pickles, whoever published them, and no code that a checkpoint brings along (`trust_remote_code` is off).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lib.core.documents import read_json
+from lib.core.errors import AugmentError
+from lib.core.files import file_digest
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+from lib.core.compute import out_of_memory
+
+MINI = Path(__file__).resolve().parents[2] / "data" / "models" / "mini"
+OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
+model (`painter: copy-paste`)"
+
+OWN = "trained on your own data"  # in a published checkpoint's place where there is none: the setting `model` is needed
+
+FACTS = ".training.json"  # what training noted of a model; hidden, as it is no part of the revision
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A checkpoint that cannot change under us. Keys are made of `id` and `revision`, so neither holds a path."""
+
+    id: str  # hub id (with its @revision, where one was asked for), "mini:<member>", or "folder"
+    revision: str  # commit hash of the hub, or "sha256:..." over a folder's files
+    path: Path | None  # local folder; None = the hub's cache, by id and revision
+
+    def __str__(self) -> str:
+        return f"{self.path or self.id} ({self.revision[:15]})"
+
+
+def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
+    """What family member `name` loads: its setting `model`, else what the dial `models` (full, mini) says.
+
+    None where the member needs no model. A member's mini model is the one of its own name, or its MINI_MODEL. The text
+    is for `resolve`. Raises AugmentError where no model is given and none is published.
+    """
+    if member.MODEL is None:
+        return None
+    given: str | None = getattr(settings, "model", None)
+    if given:
+        return given
+    if member.MODEL == OWN:
+        raise AugmentError(
+            f"{name} is {OWN}: give painter: {{name: {name}, model: FOLDER}}, or train one: augment train {name}"
+        )
+    return str(member.MODEL) if models == "full" else f"mini:{getattr(member, 'MINI_MODEL', name)}"
+
+
+def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:
+    """Pin a model: a folder, "mini:<member>", or a hub id with or without "@revision".
+
+    lock: id → revision as pinned at the first plan. A hub id in it is not looked up again; a folder's revision is
+    always that of its files now. Raises AugmentError where there is no such folder or checkpoint, or where the hub
+    cannot be reached and its cache does not hold the model.
+    """
+    if model.startswith("mini:"):
+        return _folder(model, _mini(model.removeprefix("mini:")))
+    # Not Path's own methods, which raise for a name that no folder can have.
+    folder = os.path.expanduser(model)  # noqa: PTH111
+    if model and os.path.isdir(folder):  # noqa: PTH112
+        return _folder("folder", Path(folder).resolve())
+    if not _HUB_ID.fullmatch(model):
+        raise AugmentError(
+            f"model {model!r:.200}: no such folder, and no hub id (org/name or org/name@revision) either"
+        )
+    return ModelRef(model, lock.get(model) or _hub_revision(model), None)
+
+
+def local_path(ref: ModelRef, needed: Sequence[str], also: Sequence[str] = ()) -> Path:
+    """The model's folder on this machine with all `needed` files, downloaded into the hub's cache where it must be.
+
+    needed: file names or patterns like "*.safetensors", each of which must match a file; also: those fetched where
+    they exist. Raises AugmentError for a missing file or a folder that has changed since it was pinned, and
+    ConnectionError where a download failed in a way that may pass.
+    """
+    if ref.path is not None:
+        folder = ref.path
+        if ref.revision.startswith("sha256:") and folder_revision(folder) != ref.revision:
+            raise AugmentError(f"model folder {folder} is no longer {ref.revision}: its files changed; plan again")
+    else:
+        folder = _snapshot(ref, [*needed, *also])
+    missing = missing_files(folder, needed)
+    if missing:
+        raise AugmentError(f"model {ref}: no {', '.join(missing)} in {folder}{_why_missing(folder, missing)}")
+    return folder
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]  # tensor to file
+
+
+def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
+    """Patterns that match no file under `folder`, and shards that an index of weights names and are not there."""
+    missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+    for index in folder.glob("**/*.safetensors.index.json"):
+        shards = {index.parent / name for name in read_json(index, "an index of weights", _Index).weight_map.values()}
+        missing += sorted(shard.relative_to(folder).as_posix() for shard in shards if not shard.exists())
+    return missing
+
+
+def folder_revision(folder: Path) -> str:
+    """ "sha256:..." over names and bytes of a folder's files; hidden ones and the card, README.md, do not count.
+
+    Raises AugmentError where it holds none.
+    """
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name != "README.md" and not _hidden(p.relative_to(folder))
+    )
+    if not files:
+        raise AugmentError(f"model folder {folder} holds no files: a checkpoint in Hugging Face form was expected")
+    stats = [(path, path.stat()) for path in files]
+    return _revision(folder, tuple((p.relative_to(folder).as_posix(), s.st_size, s.st_mtime_ns) for p, s in stats))
+
+
+@contextlib.contextmanager
+def reading(ref: ModelRef) -> Iterator[None]:
+    """Around the loading of weights: what the libraries raise for a broken checkpoint becomes an AugmentError.
+
+    A fault of the storage or too little memory passes as it is, so that it is tried again.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # weights on a disk load in a blink; downloads keep their bars
+    try:
+        yield
+    except OSError as error:
+        # transformers and diffusers raise a bare OSError for "this file is not what I expected"; real faults of the
+        # storage carry an errno.
+        if error.errno is not None or isinstance(error, ConnectionError):
+            raise
+        raise AugmentError(f"model {ref} cannot be loaded: {error}") from error
+    except Exception as error:  # of garbage the libraries raise whatever comes, `tokenizers` a bare Exception
+        if isinstance(error, AugmentError) or out_of_memory(error):
+            raise
+        raise AugmentError(f"model {ref} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _folder(name: str, folder: Path) -> ModelRef:
+    """A local model. One that this project trained must be as training left it."""
+    revision = folder_revision(folder)
+    try:
+        noted = json.loads((folder / FACTS).read_bytes()).get("revision", revision)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        noted = revision  # nothing noted: a folder from elsewhere
+    if isinstance(noted, str) and noted != revision:
+        raise AugmentError(
+            f"model folder {folder} was altered since it was trained (it is {revision[:15]}, training noted "
+            f"{noted[:15]}): restore or train it again, or remove {FACTS} from it if that was meant"
+        )
+    return ModelRef(name, revision, folder)
+
+
+def _mini(member: str) -> Path:
+    folder = MINI / member
+    if not member or not os.path.isdir(folder):  # noqa: PTH112
+        have = ", ".join(sorted(p.name for p in MINI.glob("*") if p.is_dir())) or "none"
+        raise AugmentError(
+            f"models: mini has no model for {member!r:.200}: there is no folder data/models/mini/{member:.200} (there: "
+            f"{have}); use `models: full`, a local folder (`model: FOLDER`), or `painter: copy-paste`"
+        )
+    return folder
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+@lru_cache(maxsize=64)
+def _revision(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, _, _ in files:
+        total.update(f"{name}\0{file_digest(folder / name)}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _split(model: str) -> tuple[str, str]:
+    """ "org/name@revision" → ("org/name", "revision"), which is "main" where none is named."""
+    name, _, revision = model.partition("@")
+    return name, revision or "main"
+
+
+def _hub_revision(model: str) -> str:
+    """The commit that a hub id means now: asked of the hub, else of its cache."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name, revision = _split(model)
+    if _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        sha = HfApi().model_info(name, revision=revision, timeout=20).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise AugmentError(
+            f"model {model!r}: the hub has no such checkpoint, or it is gated and needs your login "
+            f"(`hf auth login`): {_line(error)}"
+        ) from None
+    except (OSError, _transport_error()) as error:
+        return _cached_revision(model, f"{type(error).__name__}: {_line(error)}")
+    assert sha is not None, f"the hub gave no commit for {model}"
+    return sha
+
+
+def _cached_revision(model: str, fault: str) -> str:
+    """The commit in the hub's cache: of the branch, or of the only snapshot there is."""
+    name, revision = _split(model)
+    cache = _cache_folder(name)
+    pinned = cache / "refs" / revision
+    if pinned.is_file():
+        return pinned.read_text().strip()
+    # A download by commit, which is how this project does it, leaves no branch name behind.
+    snapshots = sorted(p.name for p in (cache / "snapshots").glob("*") if _COMMIT.fullmatch(p.name))
+    if len(snapshots) == 1:
+        return snapshots[0]
+    several = f", which holds several commits: name one as {name}@COMMIT" if snapshots else ""
+    raise AugmentError(f"model {model!r}: the hub did not answer ({fault}), nor is it in {cache}{several}; {OFFLINE}")
+
+
+def _cache_folder(name: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+
+
+def _snapshot(ref: ModelRef, patterns: list[str]) -> Path:
+    """The pinned commit in the hub's cache, downloaded where files are missing; a commit's files never change."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    name, _ = _split(ref.id)
+    place = _cache_folder(name)
+    try:
+        return Path(snapshot_download(name, revision=ref.revision, allow_patterns=patterns))
+    except RepositoryNotFoundError as error:
+        raise AugmentError(f"model {ref} cannot be downloaded: {_line(error)}; is it gated? `hf auth login`") from None
+    except LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise AugmentError(
+                f"model {ref} is not complete in {place}, and HF_HUB_OFFLINE is set; {OFFLINE}"
+            ) from None
+        raise ConnectionError(f"model {ref} is not complete in {place}, and the hub did not answer: {error}") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403, 404):
+            raise AugmentError(f"model {ref} cannot be downloaded: {_line(error)}") from None
+        raise ConnectionError(f"model {ref}: {_line(error)}") from error
+    except _transport_error() as error:
+        raise ConnectionError(f"model {ref}: {type(error).__name__}: {_line(error)}") from error
+
+
+def _transport_error() -> type[Exception]:
+    """HTTPError of whichever httpx the hub's client is built on: no OSError, unlike the hub's own errors."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = HfHubHTTPError.__bases__[0]
+    assert issubclass(base, Exception), base
+    return base
+
+
+def _why_missing(folder: Path, missing: Sequence[str]) -> str:
+    wanted = [name for name in missing if name.endswith(".safetensors")]
+    pickles = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.bin"))
+    if wanted and pickles:
+        return f"; {pickles[0]} is a pickle, which is never loaded: convert it with safetensors.torch.save_file"
+    return "; is the download or the copy complete?"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+AGAIN = "copy or download it again"
+
+
+def check_whole(report: Mapping[str, Any]) -> None:
+    """Raise ValueError where from_pretrained found tensors missing: it fills them with random numbers."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} tensors ({', '.join(missing[:3])}, …); {AGAIN}")

@@ -1,0 +1,97 @@
+"""Where models run: device, precision, memory, threads, batches of one shape."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from cachetools import cached
+
+if TYPE_CHECKING:
+    import torch
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def weights_dtype(name: str = "auto") -> torch.dtype:
+    """The type that the large networks compute in: by name, or half precision on a GPU and float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        name = "float16" if device().type == "cuda" else "float32"
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype), name
+    return dtype
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Was it too little memory? On a GPU torch has an error of its own for that, on a CPU a RuntimeError."""
+    import torch
+
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`run` over items on a CPU, one a core and thread, each with torch on that thread alone. Order kept."""
+    return list(_single_threads().map(run, items))
+
+
+@cached({}, lock=threading.Lock())
+def _single_threads() -> ThreadPoolExecutor:
+    """A thread for each core, in which torch uses no others."""
+    import torch
+
+    cores, before = available_cores(), torch.get_num_threads()
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread's first use of torch would undo what is set before it
+        torch.set_num_threads(1)
+        ready.wait()
+
+    ready = threading.Barrier(cores)
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="paint", initializer=alone)
+    for started in [pool.submit(int) for _ in range(cores)]:
+        started.result()
+    torch.set_num_threads(before)  # what new threads begin with was changed as well
+    return pool
+
+
+def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[R]]) -> tuple[list[R], int]:
+    """`run` over chunks of exactly `size` items, the last one padded by repeating its last item.
+
+    Bits depend on the batch's shape, so a short batch must not change it. Where memory is not enough, all is run again
+    at half the size, down to 1. Returns the results in order and the size that fitted. Where not even one fits, the
+    error goes up; `out_of_memory` tells it from others.
+    """
+    import torch
+
+    while True:
+        try:
+            results: list[R] = []
+            for start in range(0, len(items), size):
+                chunk = list(items[start : start + size])
+                results += run(chunk + chunk[-1:] * (size - len(chunk)))[: len(chunk)]
+            return results, size
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size //= 2
+        torch.cuda.empty_cache()  # outside of `except`, whose traceback would keep the tensors alive

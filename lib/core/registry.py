@@ -1,0 +1,117 @@
+"""A family: names to members, imported only when asked for.
+
+A new member is one file and one line in its family: `"feather": "lib.painting.composites.feather:Feather"`. All
+families of classes (painters, captioners, composites, edits, metrics, extractors, detectors, judges) have one shape:
+
+    VERSION         constant: raised whenever the same input would give another result
+    Settings        pydantic class, all fields with defaults, so that a bare name is a complete choice
+    MODEL, LICENCE  constants, where it needs weights: the published checkpoint, None = none is, and its licence
+    (settings), or (settings, model) where it has a checkpoint: `FAMILY.build(member)` calls it, nothing heavy happens
+    batch_size      property, where it works on several items at once: how many
+    identity        property, where results are kept by it: a text that names all that they depend on, and no path
+
+Constants of the class are in capitals; what depends on the settings or on the weights is a property in small letters.
+Formats and perceptual networks are families of functions: an entry is the function itself. Trainers are classes that
+are not built: `Trainer.objective` makes what is trained.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lib.core.checkpoints import ModelRef, resolve
+from lib.core.errors import checked, unknown
+from lib.core.values import Storable
+
+
+class MemberSettings(Storable):
+    """Base of every member's settings: frozen, and unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Settings that say where and how, not what: they are no part of a key.
+_NOT_IDENTITY = {"batch_size", "model", "device", "compile"}
+
+
+class Member(BaseModel):
+    """A chosen member with its settings, checked, and its pinned checkpoint: small values that can travel."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    name: str
+    version: int
+    settings: dict[str, Any]
+    model: ModelRef | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What its results depend on; part of their keys."""
+        told: dict[str, Any] = {"name": self.name, "version": self.version}
+        told["settings"] = {k: v for k, v in self.settings.items() if k not in _NOT_IDENTITY}
+        if self.model is not None:
+            told["model"] = {"id": self.model.id, "revision": self.model.revision}
+        return told
+
+
+class Family(Mapping[str, Any]):
+    """Lazy registry: `PAINTERS["gligen"]` imports and returns the class; an unknown name lists the known ones."""
+
+    def __init__(self, kind: str, members: dict[str, str]) -> None:
+        self.kind = kind
+        self._members = members
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._members:
+            raise unknown(self.kind, name, self._members)
+        module, _, attribute = self._members[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def settings(self, name: str, values: Mapping[str, Any]) -> Any:
+        """The member's validated settings; raises AugmentError that names the wrong field and the known ones."""
+        return checked(self[name].Settings, values, f"{self.kind} {name!r}, setting")
+
+    def member(self, name: str, values: Mapping[str, Any], model: ModelRef | None = None) -> Member:
+        """A member by name with its settings checked."""
+        settings = self.settings(name, values).model_dump(mode="json")
+        return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model)
+
+    def choose(self, name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Member:
+        """`member`, its checkpoint pinned: that of its setting `model`, else the published one, else none.
+
+        lock: as in lib.core.checkpoints.resolve. Raises AugmentError as `member` and `resolve` do.
+        """
+        model = getattr(self.settings(name, values), "model", None) or getattr(self[name], "MODEL", None)
+        return self.member(name, values, resolve(str(model), lock or {}) if model else None)
+
+    def build(self, member: Member) -> Any:
+        """The member itself. Nothing heavy happens before its first use."""
+        made, settings = self[member.name], self.settings(member.name, member.settings)
+        return made(settings) if member.model is None else made(settings, member.model)
+
+    @contextmanager
+    def adding(self, name: str, target: str) -> Iterator[None]:
+        """One more member while the block runs: for tests, and to try one out. target: "module:attribute".
+
+        Raises ValueError where the name is taken.
+        """
+        if name in self._members:
+            raise ValueError(f"{self.kind} {name!r} is registered already: choose another name")
+        self._members[name] = target
+        try:
+            yield
+        finally:
+            del self._members[name]

@@ -1,0 +1,66 @@
+"""Annotation formats: where data enters. To add one: a file here with a `read` function, and a line below.
+
+A reader turns what lies on disk into `Dataset` without opening pictures more than their header; then
+lib/datasets/ingest.py checks the pictures themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+import pyarrow as pa
+
+from lib.core.registry import Family
+from lib.records.settings import DatasetSettings
+
+FORMATS = Family(
+    "format",
+    {
+        "coco": "lib.datasets.formats.coco:read",
+        "coco-stuff": "lib.datasets.formats.coco_stuff:read",
+        "deep-pcb": "lib.datasets.formats.deep_pcb:read",
+        "deep-pcb-layout": "lib.datasets.formats.deep_pcb:read_layout",
+        "loco": "lib.datasets.formats.loco:read",
+        "triples": "lib.datasets.formats.triples:read",
+        "voc": "lib.datasets.formats.voc:read",
+        "vott": "lib.datasets.formats.vott:read",
+        "yolo": "lib.datasets.formats.yolo:read",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled data set as its annotations tell it."""
+
+    images: pa.Table  # ImageRow; size, mtime_ns, digest, frame not filled in yet
+    objects: pa.Table  # ObjectRow
+    envelope: bytes  # JSON object: every top-level key of the source in its order, "images" and "annotations" emptied
+
+
+class _Category(msgspec.Struct):
+    id: msgspec.Raw
+    name: str
+
+
+class _Envelope(msgspec.Struct):
+    """What is not asked for is not decoded: a number beyond all floats, say."""
+
+    categories: list[_Category] = []
+
+
+def categories_of(envelope: bytes) -> dict[str, bytes]:
+    """Names of a data set's categories, each with its id as JSON text; of several with one name the first counts."""
+    found: dict[str, bytes] = {}
+    for category in msgspec.json.decode(envelope, type=_Envelope).categories:
+        found.setdefault(category.name, bytes(category.id))
+    return found
+
+
+def read_dataset(settings: DatasetSettings) -> Dataset:
+    """Read annotations in any registered format. Raises AugmentError that names file and place."""
+    read = cast("Callable[[DatasetSettings], Dataset]", FORMATS[settings.format])
+    return read(settings)

@@ -1,0 +1,337 @@
+"""COCO instances JSON, as clean as the original or as wild as people's exports.
+
+Every record is kept byte for byte; beside it the few fields that are needed, as coco_json.py decodes them,
+become columns, and each fault a row with its JSON path.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Raw
+
+from lib.core.documents import MAX_DEPTH, deep_rows, shallow
+from lib.core.errors import AugmentError
+from lib.core.images import inside, plain_path
+from lib.datasets.formats import Dataset
+from lib.datasets.formats.coco_json import (
+    NULL,
+    Annotation,
+    Image,
+    category_names,
+    decode_annotations,
+    decode_images,
+    decode_top,
+    envelope_of,
+    field_names,
+    field_texts,
+    id_text,
+    top_level,
+)
+from lib.datasets.formats.tables import (
+    Verdicts,
+    has_shape,
+    images_folder,
+    make_table,
+    outside,
+    packed_column,
+    read_bytes,
+    text_column,
+    unique_keys,
+)
+from lib.records.rows import REJECTED, ImageRow, ObjectRow
+from lib.records.settings import DatasetSettings
+
+_NO_BOX = (np.nan,) * 4
+_RECORD_DEPTH = 2  # levels above a record: the document's object and its list
+
+Locate = Callable[[Raw, str], str]  # (record, file_name) -> name of the picture under the images folder
+Split = Callable[[Raw], str]  # record -> split
+
+
+def read(settings: DatasetSettings) -> Dataset:
+    """Read a COCO file. Raises AugmentError that names file and place; a bad record is a rejected row instead."""
+    root = images_folder(settings)
+    path = settings.annotations or find_json(root)
+    return read_document(read_bytes(path), str(path), settings)
+
+
+def find_json(root: Path) -> Path:
+    """The one JSON file in the images folder, or else in `annotations` beside it; raises AugmentError otherwise."""
+    for folder in (root, root.parent / "annotations"):
+        found = sorted(folder.glob("*.json"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(p.name for p in found[:5])
+            raise AugmentError(f"{len(found)} JSON files in {folder} ({names}): set dataset.annotations to one of them")
+    raise AugmentError(
+        f"no *.json in {root} or {root.parent / 'annotations'}: set dataset.annotations to the COCO file"
+    )
+
+
+def read_document(
+    data: bytes | bytearray,
+    where: str,
+    settings: DatasetSettings,
+    locate: Locate | None = None,
+    split: Split | None = None,
+) -> Dataset:
+    """A COCO document, bytes of JSON, as tables.
+
+    where: its name in errors. locate and split: how another format finds a picture and its split in an image record;
+    by default `file_name` and `settings.split`.
+    """
+    buffer = bytearray(data) if isinstance(data, bytes) else data
+    with _no_garbage_collection():
+        try:
+            return _read(buffer, where, settings, locate, split)
+        except RecursionError:  # nested by the hundreds, as nothing in earnest is
+            return _read(bytearray(shallow(buffer, MAX_DEPTH + _RECORD_DEPTH)), where, settings, locate, split)
+
+
+def _read(
+    buffer: bytearray, where: str, settings: DatasetSettings, locate: Locate | None, split: Split | None
+) -> Dataset:
+    top = top_level(buffer, where)
+    envelope, names = envelope_of(top, where), category_names(top["categories"], where)
+    image_raws, object_raws = (decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
+    images = _image_columns(image_raws, top["images"], settings, where, locate, split)
+    objects = _object_columns(object_raws, top["annotations"], images, names)
+    # Last: what points into the buffer is lost by it.
+    images["record"], objects["record"] = packed_column(image_raws, buffer), packed_column(object_raws, buffer)
+    return Dataset(
+        _without_deep(make_table(ImageRow, images), "images"),
+        _without_deep(make_table(ObjectRow, objects), "annotations"),
+        envelope,
+    )
+
+
+def _without_deep(rows: pa.Table, name: str) -> pa.Table:
+    """Rows whose record is nested too deep are rejected, and keep of it what is not."""
+    (records,) = rows["record"].chunks
+    offsets = np.frombuffer(records.buffers()[1], np.int64)[: len(rows) + 1] if len(rows) else np.zeros(1, np.int64)
+    found = deep_rows(np.frombuffer(records.buffers()[2] or b"", np.uint8), offsets)
+    if not found:
+        return rows
+    mask = pa.array(_mask(len(rows), found))
+    changes = {
+        "status": [REJECTED] * len(found),
+        "reason": ["record_malformed"] * len(found),
+        "detail": [f"$.{name}[{i}] is nested more than {MAX_DEPTH} levels deep" for i in found],
+        "record": [shallow(records[i].as_py(), MAX_DEPTH) for i in found],
+    }
+    for column, values in changes.items():
+        at, kind = rows.schema.get_field_index(column), rows.schema.field(column)
+        rows = rows.set_column(at, kind, pc.replace_with_mask(rows[column], mask, pa.array(values, kind.type)))
+    return rows
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A million small objects without cycles are made and dropped: looking for cycles among them costs a third."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _id_column(ids: Sequence[Raw | int]) -> pa.Array:
+    """Ids as JSON text."""
+    if not ids or isinstance(ids[0], Raw):
+        return text_column(cast("Sequence[Raw]", ids))
+    try:
+        return pa.array(ids, pa.int64()).cast(pa.string())
+    except OverflowError:
+        return pa.array([str(i) for i in ids], pa.string())
+
+
+def _keys(ids: pa.Array, broken: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Keys of records, and which of them repeat; a record without an id is called by its row number, "#7"."""
+    if not broken.any():
+        return unique_keys(ids)
+    numbered = [f"#{i}" if bad else key for i, (key, bad) in enumerate(zip(ids.to_pylist(), broken, strict=True))]
+    return unique_keys(pa.array(numbered, pa.string()))
+
+
+def _mask(n: int, rows: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    mask[list(rows)] = True
+    return mask
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def _image_columns(
+    raws: list[Raw],
+    block: Raw,
+    settings: DatasetSettings,
+    where: str,
+    locate: Locate | None,
+    split: Split | None,
+) -> dict[str, Any]:
+    records, faults = decode_images(raws, block)
+    n = len(records)
+    without_id = np.fromiter((r.id == NULL for r in records), bool, n)
+    verdicts = Verdicts(n)
+    verdicts.reject(_mask(n, list(faults)) | without_id, "record_malformed", lambda i: _no_id(faults, "images", i))
+    readable = verdicts.ok
+    keys, repeated = _keys(_id_column([r.id for r in records]), without_id)
+    verdicts.reject(repeated, "image_id_duplicate", lambda i: f"$.images[{i}].id {id_text(records[i].id)} came before")
+    paths = _paths(raws, records, settings.images, locate, readable)
+    verdicts.reject(
+        np.fromiter((p is None for p in paths), bool, n),
+        "path_outside_root",
+        lambda i: f"$.images[{i}]: {records[i].file_name!r:.200} leads out of the images folder",
+    )
+    return {
+        "key": keys,
+        **verdicts.columns(),
+        "file_name": pa.array([r.file_name for r in records], pa.string()),
+        "path": pa.array([p or "" for p in paths], pa.string()),
+        "split": _splits(raws, readable, settings, where, split),
+        "group": _groups(raws, paths, readable, settings),
+        "width": _pixels([r.width for r in records]),
+        "height": _pixels([r.height for r in records]),
+        "frame": "",
+        "size": -1,
+        "mtime_ns": -1,
+        "digest": "",
+    }
+
+
+def _no_id(faults: dict[int, str], name: str, i: int) -> str:
+    return faults.get(i) or f"Expected an id, got `null` - at `$.{name}[{i}].id`"
+
+
+def _paths(
+    raws: list[Raw], records: list[Image], root: Path, locate: Locate | None, readable: np.ndarray
+) -> list[str | None]:
+    """Paths under root, None where a name leaves it; the disk is asked only about unusual names."""
+    names = [r.file_name for r in records]
+    if locate is not None:
+        names = [locate(raw, n) if good else n for raw, n, good in zip(raws, names, readable.tolist(), strict=True)]
+    return [name if (plain := plain_path(name)) == name else _unusual(root, name, plain) for name in names]
+
+
+def _unusual(root: Path, name: str, plain: str | None) -> str | None:
+    if plain is None or "\\" not in name:
+        return plain
+    found = inside(root, name)
+    return None if found is None else found.relative_to(root).as_posix()
+
+
+def _splits(
+    raws: list[Raw], readable: np.ndarray, settings: DatasetSettings, where: str, split: Split | None
+) -> pa.Array | str:
+    if split is not None:
+        return pa.array(
+            [split(raw) if good else "" for raw, good in zip(raws, readable.tolist(), strict=True)], pa.string()
+        )
+    if settings.split != "official":
+        return settings.split or "train"
+    splits = field_texts(raws, "split", readable)
+    if missing := [i for i, text in enumerate(splits) if not text and readable[i]]:
+        raise AugmentError(
+            f"{where}: $.images[{missing[0]}] has no field 'split' ({len(missing)} of {len(raws)} have none): "
+            "set dataset.split to a name instead of 'official'"
+        )
+    return pa.array(splits, pa.string())
+
+
+def _groups(
+    raws: list[Raw], paths: list[str | None], readable: np.ndarray, settings: DatasetSettings
+) -> pa.Array | str:
+    if settings.group is None:
+        return ""
+    if settings.group == "folder":
+        folders = [str(PurePosixPath(path or "").parent) for path in paths]
+        return pa.array(["" if folder == "." else folder for folder in folders], pa.string())
+    groups = field_texts(raws, settings.group, readable)
+    if groups and not any(groups):
+        known = ", ".join(sorted({key for raw in raws[:100] for key in field_names(raw)}))
+        raise AugmentError(f"dataset.group: no picture's record has {settings.group!r}: 'folder', or one of {known}")
+    return pa.array(groups, pa.string())
+
+
+def _pixels(values: list[float | None]) -> np.ndarray:
+    """Whole pixels; 0, not known, for what is missing, not positive or absurd."""
+    numbers = np.array([v or 0 for v in values], np.float64)
+    return np.rint(np.where((numbers > 0) & (numbers < 2**31), numbers, 0)).astype(np.int64)
+
+
+# --- annotations -------------------------------------------------------------------------------------------------
+
+
+def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    records, faults = decode_annotations(raws, block)
+    n = len(records)
+    ids, image_ids, category_ids = (
+        _id_column([getattr(r, field) for r in records]) for field in ("id", "image_id", "category_id")
+    )
+    boxes = np.array([r.bbox or _NO_BOX for r in records], np.float64).reshape(n, 4)
+    image_rows = _rows(image_ids, images["key"])
+    category_rows = _rows(category_ids, pa.array(list(names), pa.string()))
+    without_id = np.fromiter((r.id == NULL for r in records), bool, n)
+    keys, repeated = _keys(ids, without_id)
+    verdicts = _judge_records(records, faults, without_id, repeated)
+    verdicts.reject(image_rows < 0, "image_unknown", lambda i: _place(records, i, "image_id"))
+    verdicts.reject(category_rows < 0, "category_unknown", lambda i: _place(records, i, "category_id"))
+    _judge_boxes(verdicts, boxes, faults, images, image_rows)
+    return {
+        "key": keys,
+        **verdicts.columns(),
+        "image_key": image_ids,
+        "category_id": category_ids,
+        "category": pa.array([*names.values(), ""], pa.string()).take(pa.array(category_rows % (len(names) + 1))),
+        **{name: np.nan_to_num(boxes[:, k]) for k, name in enumerate("xywh")},
+        "crowd": np.fromiter((bool(r.iscrowd) for r in records), bool, n),
+        "polygon": has_shape([r.segmentation for r in records], boxes),
+    }
+
+
+def _judge_records(
+    records: list[Annotation], faults: dict[int, str], without_id: np.ndarray, repeated: np.ndarray
+) -> Verdicts:
+    verdicts = Verdicts(len(records))
+    beyond_box = [i for i, message in faults.items() if f"`$.annotations[{i}].bbox" not in message]
+    malformed = _mask(len(records), beyond_box) | without_id
+    verdicts.reject(malformed, "record_malformed", lambda i: _no_id(faults, "annotations", i))
+    verdicts.reject(repeated, "annotation_id_duplicate", lambda i: f"{_place(records, i, 'id')} came before")
+    return verdicts
+
+
+def _place(records: list[Annotation], i: int, field: str) -> str:
+    return f"$.annotations[{i}].{field} {id_text(getattr(records[i], field))}"
+
+
+def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
+    """Row number of each value, -1 where it is not there."""
+    return pc.fill_null(pc.index_in(values, value_set=among), -1).to_numpy(zero_copy_only=False)
+
+
+def _judge_boxes(
+    verdicts: Verdicts, boxes: np.ndarray, faults: dict[int, str], images: dict[str, Any], image_rows: np.ndarray
+) -> None:
+    x, y, w, h = boxes.T
+    missing = "Expected 4 finite numbers - at `$.annotations[{}].bbox`"
+    verdicts.reject(np.isnan(x), "box_malformed", lambda i: faults.get(i) or missing.format(i))
+    verdicts.reject((w <= 0) | (h <= 0), "box_empty", lambda i: f"$.annotations[{i}].bbox is {w[i]:g}×{h[i]:g} pixels")
+    sizes = np.stack([images["width"], images["height"]], axis=1)
+    width, height = np.concatenate([sizes, [[0, 0]]])[image_rows].T  # -1, no such image, takes the last row
+    verdicts.reject(
+        outside(x, y, w, h, width, height),
+        "box_outside",
+        lambda i: f"$.annotations[{i}].bbox {boxes[i].tolist()} lies outside {width[i]}×{height[i]} pixels",
+    )

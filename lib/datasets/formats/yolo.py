@@ -1,0 +1,271 @@
+"""YOLO labels: lines of "class cx cy w h" relative to the picture, or "class x1 y1 x2 y2 x3 y3 ..." for an outline.
+
+Three layouts: darknet (obj.data, obj.names, train.txt), Ultralytics (data.yaml, images/ beside labels/) and a bare
+folder of label files with classes.txt. Each becomes a list of `_Item`; another layout is one more such function.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeVar
+
+import msgspec
+
+from lib.core.documents import read_yaml
+from lib.core.errors import AugmentError
+from lib.core.images import SUFFIXES, inside
+from lib.datasets.formats import Dataset
+from lib.datasets.formats.coco import read_document
+from lib.datasets.formats.tables import (
+    images_folder,
+    label_lines,
+    misnamed,
+    picture_size,
+    read_text,
+    rejected_object,
+    shown,
+    stable_id,
+    with_rejected,
+)
+from lib.records.rows import ObjectRow
+from lib.records.settings import DatasetSettings
+
+_CLASSES = 100_000  # more than any set has
+_LONGEST = 4096  # bytes of a path
+
+_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+
+
+Pure = TypeVar("Pure", bound=PurePath)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    name: str  # of the picture under the images folder, posix
+    label: Path  # may not exist: a picture without objects
+    split: str  # "" where the layout does not say
+
+
+def read(settings: DatasetSettings) -> Dataset:
+    """Read YOLO labels. Raises AugmentError that names file and place; a bad line is a rejected row instead.
+
+    Category ids are class numbers + 1; ids of pictures and boxes are hashes of their names, stable under additions.
+    """
+    root = images_folder(settings)
+    source = _find(settings.annotations, root)
+    if source.suffix in (".yaml", ".yml"):
+        names, items = _ultralytics(source, root)
+    elif source.suffix == ".data":
+        names, items = _darknet(source, root)
+    else:
+        names, items = _bare(source, root)
+    if settings.split is None and any(item.split for item in items):
+        settings = settings.model_copy(update={"split": "official"})
+    named = [item for item in items if shown(item.name) == item.name]
+    document, rejected = _document(root, names, named)
+    others = [misnamed(item.name) for item in items if shown(item.name) != item.name]
+    return with_rejected(read_document(document, str(source), settings), others, rejected)
+
+
+_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # text files that are no picture's labels
+
+
+def _find(given: Path | None, root: Path) -> Path:
+    """The file, or the folder of labels, that says which layout this is."""
+    folders = [given] if given is not None else [root, root.parent]
+    if given is not None and given.is_file():
+        return given
+    for folder in folders:
+        for pattern in ("data.yaml", "data.yml", "obj.data", "*.data", "*.yaml", "*.yml"):
+            if found := sorted(folder.glob(pattern)):
+                return found[0]
+    for folder in [*(f / "labels" for f in folders), *folders]:
+        if any(file.name not in _LISTS for file in folder.glob("*.txt")):
+            return folder
+    tried = ", ".join(map(str, folders))
+    raise AugmentError(f"no data.yaml, obj.data or label files in {tried}: set dataset.annotations to one of them")
+
+
+# --- layouts -----------------------------------------------------------------------------------------------------
+
+
+def _darknet(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
+    pairs = (line.partition("=") for line in read_text(source).splitlines() if "=" in line)
+    values = {key.strip(): value.strip()[:_LONGEST] for key, _, value in pairs}
+    if "names" not in values:
+        raise AugmentError(f"{source} has no line 'names = ...': found {', '.join(values) or 'nothing'}")
+    names = _lines(_beside(source, values["names"]))
+    items = []
+    for key, split in _SPLITS.items():
+        for line in _lines(_beside(source, values[key])) if key in values else []:
+            label = _beside(source, str(_text_of(PurePosixPath(line))))
+            items.append(_Item(_shortened(root, line), label, split))
+    return names, items
+
+
+def _beside(source: Path, name: str) -> Path:
+    """A file that darknet names from its working folder: look beside `source` with ever fewer leading parts."""
+    tails = [source.parent.joinpath(*parts) for parts in _tails(name)]
+    return next((path for path in tails if os.path.exists(path)), tails[0])  # noqa: PTH110
+
+
+def _shortened(root: Path, name: str) -> str:
+    tails = ["/".join(parts) for parts in _tails(name)]
+    return next((t for t in tails if (path := inside(root, t)) is not None and _is_file(path)), tails[-1])
+
+
+def _is_file(path: Path) -> bool:
+    """Path.is_file raises for a name that is too long for a file."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _tails(name: str) -> list[tuple[str, ...]]:
+    parts = tuple(p for p in PurePosixPath(name.replace("\\", "/")).parts if p not in ("/", "..", "."))
+    return [parts[i:] for i in range(len(parts))] or [(name,)]
+
+
+def _ultralytics(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
+    data = read_yaml(source, "check dataset.annotations")
+    if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
+        raise AugmentError(f"{source} has no 'names': expected a list or a mapping of class numbers to names")
+    items = []
+    for key in ("train", "val", "test"):
+        entries = data.get(key) or []
+        if not isinstance(entries, str | list):
+            raise AugmentError(f"{source}: {key!r} is {entries!r:.80}: expected a folder or a list of them")
+        for entry in [entries] if isinstance(entries, str) else entries:
+            pictures = _pictures(_entry(source, str(data.get("path") or ""), str(entry)))
+            items += [_Item(_relative(picture, root), _label_of(picture), key) for picture in pictures]
+    return _names(data["names"], source), items
+
+
+def _names(names: list[Any] | dict[Any, Any], source: Path) -> list[str]:
+    if isinstance(names, list):
+        return [str(name) for name in names]
+    try:
+        numbered = {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError, OverflowError):
+        raise AugmentError(f"{source}: 'names' has a key that is no class number: {list(names)[:5]!r:.200}") from None
+    if strange := [number for number in numbered if not 0 <= number < _CLASSES]:
+        raise AugmentError(f"{source}: 'names' has class {strange[0]!r:.80}: expected 0 to {_CLASSES - 1:,}")
+    return [numbered.get(i, f"class_{i}") for i in range(max(numbered, default=-1) + 1)]
+
+
+def _entry(source: Path, base: str, entry: str) -> Path:
+    # Exports write "../train/images" for a folder that lies beside the file.
+    tries = [source.parent / base / entry, source.parent / entry, source.parent / entry.removeprefix("../")]
+    for path in tries:
+        if os.path.exists(path):  # noqa: PTH110
+            return path
+    raise AugmentError(f"{source}: {entry!r:.200} not found at {tries[0]} or {tries[1]}: correct the entry or 'path'")
+
+
+def _pictures(place: Path) -> list[Path]:
+    if place.is_dir():
+        return sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+    return [place.parent / line for line in _lines(place)]
+
+
+def _label_of(picture: Path) -> Path:
+    """Ultralytics' rule: the last folder called images becomes labels, the suffix .txt."""
+    parts = list(picture.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return _text_of(Path(*parts))
+
+
+def _text_of(picture: Pure) -> Pure:
+    """A path with the suffix .txt; itself where it names no file."""
+    return picture.with_suffix(".txt") if picture.name else picture
+
+
+def _relative(picture: Path, root: Path) -> str:
+    """A name under root; one that starts with ".." for a picture elsewhere, which the reader then sets aside."""
+    return Path(os.path.relpath(picture.absolute(), root.absolute())).as_posix()
+
+
+def _bare(folder: Path, root: Path) -> tuple[list[str], list[_Item]]:
+    places = [folder / "classes.txt", folder.parent / "classes.txt", root / "classes.txt"]
+    classes = next((p for p in places if p.is_file()), None)
+    if classes is None:
+        raise AugmentError(f"classes.txt not found in {folder} or {folder.parent}: write the class names, one a line")
+    pictures = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    items = {picture: folder / picture.relative_to(root).with_suffix(".txt") for picture in pictures}
+    labels = {p for p in folder.rglob("*.txt") if p.name != "classes.txt"} - set(items.values())
+    found = [_Item(p.relative_to(root).as_posix(), label, "") for p, label in items.items()]
+    lost = [_Item(p.relative_to(folder).with_suffix(".jpg").as_posix(), p, "") for p in sorted(labels)]
+    return _lines(classes), found + lost
+
+
+def _lines(path: Path) -> list[str]:
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if (longest := max(map(len, lines), default=0)) > _LONGEST:
+        raise AugmentError(f"{path} has a line of {longest:,} characters: expected a name a line, {_LONGEST:,} at most")
+    return lines
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, list[ObjectRow]]:
+    """A COCO document, JSON bytes, and the rows of lines that cannot be in it."""
+    images, annotations, rejected = [], list[dict[str, Any]](), list[ObjectRow]()
+    seen = set[str]()
+    for item in items:
+        width, height = picture_size(root, item.name)
+        image_id = stable_id(item.name)
+        image = {"id": image_id, "file_name": item.name, "width": width, "height": height}
+        images.append(image | ({"split": item.split} if item.split else {}))
+        if item.name in seen:  # listed twice: the second picture becomes a rejected row, its boxes are there already
+            continue
+        seen.add(item.name)
+        try:
+            lines = label_lines(item.label) if _is_file(item.label) else []
+        except ValueError as error:
+            record = {"id": stable_id(item.name, "labels"), "image_id": image_id}
+            rejected.append(_bad_line(record, "", str(error), width))
+            continue
+        for number, line in lines:
+            record = {"id": stable_id(item.name, number), "image_id": image_id}
+            try:
+                annotations.append(record | _annotation(line, width, height))
+            except ValueError as error:
+                rejected.append(_bad_line(record, line, f"{item.label.name}:{number}: {error}", width))
+    categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, 1)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    return msgspec.json.encode(document), rejected
+
+
+def _annotation(line: str, width: int, height: int) -> dict[str, Any]:
+    """The COCO fields of a line; raises ValueError that says what is wrong with it."""
+    if not width:
+        raise ValueError("the picture cannot be read, so the box has no size in pixels")
+    first, *rest = line.split()
+    numbers = [float(text) for text in rest]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"not all finite: {line[:80]!r}")
+    fields = {"category_id": int(first) + 1, "iscrowd": 0}
+    if len(numbers) == 4:
+        cx, cy, w, h = (n * side for n, side in zip(numbers, (width, height) * 2, strict=True))
+        return fields | {"bbox": [cx - w / 2, cy - h / 2, w, h], "area": w * h, "segmentation": []}
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f"expected a class and 4 numbers, or an outline of 3 points or more; got {line[:80]!r}")
+    return fields | _outline([n * width for n in numbers[::2]], [n * height for n in numbers[1::2]])
+
+
+def _outline(xs: list[float], ys: list[float]) -> dict[str, Any]:
+    twice = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))  # the shoelace formula
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    points = [n for point in zip(xs, ys, strict=True) for n in point]
+    return {"bbox": box, "area": abs(twice) / 2, "segmentation": [points]}
+
+
+def _bad_line(record: dict[str, int], line: str, detail: str, width: int) -> ObjectRow:
+    reason = "record_malformed" if width else "image_rejected"
+    data = msgspec.json.encode(record | {"line": line})
+    return rejected_object(str(record["id"]), reason, detail, str(record["image_id"]), data)

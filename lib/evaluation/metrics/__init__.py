@@ -1,0 +1,234 @@
+"""Measures of pictures, features and boxes. To add one to the evaluation: a class like `Background`, and a line below.
+
+A metric carries what people read of it: its numbers with direction, unit and text, its tables, notes and lines of a
+summary. So the evaluation, the report and the command line show a new one without knowing of it.
+
+Beneath them are pure functions, each with its paper and formula: distances.py and duplicates.py of features, pixels.py
+and perceptual.py of pictures, text.py of captions, fidelity.py, layout.py and verdicts.py of boxes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from lib.core.registry import Family, MemberSettings
+from lib.evaluation.sides import Labels
+
+METRICS = Family(
+    "metric",
+    {
+        "fid": "lib.evaluation.metrics.sets:Fid",
+        "kid": "lib.evaluation.metrics.sets:Kid",
+        "overlap": "lib.evaluation.metrics.sets:Overlaps",
+        "twins": "lib.evaluation.metrics.sets:Twins",
+        "background": "lib.evaluation.metrics.pairs:Background",
+        "inside": "lib.evaluation.metrics.pairs:Inside",
+        "seam": "lib.evaluation.metrics.pairs:Seam",
+        "whole": "lib.evaluation.metrics.pairs:Whole",
+        "lpips": "lib.evaluation.metrics.pairs:Perceptual",
+        "diversity": "lib.evaluation.metrics.groups:Diversity",
+        "copies": "lib.evaluation.metrics.pictures:Copies",
+        "captions": "lib.evaluation.metrics.pictures:Captions",
+        "regions": "lib.evaluation.metrics.regions:Regions",
+        "layout": "lib.evaluation.metrics.detected:Layout",
+    },
+)
+
+Kind = Literal["sets", "pairs", "groups", "pictures"]
+KINDS: Mapping[Kind, str] = {
+    "sets": "of the sets",
+    "pairs": "of each picture beside its source",
+    "groups": "of those made from one source",
+    "pictures": "of each picture",
+}
+
+
+def listed() -> str:
+    """The metrics' names by kind, in a line for a person."""
+    names = {kind: [name for name in METRICS if kind == METRICS[name].OF] for kind in KINDS}
+    return "; ".join(f"{KINDS[kind]}: {', '.join(some)}" for kind, some in names.items())
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that a metric gives, as people read it."""
+
+    about: str  # what is good, what bad, and what it cannot tell
+    better: Literal["higher", "lower"]
+    unit: str = ""  # "" = a plain number
+    title: str = ""  # in a summary; "" = its name
+    brief: bool = True  # it has a line in a summary
+    ranked: bool = True  # single pictures are counted and ranked by it
+    floor: bool = False  # real pictures are measured against real ones beside it, see sets.py
+    biased: bool = False  # too high for few pictures
+    account: bool = False  # it stands in the account of a run
+
+
+def numbers_of(metrics: Sequence[str] | None = None) -> dict[str, tuple[str, Number]]:
+    """Each number's name → its metric's name, and what people read of it; in the family's order. None: all metrics."""
+    chosen = [name for name in METRICS if metrics is None or name in metrics]
+    return {number: (name, told) for name in chosen for number, told in METRICS[name].NUMBERS.items()}
+
+
+class Details(BaseModel):
+    """Base of what a metric has to say beside its numbers, and of its parts: frozen, unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Of a report."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]  # text, numbers, None = nothing to measure
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture made from another, with the boxes that were to change."""
+
+    source: np.ndarray  # uint8 (H, W, 3) RGB
+    output: np.ndarray  # of the same size
+    boxes: np.ndarray  # (N, 4) float64 xyxy pixels; N may be 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture with what is said of it."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3) RGB, in the frame that its boxes are in
+    labels: Labels
+    names: tuple[str, ...]  # the categories that a box may be of
+
+
+@dataclass
+class Noted:
+    """What was noted of one side's pictures, in their order."""
+
+    notes: list[dict[str, Any]]
+    skipped: Counter[str]  # boxes that its reader left out, by reason
+
+
+class Metric(Protocol):
+    """What all have: the contract, to which tests/test_metrics_family.py holds every registered one.
+
+    A member whose Settings have a field `model` is built with that model, pinned, as its second argument.
+    """
+
+    VERSION: ClassVar[int]  # raised whenever the same pictures would get another number
+    OF: ClassVar[Kind]
+    NOTE: ClassVar[Any]  # the type of what it says of one item, as JSON: what is kept is read to no other
+    NUMBERS: ClassVar[dict[str, Number]]  # all that it may give, by name; no name belongs to two metrics
+    MORE: ClassVar[type[Details] | None]  # what more it has to say, where it has
+    Settings: ClassVar[type[MemberSettings]]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    @property
+    def identity(self) -> str:
+        """Weights that its numbers depend on, where its settings do not tell; "" where there are none."""
+        ...
+
+    # Of its Details:
+
+    @staticmethod
+    def summary(details: Any) -> list[str]:
+        """Lines for a person, below those of the numbers."""
+        ...
+
+    @staticmethod
+    def tables(details: Any) -> list[Table]:
+        """Tables of a report."""
+        ...
+
+    @staticmethod
+    def notes(details: Any) -> list[str]:
+        """What a reader of a report has to mind."""
+        ...
+
+
+class SetMetric(Metric, Protocol):
+    """Of the features of all pictures of both sides."""
+
+    LEAST: ClassVar[int]  # pictures that it takes on each side
+
+    @staticmethod
+    def warning(pictures: int, dimensions: int) -> str:
+        """What to mind where a side has no more pictures than features have dimensions; "" for nothing."""
+        ...
+
+    def of_sets(self, real: np.ndarray, generated: np.ndarray, seed: int) -> dict[str, Any]:
+        """Numbers by name, of features (N, D) and (M, D)."""
+        ...
+
+
+class PairMetric(Metric, Protocol):
+    """Of one picture beside its source; the set's number is the mean of the pictures' own."""
+
+    def of_pair(self, pair: Pair) -> dict[str, float]:
+        """Numbers by name; raises ValueError, a sentence for a person, where there is nothing to compare."""
+        ...
+
+
+class GroupMetric(Metric, Protocol):
+    """Of the pictures made from one source; the set's number is the mean of the groups' own."""
+
+    def of_group(self, pictures: Sequence[np.ndarray]) -> dict[str, float]:
+        """Numbers by name, of two pictures or more; raises ValueError as of_pair."""
+        ...
+
+
+class PictureMetric(Metric, Protocol):
+    """Of every picture of both sides by itself, and then of all that was noted of them."""
+
+    NEEDS: ClassVar[Literal["", "boxes", "captions"]]  # what its pictures must have said of them
+
+    def of_picture(self, seen: Seen) -> dict[str, Any]:
+        """What is noted, JSON-safe. Raises ValueError as of_pair.
+
+        Two entries are shown to people: `numbers` {name: number of this picture}, and `boxes`, a list of {"box": xyxy
+        pixels, "label": name, "said": name, "share": 0 .. 1}.
+        """
+        ...
+
+    def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
+        """Numbers by name; under the metric's own name its Details, JSON-safe."""
+        ...
+
+
+class Base:
+    """What members share."""
+
+    VERSION: ClassVar[int] = 1
+    NOTE: ClassVar[Any] = dict[str, float]
+    MORE: ClassVar[type[Details] | None] = None
+
+    class Settings(MemberSettings):
+        pass
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @property
+    def identity(self) -> str:
+        return ""
+
+    @staticmethod
+    def summary(details: Any) -> list[str]:
+        return []
+
+    @staticmethod
+    def tables(details: Any) -> list[Table]:
+        return []
+
+    @staticmethod
+    def notes(details: Any) -> list[str]:
+        return []

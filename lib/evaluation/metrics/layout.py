@@ -1,0 +1,219 @@
+"""Are the objects where the labels say? Layout AP: what a detector finds in the pictures, measured against their boxes.
+
+    found = DETECTORS.build(member).detect(pictures, names)          # lib/evaluation/detectors
+    truth = [truth_of_coco(annotations, category_ids) for ...]       # one a picture, in the same order
+    layout_ap(truth, found, names)["ap"]                             # 0 .. 1, None where there is nothing to measure
+
+On generated pictures this is the YOLO score of Li et al. 2021 ("LAMA", ICCV), which GLIGEN and its relatives report;
+read it beside the same detector's AP on real pictures of the same data set, which is the most that it can say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.geometry import area_xyxy, xywh_to_xyxy, xyxy_to_xywh
+
+Floats = NDArray[np.float64]
+
+# Of COCOeval's own settings: where a name's number lies in its arrays.
+_SIZES = ("all", "small", "medium", "large")  # of area: up to 32², up to 96² pixels, beyond
+_LIMITS = {"1": 0, "10": 1, "100": 2}  # detections a picture and category
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The N boxes of one picture."""
+
+    boxes: Floats  # (N, 4) xyxy pixels
+    labels: NDArray[np.int64]  # (N,) number of the category's name
+    ignore: NDArray[np.bool_]  # (N,) crowds and what is not to be judged: finding it is no error, missing it neither
+    area: Floats | None = None  # (N,) pixels², decides the size it counts to; None = that of the box
+
+
+class Found(Protocol):
+    """What is read of lib/evaluation/detectors.Detections: M detections of one picture."""
+
+    @property
+    def boxes(self) -> Floats:
+        """(M, 4) xyxy pixels."""
+
+    @property
+    def scores(self) -> Floats:
+        """(M,) the higher, the surer."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(M,) number of the category's name."""
+
+
+def truth_of_coco(annotations: Sequence[Mapping[str, Any]], category_ids: Sequence[Any]) -> Truth:
+    """From the COCO annotations of one picture: bbox (xywh), category_id, and, where they are there, area, iscrowd and
+    ignore, of which either true makes it ignored. category_ids: in the order of the names.
+
+    Raises ValueError for a category that is not among them.
+    """
+    numbers = {number: i for i, number in enumerate(category_ids)}
+    strange = sorted({str(a["category_id"]) for a in annotations if a["category_id"] not in numbers})
+    if strange:
+        raise ValueError(f"category ids {', '.join(strange)} are unknown: expected {list(category_ids)}")
+    boxes = xywh_to_xyxy(np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4))
+    told = [a.get("area") for a in annotations]
+    own = [float(box if area is None else area) for area, box in zip(told, area_xyxy(boxes), strict=True)]
+    return Truth(
+        boxes,
+        np.array([numbers[a["category_id"]] for a in annotations], np.int64),
+        np.array([bool(a.get("iscrowd")) or bool(a.get("ignore")) for a in annotations], bool),
+        np.array(own, np.float64),
+    )
+
+
+def layout_ap(
+    truth: Sequence[Truth], found: Sequence[Found], names: Sequence[str], only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Average precision and recall of detections against boxes, picture by picture, by pycocotools' COCOeval (Lin et
+    al. 2014, arXiv 1405.0312); JSON-safe.
+
+    names: the categories that labels number. only: those to measure, in place of all: a detector that was never told
+    of a category says nothing about its boxes.
+
+    ap (mean over IoU .5, .55 … .95 and the categories that have boxes), ap50, ap75 (at that IoU alone), ap_small,
+    ap_medium, ap_large, ar (recall, at most 100 detections a picture), ar_1, ar_10, ar_small, ar_medium, ar_large: all
+    0 .. 1, None where there is no box to find; by_category ({name: {"ap", "ap50", "ap75", "ar", "boxes"}}); pictures,
+    boxes, ignored, detections (counts, of the measured categories).
+
+    Raises ValueError for truth and detections of different numbers of pictures, labels beyond the names, boxes or
+    scores that are not finite, or an unknown or no name in `only`.
+    """
+    chosen = _chosen(names, only)
+    _check(truth, found, len(names))
+    wanted = [number + 1 for number in chosen]  # COCOeval takes a 0 for "none"
+    boxes = [
+        _record(i, box, label, area, ignore)
+        for i, one in enumerate(truth)
+        for box, label, area, ignore in zip(one.boxes, one.labels, _areas(one), one.ignore, strict=True)
+        if label + 1 in wanted
+    ]
+    detections = [
+        _record(i, box, label, area, False) | {"score": float(score)}
+        for i, one in enumerate(found)
+        for box, label, area, score in zip(one.boxes, one.labels, area_xyxy(one.boxes), one.scores, strict=True)
+        if label + 1 in wanted
+    ]
+    precision, recall = _evaluated(boxes, detections, len(truth), wanted)
+    left = [box for box in boxes if not box["iscrowd"]]
+    counts = Counter(box["category_id"] for box in left)
+    return {
+        **_overall(precision, recall),
+        "by_category": {
+            names[number]: _of_category(precision[..., k, :, :], recall[:, k]) | {"boxes": counts[number + 1]}
+            for k, number in enumerate(chosen)
+        },
+        "pictures": len(truth),
+        "boxes": len(left),
+        "ignored": len(boxes) - len(left),
+        "detections": len(detections),
+    }
+
+
+def _overall(precision: Floats, recall: Floats) -> dict[str, float | None]:
+    """precision: (IoU, recall, category, size, limit), recall: (IoU, category, size, limit); −1 where undefined."""
+    told = {"ap": _mean(precision[..., 0, 2]), **_at_iou(precision[..., 0, 2])}
+    told |= {f"ap_{size}": _mean(precision[..., s, 2]) for s, size in enumerate(_SIZES) if s}
+    told |= {"ar": _mean(recall[..., 0, 2])}
+    told |= {f"ar_{limit}": _mean(recall[..., 0, k]) for limit, k in _LIMITS.items() if limit != "100"}
+    return told | {f"ar_{size}": _mean(recall[..., s, 2]) for s, size in enumerate(_SIZES) if s}
+
+
+def _of_category(precision: Floats, recall: Floats) -> dict[str, float | None]:
+    """precision: (IoU, recall, size, limit), recall: (IoU, size, limit), of one category."""
+    best = precision[..., 0, 2]
+    return {"ap": _mean(best), **_at_iou(best), "ar": _mean(recall[:, 0, 2])}
+
+
+def _at_iou(precision: Floats) -> dict[str, float | None]:
+    """ap50 and ap75 of (IoU, ...): IoU .5, .55 …"""
+    return {"ap50": _mean(precision[0]), "ap75": _mean(precision[5])}
+
+
+def _mean(values: Floats) -> float | None:
+    """Over what is defined; None where nothing is."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def _evaluated(
+    boxes: list[dict[str, Any]], detections: list[dict[str, Any]], pictures: int, categories: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """COCOeval's (precision, recall)."""
+    from pycocotools.cocoeval import COCOeval
+
+    with _silence():
+        run = COCOeval(_coco(boxes, pictures, categories), _coco(detections, pictures, categories), "bbox")
+        run.params.imgIds, run.params.catIds = list(range(pictures)), list(categories)
+        run.evaluate()
+        run.accumulate()
+    return run.eval["precision"], run.eval["recall"]
+
+
+def _coco(records: list[dict[str, Any]], pictures: int, categories: Sequence[int]) -> Any:
+    """A COCO object in memory. Its ids start at 1, as COCOeval takes a match with id 0 for no match."""
+    from pycocotools.coco import COCO
+
+    made = COCO()
+    made.dataset = {
+        "images": [{"id": number} for number in range(pictures)],
+        "categories": [{"id": number} for number in categories],
+        "annotations": [record | {"id": i + 1} for i, record in enumerate(records)],
+    }
+    made.createIndex()
+    return made
+
+
+def _record(picture: int, box: Floats, label: Any, area: Any, ignore: Any) -> dict[str, Any]:
+    """As a crowd, which is the one kind that COCOeval never punishes: it overwrites a field `ignore` of others."""
+    return {
+        "image_id": picture,
+        "category_id": int(label) + 1,
+        "bbox": xyxy_to_xywh(box).tolist(),
+        "area": float(area),
+        "iscrowd": int(ignore),
+    }
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """pycocotools prints how far it is."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _areas(truth: Truth) -> Floats:
+    return area_xyxy(truth.boxes) if truth.area is None else truth.area
+
+
+def _chosen(names: Sequence[str], only: Sequence[str] | None) -> list[int]:
+    """Numbers of the categories to measure."""
+    strange = sorted(set(only or ()) - set(names))
+    if strange or (only is not None and not only):
+        raise ValueError(f"only {', '.join(strange) or 'none'}: expected some of {', '.join(names)}")
+    return [i for i, name in enumerate(names) if only is None or name in only]
+
+
+def _check(truth: Sequence[Truth], found: Sequence[Found], categories: int) -> None:
+    if len(truth) != len(found):
+        raise ValueError(f"boxes of {len(truth)} pictures and detections of {len(found)}: expected the same pictures")
+    for number, (boxes, detections) in enumerate(zip(truth, found, strict=True)):
+        labels = np.concatenate([boxes.labels, detections.labels])
+        if len(labels) and (labels.min() < 0 or labels.max() >= categories):
+            raise ValueError(f"picture {number}: labels {labels.min()} .. {labels.max()}, of {categories} names")
+        if not all(np.isfinite(values).all() for values in (boxes.boxes, detections.boxes, detections.scores)):
+            raise ValueError(f"picture {number}: boxes or scores that are not finite")

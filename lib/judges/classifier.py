@@ -1,0 +1,154 @@
+"""What is in a box? Crops with context, named by an image classifier that was trained on the names.
+
+judge = make_judge(resolve("data/models/pcb/classifier", {}))         # of lib/judges.py; any classifier of transformers
+crops = [crop_region(picture, box, judge.size) for box in boxes]      # of clip.py; boxes: xyxy pixels
+shares = judge.score(crops, ["open", "short", "background"])          # (N, 3), rows sum to 1
+
+It knows its own labels alone, where a CLIP (lib/judges/clip.RegionScorer) is told any names, and knows them better.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.checkpoints import ModelRef, check_whole, local_path, reading
+from lib.core.compute import device
+from lib.core.errors import AugmentError
+from lib.core.registry import MemberSettings
+from lib.core.vision import Pixels, batched, normalisation, prepared, processor_of, softmax
+from lib.core.words import match_names, some_of
+from lib.judges.clip import RegionSettings
+
+NEEDED = ("config.json", "*.safetensors", "*processor_config.json")
+ALSO = ("*.json",)
+KIND = "ForImageClassification"  # how the names of such architectures end
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An image classifier of transformers and what its processor says of pictures."""
+
+    model: Any
+    mean: NDArray[np.float32]  # (3,) of R, G, B in 0 .. 1
+    std: NDArray[np.float32]
+    size: int  # side of its pictures, pixels
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """What it can say, by number."""
+        return {int(number): label for number, label in sorted(self.model.config.id2label.items())}
+
+
+class CropClassifier:
+    """Says which of some names fits a crop best, as lib.judges.Judge has it.
+
+    Loaded before its first use, in float32 on every device. All but `identity` raises AugmentError where the checkpoint
+    is no image classifier, or is damaged, and ConnectionError where a download failed in a way that may pass.
+    """
+
+    VERSION: ClassVar[int] = 1
+    Settings: ClassVar[type[MemberSettings]] = RegionSettings
+
+    def __init__(self, settings: RegionSettings, model: ModelRef) -> None:
+        self.settings, self.ref = settings, model
+        self._loaded: Classifier | None = None
+
+    @property
+    def identity(self) -> str:
+        """The checkpoint and its revision, no path: equal identities give comparable scores."""
+        return f"classifier {self.ref.id} {self.ref.revision}"
+
+    @property
+    def batch_size(self) -> int:
+        """Crops at once."""
+        return self.settings.batch_size
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures that the model sees, pixels: crops of this size are not resized."""
+        return self.load().size
+
+    def load(self) -> Classifier:
+        """The model, read once."""
+        if self._loaded is None:
+            folder = local_path(self.ref, NEEDED, ALSO)
+            with reading(self.ref):
+                self._loaded = read_classifier(folder)
+                self._loaded.model.requires_grad_(False).to(device())
+        return self._loaded
+
+    def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
+        """(N, len(names)) shares of the names for each crop, 0 .. 1: softmax over the labels asked for, rows sum to 1.
+
+        Case, underscores and hyphens of names do not count; what several labels mean is added up. Raises ValueError
+        for no names, AugmentError for one that the model does not know.
+        """
+        if not names:
+            raise ValueError("no names to score crops against: give at least one")
+        columns = self._columns(names)
+        logits = batched(self.ref, crops, self.batch_size, self._see, len(self.load().labels))
+        asked = [np.logaddexp.reduce(logits.astype(np.float64)[:, numbers], axis=1) for numbers in columns]
+        return softmax(np.stack(asked, axis=1))
+
+    def _columns(self, names: Sequence[str]) -> list[list[int]]:
+        """Numbers of the labels that each name means."""
+        labels = self.load().labels
+        columns = [sorted(match_names([name], labels, {})) for name in names]
+        unknown = [name for name, numbers in zip(names, columns, strict=True) if not numbers]
+        if unknown:
+            raise AugmentError(
+                f"model {self.ref} does not know {', '.join(unknown)}: it has {some_of(list(labels.values()))}; train "
+                "one on all categories, take those away that `screen.boxes.others` adds, or give a CLIP, which is told "
+                "any names"
+            )
+        return columns
+
+    def _see(self, crops: Sequence[Pixels]) -> Any:
+        told = self.load()
+        return told.model(pixel_values=prepared(crops, told.size, told.mean, told.std).to(told.model.device)).logits
+
+
+def read_classifier(folder: Path) -> Classifier:
+    """An image classifier in Hugging Face form, in float32 on the CPU, in evaluation mode.
+
+    Raises what the libraries raise, and ValueError for another architecture; read it inside checkpoints.reading.
+    """
+    import torch
+    import transformers
+
+    config = json.loads((folder / "config.json").read_bytes())
+    if not is_classifier(config):
+        raise ValueError(f"its config.json names no architecture that ends in {KIND}: {config.get('architectures')}")
+    told = processor_of(folder)
+    mean, std = normalisation(told)
+    model, report = transformers.AutoModelForImageClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+    )
+    check_whole(report)
+    return Classifier(model.eval(), mean, std, _side(config, told))
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Does a config.json speak of an image classifier of transformers?"""
+    return any(str(name).endswith(KIND) for name in config.get("architectures") or ())
+
+
+def _side(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int:
+    """Of the pictures that it was trained on, pixels: by its config, else by its processor.
+
+    Raises ValueError where neither says it.
+    """
+    size = processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size")
+    by_name = size if isinstance(size, dict) else {"height": size}
+    told = [config.get("image_size"), by_name.get("height"), by_name.get("shortest_edge")]
+    sides = [side for side in told if isinstance(side, int) and side > 0]
+    if not sides:
+        raise ValueError("neither its config.json nor its processor says how large its pictures are")
+    return sides[0]

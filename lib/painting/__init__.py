@@ -1,0 +1,1 @@
+"""Requests in, pictures out: painters fill windows, composites return them to the picture."""

@@ -1,0 +1,1 @@
+"""Everything random, decided: selected pictures and captions in, requests out."""

@@ -1,0 +1,185 @@
+"""Edits: what to paint where. Pure and cheap. To add one: a file here with a class like `Replace`, and a line below.
+
+An edit looks at one labelled picture and names targets; the plan turns them into passes with windows and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from lib.core.geometry import IntBox
+from lib.core.keys import hash_draw
+from lib.core.registry import Family, MemberSettings
+from lib.records.labels import VisibilitySettings
+from lib.records.requests import XYXY, Rle
+
+EDITS = Family(
+    "edit",
+    {
+        "layout": "lib.planning.edits.layout:Layout",
+        "replace": "lib.planning.edits.replace:Replace",
+        "occlude": "lib.planning.edits.occlude:Occlude",
+        "refine": "lib.planning.edits.occlude:Refine",
+        "insert": "lib.planning.edits.insert:Insert",
+        "background": "lib.planning.edits.background:Background",
+        "mask": "lib.planning.edits.mask:Mask",
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One annotation of the picture."""
+
+    key: str
+    category: str
+    xyxy: XYXY  # pixels, cut to the frame
+    xywh: XYXY  # the same as the label has it: as annotated, to the last digit, where nothing was cut
+    editable: bool  # selected, usable, no crowd
+    crowd: bool = False
+    record: bytes | None = None  # the annotation as the source has it
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One selected picture as an edit sees it."""
+
+    image_key: str
+    digest: str
+    width: int
+    height: int
+    prompt: str  # the caption's prompt; "" where captions are off
+    draws: tuple[int, int]  # seed and variant: what every draw of this plan begins with
+    boxes: Sequence[Box]
+    places: Mapping[str, np.ndarray] = field(
+        default_factory=dict
+    )  # lib/planning/statistics.py; where its settings ask for them
+    mixes: Sequence[tuple[str, ...]] = ()  # of lib/planning/statistics.py too
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place to paint: becomes a pass."""
+
+    region: tuple[IntBox, ...]  # xyxy whole pixels
+    boxes: tuple[XYXY, ...]  # xyxy pixels of the picture
+    phrases: tuple[str, ...]  # one per box
+    prompt: str
+    about: tuple[str, ...]  # annotations that it has to do with: part of its seed
+    plain: str = ""  # the prompt for painters that read no phrases; "" = the same
+    role: str = ""  # tells targets about the same annotations apart: part of the seed too
+    redraws: tuple[str, ...] = ()  # annotations whose object is new afterwards
+    moves: bool = False  # True: those objects stand in `boxes` now, one each
+    adds: tuple[IntBox, ...] = ()  # boxes of objects that come in front of all that is there
+    category: str | None = None  # name, for what it adds or redraws; None: adds get no label, redraws keep theirs
+    kinds: tuple[str, ...] = ()  # categories of adds, one each, where they are of several; () = all of `category`
+    holes: tuple[IntBox, ...] = ()  # of the region, not to be painted
+    mask: Rle | None = None  # of the whole picture: of the region only this is to be painted
+
+    @property
+    def added(self) -> list[tuple[IntBox, str]]:
+        """Box and category of each new object that has a label of its own."""
+        if self.kinds:
+            return list(zip(self.adds, self.kinds, strict=True))
+        return [] if self.category is None else [(box, self.category) for box in self.adds]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an edit wants of one picture; without targets, `reason` says why."""
+
+    targets: tuple[Target, ...]
+    keeps: tuple[str, ...]  # annotations that go into the new picture as they are
+    barred: tuple[str, ...] = ()  # "annotation key: reason"
+    reason: str = ""
+
+
+class EditSettings(MemberSettings):
+    """What every edit has."""
+
+    prompt: str | list[str] | None = Field(
+        None,
+        description="what to paint, {category} and {caption} filled in; of several, each target takes one by its hash; "
+        "none: the edit's own",
+    )
+    negative_prompt: str = Field("", description="what the painter should keep away from")
+
+    @property
+    def needs_places(self) -> bool:
+        """True: a scene comes with the places that objects of the data set take."""
+        return False
+
+    @property
+    def needs_mixes(self) -> bool:
+        """True: a scene comes with what pictures of the data set hold."""
+        return False
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str | list[str] | None) -> str | list[str] | None:
+        texts = value if isinstance(value, list) else [value]
+        if value is not None and not (texts and all(text and text.strip() for text in texts)):
+            raise ValueError("a text, or a list of texts, was expected, none of them empty")
+        return value
+
+
+class WindowSettings(EditSettings, VisibilitySettings):
+    """What edits have whose targets are smaller than the picture: how much of it the painter sees around them, and what
+    becomes of the labels of objects that lie partly under what is painted."""
+
+    context: float = Field(2.0, ge=1, description="window side as a multiple of the target's longer side")
+    min_window: int = Field(256, ge=1, description="least window side, pixels of the picture, where the frame allows")
+
+
+class Edit(Protocol):
+    """The contract; tests/test_edits.py holds every registered member to it."""
+
+    VERSION: ClassVar[int]
+    WHOLE: ClassVar[bool]  # True: one window over the whole picture; False: a window around each target
+    Settings: ClassVar[type[EditSettings]]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def draft(self, scene: Scene) -> Draft:
+        """Targets for one picture; no randomness but `lib.core.keys.hash_draw`."""
+        ...
+
+
+def chosen(boxes: Sequence[Box], scene: Scene, purpose: str, most: int | None) -> list[Box]:
+    """At most `most` boxes, those with the smallest hashes, in the order of the annotations."""
+    keys = {box.key for box in ranked(boxes, scene, purpose)[:most]}
+    return [box for box in boxes if box.key in keys]
+
+
+def ranked(boxes: Sequence[Box], scene: Scene, purpose: str) -> list[Box]:
+    """Boxes in the order of their hashes."""
+    return sorted(boxes, key=lambda box: hash_draw(scene.draws, purpose, scene.digest, box.key))
+
+
+def prompt_of(settings: EditSettings, scene: Scene, key: str, category: str, otherwise: str) -> str:
+    """The prompt for one target: of a pool the text with the smallest hash; `otherwise` where none is set."""
+    pool = settings.prompt if isinstance(settings.prompt, list) else [settings.prompt or otherwise]
+    text = min(pool, key=lambda text: hash_draw(scene.draws, "prompt", scene.digest, key, text))
+    return text.replace("{category}", category).replace("{caption}", scene.prompt).strip() or otherwise
+
+
+def new_object(settings: EditSettings, category: str | None, scene: Scene, box: Box) -> tuple[str, str]:
+    """(prompt, plain) for an object painted anew, of another category where one is given.
+
+    None set: the caption, for painters that read the box's phrase beside it. The others are told the object alone, as
+    are all of them where the caption tells of an old object of another kind.
+    """
+    own = f"a {category or box.category}"
+    if settings.prompt is None and not category and scene.prompt:
+        return scene.prompt, own
+    return prompt_of(settings, scene, box.key, category or box.category, own), ""
+
+
+def nothing(scene: Scene) -> str:
+    """The reason for a draft without targets where every editable box was barred, or there is none."""
+    return "all_boxes_barred" if any(box.editable for box in scene.boxes) else "no_boxes_to_edit"

@@ -1,0 +1,61 @@
+"""background: everything but the objects is painted anew; every label stays as it is."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from pydantic import Field
+
+from lib.core.geometry import outer_pixels
+from lib.planning.edits import Draft, EditSettings, Scene, Target, prompt_of
+
+NEUTRAL = "an empty place, plain background"
+
+
+class Background:
+    """One target over the whole frame, the boxes of all objects left out."""
+
+    VERSION: ClassVar[int] = 1
+    WHOLE: ClassVar[bool] = True
+
+    class Settings(EditSettings):
+        """The prompt is a neutral one where none is set: one that names the objects has them painted once more, where
+        no label says so. {caption} is filled in without its parts that name one of the picture's categories, as they
+        are called or with an s."""
+
+        margin: int = Field(8, ge=0, description="pixels around each box that stay too, the composite's reach apart")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def draft(self, scene: Scene) -> Draft:
+        """All boxes stay, whether they may be edited or not."""
+        if not any(box.editable for box in scene.boxes):
+            return Draft((), (), reason="no_boxes_to_edit")
+        keys, frame = tuple(box.key for box in scene.boxes), (0, 0, scene.width, scene.height)
+        grow = self.settings.margin
+        outer = [outer_pixels(box.xyxy) for box in scene.boxes]
+        holes = tuple((x0 - grow, y0 - grow, x1 + grow, y1 + grow) for x0, y0, x1, y1 in outer)
+        bare = Scene(
+            scene.image_key, scene.digest, scene.width, scene.height, self._plain(scene), scene.draws, scene.boxes
+        )
+        prompt = prompt_of(self.settings, bare, "background", "", NEUTRAL)
+        return Draft((Target(region=(frame,), boxes=(), phrases=(), prompt=prompt, about=keys, holes=holes),), keys)
+
+    @staticmethod
+    def _plain(scene: Scene) -> str:
+        return without_objects(scene.prompt, sorted({box.category for box in scene.boxes}))
+
+
+def without_objects(caption: str, categories: list[str]) -> str:
+    """A caption without its parts, between commas and little words, that name one of the categories; it may be "".
+
+    "a forklift in a warehouse with two pallets" without forklift and pallet → "a warehouse".
+    """
+    parts = re.split(r"\s*,\s*|\s+(?=(?:and|with|in|on|at|near|next to|beside|under|behind|of)\s)", caption)
+    nouns = [re.escape(name.replace("_", " ").lower()) for name in categories if name.strip()]
+    named = re.compile(rf"(?<!\w)({'|'.join(nouns)})(s|es)?(?!\w)") if nouns else None
+    kept = [part for part in parts if part and not (named and named.search(part.replace("_", " ").lower()))]
+    text = " ".join(kept)
+    return re.sub(r"^(and|with|in|on|at|near|next to|beside|under|behind|of)\s+", "", text).strip()

@@ -1,0 +1,339 @@
+"""Plan: decides everything random before a model is touched. Rows in, requests out.
+
+Draws come from SHA-256 over (seed, edit, source digest, annotation ids, variant), never from a shared stream, so a
+picture added to the data set leaves the other plans alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.core.geometry import (
+    IntBox,
+    clip_xyxy,
+    outer_pixels,
+    rectangles_mask,
+    to_window,
+    window_around,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
+from lib.core.keys import canonical, hash_draw, key_of
+from lib.core.registry import Member
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.donors import DonorPool
+from lib.planning.edits import EDITS, Box, Draft, Scene, Target
+from lib.planning.recipe import Recipe
+from lib.planning.statistics import Statistics
+from lib.records.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
+from lib.records.requests import Donor, Label, Pass, Request, Rle
+from lib.records.rle import decode_rle
+from lib.records.rows import OK, REJECTED, PlanRow
+
+
+def scenes(
+    selected: pd.DataFrame,
+    objects: pd.DataFrame,
+    prompts: Mapping[str, str],
+    seed: int,
+    statistics: Statistics,
+) -> Iterator[tuple[Any, Scene]]:
+    """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
+    by_image = objects.groupby("image_key", sort=False).indices
+    keys, categories = objects.key.to_numpy(object), objects.category.to_numpy(object)
+    annotated = objects[["x", "y", "w", "h"]].to_numpy()
+    corners = xywh_to_xyxy(annotated)
+    crowds, records = objects.crowd.to_numpy(), objects.record.to_numpy(object)
+    for row in selected.itertuples(index=False):
+        own = by_image.get(row.key, np.array([], dtype=np.int64))
+        editable = set(row.objects)
+        clipped = clip_xyxy(corners[own], row.width, row.height)
+        whole = (clipped == corners[own]).all(axis=1, keepdims=True)
+        told = np.where(whole, annotated[own], xyxy_to_xywh(clipped)).tolist()
+        boxes = [
+            Box(
+                key=keys[i],
+                category=categories[i],
+                xyxy=tuple(xyxy),
+                xywh=tuple(xywh),
+                editable=keys[i] in editable,
+                crowd=bool(crowds[i]),
+                record=records[i],
+            )
+            for i, xyxy, xywh in zip(own, clipped.tolist(), told, strict=True)
+        ]
+        prompt = prompts.get(row.key, "")
+        frame = row.width, row.height
+        drawn_from = statistics.places, statistics.mixes
+        yield row, Scene(row.key, row.digest, *frame, prompt, (seed, 0), boxes, *drawn_from)
+
+
+def targets_of(
+    selected: pd.DataFrame,
+    objects: pd.DataFrame,
+    prompts: Mapping[str, str],
+    edit: Member,
+    seed: int,
+    statistics: Statistics,
+) -> list[tuple[Target, str]]:
+    """What variant 0 of `plan_requests` wants to paint, each target with the category of its object."""
+    built = EDITS.build(edit)
+    return [
+        (target, _category(target, scene))
+        for _, scene in scenes(selected, objects, prompts, seed, statistics)
+        for target in built.draft(scene).targets
+    ]
+
+
+def _category(target: Target, scene: Scene) -> str:
+    """What the target's object is; "" where it is about none."""
+    own = {box.key: box.category for box in scene.boxes}
+    return target.category or (own[target.about[0]] if target.about else "")
+
+
+def plan_requests(
+    selected: pd.DataFrame,
+    objects: pd.DataFrame,
+    prompts: Mapping[str, str],
+    recipe: Recipe,
+    statistics: Statistics,
+    seed: int,
+    variants: int,
+) -> list[PlanRow]:
+    """One row per selected picture and variant: a request, or the reason why there is none.
+
+    selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
+    needs.
+    """
+    planner = _Planner(recipe, statistics.donors, seed)
+    return [
+        planner.row(row, replace(scene, draws=(seed, variant)), variant)
+        for row, scene in scenes(selected, objects, prompts, seed, statistics)
+        for variant in range(variants)
+    ]
+
+
+def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
+    """The file name of a synthetic picture: its source's stem, what was done, and the request's key."""
+    last = file_name.replace("\\", "/").rpartition("/")[2]
+    stem = last.rpartition(".")[0] if "." in last else last
+    safe = "".join(c if c.isalnum() or c in ",.-_ " else "_" for c in stem).strip(". ") or "picture"
+    short = safe[:80].encode()[:160].decode(errors="ignore")  # file systems count bytes: 255
+    return f"{short}__{edit}-{painter}-{key[:12]}.png"
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, donors: DonorPool, seed: int) -> None:
+        self.recipe, self.donors, self.seed = recipe, donors, seed
+        self.edit = EDITS.build(recipe.edit)
+        self.painter = PAINTERS[recipe.painter.name]
+        self.painter_settings = PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
+        # In steps, so that composites of about the same reach share their paints.
+        self.margin = 16 * max(1, math.ceil(COMPOSITES.build(recipe.composite).margin() / 16))
+
+    def row(self, selected: Any, scene: Scene, variant: int) -> PlanRow:
+        draft = self.edit.draft(scene)
+        limit = self.painter.MAX_BOXES
+        if limit is not None and any(len(target.boxes) > limit for target in draft.targets):
+            most = max(len(target.boxes) for target in draft.targets)
+            return self._rejected(scene, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
+        steps = [(target, self._pass(target, scene, variant)) for target in draft.targets]
+        painted = [(target, step) for target, step in steps if isinstance(step, Pass)]
+        barred = [
+            f"{key}: {reason}"
+            for target, reason in steps
+            if isinstance(reason, str)
+            for key in (target.about if target.redraws else [target.role or self.recipe.edit.name])
+        ]
+        if not painted:
+            reason = draft.reason or barred[-1].rpartition(": ")[2]
+            return self._rejected(scene, variant, draft, reason, "; ".join((*draft.barred, *barred)))
+        labels, hidden = self._labels(draft, scene, painted)
+        request = Request(
+            image_key=scene.image_key,
+            source=scene.digest,
+            frame=selected.frame,
+            width=scene.width,
+            height=scene.height,
+            split=selected.split,
+            variant=variant,
+            edit=self.recipe.edit.name,
+            painter=self.recipe.painter.identity(),
+            composite=self.recipe.composite.identity(),
+            passes=tuple(step for _, step in painted),
+            labels=labels,
+        )
+        key = key_of(request)
+        name = picture_name(selected.file_name, key, request.edit, self.recipe.painter.name)
+        left = [*draft.barred, *barred, *hidden]
+        return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left, _scale(request))
+
+    def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | str:
+        """A pass, or the reason why there is none."""
+        role = (target.role,) if target.role else ()
+        seed = hash_draw(self.seed, self.recipe.edit.name, scene.digest, target.about, variant, *role)
+        donor, region = None, target.region
+        if self.painter.NEEDS_DONOR:
+            donor, region = self._donor(target, scene, seed), tuple(outer_pixels(box) for box in target.boxes)
+            if donor is None:
+                return "no_donor"
+        holes = tuple(self._wider(hole, scene) for hole in target.holes)
+        if holes and rectangles_mask(holes, (0, 0, scene.width, scene.height)).all():
+            return "nothing_to_paint"
+        window, shape = self._window(target, scene)
+        boxes = clip_xyxy(to_window(np.array(target.boxes).reshape(-1, 4), window, shape), shape[1], shape[0])
+        return Pass(
+            window=window,
+            shape=shape,
+            region=region,
+            holes=holes,
+            mask=target.mask,
+            boxes=tuple(tuple(round(v, 4) for v in box) for box in boxes.tolist()),
+            phrases=target.phrases,
+            prompt=target.prompt if self.painter.READS_PHRASES else target.plain or target.prompt,
+            negative_prompt=self.edit.settings.negative_prompt,
+            seed=seed,
+            donor=donor,
+        )
+
+    def _wider(self, hole: IntBox, scene: Scene) -> IntBox:
+        """A hole that the composite's reach beyond the region does not enter, cut to the frame."""
+        x0, y0, x1, y1 = hole
+        grow = self.margin
+        return max(x0 - grow, 0), max(y0 - grow, 0), min(x1 + grow, scene.width), min(y1 + grow, scene.height)
+
+    def _window(self, target: Target, scene: Scene) -> tuple[IntBox, tuple[int, int]]:
+        """The window around the target and the painter's shape for it, of one aspect: nothing is squashed."""
+        width, height, settings = scene.width, scene.height, self.painter_settings
+        if self.edit.WHOLE:
+            shape = self.painter.shape(settings, width, height)
+            return window_around((0, 0, width, height), width, height, shape, 1, 1), shape
+        corners = np.array(target.region)
+        low, high = corners[:, :2].min(axis=0) - self.margin, corners[:, 2:].max(axis=0) + self.margin
+        around = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+        if self.painter.MODEL is None:  # works at the picture's own size: no more than it needs
+            return around, self.painter.shape(settings, around[2] - around[0], around[3] - around[1])
+        edit = self.edit.settings
+        window = window_around(around, width, height, (1, 1), edit.context, edit.min_window)
+        return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
+
+    def _donor(self, target: Target, scene: Scene, seed: int) -> Donor | None:
+        own, category = target.about[0] if target.about else "", _category(target, scene)
+        (x0, y0, x1, y1), settings = outer_pixels(target.boxes[0]), self.painter_settings
+        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, own)
+        if row is None:
+            return None
+        box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
+        return Donor(
+            annotation=row.key,
+            digest=row.digest,
+            box=outer_pixels(box.tolist()),
+            frame=row.frame,
+            flip=settings.flip and bool(hash_draw("flip", seed) % 2),
+            polygon=polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None,
+        )
+
+    def _labels(
+        self, draft: Draft, scene: Scene, painted: list[tuple[Target, Pass]]
+    ) -> tuple[tuple[Label, ...], list[str]]:
+        """Labels, the source's in their order and then new ones; and "annotation key: reason" of those that are gone.
+
+        What was barred for want of a donor stays as it is.
+        """
+        redrawn_by = {key: (target, step) for target, step in painted for key in target.redraws}
+        targeted = {key for target in draft.targets for key in target.redraws}
+        fronts = _Fronts(painted) if isinstance(self.edit.settings, VisibilitySettings) else None
+        labels: list[Label] = []
+        gone: list[str] = []
+        for box in scene.boxes:
+            if box.key in redrawn_by:
+                label = _redrawn(box, *redrawn_by[box.key])
+            elif box.key in draft.keeps or (box.key in targeted and not self.edit.WHOLE):
+                label = Label(source=box.key, painted=False)
+            else:
+                continue
+            seen: Label | None = label
+            if fronts is not None and not box.crowd:
+                seen = fronts.seen(label, box, scene, self.edit.settings)
+            if seen is None:
+                gone.append(f"{box.key}: hidden")
+            else:
+                labels.append(seen)
+        for number, (target, step) in enumerate(painted):
+            for (x0, y0, x1, y1), category in target.added:
+                new = Box("", category, (x0, y0, x1, y1), (x0, y0, x1 - x0, y1 - y0), editable=False)
+                told: Label | None = added((x0, y0, x1, y1), category, step)
+                if told is not None and fronts is not None:
+                    told = fronts.seen(told, new, scene, self.edit.settings, after=number)
+                labels += [] if told is None else [told]
+        return tuple(labels), gone
+
+    def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
+        key = key_of("no request", scene.image_key, scene.digest, variant, self.recipe.edit.identity(), self.seed)
+        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred), 0.0)
+
+
+class _Fronts:
+    """What comes in front of what: each pass covers what was there before it, but for the objects that it paints."""
+
+    def __init__(self, painted: list[tuple[Target, Pass]]) -> None:
+        self.targets = [target for target, _ in painted]
+        self.last = {key: number for number, target in enumerate(self.targets) for key in target.redraws}
+        # A donor fills its box alone, whatever was asked for; and a new object is no larger than its own box.
+        self.regions = [np.array(target.adds or step.region, dtype=np.float64) for target, step in painted]
+        self._masks: dict[int, np.ndarray] = {}
+
+    def seen(
+        self, label: Label, box: Box, scene: Scene, policy: VisibilitySettings, after: int | None = None
+    ) -> Label | None:
+        """The label of a box (or of what pass `after` added there) with all that came in front of it since; None where
+        it is to be dropped."""
+        since = self.last.get(box.key, -1) if after is None else after
+        low, high = np.array(box.xyxy[:2]), np.array(box.xyxy[2:])
+        boxes: list[IntBox] = []
+        masks: list[np.ndarray] = []
+        for number in range(since + 1, len(self.targets)):
+            target, regions = self.targets[number], self.regions[number]
+            meets = ((regions[:, :2] < high) & (regions[:, 2:] > low)).all(axis=1)
+            if box.key in target.redraws or not meets.any():
+                continue
+            if target.mask is None:
+                boxes += [_whole(region) for region in regions[meets].tolist()]
+            else:
+                masks.append(self._mask(number, target.mask))
+        if not boxes and not masks:
+            return label
+        return occluded(label, box.xywh, box.record, (scene.height, scene.width), boxes, policy, masks)
+
+    def _mask(self, number: int, mask: Rle) -> np.ndarray:
+        if number not in self._masks:
+            self._masks[number] = decode_rle(mask)
+        return self._masks[number]
+
+
+def _whole(xyxy: list[float]) -> IntBox:
+    x0, y0, x1, y1 = map(int, xyxy)
+    return x0, y0, x1, y1
+
+
+def _redrawn(box: Box, target: Target, step: Pass) -> Label:
+    if target.mask is not None:  # the object fills the mask that its annotation has
+        return Label(source=box.key, painted=True, category=target.category)
+    xywh = box.xywh
+    if target.moves:
+        x0, y0, x1, y1 = target.boxes[target.redraws.index(box.key)]
+        xywh = x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)
+    return redrawn(box.key, xywh, step, target.category)
+
+
+def _scale(request: Request) -> float:
+    """The painter's pixels per pixel of the picture, least of all passes: below 1 the paint is coarser than it."""
+    scales = (step.shape[0] / (step.window[3] - step.window[1]) for step in request.passes)
+    return round(min(scales), 4)

@@ -1,0 +1,1 @@
+"""What stages hand on and where it is kept: rows, requests, labels, settings; manifests and the store."""

@@ -1,0 +1,130 @@
+"""What is kept between runs and may have been altered since: every file is read strictly, to a type, or not at all.
+
+    write(root / "ids.json", ids, durable=True)     # JSON for a person, with the SHA-256 of its content inside
+    ids = read(root / "ids.json", Ids, remedy)      # None: no file. AugmentError: damaged, with file and remedy
+    note_ref(ref); noted_ref(path)                  # a job's output, and whether it is still what the job left
+    typed(store.get("verdict", key), Verdict)       # None for whatever is not exactly that
+
+A workspace may come from somebody else, and anybody can write a digest: it finds damage, and the type keeps out what
+was never written by this project. Nothing that is read here can name code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_write
+from lib.records.manifest import Ref
+
+T = TypeVar("T")
+
+ANEW = "remove it, and it is made anew"
+
+_SEAL = "sha256"
+_RECORD = 1024  # bytes at most of a job's record: it has about 100
+
+FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # ValueError: bytes that are no text
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+def write(path: Path, value: Any, durable: bool = False) -> None:
+    """Write an object (a mapping, a Struct) by rename: indented JSON, last in it the SHA-256 of its canonical form.
+
+    durable: as `atomic_write`.
+    """
+    told = msgspec.to_builtins(value)
+    data = msgspec.json.encode(told | {_SEAL: _digest(told)})
+    atomic_write(path, msgspec.json.format(data, indent=2) + b"\n", durable)
+
+
+def read(path: Path, kind: type[T], remedy: str = ANEW) -> T | None:
+    """What `write` wrote, or a former version without a digest; None where there is no file.
+
+    Raises AugmentError, with the file and the remedy, where it cannot be read, was altered, or is of another type.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise AugmentError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from None
+    try:
+        told = msgspec.json.decode(data)
+        seal = told.pop(_SEAL, None) if isinstance(told, dict) else None
+        value = msgspec.convert(told, kind)
+    except FAULTS as error:
+        raise AugmentError(f"{path} is damaged ({error}): {remedy}") from None
+    if seal is not None and seal != _digest(told):
+        raise AugmentError(
+            f"{path} is damaged (it was altered since it was written): {remedy}; if that was meant, remove its line "
+            f'"{_SEAL}"'
+        )
+    return value
+
+
+def sealed(path: Path) -> bool:
+    """Does a file have its digest inside? Former versions wrote none."""
+    try:
+        return f'"{_SEAL}"'.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+
+
+def typed(data: bytes | None, kind: type[T], fits: Callable[[T], bool] = lambda value: True) -> T | None:
+    """JSON of exactly this type, of which `fits` is true; None for anything else."""
+    if data is None:
+        return None
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except FAULTS:
+        return None
+    return value if fits(value) else None
+
+
+def conforms(value: Any, kind: Any) -> bool:
+    """Is a decoded value of this type?"""
+    try:
+        msgspec.convert(value, kind)
+    except FAULTS:
+        return False
+    return True
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a job's output. Where it lies follows from the job, so a workspace that was moved stays good."""
+
+    rows: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+def note_ref(ref: Ref) -> None:
+    """Write down beside a file what it must be; the file is complete."""
+    atomic_write(_record(ref.file), msgspec.json.encode(_Record(ref.rows, ref.sha256)))
+
+
+def noted_ref(path: Path) -> Ref | None:
+    """A file as its record has it; None where either is missing, or is not what was noted."""
+    try:
+        with _record(path).open("rb") as file:
+            data = file.read(_RECORD + 1)
+    except OSError:
+        return None
+    found = typed(data, _Record)
+    if found is None or len(data) > _RECORD:
+        return None
+    ref = Ref(path=str(path), rows=found.rows, sha256=found.sha256)
+    return ref if ref.intact() else None
+
+
+def _record(path: Path) -> Path:
+    return path.with_suffix(".json")

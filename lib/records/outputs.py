@@ -1,0 +1,267 @@
+"""What a run may write: folders and files of its workspace, none that holds what it reads, none of anybody else's.
+
+check_workspace(root, inputs_of(settings))           # before the first byte is written
+ours = Outputs(root / "final", former)               # files that runs put into a folder
+ours.claim(names)                                    # noted before they are written
+ours.sweep(wanted)                                   # of these files alone the others are removed
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from lib.core.errors import AugmentError
+from lib.core.images import plain_path
+from lib.records import kept
+
+FOLDERS = (
+    "final",
+    "drawn",
+    "report",
+    "store",
+    "manifests",
+    "parts",
+    "results",
+    "annotated",
+    "checkpoints",
+    "sheets",
+)
+FILES = (
+    "status.json",
+    "settings.json",
+    "contact_sheet.jpg",
+    "grid.jpg",
+    "ids.json",
+    "places.json",
+    "mixes.json",
+    "models.lock",
+)
+
+# Of these a stranger's would be overwritten; the others are read, and may be brought along from another workspace.
+_OVERWRITTEN = (
+    *FILES[:4],
+    "final/annotations.json",
+    "report/index.html",
+    "report/metrics.json",
+)
+_TRACES = (".lock", "manifests/ingest.parquet", "store/picture")  # any of them: runs have been here before
+_LINKS = (*FOLDERS, "final/images", "final/labels", ".lock")
+
+_INPUTS = frozenset({"images", "annotations", "path", "start", "real", "generated", "boxes", "model", "judge"})
+_TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}(\.[A-Za-z0-9]+)?")  # as lib.core.files.atomic_path names them
+
+
+# --- before anything is written ----------------------------------------------------------------------------------
+
+
+def inputs_of(settings: BaseModel) -> dict[str, Path]:
+    """Files and folders that settings say are to be read, by the setting's name; of models those that lie on disk."""
+    return dict(_inputs(settings.model_dump(), ""))
+
+
+def _inputs(told: Any, place: str) -> Iterator[tuple[str, Path]]:
+    if isinstance(told, Mapping):
+        for name, value in told.items():
+            where = f"{place}.{name}" if place else str(name)
+            if name in _INPUTS and isinstance(value, str | Path) and _exists(Path(value)):
+                yield where, Path(value)
+            else:
+                yield from _inputs(value, where)
+    elif isinstance(told, list | tuple):
+        for i, value in enumerate(told):
+            yield from _inputs(value, f"{place}[{i}]")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL: no path
+        return False
+
+
+def check_workspace(
+    root: Path, inputs: Mapping[str, Path], more: Iterable[Path] = (), readable: Collection[str] = ()
+) -> None:
+    """Raise AugmentError where a run in the workspace `root` might write over what is not its own; writes nothing.
+
+    That is an input that lies in what runs write (by whatever path: links, `..`, other letters where the disk ignores
+    case), an output that is a link to elsewhere, and a folder that never was a workspace but has files of our names.
+    inputs: by the setting's name; more: other outputs, anywhere; readable: names of FOLDERS that this run only reads.
+    """
+    written = [root / name for name in (*FOLDERS, *FILES) if name not in readable]
+    for name, path in inputs.items():
+        for output in [*written, *more]:
+            if lies_in(path, output):
+                raise AugmentError(
+                    f"{name} {path} lies in {output}, which runs of workspace {root} write: set `workspace` to another "
+                    f"folder, or copy what is to be read elsewhere"
+                )
+    for name in _LINKS:
+        link = root / name
+        if link.is_symlink() and not link.resolve().is_relative_to(root.resolve()):
+            raise AugmentError(
+                f"{link} is a link to {link.resolve()}, and a run writes inside its workspace alone: remove the link, "
+                f"or set `workspace` to a folder there"
+            )
+    if not any((root / name).exists() for name in _TRACES):
+        for name in _OVERWRITTEN:
+            if os.path.lexists(root / name):
+                raise AugmentError(
+                    f"{root / name} is there, and no run has been in {root}: move it away, or set `workspace` to "
+                    f"another folder"
+                )
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Is `path` the file or folder `folder`, or inside it? By identity on disk, so that no spelling deceives."""
+    here = path.resolve()
+    if here.is_relative_to(folder.resolve()):
+        return True
+    wanted = _identity(folder)
+    return wanted is not None and any(_identity(place) == wanted for place in (here, *here.parents))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        told = path.stat()
+    except (OSError, ValueError):
+        return None
+    return told.st_dev, told.st_ino
+
+
+def check_sources(root: Path, images: Path, paths: Iterable[str]) -> None:
+    """Raise AugmentError where a picture of the data set is one that runs in the workspace `root` wrote.
+
+    images: the folder that the relative `paths` start from. It may hold the workspace, but not what lies in that.
+    """
+    if not lies_in(root, images):
+        return
+    top, beside, known = images.resolve(), _identity(root), dict[Path, bool]()
+    for path in filter(None, paths):
+        place = (top / path).resolve() if (top / path).is_symlink() else top / path
+        folder = place.parent
+        if folder not in known:
+            known[folder] = any(lies_in(folder, root / name) for name in FOLDERS)
+        if known[folder] or (place.name.casefold() in FILES and _identity(folder) == beside):
+            raise AugmentError(
+                f"picture {path} of the data set lies in what runs of workspace {root} write: set `workspace` to a "
+                f"folder outside of {images} (this one may be moved there as it is)"
+            )
+
+
+# --- files that are ours -----------------------------------------------------------------------------------------
+
+
+class _Note(msgspec.Struct, forbid_unknown_fields=True):
+    files: list[str]
+
+
+class Outputs:
+    """Files that runs put into a folder. Only these are ever removed or written over; a stranger's stay.
+
+    Their names, relative and posix, are noted beside the folder before the first is written, so that after a kill, too,
+    it is known whose they are.
+    """
+
+    def __init__(self, folder: Path, former: Iterable[str] = ()) -> None:
+        """former: names that an earlier version's manifest tells of, for where there is no note yet."""
+        self.folder, self.note = folder, folder.with_name(f".{folder.name}.json")
+        self._noted = self._read()
+        self.names = set(map(_plain, former)) if self._noted is None else self._noted
+        self._inside: dict[Path, bool] = {}
+
+    def _read(self) -> set[str] | None:
+        try:
+            told = kept.read(self.note, _Note)
+        except AugmentError:  # damaged: manifests, and the files' own bytes, tell the most of it
+            return None
+        return None if told is None else set(told.files)
+
+    def _keep(self, names: set[str]) -> None:
+        if names != self._noted:
+            kept.write(self.note, _Note(sorted(names)), durable=True)
+            self._noted = names
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Note names before files are written there; one at which a stranger's file lies is not ours by that."""
+        wanted = {_plain(name) for name in names}
+        self._keep(self.names | {name for name in wanted if not os.path.lexists(self.folder / name)})
+
+    def check(self, name: str, same: Callable[[Path], bool]) -> None:
+        """Raise AugmentError where `name` is a stranger's, unless `same` says that it holds what is to be written.
+
+        ValueError where it leads out of the folder, as a manifest of somebody else may have it.
+        """
+        path = self.folder / name
+        if plain_path(name, keep_backslash=True) is None:
+            raise ValueError(f"{name} leads out of {self.folder}")
+        if not self._leads_inside(path):
+            raise AugmentError(
+                f"{path.parent} is a link to elsewhere, and a run writes inside its workspace alone: remove the link"
+            )
+        if os.path.lexists(path) and _plain(name) not in self.names and not (path.is_file() and same(path)):
+            raise AugmentError(
+                f"{path} was not written by a run, and its name is needed: move it away, or set `workspace` to another "
+                f"folder"
+            )
+
+    def sweep(self, wanted: Collection[str]) -> None:
+        """Remove those of our files that are not wanted, and the folders that this empties; then ours are `wanted`."""
+        left = {_plain(name) for name in wanted}
+        folded = {name.casefold(): name for name in left}
+        for name in sorted(self.names | (self._noted or set()), reverse=True):
+            twin = folded.get(name.casefold())
+            path = self.folder / name
+            if name in left or plain_path(name, keep_backslash=True) != name or not self._leads_inside(path):
+                continue
+            if twin is not None and _identity(path) == _identity(self.folder / twin):
+                continue  # one file, on a disk that ignores case
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+                self._remove_empty(path.parent)
+        self.names = left
+        self._keep(left)
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self.folder and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+    def _leads_inside(self, path: Path) -> bool:
+        """Is the file's folder the workspace's own, whatever links there are?"""
+        parent = path.parent
+        if parent not in self._inside:
+            self._inside[parent] = parent.resolve().is_relative_to(self.folder.resolve())
+        return self._inside[parent]
+
+
+def _plain(name: str) -> str:
+    """ "./a.png" is a.png."""
+    return str(PurePosixPath(name))
+
+
+def remove_temporary(root: Path, models: Collection[str]) -> None:
+    """Remove what a killed run left half written in its outputs, by the names that it gives such files.
+
+    models: names of trainers, whose folders are written beside their place in models/. Links are not followed.
+    """
+    folders = [root / name for name in (*FOLDERS, "models") if not (root / name).is_symlink()]
+    for folder in folders:
+        for parent, _, files in os.walk(folder):
+            for name in filter(_TEMPORARY.fullmatch, files):
+                (Path(parent) / name).unlink(missing_ok=True)
+    for path in root.glob(".tmp-*"):
+        if _TEMPORARY.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
+    for name in models:
+        for path in (root / "models" / f".tmp-{name}", root / "models" / f".tmp-{name}-old"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)

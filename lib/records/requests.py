@@ -1,0 +1,117 @@
+"""A request: everything random already decided, so that generating is a pure function of it.
+
+A request is an ordered list of passes over one source picture. Its canonical JSON is its identity; keys are SHA-256.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lib.core.keys import key_of
+
+XYXY = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rle(Frozen):
+    """A mask as COCO's compressed run lengths."""
+
+    size: tuple[int, int]  # (height, width), pixels
+    counts: str
+
+
+class Donor(Frozen):
+    """A real object to paste: where it lies in which source picture."""
+
+    annotation: str  # annotation key
+    digest: str  # of the donor's picture
+    box: tuple[int, int, int, int]  # xyxy, whole pixels, the crop
+    frame: str  # how its picture is turned, as ImageRow
+    flip: bool  # mirrored before it is pasted
+    polygon: tuple[tuple[float, ...], ...] | None  # x, y, x, y, ... in donor picture pixels, None = the whole crop
+
+
+class Pass(Frozen):
+    """One painting: a window of the picture, seen at the painter's shape."""
+
+    window: tuple[int, int, int, int]  # xyxy, whole pixels of the picture; may reach beyond the frame
+    shape: tuple[int, int]  # (height, width) pixels at which the painter works
+    region: tuple[tuple[int, int, int, int], ...]  # xyxy rectangles to paint, whole pixels of the picture
+    holes: tuple[tuple[int, int, int, int], ...] = ()  # xyxy rectangles, of the region, that are not to be painted
+    mask: Rle | None = None  # of the whole picture: of the region only this is to be painted
+    boxes: tuple[XYXY, ...]  # xyxy, pixels of the painter's shape, one per phrase
+    phrases: tuple[str, ...]  # what is in each box
+    prompt: str
+    negative_prompt: str
+    seed: int  # 0 .. 2^63-1
+    donor: Donor | None = None
+
+
+class Label(Frozen):
+    """One annotation of the synthetic picture."""
+
+    source: str | None  # key of the annotation it comes from; None: an object that the source does not have
+    painted: bool  # the object is painted anew; False: it is the source's own
+    bbox: tuple[float, float, float, float] | None = None  # xywh pixels; None: shape and area as the source has them
+    segmentation: tuple[tuple[float, ...], ...] | Rle | None = None  # polygons in pixels, or runs; with bbox
+    area: float | None = None  # pixels², with bbox
+    category: str | None = None  # name; None: the source's
+    visible: float | None = None  # share, 0 to 1, that is at least still seen of it where something came before it
+    ignored: str = ""  # the reason why detectors should not learn from it; "" = they should
+    # Said of the painted picture, so no part of what was asked for, nor of its key.
+    dropped: str = Field("", exclude=True)  # the reason why it is left out; it keeps its place, to which its id belongs
+
+
+class Outcome(BaseModel):
+    """The part of a request that is left once it is painted: what drawing and the final set need of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    image_key: str
+    source: str  # digest of the source picture's bytes
+    frame: str  # "upright" or "stored", as ImageRow
+    width: int  # pixels
+    height: int
+    split: str
+    variant: int
+    edit: str
+    painter: dict[str, Any]  # identity: name, version, settings, model id and revision
+    composite: dict[str, Any]  # identity: name, version, settings
+    labels: tuple[Label, ...]
+    # Of its passes, so no part of what was asked for, nor of its key: xyxy rectangles that were painted, whole pixels.
+    regions: tuple[tuple[int, int, int, int], ...] = Field((), exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _painted(cls, told: Any) -> Any:
+        if not isinstance(told, dict) or not told.get("passes") or "regions" in told:
+            return told
+        regions = [
+            tuple(one) for step in told["passes"] for one in (step["region"] if isinstance(step, dict) else step.region)
+        ]
+        return {**told, "regions": tuple(dict.fromkeys(regions))}
+
+
+class Request(Outcome):
+    """What to make from one source picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passes: tuple[Pass, ...]
+
+
+def picture_keys(request: Request) -> list[tuple[str, str]]:
+    """(paint key, picture key) of each pass: a later pass starts from the picture before it."""
+    keys: list[tuple[str, str]] = []
+    before = request.source
+    frame = [request.frame, request.width, request.height]
+    for step in request.passes:
+        paint = key_of("paint", step, request.painter, before, frame)
+        before = key_of("picture", paint, request.composite)
+        keys.append((paint, before))
+    return keys

@@ -1,0 +1,84 @@
+"""Content-addressed store: the truth of what was made. `<root>/<kind>/<first two hex>/<key>`.
+
+A file is its payload after a header line with its SHA-256, written by rename and checked on reading; a damaged one
+counts as absent and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_path
+
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+
+
+class Store:
+    """Bytes by key.
+
+    Keys are hex; kinds (caption, paint, picture, verdict, shares, limits, jpeg, metrics, shown) are folders.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def path(self, kind: str, key: str) -> Path:
+        """Where an item lies, whether it does or not.
+
+        Raises AugmentError for what is no key, by which a manifest of somebody else might lead anywhere.
+        """
+        if not _HEX.fullmatch(key):
+            raise AugmentError(
+                f"{key!r} is no key of {self.root}: remove parts/ and manifests/ beside it, and run again"
+            )
+        return self.root / kind / key[:2] / key
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """(kind, key) of everything that lies here; files of other names are not ours."""
+        for kind in sorted(folder for folder in self.root.glob("*") if folder.is_dir()):
+            for path in sorted(kind.glob("??/*")):
+                if _HEX.fullmatch(path.name) and path.parent.name == path.name[:2]:
+                    yield kind.name, path.name
+
+    def has(self, kind: str, key: str) -> bool:
+        """Is there a file? Its digest is checked on reading."""
+        return self.path(kind, key).is_file()
+
+    def size(self, kind: str, key: str) -> int:
+        """Bytes of an item, by the look of its file alone; -1 where it is absent."""
+        try:
+            return self.path(kind, key).stat().st_size - 65  # the header line
+        except FileNotFoundError:
+            return -1
+
+    def put(self, kind: str, key: str, data: bytes) -> str:
+        """Write an item by rename; returns the SHA-256 of its bytes."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        with atomic_path(self.path(kind, key)) as temporary, temporary.open("wb") as file:
+            file.write(sha256.encode() + b"\n")
+            file.write(data)
+        return sha256
+
+    def get(self, kind: str, key: str) -> bytes | None:
+        """An item's bytes; None where it is absent or damaged (a damaged one is removed)."""
+        path = self.path(kind, key)
+        try:
+            header, _, data = path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        if header.decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
+            path.unlink(missing_ok=True)
+            return None
+        return data
+
+    def sha256(self, kind: str, key: str) -> str | None:
+        """The digest that an item's header promises, without reading the rest; None where it is absent."""
+        try:
+            with self.path(kind, key).open("rb") as file:
+                return file.read(64).decode("ascii", "replace")
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,235 @@
+"""Presets: a name for a triple edit × painter × composite and its values, and how a run's parameters are resolved.
+
+To add one: an entry in PRESETS; `replaces` names the system that it stands for. Explicit values override
+a preset; a bare name means that member with its defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.errors import AugmentError, checked, unknown
+from lib.core.registry import Family
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.planning.recipe import check_triple
+from lib.records.settings import (
+    BoxScreenSettings,
+    CaptionSettings,
+    Choice,
+    DatasetSettings,
+    EvaluateSettings,
+    FinaliseSettings,
+    Models,
+    ReviewSettings,
+    ScreenSettings,
+    SelectSettings,
+    Settings,
+)
+from lib.runs.presets import PRESETS
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Parameters(Settings):
+    """Every parameter of the flow, as given: what is not set is taken from the preset, then from the defaults."""
+
+    dataset: DatasetSettings
+    select: SelectSettings = Field(default_factory=SelectSettings)
+    preset: str = "copy-paste"
+    caption: CaptionSettings = Field(default_factory=CaptionSettings)
+    edit: str | Choice | None = None
+    painter: str | Choice | None = None
+    composite: str | Choice | None = None
+    models: Models = "full"
+    variants: int = Field(1, ge=1, le=1000)
+    screen: ScreenSettings = Field(default_factory=ScreenSettings)
+    review: ReviewSettings = Field(default_factory=ReviewSettings)
+    finalise: FinaliseSettings = Field(default_factory=FinaliseSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    seed: int = 0
+    limit: int | None = Field(None, ge=1)
+    workspace: Path | None = None
+    verify: bool = False
+
+
+class Resolved(Settings):
+    """Parameters with the preset merged in: what is saved with the run."""
+
+    dataset: DatasetSettings
+    select: SelectSettings
+    preset: str
+    caption: CaptionSettings
+    captioner: Choice
+    edit: Choice
+    painter: Choice
+    composite: Choice
+    models: Models
+    variants: int
+    screen: ScreenSettings
+    review: ReviewSettings
+    finalise: FinaliseSettings
+    evaluate: EvaluateSettings
+    seed: int
+    limit: int | None
+    workspace: Path
+
+
+def check_parameters(values: dict[str, Any]) -> Parameters:
+    """Parameters from plain values; raises AugmentError that names the wrong one and the known ones."""
+    return checked(Parameters, values)
+
+
+def preset_of(name: str) -> dict[str, Any]:
+    """What a preset says; raises AugmentError that lists the known ones."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
+    """Preset and explicit values, merged. workspace: used where none is set.
+
+    Raises AugmentError for an unknown name, and for members that do not go together.
+    """
+    preset = preset_of(given.preset)
+    edit, painter = _choice(preset["edit"], given.edit), _choice(preset["painter"], given.painter)
+    if given.models == "mini":
+        painter = _for_mini(PAINTERS, painter, given.painter)
+    composite = _choice(preset["composite"], given.composite)
+    check_triple(edit.name, painter.name, composite.name)
+    caption = _merged(CaptionSettings, preset.get("caption", {}), given.caption)
+    return Resolved(
+        select=_merged(SelectSettings, preset.get("select", {}), given.select),
+        caption=caption,
+        captioner=_captioner(preset, given.caption, given.models),
+        edit=edit,
+        painter=painter,
+        composite=composite,
+        workspace=given.workspace or workspace,
+        **{
+            name: getattr(given, name)
+            for name in ("dataset", "preset", "models", "variants", "screen", "review", "finalise", "evaluate")
+        },
+        seed=given.seed,
+        limit=given.limit,
+    )
+
+
+def _merged(model: type[M], preset: dict[str, Any], explicit: M) -> M:
+    return model.model_validate({**preset, **explicit.model_dump(exclude_unset=True)})
+
+
+def _choice(preset: dict[str, Any] | None, explicit: str | dict[str, Any] | Choice | None) -> Choice:
+    """The explicit member; one without a name takes the preset's name, and of the same name adds to its values."""
+    if explicit is None:
+        return Choice(**(preset or {}))
+    if isinstance(explicit, str):
+        return Choice(name=explicit)
+    if isinstance(explicit, dict):
+        explicit = Choice(**explicit)
+    if preset and explicit.name in ("", preset["name"]):
+        return Choice(**{**preset, **explicit.values})
+    if not explicit.name:
+        raise AugmentError(f"values {explicit.values} without a name: say which member they are for")
+    return explicit
+
+
+def _captioner(preset: dict[str, Any], explicit: CaptionSettings, models: Models) -> Choice:
+    """As `_choice`, where a preset need not name one."""
+    base = _choice(None, preset.get("caption", {}).get("captioner", CaptionSettings().captioner))
+    own = explicit.captioner if "captioner" in explicit.model_fields_set else None
+    chosen = _choice(base.model_dump(), own)
+    return _for_mini(CAPTIONERS, chosen, own) if models == "mini" else chosen
+
+
+def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> Choice:
+    """With what the mini model was made for, where it was not given: a preset's values are for published models."""
+    given = explicit.values if isinstance(explicit, Choice) else {}
+    return Choice(**{"name": chosen.name, **chosen.values, **getattr(family[chosen.name], "MINI", {}), **given})
+
+
+def preset_rows() -> list[dict[str, str]]:
+    """One row per preset for a person: the triple, checkpoints and their licences."""
+    rows = []
+    for name, preset in PRESETS.items():
+        painter = PAINTERS[preset["painter"]["name"]]
+        captioner = CAPTIONERS[_choice(None, preset.get("caption", {}).get("captioner", "template")).name]
+        used = [member for member in (painter, captioner) if member.MODEL]
+        rows.append(
+            {
+                "preset": name,
+                "edit": preset["edit"]["name"],
+                "painter": preset["painter"]["name"],
+                "composite": preset["composite"]["name"],
+                "checkpoints": "; ".join(f"{member.MODEL} ({member.LICENCE})" for member in used) or "none needed",
+                "stands for": preset["replaces"],
+                "about": preset["about"],
+            }
+        )
+    return rows
+
+
+def member_rows() -> list[dict[str, str]]:
+    """One row per painter and captioner for a person: what it serves, its checkpoint and licence."""
+    rows = []
+    for family in (PAINTERS, CAPTIONERS):
+        for name, member in family.items():
+            serves = ", ".join(sorted(getattr(member, "EDITS", ()))) or "captions"
+            checkpoint = member.MODEL or "none needed"
+            licence = member.LICENCE if member.MODEL else ""
+            told = {"serves": serves, "checkpoint": checkpoint, "licence": licence}
+            rows.append({"member": f"{family.kind} {name}", **told})
+    return rows
+
+
+def parameters_markdown() -> str:
+    """docs/parameters.md: every parameter and every member's settings, from the code that reads them."""
+    parts = [_INTRODUCTION]
+    parts += [_table(f"`{name}`", model) for name, model in _GROUPS.items()]
+    for family in (EDITS, PAINTERS, COMPOSITES, CAPTIONERS):
+        parts += [_table(f"{family.kind} `{name}`", family[name].Settings) for name in family]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTRODUCTION = """# Parameters
+
+Made from the code by `.venv/bin/python -m lib.runs.parameters > docs/parameters.md`; a test holds the two together.
+
+Each heading is one parameter of the flow: `--set select.max_objects=6` on the command line, a mapping in a YAML file,
+`--param 'select={"max_objects": 6}'` in Prefect. `edit`, `painter`, `composite` and `caption.captioner` take a name, or
+a name with that member's settings: `painter: {name: gligen, steps: 30}`. Explicit values override the preset's.
+
+Plain ones: `preset` (copy-paste), `models` (full, or mini: the small ones in data/models), `variants` (1: pictures made
+from each source), `seed` (0), `limit` (none: pictures at most, after selection), `workspace` (data/runs/NAME), `verify`
+(false; true: all source pictures and all files of the store and the final set are read again, digests compared)."""
+
+_GROUPS: dict[str, type[BaseModel]] = {
+    "dataset": DatasetSettings,
+    "select": SelectSettings,
+    "caption": CaptionSettings,
+    "screen": ScreenSettings,
+    "screen.boxes": BoxScreenSettings,
+    "review": ReviewSettings,
+    "finalise": FinaliseSettings,
+    "evaluate": EvaluateSettings,
+}
+
+
+def _table(title: str, model: type[BaseModel]) -> str:
+    if not model.model_fields:
+        return f"## {title}\n\nNo settings."
+    lines = [f"## {title}", "", "| name | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
+        lines.append(f"| `{name}` | {default} | {(field.description or '').replace('|', '/')} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(parameters_markdown(), end="")

@@ -1,0 +1,370 @@
+"""Tidy: what the last run of a workspace does not reach any more, in its store, its parts and its results, is removed.
+
+    for group in tidy(root, dry_run=True): print(group.name, group.kept, group.removed, group.size)
+
+Reached is what a rerun with the same parameters asks for, and the paints that another composite would: found by asking
+again, of a store that notes what it is asked for and makes nothing. What is reached, by kind:
+
+    caption                     by the selected pictures and the captioner that the captions name
+    paint latents picture jpeg  by the requests of the plan, each of their passes, and the painted pictures
+    verdict shares limits       by the painted pictures, their painted boxes and the real boxes, the screen's settings
+    feature note pair group     by the selected sources and the synthetic pictures of the final set, its metrics
+    metrics shown               by what the files say that they belong to: report/metrics.json, contact_sheet.jpg
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from lib.captioning.caption import caption_key
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.errors import AugmentError
+from lib.core.files import digest, file_digest
+from lib.core.images import PictureError
+from lib.datasets.finalise import jpeg_key
+from lib.evaluation.evaluate import ask_cache
+from lib.evaluation.sides import read_side, side_of
+from lib.planning.edits import EDITS
+from lib.planning.recipe import new_categories
+from lib.records import kept
+from lib.records.manifest import former_manifest
+from lib.records.requests import Request, picture_keys
+from lib.records.rows import (
+    OK,
+    CaptionRow,
+    DrawRow,
+    FinalRow,
+    ImageRow,
+    ObjectRow,
+    PictureRow,
+    PlanRow,
+    ReviewRow,
+    Row,
+    ScreenRow,
+    SelectRow,
+)
+from lib.records.store import Store
+from lib.runs.parameters import Resolved
+from lib.runs.workspace import locked, read_account
+from lib.screening.boxes import judge_pictures, learn_rules, real_boxes
+from lib.screening.pictures import measure_pictures
+
+STAGES: dict[str, type[Row]] = {
+    "ingest": ImageRow,
+    "objects": ObjectRow,
+    "select": SelectRow,
+    "caption": CaptionRow,
+    "plan": PlanRow,
+    "generate": PictureRow,
+    "screen": ScreenRow,
+    "draw": DrawRow,
+    "review": ReviewRow,
+    "finalise": FinalRow,
+}
+EVALUATED = ("feature", "note", "pair", "group")
+KINDS = (
+    "caption",
+    "paint",
+    "latents",
+    "picture",
+    "jpeg",
+    "verdict",
+    "shares",
+    "limits",
+    *EVALUATED,
+    "metrics",
+    "shown",
+)
+
+_PARTS = {name: name for name in ("ingest", "select", "caption", "plan", "generate", "screen", "draw")} | {
+    "annotated": "ingest",
+    "selected": "select",
+    "screened": "screen",
+}  # folder of parts → the stage whose rows they have
+_PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.parquet")
+_RESULT = re.compile(r"[0-9a-f]{64}")
+_AGAIN = "run it again to its end, then tidy"
+
+Item = tuple[str, str]  # kind and key in the store
+
+
+@dataclass
+class Group:
+    """Files of one kind."""
+
+    name: str  # "store/paint", "parts", "results"
+    kept: int = 0
+    removed: int = 0
+    size: int = 0  # bytes of those that are removed
+
+
+def tidy(root: Path, dry_run: bool = False) -> list[Group]:
+    """Remove what the last run does not reach; with `dry_run` say what that would be, and remove nothing.
+
+    Raises AugmentError, before anything is removed, where the last run did not come to its end, or its manifests,
+    settings or pictures are not what it left: a rerun mends that. Also where a run holds the workspace.
+    """
+    with locked(root):
+        last = _read_last(root)
+        groups: dict[str, Group] = {}
+        found = [*_store_files(last), *_part_files(last), *_result_files(root)]
+        for name, path, reached in found:
+            group = groups.setdefault(name, Group(name))
+            group.kept += reached
+            group.removed += not reached
+            group.size += 0 if reached else path.lstat().st_size
+        if not dry_run:
+            _remove(root, [path for _, path, reached in found if not reached])
+        return list(groups.values())
+
+
+def _remove(root: Path, paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folder = path.parent
+        while folder != root and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+
+# --- the last run ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Last:
+    """What the last run left: its settings, its manifests, what it said of itself."""
+
+    root: Path
+    settings: Resolved
+    account: Mapping[str, Any]
+    manifests: Mapping[str, pd.DataFrame]
+    requests: Mapping[str, Request] = field(default_factory=dict)  # by key, of the plan's rows that are ok
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root / "store")
+
+    def ok(self, stage: str) -> pd.DataFrame:
+        """A stage's rows that are ok."""
+        rows = self.manifests[stage]
+        return rows[rows.status == OK]
+
+
+def _read_last(root: Path) -> _Last:
+    account = read_account(root / "status.json")
+    if account["state"] != "completed":
+        raise AugmentError(f"the last run of workspace {root} is {account['state']}: {_AGAIN}")
+    if missing := [name for name in STAGES if name not in account["stages"]]:
+        raise AugmentError(f"the last run of workspace {root} had no stage {missing[0]}: tidy is for `augment run`")
+    told = kept.read(root / "settings.json", dict[str, Any], _AGAIN)
+    try:
+        settings = Resolved.model_validate(told)
+    except ValidationError:
+        raise AugmentError(f"{root / 'settings.json'} is missing or of another version: {_AGAIN}") from None
+    manifests = {name: _manifest(root, name, account["stages"][name]) for name in STAGES}
+    last = _Last(root, settings, account, manifests, _requests(root, manifests["plan"]))
+    _check_pictures(last)
+    return last
+
+
+def _manifest(root: Path, stage: str, told: Mapping[str, Any]) -> pd.DataFrame:
+    path = root / "manifests" / f"{stage}.parquet"
+    rows = former_manifest(path, STAGES[stage])
+    if rows is None or (len(rows), int((rows.status == OK).sum())) != (told["rows"], told["ok"]):
+        raise AugmentError(f"{path} is {'damaged' if path.exists() else 'missing'}: {_AGAIN}")
+    return rows
+
+
+def _requests(root: Path, plan: pd.DataFrame) -> dict[str, Request]:
+    """Requests by key; a key is the digest of its request, so none that was altered passes."""
+    found = {}
+    for row in plan[plan.status == OK].itertuples(index=False):
+        if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
+            raise AugmentError(f"{root / 'manifests' / 'plan.parquet'} is damaged: {_AGAIN}")
+        found[row.key] = Request.model_validate_json(row.request)
+    return found
+
+
+def _check_pictures(last: _Last) -> None:
+    """Are all pictures that the run made in the store, and those that its requests ask for?"""
+    for row in last.ok("generate").itertuples(index=False):
+        request = last.requests.get(row.key)
+        if request is None or picture_keys(request)[-1][1] != row.picture:
+            raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
+        if (
+            last.store.sha256("picture", row.picture) != row.sha256
+            or last.store.size("picture", row.picture) != row.size
+        ):
+            raise AugmentError(f"picture {row.name} is not in the store as the last run left it: {_AGAIN}")
+
+
+# --- what is reached ---------------------------------------------------------------------------------------------
+
+Found = tuple[str, Path, bool]  # group, file, whether it is reached
+
+
+def _store_files(last: _Last) -> Iterator[Found]:
+    reached = {*_of_captions(last), *_of_requests(last), *_of_screen(last)}
+    evaluated = _of_evaluation(last)
+    shown = {file_digest(path).encode() for path in _shown(last.root)}
+    numbers = _numbers(last.root)
+    for kind, key in last.store.items():
+        if kind not in KINDS:
+            continue  # of another version: not ours to judge
+        if kind in EVALUATED:
+            keep = evaluated is None or (kind, key) in evaluated
+        elif kind == "shown":
+            keep = _read(last.store, kind, key) in shown
+        elif kind == "metrics":
+            keep = numbers is not None and _json(_read(last.store, kind, key)) == numbers
+        else:
+            keep = (kind, key) in reached
+        yield f"store/{kind}", last.store.path(kind, key), keep
+
+
+def _of_captions(last: _Last) -> Iterator[Item]:
+    selected = {row.key: row for row in last.ok("select").itertuples(index=False)}
+    records = dict(zip(last.manifests["ingest"].key, last.manifests["ingest"].record, strict=True))
+    for row in last.manifests["caption"].itertuples(index=False):
+        if row.key in selected:
+            identity = json.loads(row.captioner)
+            captioner = CAPTIONERS[identity["name"]]
+            yield "caption", caption_key(selected[row.key], captioner, identity, records.get(row.key))
+
+
+def _of_requests(last: _Last) -> Iterator[Item]:
+    for request in last.requests.values():
+        for paint, picture in picture_keys(request):
+            yield from (("paint", paint), ("latents", paint), ("picture", picture))
+        yield "jpeg", jpeg_key(picture_keys(request)[-1][1], request.source)
+
+
+def _of_screen(last: _Last) -> set[Item]:
+    """Verdicts of pictures, and with a judge its shares and the limits."""
+    asked = _Asked(last.root / "store")
+    images, pictures, settings = last.manifests["ingest"], last.ok("generate"), last.settings.screen
+    sources = dict(zip(images.key, zip(images.digest, images.frame, strict=True), strict=True))
+    rows = measure_pictures(pictures, sources, settings, _nothing, asked)
+    if settings.boxes is None or settings.judge is None or "judge" not in last.account:
+        return asked.items_asked
+    objects, judge = last.manifests["objects"], _Silent(last.account["judge"])
+    usable = objects[objects.status == OK]
+    edit = EDITS.member(last.settings.edit.name, last.settings.edit.values)
+    names = sorted({*usable.category, *(name for _, name in new_categories(edit))})
+    real = real_boxes(objects, images, last.settings.select.split, settings.boxes.min_side)
+    rules = learn_rules(real, names, settings.boxes, judge, _nothing, asked)
+    asked.hidden = "limits"  # so that the real boxes' shares are asked for as well
+    learn_rules(real, names, settings.boxes, judge, _nothing, asked)
+    places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
+    boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
+    judge_pictures(rows, last.requests, boxes, rules, judge, asked)
+    return asked.items_asked
+
+
+def _of_evaluation(last: _Last) -> set[Item] | None:
+    """What is kept of single pictures for the report; None, all of it, where that cannot be told here."""
+    settings, images = last.settings.evaluate, last.manifests["ingest"]
+    if settings.extractor is None:
+        return set()
+    selected, objects, root = last.ok("select"), last.manifests["objects"], last.settings.dataset.images
+    real = images[images.key.isin(selected.key)]
+    asked = _Asked(last.root / "store")
+    if not all((root / path).is_file() for path in real.path):  # a relative path, perhaps, that starts elsewhere
+        return None
+    try:
+        sources = side_of(real, objects[objects.image_key.isin(real.key)], root)
+        ask_cache(sources, read_side(last.root / "final", "synthetic"), settings.extractor, settings.metrics, asked)
+    except (AugmentError, ConnectionError):  # no pictures, or a model is not there at present
+        return None
+    return asked.items_asked
+
+
+def _shown(root: Path) -> list[Path]:
+    """Files for a person, which are drawn again where they are not those that the store remembers."""
+    paths = [root / "contact_sheet.jpg", root / "grid.jpg", *(root / "report").glob("*.html")]
+    return [path for path in paths if path.is_file()]
+
+
+def _numbers(root: Path) -> Any:
+    """What report/metrics.json says; None where there is none."""
+    try:
+        return _json((root / "report" / "metrics.json").read_bytes())
+    except OSError:
+        return None
+
+
+def _json(data: bytes | None) -> Any:
+    try:
+        return None if data is None else json.loads(data)
+    except ValueError:
+        return None
+
+
+def _read(store: Store, kind: str, key: str) -> bytes | None:
+    """An item that `Store.get` would remove where it is damaged."""
+    header, _, data = store.path(kind, key).read_bytes().partition(b"\n")
+    return data if header.decode("ascii", "replace") == digest(data) else None
+
+
+class _Asked(Store):
+    """A store that notes what it is asked for, keeps nothing, and removes nothing."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.items_asked: set[Item] = set()
+        self.hidden = ""  # a kind of which it says that it has nothing
+
+    def get(self, kind: str, key: str) -> bytes | None:
+        self.items_asked.add((kind, key))
+        return _read(self, kind, key) if kind != self.hidden and self.has(kind, key) else None
+
+    def put(self, kind: str, key: str, data: bytes) -> str:
+        return digest(data)
+
+
+class _Silent:
+    """A judge that is not asked: what is not in the store is not judged now."""
+
+    size = 1
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def score(self, crops: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
+        raise PictureError("not_judged", "tidy judges nothing")
+
+
+def _nothing(digest: str, frame: str) -> np.ndarray:
+    """A loader of pictures that loads none."""
+    raise PictureError("not_read", "tidy reads no pictures")
+
+
+# --- parts and results -------------------------------------------------------------------------------------------
+
+
+def _part_files(last: _Last) -> Iterator[Found]:
+    """Parts whose rows the stage's manifest does not have; with each its record."""
+    for folder, stage in _PARTS.items():
+        known = set(last.manifests[stage].key)
+        for path in sorted((last.root / "parts" / folder).glob("*.parquet")):
+            if _PART.fullmatch(path.name):
+                rows = former_manifest(path, STAGES[stage], ["key"])
+                reached = rows is not None and set(rows.key) <= known
+                yield from (("parts", file, reached) for file in (path, path.with_suffix(".json")) if file.is_file())
+
+
+def _result_files(root: Path) -> Iterator[Found]:
+    """Records of Prefect: former versions kept some, and nothing reads them."""
+    for path in sorted((root / "results").glob("*/*")):
+        if _RESULT.fullmatch(path.name) and path.is_file():
+            yield "results", path, False

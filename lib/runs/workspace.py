@@ -1,0 +1,149 @@
+"""A workspace: held by one at a time, with the checkpoints pinned that its results are made by.
+
+with locked(root, inputs_of(settings)):
+    recipe = recipe_of(settings, Pins(root / "models.lock"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import ModelRef, model_of, resolve
+from lib.core.errors import AugmentError
+from lib.core.registry import Family, Member
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.planning.recipe import Recipe
+from lib.records import kept
+from lib.records.outputs import check_workspace, remove_temporary
+from lib.records.settings import Choice
+from lib.runs.parameters import Resolved
+
+
+@contextlib.contextmanager
+def locked(
+    root: Path,
+    inputs: Mapping[str, Path] | None = None,
+    more: Iterable[Path] = (),
+    readable: Collection[str] = (),
+    models: Collection[str] = (),
+) -> Iterator[None]:
+    """A workspace for this process alone, swept of what a killed run left half written.
+
+    inputs, more, readable: as records.outputs.check_workspace, which comes before anything is written; models: names of
+    the trainers that write into it.
+
+    Raises AugmentError as that does, where another run holds the workspace, or where it cannot be written.
+    """
+    check_workspace(root, inputs or {}, more, readable)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise AugmentError(
+            f"workspace {root} is in use by another run: wait for it, or set another workspace"
+        ) from None
+    except OSError as error:
+        told = error.strerror or error
+        raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
+    with lock:
+        _sweep(root, models)
+        yield
+
+
+def _sweep(root: Path, models: Collection[str]) -> None:
+    """Remove what a killed run left half written; the lock is ours, so nobody is writing."""
+    status = root / "status.json"
+    if status.is_file() and b'"state": "completed"' in status.read_bytes():
+        return  # a walk through a large store takes its time
+    remove_temporary(root, models)
+
+
+class _Stage(TypedDict):
+    rows: int
+    ok: int
+    painted: int
+    reused: int
+    rejected: dict[str, int]
+
+
+class _Account(TypedDict):
+    """What each status.json has, whatever else is in it."""
+
+    run: str
+    state: str
+    stages: dict[str, _Stage]
+
+
+def write_account(root: Path, account: dict[str, Any]) -> None:
+    """status.json of a workspace: what its last run did, or does."""
+    kept.write(root / "status.json", account)
+
+
+def read_account(path: Path) -> dict[str, Any]:
+    """What `write_account` wrote into a file; raises AugmentError where it is missing or damaged: nothing needs it."""
+    account = kept.read(path, dict[str, Any], "run again, which writes it anew")
+    if account is None:
+        raise AugmentError(f"{path} not found: a run writes it")
+    if not kept.conforms(account, _Account):
+        raise AugmentError(f"{path} is damaged (it is no account of a run): run again, which writes it anew")
+    return account
+
+
+_Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]  # a branch or a pull request could change
+
+
+class Pins:
+    """models.lock: revisions, resolved at the first plan and kept until the file is removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pinned = kept.read(path, dict[str, _Commit], "remove it to pin the checkpoints anew") or {}
+
+    def seal(self) -> None:
+        """Write a file of a former version with its digest."""
+        if self.pinned and not kept.sealed(self.path):
+            kept.write(self.path, self.pinned)
+
+    def resolve(self, model: str) -> ModelRef:
+        """As lib.core.checkpoints.resolve; what it finds of a hub id is pinned."""
+        ref = resolve(model, self.pinned)
+        # A folder's revision is its files' digest: there is nothing to pin.
+        if ref.path is None and self.pinned.get(ref.id) != ref.revision:
+            self.pinned[ref.id] = ref.revision
+            kept.write(self.path, dict(sorted(self.pinned.items())))
+        return ref
+
+
+def captioner_of(settings: Resolved, pins: Pins) -> Member:
+    """The captioner with its checkpoint pinned; raises AugmentError for a wrong setting, or a checkpoint not there."""
+    return _member(CAPTIONERS, settings.captioner, settings, pins)
+
+
+def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
+    """Edit, painter and composite, in the same way."""
+    return Recipe(
+        edit=EDITS.member(settings.edit.name, settings.edit.values),
+        painter=_member(PAINTERS, settings.painter, settings, pins),
+        composite=COMPOSITES.member(settings.composite.name, settings.composite.values),
+    )
+
+
+def judge_of(settings: Resolved, pins: Pins) -> ModelRef | None:
+    """The model that judges boxes, pinned in the same way; None where none is asked."""
+    return pins.resolve(settings.screen.judge) if settings.screen.judge else None
+
+
+def _member(family: Family, choice: Choice, settings: Resolved, pins: Pins) -> Member:
+    """A member with its checkpoint pinned, where it needs one."""
+    values = family.settings(choice.name, choice.values)
+    model = model_of(choice.name, family[choice.name], values, settings.models)
+    return family.member(choice.name, choice.values, pins.resolve(model) if model else None)

@@ -1,0 +1,321 @@
+"""Judging: screening box by box. Is in each painted box what its label says? A picture's own score decides nothing.
+
+    real = real_boxes(objects, images, "train", settings.min_side)
+    rules = learn_rules(real, names, settings, judge, load, store)       # the limits, from real boxes
+    rows = judge_pictures(rows, outcomes, objects, rules, judge, store)  # ScreenRows, `boxes` filled in
+    outcome = judged_labels(outcomes[key], row.boxes, objects)           # some ignored, some dropped
+
+What is kept, ignored and dropped says verdicts.py. Shares are kept in the store by the picture, the boxes,
+the names and the judge, so that other percentiles cost nothing, and a rerun asks the judge of what is new alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lib.core.errors import AugmentError
+from lib.core.geometry import xywh_to_xyxy
+from lib.core.images import Load, PictureError, load_rgb
+from lib.core.keys import canonical, key_of
+from lib.core.vision import Pixels, visible_sides
+from lib.judges import Judge, score_boxes
+from lib.records.kept import typed
+from lib.records.labels import ignored
+from lib.records.requests import Label, Outcome
+from lib.records.rows import OK, REJECTED, ScreenRow
+from lib.records.settings import BoxScreenSettings
+from lib.records.store import Store
+from lib.screening.verdicts import Action, Thresholds, Verdict, thresholds, verdicts
+
+VERSION = 1
+MOST = 500  # real boxes of a category that limits are learned from
+Advance = Callable[[int], None]
+Objects = Mapping[str, tuple[str, tuple[float, float, float, float]]]  # annotation key → (category, xywh pixels)
+
+
+@dataclass(frozen=True)
+class BoxVerdict:
+    """What becomes of one painted label, as it stands in ScreenRow.boxes: "position:action:reason:score"."""
+
+    position: int  # in the labels of the request
+    action: Action
+    reason: str
+    score: float | None  # share of its own category, 0 .. 1; None where there was nothing to judge
+
+    def __str__(self) -> str:
+        score = "" if self.score is None else f"{self.score:.4g}"
+        return f"{self.position}:{self.action}:{self.reason}:{score}"
+
+    @classmethod
+    def parse(cls, text: str) -> BoxVerdict:
+        """Of `str(verdict)`; raises ValueError for another text."""
+        position, action, reason, score = text.split(":")
+        return cls(int(position), action, reason, float(score) if score else None)  # type: ignore[arg-type]
+
+
+class BoxRules(BaseModel):
+    """What painted boxes are held to: small values that can travel, and say all that verdicts depend on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    judge: str  # its identity
+    names: tuple[str, ...]  # C names that it chooses from: the data set's categories, then others
+    keep: tuple[float, ...]  # as Thresholds, one a name
+    drop: tuple[float, ...]
+    boxes: tuple[int, ...]
+    pooled: tuple[bool, ...]
+    percentiles: tuple[float, float]
+    known: bool
+    min_side: float  # pixels
+    context: float
+
+    @property
+    def limits(self) -> Thresholds:
+        """As verdicts.py takes them."""
+        keep, drop, boxes, pooled = (np.array(v) for v in (self.keep, self.drop, self.boxes, self.pooled))
+        return Thresholds(keep, drop, boxes, pooled, self.percentiles, self.known)
+
+
+# --- real boxes --------------------------------------------------------------------------------------------------
+
+
+def real_boxes(
+    objects: pd.DataFrame, images: pd.DataFrame, split: str, min_side: float, most: int = MOST
+) -> pd.DataFrame:
+    """Boxes of a split to learn limits from: up to `most` of a category, those with the smallest hashes.
+
+    objects: ObjectRows, images: ImageRows. No crowds, nothing of pictures that are set aside, nothing of which less
+    than `min_side` pixels are seen. Columns: digest, frame, category, x0, y0, x1, y1 (pixels, cut to the frame), in the
+    order of the first two and their keys.
+    """
+    pictures = images[(images.status == OK) & (images.split == split)]
+    pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
+    rows = objects[(objects.status == OK) & ~objects.crowd.astype(bool)].merge(pictures, on="image_key")
+    sizes = np.tile(rows[["width", "height"]].to_numpy(np.float64), 2)
+    xyxy = np.clip(xywh_to_xyxy(rows[list("xywh")].to_numpy(np.float64)), 0, sizes)
+    rows = rows.assign(**dict(zip(("x0", "y0", "x1", "y1"), xyxy.T, strict=True)))
+    rows = rows[(xyxy[:, 2:] - xyxy[:, :2]).min(axis=1, initial=np.inf) >= max(min_side, 1)]
+    hashes = [hashlib.sha256(f"{d} {k}".encode()).hexdigest() for d, k in zip(rows.digest, rows.key, strict=True)]
+    rows = rows.assign(hash=hashes).sort_values("hash").groupby("category", sort=False).head(most)
+    rows = rows.sort_values(["digest", "frame", "key"]).reset_index(drop=True)
+    return rows[["digest", "frame", "category", "x0", "y0", "x1", "y1"]]
+
+
+def learn_rules(
+    real: pd.DataFrame,
+    names: Sequence[str],
+    settings: BoxScreenSettings,
+    judge: Judge,
+    load: Load,
+    store: Store,
+    advance: Advance = lambda n: None,
+) -> BoxRules:
+    """The limits of `names` (categories; the judge may choose `settings.others` too) by what it says of real boxes.
+
+    real: of `real_boxes`; a picture that cannot be read is left out. Kept in the store where all could be. `advance` is
+    told how many boxes are done. Raises AugmentError for fewer than two names in all.
+    """
+    names = list(dict.fromkeys([*names, *settings.others]))
+    if len(names) < 2:
+        raise AugmentError(
+            f"screen.boxes.judge has nothing to choose from but {', '.join(names) or 'nothing'}: name what else boxes "
+            "may show in screen.boxes.others"
+        )
+    told = settings.model_dump(mode="json", exclude={"judge"})
+    key = key_of("limits", VERSION, told, judge.identity, names, real.to_numpy().tolist())
+    known = _known_rules(store, key, names, judge.identity)
+    if known is not None:
+        advance(len(real))
+        return known
+    shares, labels, whole = _judge_real(real, names, settings.context, judge, load, store, advance)
+    rules = _rules(shares, labels, names, settings, judge.identity)
+    if whole:
+        store.put("limits", key, canonical(rules))
+    return rules
+
+
+def _known_rules(store: Store, key: str, names: Sequence[str], judge: str) -> BoxRules | None:
+    try:
+        rules = BoxRules.model_validate_json(store.get("limits", key) or b"", strict=True)
+    except ValidationError:
+        return None
+    columns = (rules.keep, rules.drop, rules.boxes, rules.pooled)
+    whole = rules.judge == judge and rules.names == tuple(names) and all(len(one) == len(names) for one in columns)
+    return rules if whole else None
+
+
+def _judge_real(
+    real: pd.DataFrame, names: Sequence[str], context: float, judge: Judge, load: Load, store: Store, advance: Advance
+) -> tuple[NDArray[np.float64], list[int], bool]:
+    """(N, C) shares of the real boxes that can be seen, N numbers of their categories, and whether that is all."""
+    shares, labels, whole = [np.empty((0, len(names)))], [], True
+    for (digest, frame), boxes in real.groupby(["digest", "frame"], sort=False):
+        asked, xyxy = _Asked(["real", digest, frame], names, context), boxes[["x0", "y0", "x1", "y1"]].to_numpy()
+        try:
+            shares.append(_shares(asked, xyxy, judge, partial(load, digest, frame), store))
+            labels += [names.index(category) for category in boxes.category]
+        except PictureError:
+            whole = False
+        advance(len(boxes))
+    return np.concatenate(shares), labels, whole
+
+
+def _rules(
+    shares: NDArray[np.float64], labels: list[int], names: Sequence[str], settings: BoxScreenSettings, judge: str
+) -> BoxRules:
+    found = thresholds(shares, np.array(labels, np.int64), settings.keep, settings.drop, settings.least, settings.most)
+    columns = {name: getattr(found, name).tolist() for name in ("keep", "drop", "boxes", "pooled")}
+    return BoxRules(
+        judge=judge,
+        names=tuple(names),
+        **columns,
+        percentiles=found.percentiles,
+        known=found.known,
+        min_side=settings.min_side,
+        context=settings.context,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Of what, among which names, a judge is asked: the key of its answer."""
+
+    what: list[str]
+    names: Sequence[str]
+    context: float
+
+
+def _shares(
+    asked: _Asked, xyxy: NDArray[np.float64], judge: Judge, load: Callable[[], Pixels], store: Store
+) -> NDArray[np.float64]:
+    """(N, C) shares of the names for (N, 4) boxes of one picture, pixels; from the store, else asked now, and kept."""
+    key = key_of("shares", VERSION, asked.what, xyxy.tolist(), judge.identity, list(asked.names), asked.context)
+    shape = len(xyxy), len(asked.names)
+    known = typed(
+        store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
+    )
+    if known is None:
+        told = score_boxes(judge, load(), xyxy, asked.names, asked.context)
+        # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
+        known = [[float(f"{share:.6g}") for share in row] for row in told.tolist()]
+        store.put("shares", key, canonical(known))
+    return np.array(known, np.float64).reshape(shape)
+
+
+# --- painted boxes -----------------------------------------------------------------------------------------------
+
+
+def judge_pictures(
+    rows: Iterable[ScreenRow],
+    outcomes: Mapping[str, Outcome],
+    objects: Objects,
+    rules: BoxRules,
+    judge: Judge,
+    store: Store,
+    advance: Advance = lambda n: None,
+) -> list[ScreenRow]:
+    """The rows with a verdict on each label that was painted anew, and is not ignored anyway.
+
+    A picture all of whose painted labels are dropped is set aside, `nothing_recognised`; one that has none stays.
+    Rows that are set aside already pass as they are. outcomes: by key, of those that are ok.
+    """
+    judged = []
+    for row in rows:
+        judged.append(_judge(row, outcomes[row.key], objects, rules, judge, store) if row.status == OK else row)
+        advance(1)
+    return judged
+
+
+def _judge(
+    row: ScreenRow, outcome: Outcome, objects: Objects, rules: BoxRules, judge: Judge, store: Store
+) -> ScreenRow:
+    painted = [(i, *_named(label, objects)) for i, label in enumerate(outcome.labels) if _is_new(label)]
+    if not painted:
+        return row
+    positions, names, boxes = zip(*painted, strict=True)
+    xyxy = xywh_to_xyxy(np.array(boxes, np.float64))
+    try:
+        told = _verdicts(row, outcome, names, xyxy, rules, judge, store)
+    except PictureError as error:
+        return replace(row, status=REJECTED, reason=error.reason, detail=error.detail)
+    entries = [str(BoxVerdict(i, v.action, v.reason, v.score)) for i, v in zip(positions, told, strict=True)]
+    if all(verdict.action == "drop" for verdict in told):
+        detail = f"none of its {len(told)} painted labels: {', '.join(sorted(set(names)))}"
+        return replace(row, status=REJECTED, reason="nothing_recognised", detail=detail, boxes=entries)
+    return replace(row, boxes=entries)
+
+
+def _is_new(label: Label) -> bool:
+    """Painted anew, and to be learned from: what is ignored already need not be recognised."""
+    return label.painted and not label.ignored
+
+
+def _named(label: Label, objects: Objects) -> tuple[str, tuple[float, float, float, float]]:
+    """Category and box (xywh pixels) of a label; what it does not say itself is its source's."""
+    category, bbox = objects[label.source] if label.source is not None else ("", None)
+    place = label.bbox or bbox
+    assert place is not None  # a new object has a box
+    return label.category or category, place
+
+
+def _verdicts(
+    row: ScreenRow,
+    outcome: Outcome,
+    names: Sequence[str],
+    xyxy: NDArray[np.float64],
+    rules: BoxRules,
+    judge: Judge,
+    store: Store,
+) -> list[Verdict]:
+    """One a box; those that are too small are not shown to the judge."""
+
+    def load() -> Pixels:
+        data = store.get("picture", row.picture)
+        if data is None:
+            raise PictureError("picture_lost", f"{row.name} is no longer in the store")
+        return load_rgb(data, "stored")
+
+    sides = visible_sides(xyxy, outcome.width, outcome.height)
+    enough = sides >= max(rules.min_side, 1)
+    shares = np.full((len(xyxy), len(rules.names)), np.nan)
+    if enough.any():
+        asked = _Asked(["painted", row.picture, row.sha256], rules.names, rules.context)
+        shares[enough] = _shares(asked, xyxy[enough], judge, load, store)
+    return verdicts(shares, [rules.names.index(name) for name in names], rules.limits, sides, rules.min_side)
+
+
+# --- what follows from it ----------------------------------------------------------------------------------------
+
+
+def judged_labels(outcome: Outcome, boxes: Sequence[str], objects: Objects) -> Outcome:
+    """The outcome with its labels ignored (the box as runs) and marked dropped as ScreenRow.boxes says.
+
+    Every label keeps its place, to which its id belongs. Without verdicts it is the outcome itself.
+    """
+    labels, size = list(outcome.labels), (outcome.height, outcome.width)
+    for told in map(BoxVerdict.parse, boxes):
+        label = labels[told.position]
+        if told.action == "drop":
+            labels[told.position] = label.model_copy(update={"dropped": told.reason})
+        elif told.action == "ignore":
+            labels[told.position] = ignored(label, _named(label, objects)[1], size, told.reason)
+    return outcome.model_copy(update={"labels": tuple(labels)}) if len(boxes) else outcome
+
+
+_DONE = {"keep": "kept", "ignore": "ignored", "drop": "dropped"}
+
+
+def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
+    """Boxes by what becomes of them and why, of ScreenRows or ReviewRows: {"boxes dropped: not_recognised": 3}."""
+    told = [BoxVerdict.parse(text) for boxes in rows.boxes for text in boxes]
+    counts = Counter(f"boxes {_DONE[verdict.action]}: {verdict.reason}" for verdict in told)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,130 @@
+"""Screen: sets aside pictures that cannot be any good: black, blank, of the wrong size, or seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+
+from lib.core.files import digest
+from lib.core.images import Load, PictureError, load_rgb
+from lib.core.keys import canonical, key_of
+from lib.records.kept import typed
+from lib.records.rows import MAY_PASS, OK, REJECTED, ScreenRow
+from lib.records.settings import ScreenSettings
+from lib.records.store import Store
+
+VERSION = 1
+Advance = Callable[[int], None]
+
+
+class _Numbers(TypedDict):
+    mean: float
+    std: float
+    pixels: str
+
+
+class Verdict(_Numbers):
+    """What is kept of a picture. Of one that passes `reason` is ""."""
+
+    reason: str
+    detail: str
+
+
+def measure_pictures(
+    pictures: pd.DataFrame,
+    sources: dict[str, tuple[str, str]],
+    settings: ScreenSettings,
+    load: Load,
+    store: Store,
+    advance: Advance = lambda n: None,
+) -> list[ScreenRow]:
+    """A ScreenRow per PictureRow that is ok, each judged alone; `mark_duplicates` then compares them.
+
+    sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings; single
+    boxes are boxes.py's.
+    """
+    rows, told = [], settings.model_dump(mode="json", exclude={"boxes"})
+    for row in pictures.itertuples(index=False):
+        key = key_of("screen", VERSION, row.picture, row.sha256, told)
+        known = typed(store.get("verdict", key), Verdict)
+        verdict = known or _verdict(row, sources[row.image_key], settings, load, store)
+        if known is None and verdict["reason"] not in MAY_PASS:
+            store.put("verdict", key, canonical(verdict))
+        rows.append(_row(row, verdict))
+        advance(1)
+    return rows
+
+
+def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load, store: Store) -> Verdict:
+    data = store.get("picture", row.picture)
+    if data is None:
+        return {"reason": "picture_lost", "detail": f"{row.name} is no longer in the store", **_numbers(None)}
+    numbers = _numbers(None)
+    try:
+        pixels = load_rgb(data, "stored")
+        numbers = _numbers(pixels)
+        reason, detail = _judge(pixels, numbers, row, source, settings, load)
+        return {"reason": reason, "detail": detail, **numbers}
+    except PictureError as error:
+        return {"reason": error.reason, "detail": error.detail, **numbers}
+
+
+def _judge(
+    pixels: np.ndarray, numbers: _Numbers, row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load
+) -> tuple[str, str]:
+    """(reason, detail), both "" for a picture that passes."""
+    if pixels.shape[:2] != (row.height, row.width):
+        return "wrong_size", f"{pixels.shape[1]}x{pixels.shape[0]}, not {row.width}x{row.height}"
+    if numbers["mean"] <= settings.black:
+        return "black", f"mean grey {numbers['mean']:.1f}"
+    if numbers["std"] <= settings.blank:
+        return "blank", f"grey deviation {numbers['std']:.1f}"
+    if settings.duplicates and np.array_equal(pixels, load(*source)):
+        return "duplicate", "equal to its source"
+    return "", ""
+
+
+def _numbers(pixels: np.ndarray | None) -> _Numbers:
+    """Mean and deviation of grey (0 to 255) and the digest of the pixels with their shape."""
+    if pixels is None:
+        return {"mean": 0.0, "std": 0.0, "pixels": ""}
+    import cv2
+
+    mean, std = cv2.meanStdDev(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    shape = str(pixels.shape).encode()
+    return {
+        "mean": round(float(mean[0, 0]), 4),
+        "std": round(float(std[0, 0]), 4),
+        "pixels": digest(shape + pixels.tobytes()),
+    }
+
+
+def _row(row: Any, verdict: Verdict) -> ScreenRow:
+    return ScreenRow(
+        key=row.key,
+        status=REJECTED if verdict["reason"] else OK,
+        reason=verdict["reason"],
+        detail=verdict["detail"],
+        image_key=row.image_key,
+        picture=row.picture,
+        sha256=row.sha256,
+        name=row.name,
+        mean=verdict["mean"],
+        std=verdict["std"],
+        pixels=verdict["pixels"],
+    )
+
+
+def mark_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
+    """ScreenRows with every picture but the first of equal ones set aside, in the order of the rows."""
+    ok = rows.status == OK
+    repeated = ok & rows.pixels.where(ok, "").duplicated() & (rows.pixels != "")
+    first = rows[ok].drop_duplicates("pixels").set_index("pixels").name
+    marked = rows.copy()
+    marked.loc[repeated, "status"] = REJECTED
+    marked.loc[repeated, "reason"] = "duplicate"
+    marked.loc[repeated, "detail"] = "equal to " + rows.pixels[repeated].map(first)
+    return marked
