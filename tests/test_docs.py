@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from structure import arrows, floors
 
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
@@ -16,11 +17,13 @@ from lib.runs.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PAGE_OF_PRESETS = (ROOT / "docs" / "presets.md").read_text()
 
 
-def block(language: str, holding: str) -> str:
-    """The code block of the README that holds a text."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def block(language: str, holding: str, page: str = README) -> str:
+    """The code block of a page that holds a text."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     return next(text for name, text in blocks if name == language and holding in text)
 
 
@@ -32,7 +35,7 @@ def test_the_readmes_yaml_is_valid():
     check_parameters(yaml.safe_load(block("yaml", "mine.yaml")))
 
 
-def test_the_readmes_painter_paints(tmp_path, monkeypatch):
+def test_the_painter_in_the_docs_paints(tmp_path, monkeypatch):
     from test_composites import make_pass
     from test_painters import test_a_member_declares_what_plan_and_presets_need
 
@@ -40,7 +43,7 @@ def test_the_readmes_painter_paints(tmp_path, monkeypatch):
     from lib.painting.painters import PAINTERS, Paint, PassInput
 
     scope = {"MemberSettings": MemberSettings, "Paint": Paint, "np": np}
-    exec(block("python", "class Grey"), scope)
+    exec(block("python", "class Grey", ARCHITECTURE), scope)
     module = type(np)("grey")
     module.Grey = scope["Grey"]  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "grey", module)
@@ -61,18 +64,26 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_tree_in_the_readme_names_files_that_are_there():
-    tree = block("", "flows/               WHEN")
-    for name in re.findall(r"\b[\w/]+\.py\b", tree):
-        assert list(ROOT.glob(f"*/{name}")) or list(ROOT.glob(f"*/*/{name}")), name
+def test_the_tree_in_the_readme_has_every_room_and_no_other():
+    tree = block("", "flows/           WHEN")
+    rooms = {path.parent.name for path in (ROOT / "lib").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms
 
 
-def test_the_readme_says_of_every_preset_what_it_is_and_what_it_stands_for():
-    for name, told in PRESETS.items():
-        triple = " × ".join(told[part]["name"] for part in ("edit", "painter", "composite"))
-        assert f"| `{name}` | {triple} | {told['seed']} |" in README
+def test_the_page_of_presets_says_of_each_what_it_is_and_what_it_replaces():
+    for name, preset in PRESETS.items():
+        triple = " × ".join(preset[part]["name"] for part in ("edit", "painter", "composite"))
+        assert f"| `{name}` | {triple} | {preset['replaces']} |" in PAGE_OF_PRESETS
     for family in (EDITS, PAINTERS, COMPOSITES):
-        assert all(f"`{name}`" in README for name in family), family.kind
+        assert all(f"`{name}`" in PAGE_OF_PRESETS for name in family), family.kind
+
+
+def test_the_page_of_the_architecture_shows_the_rooms_as_they_are():
+    graph = arrows(ROOT)
+    floor, up = floors(graph)
+    count = sum(len(used) for used in graph.values())
+    assert f"{len(floor)} rooms on {max(floor.values()) + 1} floors, {count} arrows, {up} running up" in ARCHITECTURE
+    assert up == 0
 
 
 def test_every_reason_in_the_code_stands_in_the_docs():

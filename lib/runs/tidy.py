@@ -341,12 +341,12 @@ class _Silent:
         self.identity = identity
 
     def score(self, crops: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
-        raise PictureError("not_judged", "tidy judges nothing")
+        raise PictureError("image_missing", "tidy judges nothing")
 
 
 def _nothing(digest: str, frame: str) -> np.ndarray:
     """A loader of pictures that loads none."""
-    raise PictureError("not_read", "tidy reads no pictures")
+    raise PictureError("image_missing", "tidy reads no pictures")
 
 
 # --- parts and results -------------------------------------------------------------------------------------------
