@@ -23,6 +23,7 @@ from rich.table import Table
 
 from flows import QUIET
 from lib.core.errors import AugmentError
+from lib.core.storage import explanation
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "augment"
@@ -49,12 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_texts(options)
         code: int = options.command(options)
         return code
-    except AugmentError as error:
-        ERR.print(f"augment: {error}", style="red", markup=False)
-        return 1
     except KeyboardInterrupt:
         ERR.print("augment: stopped; the same command goes on where it was")
         return 130
+    except Exception as error:
+        told = str(error) if isinstance(error, AugmentError) else explanation(error)
+        if told is None:  # a fault of the program
+            raise
+        ERR.print(f"augment: {told}", style="red", markup=False)
+        return 1
 
 
 def _check_texts(options: argparse.Namespace) -> None:

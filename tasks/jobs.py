@@ -28,6 +28,7 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw, key_of
+from lib.core.storage import lasting
 from lib.records.kept import note_ref, noted_ref
 from lib.records.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
 from lib.records.rows import MAY_PASS, Row, arrow_schema
@@ -103,13 +104,13 @@ def make_job(
 
 
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
-    """Retry what can pass (memory, storage, a download), not what cannot (bad input, a wrong program)."""
+    """Retry what can pass (memory, storage, a download), not what cannot (bad input, a full disk, a wrong program)."""
     try:
         state.result()
     except AugmentError:
         return False
-    except (OSError, MemoryError):
-        return True
+    except (OSError, MemoryError) as error:
+        return not lasting(error)
     except Exception as error:
         return type(error).__name__ == "OutOfMemoryError"  # torch's, without importing torch here
     return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from lib.captioning.caption import CaptionForm, make_caption_form
 from lib.core.checkpoints import ModelRef
 from lib.core.registry import Member
+from lib.core.storage import explained
 from lib.evaluation.evaluate import built
 from lib.evaluation.features import extractor_of
 from lib.painting.painters import PAINTERS
@@ -33,7 +34,7 @@ from lib.records.seen import Seen
 from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
-from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account
+from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account, write_failure
 from lib.screening.review import check_review
 from tasks.progress import Progress, watch_workspace
 
@@ -83,7 +84,7 @@ class Work:
         }
         self.save()
 
-    def save(self, **more: Any) -> None:
+    def save(self, write: Callable[[Path, dict[str, Any]], None] = write_account, **more: Any) -> None:
         """Write the account of this run, with totals: what `augment status` shows."""
         self.account.update(more)
         stages = self.account["stages"]
@@ -95,7 +96,7 @@ class Work:
         self.account["reused"] = generated.get("reused", 0)
         self.account["rejected"] = dict(sorted(rejected.items()))
         with self.lock:
-            write_account(self.root, self.account)
+            write(self.root, self.account)
 
 
 @dataclass(kw_only=True)
@@ -117,11 +118,12 @@ def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     work.save()
     watch_workspace(str(work.root), work.progress)
     try:
-        yield work
+        with explained(work.root):
+            yield work
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a full disk must not hide why
-            text = f"{error}" or type(error).__name__
-            work.save(state="failed", error=text.encode(errors="backslashreplace").decode())  # names may be no Unicode
+        text = f"{error}" or type(error).__name__
+        work.account |= {"state": "failed", "error": text.encode(errors="backslashreplace").decode()}  # no Unicode
+        work.save(write_failure)
         raise
     work.save(state="completed")
 

@@ -11,7 +11,9 @@ was never written by this project. Nothing that is read here can name code.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -38,9 +40,23 @@ def write(path: Path, value: Any, durable: bool = False) -> None:
 
     durable: as `atomic_write`.
     """
+    atomic_write(path, _sealed_text(value), durable)
+
+
+def overwrite(path: Path, value: Any) -> None:
+    """`write` into the room that a file has on a full disk. Raises OSError where it has not enough."""
+    data = _sealed_text(value)
+    with path.open("r+b") as file:
+        if len(data) > max(os.fstat(file.fileno()).st_size, os.fstat(file.fileno()).st_blocks * 512):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        file.write(data)
+        file.truncate()
+
+
+def _sealed_text(value: Any) -> bytes:
     told = msgspec.to_builtins(value)
     data = msgspec.json.encode(told | {_SEAL: _digest(told)})
-    atomic_write(path, msgspec.json.format(data, indent=2) + b"\n", durable)
+    return msgspec.json.format(data, indent=2) + b"\n"
 
 
 def read(path: Path, kind: type[T], remedy: str = ANEW) -> T | None:

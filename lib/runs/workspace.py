@@ -7,6 +7,7 @@ with locked(root, inputs_of(settings)):
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -18,6 +19,7 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import ModelRef, model_of, resolve
 from lib.core.errors import AugmentError
 from lib.core.registry import Family, Member
+from lib.core.storage import explained
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
@@ -26,6 +28,8 @@ from lib.records import kept
 from lib.records.outputs import check_workspace, remove_temporary
 from lib.records.settings import Choice
 from lib.runs.parameters import Resolved
+
+_INSTANT = 0.2  # seconds: as long as somebody may look whether the workspace is held
 
 
 @contextlib.contextmanager
@@ -46,7 +50,7 @@ def locked(
     check_workspace(root, inputs or {}, more, readable)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / ".lock", timeout=0).acquire()
+        lock = FileLock(root / ".lock", timeout=_INSTANT).acquire()
     except Timeout:
         raise AugmentError(
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
@@ -54,9 +58,22 @@ def locked(
     except OSError as error:
         told = error.strerror or error
         raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
-    with lock:
+    with lock, explained(root):
         _sweep(root, models)
         yield
+
+
+def held(root: Path) -> bool:
+    """Does a run hold the workspace now? A killed one does not, whatever its status says."""
+    if not (root / ".lock").exists():
+        return False
+    try:
+        with FileLock(root / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError as error:
+        return error.errno != errno.EROFS  # where nothing can be written nobody runs; else it is not known
 
 
 def _sweep(root: Path, models: Collection[str]) -> None:
@@ -88,13 +105,34 @@ def write_account(root: Path, account: dict[str, Any]) -> None:
     kept.write(root / "status.json", account)
 
 
+def write_failure(root: Path, account: dict[str, Any]) -> None:
+    """The account of a run that ended with an error, on a full disk too: over the former one, in the room that it has.
+
+    Where even that cannot be written the former account stays: `read_account` tells it from that of a run.
+    """
+    short = {name: account[name] for name in _Account.__annotations__ if name != "stages"} | {"stages": {}}
+    errors = {"error": account.get("error", "")}
+    for told in (account, short | errors, short):
+        with contextlib.suppress(OSError):
+            kept.write(root / "status.json", told)
+            return
+        with contextlib.suppress(OSError):
+            kept.overwrite(root / "status.json", told)
+            return
+
+
 def read_account(path: Path) -> dict[str, Any]:
-    """What `write_account` wrote into a file; raises AugmentError where it is missing or damaged: nothing needs it."""
+    """What `write_account` wrote into a file; that of a run which ended without a word has the state "stopped".
+
+    Raises AugmentError where it is missing or damaged: nothing needs it.
+    """
     account = kept.read(path, dict[str, Any], "run again, which writes it anew")
     if account is None:
         raise AugmentError(f"{path} not found: a run writes it")
     if not kept.conforms(account, _Account):
         raise AugmentError(f"{path} is damaged (it is no account of a run): run again, which writes it anew")
+    if account["state"] == "running" and not held(path.parent):
+        return account | {"state": "stopped", "error": "it was ended from outside; run again, it goes on where it was"}
     return account
 
 

@@ -1,0 +1,87 @@
+"""Faults of the storage that do not pass by themselves, as one sentence with what is to be done.
+
+with explained(root): ...       # whatever a library makes of a full disk becomes an AugmentError
+lasting(error)                  # is there any use in trying again?
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lib.core.errors import AugmentError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+# Libraries that write without Python's help have errors of their own, which hold the system's words; SQLite has its
+# own words too.
+_WORDS = {os.strerror(code).lower(): code for code in (*_FULL, errno.EROFS)}
+_WORDS |= {"database or disk is full": errno.ENOSPC, "storagefull": errno.ENOSPC, "readonlyfilesystem": errno.EROFS}
+
+
+def lasting(error: BaseException) -> bool:
+    """A disk without room or rights, anywhere in the chain of an error: it stays so until a person mends it."""
+    return _found(error) is not None
+
+
+@contextlib.contextmanager
+def explained(root: Path) -> Iterator[None]:
+    """A lasting fault of the storage in the block is raised as an AugmentError that names workspace and remedy."""
+    try:
+        yield
+    except AugmentError:
+        raise
+    except Exception as error:
+        sentence = explanation(error, root)
+        if sentence is None:
+            raise
+        raise AugmentError(sentence) from error
+
+
+def explanation(error: BaseException, root: Path | None = None) -> str | None:
+    """A lasting fault in a sentence; None for other errors. root: the workspace that is written to, if there is one."""
+    found = _found(error)
+    if found is None:
+        return None
+    code, files = found
+    what = os.strerror(code)
+    own = [file for file in files if root is not None and Path(file).is_relative_to(root)]
+    inside = root is not None and (bool(own) or not files)
+    file = next(iter(own or files), None)
+    place = f"workspace {root}" if inside else str(file or "the disk")
+    beyond = "" if file is None or inside else f" (for {tempfile.gettempdir()}: TMPDIR)" if _temporary(file) else ""
+    if code in _FULL:
+        other = ", or set `workspace` to a folder on another disk" if inside else ""
+        return f"{place} cannot be written ({what}){beyond}: free some space{other}; run again, it goes on where it was"
+    if inside:
+        return f"{place} cannot be written ({what}{f', {file}' if file else ''}): set `workspace` to another folder"
+    return f"{place} cannot be opened ({what}){beyond}: give this user the right to, or name another place"
+
+
+def _temporary(file: str) -> bool:
+    return Path(file).is_relative_to(tempfile.gettempdir())
+
+
+def _found(error: BaseException) -> tuple[int, list[str]] | None:
+    """(errno, files that it names, the one written to first) of the first lasting fault in a chain of errors."""
+    seen: set[int] = set()
+    open_: list[BaseException | None] = [error]
+    while open_:
+        one = open_.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, AugmentError):  # it says already what it is
+            continue
+        if isinstance(one, OSError) and one.errno is not None:
+            if one.errno in (*_FULL, *_CLOSED):
+                names = (one.filename2, one.filename)  # of a copy the second is the new file
+                return one.errno, [os.fsdecode(name) for name in names if isinstance(name, str | bytes)]
+        elif code := next((code for words, code in _WORDS.items() if words in str(one).lower()), None):
+            return code, []
+        open_ += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+    return None
