@@ -30,7 +30,7 @@ from conftest import MadeSet
 PATIENCE = 300  # seconds for a whole run, on a machine that is busy with other things
 LEFT = 30  # seconds that what a killed process leaves may take to end
 
-_TOKEN = "AUGMENT_ATTACK"
+TOKEN = "AUGMENT_ATTACK"
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Killed:
         """`augment run`; server: API URL, none: a temporary one of its own."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         home = {"PREFECT_HOME": str(self.folder / "home"), "PREFECT_PROFILES_PATH": str(self.folder / "profiles.toml")}
-        environment = kept | home | {_TOKEN: self.token} | ({"PREFECT_API_URL": server} if server else {})
+        environment = kept | home | {TOKEN: self.token} | ({"PREFECT_API_URL": server} if server else {})
         file = self.folder / "run.yaml"
         file.write_text(yaml.safe_dump(self.values | {"workspace": str(self.workspace)}))
         with (self.folder / "log").open("wb") as log:
@@ -82,7 +82,7 @@ class Killed:
 
     def alive(self) -> list[int]:
         """Processes that come of it (Linux; elsewhere none are known)."""
-        mark, found = f"{_TOKEN}={self.token}".encode(), []
+        mark, found = f"{TOKEN}={self.token}".encode(), []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 state = (path.parent / "stat").read_text().rpartition(")")[2].split()[0]
@@ -149,16 +149,21 @@ def kill_and_finish(one: Killed, server: str | None, random: Random) -> str:
     one.finish(server)
     wait_for_none(one, "after the end")
     said = f"killed by {', '.join(killed) or 'nothing'}, {'a server' if server else 'no server'}"
-    if changed := difference(one.whole, files_of(one.workspace / "final")):
-        raise Fault(f"the final set, {changed}: {said}")
+    check_final(one, said)
     if twice := [path.name for path, inode in kept.items() if not path.exists() or path.stat().st_ino != inode]:
         raise Fault(f"{len(twice)} of {len(kept)} pictures made again: {said}")
+    return f"killed, {'on a server' if server else 'on its own server'}" if killed else "ended before"
+
+
+def check_final(one: Killed, said: str) -> None:
+    """Raises Fault where a workspace is not as if nobody had killed its run."""
+    if changed := difference(one.whole, files_of(one.workspace / "final")):
+        raise Fault(f"the final set, {changed}: {said}")
     if left := [p.name for p in one.workspace.rglob(".tmp-*")]:
         raise Fault(f"half written files stay, {left[:3]}: {said}")
     account = check_account_state(one.workspace, completed=True)
     if account["painted"] + account["reused"] != account["stages"]["generate"]["rows"]:
         raise Fault(f"status.json does not add up: {json.dumps(account)[:500]}: {said}")
-    return f"killed, {'on a server' if server else 'on its own server'}" if killed else "ended before"
 
 
 def kill_at(one: Killed, process: subprocess.Popen[bytes], number: int, random: Random) -> bool:

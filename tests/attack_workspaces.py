@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 import attack_mutations as mutations
-from attacks import Attack, Fault, check_error, difference, files_of, prefect_server
+from attacks import Attack, Fault, check_error, difference, files_of, fresh, prefect_server
 from conftest import MadeSet
 
 # --- workspaces ----------------------------------------------------------------------------------------------------
@@ -322,7 +322,8 @@ def attacking(folder: Path) -> Iterator[Attack]:
         name = "copies" if number < len(DAMAGES) else random.choice(sorted(WORKSPACES))
         ground = Ground(folder / name)
         if name not in made:
-            ground.victim.parent.mkdir(parents=True)
+            fresh(ground.folder)
+            ground.victim.parent.mkdir()
             made[name] = WORKSPACES[name](ground.folder)
         ground.victim.write_text("a stranger's file\n")
         one = made[name]
@@ -355,7 +356,7 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
             raise Fault(f"it ran code: {said}")
         if changed := difference(before, ground.outside()):
             raise Fault(f"outside, {changed}: {said}")
-        check_account(made, state.is_completed(), said)
+        check_account(made, state.is_completed(), sum(name.startswith("store/") for name in damaged), said)
         if state.is_completed():
             break
         _follow(made, state.message, damaged, said)
@@ -367,10 +368,10 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
     return ended
 
 
-def check_account(made: Made, completed: bool, said: str) -> None:
-    """Raises Fault where status.json does not tell how it ended, or where too much was painted."""
+def check_account(made: Made, completed: bool, most: int, said: str) -> None:
+    """Raises Fault where status.json does not tell how it ended, or where more than `most` pictures were painted."""
     account = check_account_state(made.root, completed)
-    if account.get("painted", 0) > said.count(" store/"):
+    if account.get("painted", 0) > most:
         raise Fault(f"{account['painted']} painted again: {said}")
 
 
@@ -395,7 +396,7 @@ def _follow(made: Made, message: str, damaged: dict[str, str], said: str) -> Non
     named = [name for name in damaged if re.search(rf"(^|[/\s'\"]){re.escape(name)}(?![\w.])", message)]
     if not named:
         raise Fault(f"it names no damaged file: {message[:600]}: {said}")
-    if not re.search("remove|delete", message):
+    if not re.search("remove|delete|move it away", message):
         raise Fault(f"it names no remedy: {message[:600]}: {said}")
     for name in named:
         path = made.root / name

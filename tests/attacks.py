@@ -60,6 +60,8 @@ KINDS = {
     "sets": Kind("attack_sets", share=5, limit=240),
     "kills": Kind("attack_kills", share=5, limit=1500),
     "workspaces": Kind("attack_workspaces", share=8, limit=240),
+    "served": Kind("attack_served", share=1, limit=150),
+    "served-kills": Kind("attack_served_kills", share=2, limit=1500),
     "configurations": Kind("attack_configurations", share=2, limit=60),
 }
 
@@ -207,6 +209,13 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def said(told: dict[str, Any], name: str, counts: Counts) -> None:
+    """Count an attack, and say how it ended."""
+    if "begun" not in told:
+        counts.add(told)
+        print(f"{name} {told['number']}: {told.get('ended') or 'FAULT ' + told['where']}", flush=True)
+
+
 def show(counts: dict[str, Counts]) -> None:
     """Faults with how to repeat them, then the counts."""
     for name, own in counts.items():
@@ -245,7 +254,7 @@ def main() -> int:
         if not alone:
             attack_all(counts, options.minutes)
         for name, own in counts.items() if alone else ():
-            run_kind(name, options.first, options.count, 10**9, lambda told, own=own: "begun" in told or own.add(told))
+            run_kind(name, options.first, options.count, 10**9, lambda told, own=own, name=name: said(told, name, own))
     finally:  # stopped early, too
         show(counts)
     return 1 if any(own.faults for own in counts.values()) else 0

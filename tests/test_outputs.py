@@ -331,3 +331,25 @@ def test_a_training_reads_nothing_that_it_writes_and_replaces_no_model_of_anothe
     before = everything(tmp_path)
     told = failed(train, dataset=made.dataset, models=["vae"], workspace=tmp_path / "ws")
     assert "model" in told and "was not made by a training" in told and everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["final", "status.json", "ids.json"])
+def test_a_circle_of_links_in_the_workspace_is_a_sentence_with_the_remedy(tmp_path, name):
+    link = tmp_path / "ws" / name
+    link.parent.mkdir()
+    link.symlink_to(link)
+    inputs = {"dataset.images": tmp_path / "images"}
+    with (
+        pytest.raises(AugmentError, match=rf"{link} leads in a circle of links: remove it"),
+        locked(link.parent, inputs),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_lock_that_is_no_file_is_named_with_the_remedy(tmp_path, kind):
+    lock = tmp_path / "ws" / ".lock"
+    lock.parent.mkdir()
+    lock.mkdir() if kind == "folder" else lock.symlink_to(lock.parent / "other")
+    with pytest.raises(AugmentError, match=rf"{lock} is no file .*: remove it"), locked(lock.parent):
+        pass

@@ -106,9 +106,9 @@ def check_workspace(
                 )
     for name in _LINKS:
         link = root / name
-        if link.is_symlink() and not link.resolve().is_relative_to(root.resolve()):
+        if link.is_symlink() and not _resolved(link).is_relative_to(root.resolve()):
             raise AugmentError(
-                f"{link} is a link to {link.resolve()}, and a run writes inside its workspace alone: remove the link, "
+                f"{link} is a link to {_resolved(link)}, and a run writes inside its workspace alone: remove the link, "
                 f"or set `workspace` to a folder there"
             )
     if not any((root / name).exists() for name in _TRACES):
@@ -122,11 +122,19 @@ def check_workspace(
 
 def lies_in(path: Path, folder: Path) -> bool:
     """Is `path` the file or folder `folder`, or inside it? By identity on disk, so that no spelling deceives."""
-    here = path.resolve()
-    if here.is_relative_to(folder.resolve()):
+    here = _resolved(path)
+    if here.is_relative_to(_resolved(folder)):
         return True
     wanted = _identity(folder)
     return wanted is not None and any(_identity(place) == wanted for place in (here, *here.parents))
+
+
+def _resolved(path: Path) -> Path:
+    """Where a path leads; raises AugmentError where it leads in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise AugmentError(f"{path} leads in a circle of links: remove it") from None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -341,7 +341,7 @@ class _Silent:
         self.identity = identity
 
     def score(self, crops: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
-        raise PictureError("image_missing", "tidy judges nothing")
+        raise PictureError("picture_lost", "tidy judges nothing")
 
 
 def _nothing(digest: str, frame: str) -> np.ndarray:

@@ -56,7 +56,9 @@ def locked(
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
         ) from None
     except OSError as error:
-        told = error.strerror or error
+        told, file = error.strerror or error, root / ".lock"
+        if file.is_symlink() or file.is_dir():
+            raise AugmentError(f"{file} is no file ({told}), so no run can hold its workspace: remove it") from None
         raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
     with lock, explained(root):
         _sweep(root, models)
