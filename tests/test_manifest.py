@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_path
+from lib.core.files import atomic_path, atomic_write
 from lib.records.manifest import Ref, read_manifest, to_table, write_manifest
 from lib.records.rows import OK, DrawRow, ReviewRow
 
@@ -89,3 +89,35 @@ def test_a_failed_write_leaves_the_former_file(tmp_path):
         raise RuntimeError("power cut")
     assert path.read_bytes() == b"former"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("instead", ["folder", "folder with files"])
+def test_a_folder_where_a_file_is_to_be_written_is_named_with_the_remedy(tmp_path, instead):
+    place = tmp_path / "ids.json"
+    place.mkdir()
+    if instead == "folder with files":
+        (place / "mine.txt").write_text("mine")
+    with pytest.raises(AugmentError, match=rf"{place} is a folder, and a file is to be written there: remove it"):
+        atomic_write(place, b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.json"]
+
+
+@pytest.mark.parametrize("instead", ["file", "circle of links", "link to nothing"])
+def test_what_is_in_the_way_of_a_folder_is_named_with_the_remedy(tmp_path, instead):
+    place = tmp_path / "parts"
+    place.touch() if instead == "file" else place.symlink_to("parts" if instead == "circle of links" else "nowhere")
+    with pytest.raises(AugmentError, match=rf"{place} is no folder, and a.json is to be written below it: remove it"):
+        atomic_write(place / "plan" / "a.json", b"{}")
+
+
+def test_a_link_where_a_file_is_to_be_written_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for name, target in (("a", "mine"), ("b", "b"), ("c", "nowhere")):
+        (tmp_path / name).symlink_to(target)
+        atomic_write(tmp_path / name, b"{}")
+        assert (tmp_path / name).read_bytes() == b"{}" and not (tmp_path / name).is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_name_with_an_endless_suffix_is_written(tmp_path):
+    atomic_write(tmp_path / f"a.{'x' * 250}", b"{}")

@@ -1,5 +1,7 @@
 """The store is the truth: what is damaged counts as absent."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -63,3 +65,16 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
 def test_no_temporary_file_stays(tmp_path):
     Store(tmp_path).put("paint", KEY, b"x")
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [KEY]
+
+
+@pytest.mark.parametrize("instead", ["folder", "circle of links", "file for its folder"])
+def test_what_is_no_file_counts_as_absent(tmp_path, instead):
+    store = Store(tmp_path)
+    path = store.path("paint", KEY)
+    place = path.parent if instead == "file for its folder" else path
+    place.parent.mkdir(parents=True)
+    {"folder": Path.mkdir, "circle of links": lambda p: p.symlink_to(p), "file for its folder": Path.touch}[instead](
+        place
+    )
+    assert store.get("paint", KEY) is store.sha256("paint", KEY) is None and not store.has("paint", KEY)
+    assert instead == "folder" or store.size("paint", KEY) == -1

@@ -9,20 +9,43 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from lib.core.errors import AugmentError
+from lib.records.manifest import NO_FILE
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that is renamed onto it at the end, or removed on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+    """A temporary path beside `path` that is renamed onto it at the end, or removed on an error.
+
+    Raises AugmentError where a folder has the name of the file, or something else that of a folder above it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix[:20], dir=path.parent)
+    except OSError as error:
+        raise _in_the_way(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise _in_the_way(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _in_the_way(path: Path, error: OSError) -> Exception:
+    """The error that names what is to be removed; the same one where nothing is in the way."""
+    if error.errno in NO_FILE:
+        if path.is_dir() and not path.is_symlink():
+            return AugmentError(f"{path} is a folder, and a file is to be written there: remove it")
+        for folder in path.parents:
+            if os.path.lexists(folder) and not folder.is_dir():
+                return AugmentError(f"{folder} is no folder, and {path.name} is to be written below it: remove it")
+    return error
 
 
 def atomic_write(path: Path, data: bytes, durable: bool = False) -> None:

@@ -6,6 +6,7 @@ plan = read_manifest(path, PlanRow)            # DataFrame
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -34,6 +35,10 @@ class Ref(BaseModel):
     def intact(self) -> bool:
         """Is the file still there, with these bytes?"""
         return self.file.is_file() and file_digest(self.file) == self.sha256
+
+
+# What an OSError says where something lies that is no file: a folder, a circle of links, a file for a folder above it.
+NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST))
 
 
 def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row]) -> pa.Table:

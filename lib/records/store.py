@@ -10,9 +10,13 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
+from lib.records.manifest import NO_FILE
+
+T = TypeVar("T")
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
@@ -52,8 +56,8 @@ class Store:
         """Bytes of an item, by the look of its file alone; -1 where it is absent."""
         try:
             return self.path(kind, key).stat().st_size - 65  # the header line
-        except FileNotFoundError:
-            return -1
+        except OSError as error:
+            return _absent(error, -1)
 
     def put(self, kind: str, key: str, data: bytes) -> str:
         """Write an item by rename; returns the SHA-256 of its bytes."""
@@ -68,8 +72,8 @@ class Store:
         path = self.path(kind, key)
         try:
             header, _, data = path.read_bytes().partition(b"\n")
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            return _absent(error, None)
         if header.decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
             path.unlink(missing_ok=True)
             return None
@@ -80,5 +84,13 @@ class Store:
         try:
             with self.path(kind, key).open("rb") as file:
                 return file.read(64).decode("ascii", "replace")
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            return _absent(error, None)
+
+
+def _absent(error: OSError, told: T) -> T:
+    """What is told where there is no file, but a folder, a circle of links or nothing; raises the error where it is
+    one of the storage."""
+    if error.errno not in NO_FILE:
+        raise error
+    return told
