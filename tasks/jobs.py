@@ -245,8 +245,9 @@ def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequ
 
 
 def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
-    """Remove parts of a stage that this run did not use, and their records."""
+    """Remove parts of a stage that this run did not use, and their records; a folder of such a name is not ours."""
     used = {ref.path for ref in keep}
     for path in (run.root / "parts" / stage).glob("*"):
-        if _PART.fullmatch(path.name) and str(path.with_suffix(".parquet")) not in used:
+        ours = _PART.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())
+        if ours and str(path.with_suffix(".parquet")) not in used:
             path.unlink()

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import MadeSet
@@ -22,6 +23,7 @@ from lib.core.files import file_digest
 from lib.datasets.finalise import Ids
 from lib.records.manifest import read_manifest, write_manifest
 from lib.records.rows import ScreenRow
+from tasks.jobs import prune_parts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -403,3 +405,12 @@ def test_a_hostile_status_is_one_sentence_on_the_command_line(again):
         check=False,
     )
     assert told.returncode == 1 and "damaged" in told.stderr and "Traceback" not in told.stderr
+
+
+def test_a_folder_by_the_name_of_an_unused_part_ends_no_run(tmp_path):
+    place = tmp_path / "parts" / "plan"
+    (place / f"{'0' * 32}.parquet").mkdir(parents=True)
+    (place / f"{'0' * 32}.json").touch()
+    (place / f"{'1' * 32}.parquet").symlink_to(tmp_path)
+    prune_parts(SimpleNamespace(root=tmp_path), "plan", [])
+    assert [path.name for path in place.iterdir()] == [f"{'0' * 32}.parquet"] and tmp_path.is_dir()
