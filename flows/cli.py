@@ -23,7 +23,7 @@ from rich.table import Table
 
 from flows import QUIET
 from lib.core.errors import AugmentError
-from lib.core.storage import explanation
+from lib.core.storage import explanation, without_room
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "augment"
@@ -54,11 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ERR.print("augment: stopped; the same command goes on where it was")
         return 130
     except Exception as error:
-        told = str(error) if isinstance(error, AugmentError) else explanation(error)
+        told = _sentence(error)
         if told is None:  # a fault of the program
             raise
         ERR.print(f"augment: {told}", style="red", markup=False)
         return 1
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a person can read and mend; None where it is nothing of theirs."""
+    told = str(error) if isinstance(error, AugmentError) else explanation(error)
+    if "prefect" not in sys.modules:
+        return told
+    from prefect.settings import get_current_settings
+
+    # Prefect's server cannot start or answer without room, and says so in many ways or in none.
+    full = without_room(get_current_settings().home, "PREFECT_HOME")
+    return "; ".join(filter(None, (told, full))) or None
 
 
 def _check_texts(options: argparse.Namespace) -> None:

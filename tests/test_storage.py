@@ -215,6 +215,19 @@ def test_a_read_only_status_tells_that_nobody_runs(disk: Path) -> None:
     assert read_account(disk / "status.json")["state"] == "stopped"
 
 
+def test_a_full_home_of_prefect_is_told_beside_what_came_of_it(disk: Path, monkeypatch: Any) -> None:
+    import prefect.settings
+
+    error = AugmentError("the server ended by itself")
+    monkeypatch.setattr(prefect.settings.get_current_settings(), "home", disk)
+    assert cli._sentence(error) == "the server ended by itself"
+    fill(disk)
+    assert cli._sentence(error) == (
+        f"the server ended by itself; {disk} has 0 bytes left: free some space, or set PREFECT_HOME to a folder on "
+        "another disk"
+    )
+
+
 # --- the journey -------------------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from lib.core.errors import AugmentError
 
+_LITTLE = 1_000_000  # bytes that a disk needs to be of use
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Libraries that write without Python's help have errors of their own, which hold the system's words; SQLite has its
@@ -60,6 +62,17 @@ def explanation(error: BaseException, root: Path | None = None) -> str | None:
     if inside:
         return f"{place} cannot be written ({what}{f', {file}' if file else ''}): set `workspace` to another folder"
     return f"{place} cannot be opened ({what}){beyond}: give this user the right to, or name another place"
+
+
+def without_room(folder: Path, setting: str) -> str | None:
+    """A sentence where the disk of a folder is full; None where it has room, or is not there."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return None
+    if free >= _LITTLE:
+        return None
+    return f"{folder} has {free:,} bytes left: free some space, or set {setting} to a folder on another disk"
 
 
 def _temporary(file: str) -> bool:

@@ -207,7 +207,10 @@ a name with that member's settings: `painter: {name: gligen, steps: 30}`. Explic
 
 Plain ones: `preset` (copy-paste), `models` (full, or mini: the small ones in data/models), `variants` (1: pictures made
 from each source), `seed` (0), `limit` (none: pictures at most, after selection), `workspace` (data/runs/NAME), `verify`
-(false; true: all source pictures and all files of the store and the final set are read again, digests compared)."""
+(false; true: all source pictures and all files of the store and the final set are read again, digests compared).
+
+Everywhere, texts are UTF-8 without NUL, numbers finite and of at most 64 bits, paths not empty and no longer than 2000
+bytes, 255 in each part. Anything else is refused by the parameter's name before a run starts."""
 
 _GROUPS: dict[str, type[BaseModel]] = {
     "dataset": DatasetSettings,
