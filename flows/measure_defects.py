@@ -208,12 +208,12 @@ class _Trial:
         board kept around it, and of the layout alone."""
         network, painter = _first(lambda name: NETWORKS[name](), PERCEPTUAL), _painter_of(self.models)
         passes: dict[str, list[tuple[Any, Any]]] = {}
-        for picture, spec in self.passes(name, boards):
-            passes.setdefault(spec.phrases[0], []).append((picture, spec))
+        for picture, step in self.passes(name, boards):
+            passes.setdefault(step.phrases[0], []).append((picture, step))
         figures: dict[str, list[float]] = {"diversity_in_place": [], "diversity_of_layout": []}
-        for picture, spec in (one for own in passes.values() for one in own[:LAYOUTS]):
+        for picture, step in (pair for pairs in passes.values() for pair in pairs[:LAYOUTS]):
             for whole, values in enumerate(figures.values()):
-                values.append(diversity(network, samples(painter, picture, spec, SAMPLES, bool(whole))))
+                values.append(diversity(network, samples(painter, picture, step, SAMPLES, bool(whole))))
         return f"LPIPS, {network.name}", {name: float(np.mean(values)) for name, values in figures.items()}
 
     def passes(self, name: str, boards: Boards) -> Iterator[tuple[Any, Pass]]:
@@ -222,8 +222,8 @@ class _Trial:
         rows = boards.images.set_index("key")
         for row in plan[plan.status == OK].itertuples():
             picture = load_rgb(boards.root / rows.path[row.image_key], rows.frame[row.image_key])
-            for spec in Request.model_validate_json(row.request).passes:
-                yield picture, spec
+            for step in Request.model_validate_json(row.request).passes:
+                yield picture, step
 
     def tuned(self, steps: int, tell: Tell) -> tuple[dict[str, Any], dict[str, Any]]:
         """The distances in one group, whose other boards the model is fine-tuned on, before and after: of windows whose
@@ -263,7 +263,7 @@ class _Trial:
         tell("before and after: windows of their layouts alone")
         asked = list(islice(self.passes("before", layouts), ALONE))
         alone = {
-            name: np.concatenate([samples(painter, picture, spec, 1, True) for picture, spec in asked])
+            name: np.concatenate([samples(painter, picture, step, 1, True) for picture, step in asked])
             for name, painter in (("stay", _painter_of(self.models)), ("tuned", _painter_of(own / "models")))
         }
         return self.distances(real, painted), self.apart(real.windows, alone)

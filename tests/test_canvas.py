@@ -35,7 +35,7 @@ def make_pass(region=(), window=(0, 0, WIDTH, HEIGHT), shape=None, mask=None, ho
     return Pass(window=window, shape=shape, region=region, holes=holes, mask=rle, **told)
 
 
-def by_pixel(spec, mask, view):
+def by_pixel(step, mask, view):
     """region_mask, pixel by pixel."""
     x0, y0, x1, y1 = view
 
@@ -44,7 +44,7 @@ def by_pixel(spec, mask, view):
 
     def wanted(x, y):
         allowed = mask is None or (0 <= x < WIDTH and 0 <= y < HEIGHT and mask[y, x])
-        return within(spec.region, x, y) and not within(spec.holes, x, y) and allowed
+        return within(step.region, x, y) and not within(step.holes, x, y) and allowed
 
     return np.array([[wanted(x, y) for x in range(x0, x1)] for y in range(y0, y1)], dtype=bool)
 
@@ -54,17 +54,17 @@ def by_pixel(spec, mask, view):
 @example(region=((0, 0, 60, 40),), holes=(), mask=np.ones((HEIGHT, WIDTH), bool), view=(-9, 5, -3, 9))
 @example(region=((0, 0, 60, 40),), holes=(), mask=np.ones((HEIGHT, WIDTH), bool), view=(70, 50, 75, 60))
 def test_the_region_is_rectangles_less_holes_where_the_mask_is(region, holes, mask, view):
-    spec = make_pass(region, mask=mask, holes=holes)
-    np.testing.assert_array_equal(region_mask(spec, view), by_pixel(spec, mask, view))
+    step = make_pass(region, mask=mask, holes=holes)
+    np.testing.assert_array_equal(region_mask(step, view), by_pixel(step, mask, view))
 
 
 @quick
 @given(region=some, holes=some, mask=st.none() | masks, view=boxes)
 def test_a_view_is_a_part_of_the_whole(region, holes, mask, view):
-    spec = make_pass(region, mask=mask, holes=holes)
+    step = make_pass(region, mask=mask, holes=holes)
     x0, y0, x1, y1 = view
-    whole = region_mask(spec, (-10, -10, 120, 90))
-    np.testing.assert_array_equal(region_mask(spec, view), whole[y0 + 10 : y1 + 10, x0 + 10 : x1 + 10])
+    whole = region_mask(step, (-10, -10, 120, 90))
+    np.testing.assert_array_equal(region_mask(step, view), whole[y0 + 10 : y1 + 10, x0 + 10 : x1 + 10])
 
 
 @quick
@@ -92,8 +92,8 @@ def test_run_lengths_are_cocos():
 @example(region=((3, 20, 4, 21),), mask=None, window=(0, 0, 60, 40), shape=(4, 200))  # one side shrinks, one grows
 @example(region=((3, 20, 4, 21),), mask=None, window=(0, 0, 60, 40), shape=(300, 5))
 def test_no_masked_pixel_is_lost_and_none_made_far_away(region, mask, window, shape):
-    spec = make_pass(region, window, shape, mask)
-    seen, inside = mask_of(spec), region_mask(spec, window)
+    step = make_pass(region, window, shape, mask)
+    seen, inside = mask_of(step), region_mask(step, window)
     assert seen.shape == shape and seen.dtype == bool
     scale = np.array(shape) / inside.shape
     marked = np.argwhere(inside)
@@ -105,8 +105,8 @@ def test_no_masked_pixel_is_lost_and_none_made_far_away(region, mask, window, sh
 
 
 def test_one_pixel_of_a_large_window_is_painted():
-    spec = make_pass(((1001, 777, 1002, 778),), (0, 0, 4096, 4096), (64, 64))
-    assert np.argwhere(mask_of(spec)).tolist() == [[777 // 64, 1001 // 64]]
+    step = make_pass(((1001, 777, 1002, 778),), (0, 0, 4096, 4096), (64, 64))
+    assert np.argwhere(mask_of(step)).tolist() == [[777 // 64, 1001 // 64]]
 
 
 @quick
@@ -131,9 +131,9 @@ def test_a_canvas_is_a_copy_of_its_own():
 
 
 def test_a_mask_of_another_pictures_size_is_an_error():
-    spec = make_pass(mask=np.ones((HEIGHT, WIDTH), bool))
+    step = make_pass(mask=np.ones((HEIGHT, WIDTH), bool))
     with pytest.raises(ValueError, match=r"\(40, 60\).*\(60, 40\)"):
-        canvas_of(np.zeros((WIDTH, HEIGHT, 3), np.uint8), spec)
+        canvas_of(np.zeros((WIDTH, HEIGHT, 3), np.uint8), step)
 
 
 @quick

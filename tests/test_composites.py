@@ -95,11 +95,11 @@ def built(name, **values):
     return COMPOSITES.build(COMPOSITES.member(name, values))
 
 
-def reach_of(composite, spec):
+def reach_of(composite, step):
     """float32 (height, width): alpha brought into the whole frame."""
-    x0, y0, x1, y1 = view = cut_window(spec.window, WIDTH, HEIGHT)
+    x0, y0, x1, y1 = view = cut_window(step.window, WIDTH, HEIGHT)
     alpha = np.zeros((HEIGHT, WIDTH), np.float32)
-    alpha[y0:y1, x0:x1] = composite.alpha(spec, view)
+    alpha[y0:y1, x0:x1] = composite.alpha(step, view)
     return alpha
 
 
@@ -139,11 +139,11 @@ def composite(request):
 
 @pytest.mark.parametrize("case", CASES)
 def test_outside_its_reach_every_pixel_is_the_pictures_own(composite, decoder, case):
-    picture, spec = noise(0), CASES[case]
+    picture, step = noise(0), CASES[case]
     before = picture.copy()
-    result = compose(picture, painted(decoder, spec.shape), spec, composite)
+    result = compose(picture, painted(decoder, step.shape), step, composite)
     assert result.shape == picture.shape and result.dtype == np.uint8
-    reach = reach_of(composite, spec)
+    reach = reach_of(composite, step)
     assert reach.min() >= 0 and reach.max() <= 1
     np.testing.assert_array_equal(result[reach == 0], picture[reach == 0])
     np.testing.assert_array_equal(picture, before)  # the source is not written to
@@ -152,28 +152,28 @@ def test_outside_its_reach_every_pixel_is_the_pictures_own(composite, decoder, c
 
 @pytest.mark.parametrize("case", ["painted smaller", "several parts", "with mask and hole, scaled"])
 def test_the_same_paint_gives_the_same_picture(composite, decoder, case):
-    spec = CASES[case]
-    paint, drawn = painted(decoder, spec.shape), torch.get_rng_state()
-    first, second = (compose(noise(0), paint, spec, composite) for _ in range(2))
+    step = CASES[case]
+    paint, drawn = painted(decoder, step.shape), torch.get_rng_state()
+    first, second = (compose(noise(0), paint, step, composite) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_a_read_only_picture_will_do(composite, decoder):
-    picture, spec = noise(0), CASES["several parts"]
+    picture, step = noise(0), CASES["several parts"]
     picture.flags.writeable = False
-    assert compose(picture, painted(decoder, spec.shape), spec, composite).flags.writeable
+    assert compose(picture, painted(decoder, step.shape), step, composite).flags.writeable
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_reach_goes_no_further_than_the_margin(composite, case):
-    spec = CASES[case]
-    reach = reach_of(composite, spec) > 0
+    step = CASES[case]
+    reach = reach_of(composite, step) > 0
     if type(composite).__name__ in ("Whole", "Reconstruct"):
-        x0, y0, x1, y1 = cut_window(spec.window, WIDTH, HEIGHT)
+        x0, y0, x1, y1 = cut_window(step.window, WIDTH, HEIGHT)
         assert composite.margin() == 0 and reach.sum() == (x1 - x0) * (y1 - y0)  # the whole window is new
         return
-    region = region_mask(spec, FRAME)
+    region = region_mask(step, FRAME)
     grown = np.zeros_like(region)
     for y, x in np.argwhere(region):
         far = composite.margin()
@@ -183,9 +183,9 @@ def test_reach_goes_no_further_than_the_margin(composite, case):
 
 
 def test_a_mask_of_another_pictures_size_is_an_error(composite, decoder):
-    spec = make_pass((FRAME,), mask=encode_rle(np.ones((30, 45), bool)))
+    step = make_pass((FRAME,), mask=encode_rle(np.ones((30, 45), bool)))
     with pytest.raises(ValueError, match="mask"):
-        compose(noise(0), painted(decoder, spec.shape), spec, composite)
+        compose(noise(0), painted(decoder, step.shape), step, composite)
 
 
 # none, paste, feather
@@ -206,9 +206,9 @@ def test_a_window_beyond_the_frame_is_cut(name):
 
 
 def test_paste_takes_exactly_the_region():
-    spec = CASES["with a hole"]
-    result = compose(noise(0), Paint(noise(1)), spec, built("paste"))
-    mask = region_mask(spec, FRAME)[..., None]
+    step = CASES["with a hole"]
+    result = compose(noise(0), Paint(noise(1)), step, built("paste"))
+    mask = region_mask(step, FRAME)[..., None]
     np.testing.assert_array_equal(result, np.where(mask, noise(1), noise(0)))
 
 
@@ -237,13 +237,13 @@ def test_feather_gives_for_rectangles_what_growing_them_gave(region, values):
     import cv2
 
     kernel, sigma, enlarge = values
-    spec = make_pass(tuple(region))
+    step = make_pass(tuple(region))
     grown = [(x0 - enlarge, y0 - enlarge, x1 + enlarge, y1 + enlarge) for x0, y0, x1, y1 in region]
     mask = rectangles_mask(grown, FRAME).astype(np.float32)
     blurred = cv2.GaussianBlur(mask, (kernel, kernel), sigma, borderType=cv2.BORDER_REPLICATE)
     wanted = np.where(blurred > 1e-4, np.clip(blurred, 0, 1), 0).astype(np.float32)
     feather = built("feather", kernel=kernel, sigma=sigma, enlarge=enlarge)
-    np.testing.assert_array_equal(feather.alpha(spec, FRAME), wanted)
+    np.testing.assert_array_equal(feather.alpha(step, FRAME), wanted)
 
 
 def test_an_even_kernel_is_refused_with_the_settings_name():
@@ -262,7 +262,7 @@ modes = pytest.mark.parametrize("mode", ["normal", "mixed"])
 
 
 @modes
-@pytest.mark.parametrize("case", [case for case, spec in CASES.items() if spec.shape == (HEIGHT, WIDTH)])
+@pytest.mark.parametrize("case", [case for case, step in CASES.items() if step.shape == (HEIGHT, WIDTH)])
 def test_a_paint_equal_to_the_picture_gives_the_picture_back(mode, case):
     picture = smooth(0)
     result = compose(picture, Paint(picture), CASES[case], built("poisson", mode=mode))
@@ -299,9 +299,9 @@ def test_mixed_keeps_the_pictures_edges_where_the_paint_is_flat():
 
 
 def test_a_part_too_thin_to_have_a_middle_is_pasted_and_the_others_cloned():
-    spec = make_pass(((10, 10, 40, 40), (60, 10, 61, 11), (50, 20, 90, 26), (50, 30, 57, 37)))
+    step = make_pass(((10, 10, 40, 40), (60, 10, 61, 11), (50, 20, 90, 26), (50, 30, 57, 37)))
     picture, paint = smooth(0), noise(1)
-    result = compose(picture, Paint(paint), spec, built("poisson"))
+    result = compose(picture, Paint(paint), step, built("poisson"))
     np.testing.assert_array_equal(result[10, 60], paint[10, 60])
     np.testing.assert_array_equal(result[20:26, 50:90], paint[20:26, 50:90])
     for region in ((10, 10, 40, 40), (50, 30, 57, 37)):
@@ -326,14 +326,14 @@ def errors(result, picture, paint, mask):
 
 
 def test_reconstruct_brings_the_known_pixels_back_and_keeps_the_unknown(decoder):
-    spec = make_pass()
-    mask, picture, paint = region_mask(spec, FRAME), smooth(0), painted(decoder, spec.shape)
+    step = make_pass()
+    mask, picture, paint = region_mask(step, FRAME), smooth(0), painted(decoder, step.shape)
     before, _ = errors(paint.image, picture, paint.image, mask)
     strong = {"iterations": 60, "learning_rate": 1e-3}
-    full = errors(compose(picture, paint, spec, built("reconstruct", **strong)), picture, paint.image, mask)
-    lite = errors(compose(picture, paint, spec, built("reconstruct", **strong, lite=True)), picture, paint.image, mask)
+    full = errors(compose(picture, paint, step, built("reconstruct", **strong)), picture, paint.image, mask)
+    lite = errors(compose(picture, paint, step, built("reconstruct", **strong, lite=True)), picture, paint.image, mask)
     assert full[0] < before / 2 and full[0] < lite[0] < before
-    kept = errors(compose(picture, paint, spec, built("reconstruct", **strong, weight=1)), picture, paint.image, mask)
+    kept = errors(compose(picture, paint, step, built("reconstruct", **strong, weight=1)), picture, paint.image, mask)
     assert kept[1] < full[1] and kept[0] > full[0]  # what `weight` weighs
 
 
@@ -341,8 +341,8 @@ def test_reconstruct_by_hand(decoder):
     """Three steps written out: the loss, as the paper has it, and Adam's first moments."""
     import copy
 
-    spec = make_pass()
-    picture, paint, mask = smooth(0), painted(decoder, spec.shape), torch.from_numpy(region_mask(spec, FRAME))
+    step = make_pass()
+    picture, paint, mask = smooth(0), painted(decoder, step.shape), torch.from_numpy(region_mask(step, FRAME))
     own = copy.deepcopy(decoder)
     own.vae.decoder.requires_grad_(True)
     known, first = torch.from_numpy(picture / 127.5 - 1).permute(2, 0, 1).float(), own.pixels(paint.latents).detach()
@@ -354,7 +354,7 @@ def test_reconstruct_by_hand(decoder):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    result = compose(picture, paint, spec, built("reconstruct", iterations=3, learning_rate=1e-2))
+    result = compose(picture, paint, step, built("reconstruct", iterations=3, learning_rate=1e-2))
     np.testing.assert_allclose(result.astype(int), own(paint.latents), atol=1)
 
 
@@ -367,17 +367,17 @@ def state(vae):
 @pytest.mark.parametrize("lite", [False, True])
 @pytest.mark.parametrize("kind", [TinyDecoder, BrokenDecoder])
 def test_the_decoder_is_afterwards_as_it_was(kind, lite):
-    decoder, spec = kind(), make_pass()
+    decoder, step = kind(), make_pass()
     decoder.vae.encoder.train()
     decoder.vae.decoder.conv_in.weight.requires_grad_(True)
-    paint = Paint(noise(1), painted(TinyDecoder(), spec.shape).latents, decoder)
+    paint = Paint(noise(1), painted(TinyDecoder(), step.shape).latents, decoder)
     weights = list(decoder.vae.parameters())
     before = state(decoder.vae)
     if kind is BrokenDecoder:
         with pytest.raises(RuntimeError, match="broken"):
-            compose(noise(0), paint, spec, built("reconstruct", iterations=3, lite=lite))
+            compose(noise(0), paint, step, built("reconstruct", iterations=3, lite=lite))
     else:
-        compose(noise(0), paint, spec, built("reconstruct", iterations=3, learning_rate=1, lite=lite))
+        compose(noise(0), paint, step, built("reconstruct", iterations=3, learning_rate=1, lite=lite))
     after = state(decoder.vae)
     assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert before[1:] == after[1:]
@@ -393,25 +393,25 @@ def test_too_little_memory_is_a_reason():
 
 
 def test_lite_tunes_the_middle_block_and_the_output_convolution_alone(monkeypatch):
-    decoder, spec, seen = TinyDecoder(), make_pass(), []
-    paint = painted(decoder, spec.shape)
+    decoder, step, seen = TinyDecoder(), make_pass(), []
+    paint = painted(decoder, step.shape)
 
     def pixels(latents):
         seen.append({name for name, weight in decoder.vae.named_parameters() if weight.requires_grad})
         return TinyDecoder.pixels(decoder, latents)
 
     monkeypatch.setattr(decoder, "pixels", pixels)
-    compose(noise(0), paint, spec, built("reconstruct", iterations=1, lite=True))
+    compose(noise(0), paint, step, built("reconstruct", iterations=1, lite=True))
     assert {name.split(".")[1] for name in seen[-1]} == {"mid_block", "conv_out"}
-    compose(noise(0), paint, spec, built("reconstruct", iterations=1))
+    compose(noise(0), paint, step, built("reconstruct", iterations=1))
     assert seen[-1] == {name for name, _ in decoder.vae.named_parameters() if name.startswith("decoder.")}
 
 
 @pytest.mark.parametrize("case", ["full frame", "nothing"])
 def test_a_mask_of_all_or_nothing(decoder, case):
-    spec = CASES[case].model_copy(update={"shape": (HEIGHT, WIDTH)})
-    picture, paint = smooth(0), painted(decoder, spec.shape)
-    result = compose(picture, paint, spec, built("reconstruct", iterations=5, learning_rate=1e-3))
+    step = CASES[case].model_copy(update={"shape": (HEIGHT, WIDTH)})
+    picture, paint = smooth(0), painted(decoder, step.shape)
+    result = compose(picture, paint, step, built("reconstruct", iterations=5, learning_rate=1e-3))
     if case == "full frame":  # nothing is known: the untuned decoder's picture
         np.testing.assert_allclose(result.astype(int), paint.image, atol=1)
     else:
@@ -420,28 +420,28 @@ def test_a_mask_of_all_or_nothing(decoder, case):
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
 def test_it_runs_where_gradients_are_off(decoder, guard):
-    spec = make_pass()
-    composite, paint = built("reconstruct", iterations=3), painted(decoder, spec.shape)
-    wanted = compose(noise(0), paint, spec, composite)
+    step = make_pass()
+    composite, paint = built("reconstruct", iterations=3), painted(decoder, step.shape)
+    wanted = compose(noise(0), paint, step, composite)
     with guard():
         made = Paint(paint.image, paint.latents.clone(), decoder)
-        np.testing.assert_array_equal(compose(noise(0), made, spec, composite), wanted)
+        np.testing.assert_array_equal(compose(noise(0), made, step, composite), wanted)
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled() and not paint.latents.requires_grad
 
 
 def test_it_leaves_no_graph_behind(decoder):
-    spec = make_pass()
-    composite, paint = built("reconstruct", iterations=2), painted(decoder, spec.shape)
+    step = make_pass()
+    composite, paint = built("reconstruct", iterations=2), painted(decoder, step.shape)
 
     def tensors():
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
-    compose(noise(0), paint, spec, composite)
+    compose(noise(0), paint, step, composite)
     before = tensors()
     for _ in range(3):
-        compose(noise(0), paint, spec, composite)
+        compose(noise(0), paint, step, composite)
     assert tensors() == before
 
 
@@ -462,10 +462,10 @@ def test_a_decoder_that_diverges_is_an_error_and_no_black_picture(decoder):
 
 
 def test_the_canvas_is_what_the_painter_saw(decoder, monkeypatch):
-    spec, seen = CASES["with mask and hole, scaled"], []
+    step, seen = CASES["with mask and hole, scaled"], []
     composite = built("reconstruct", iterations=1)
     monkeypatch.setattr(
-        type(composite), "repaint", lambda self, paint, spec, canvas: seen.append(canvas) or paint.image
+        type(composite), "repaint", lambda self, paint, step, canvas: seen.append(canvas) or paint.image
     )
-    compose(noise(0), painted(decoder, spec.shape), spec, composite)
-    np.testing.assert_array_equal(seen[0], canvas_of(noise(0), spec))
+    compose(noise(0), painted(decoder, step.shape), step, composite)
+    np.testing.assert_array_equal(seen[0], canvas_of(noise(0), step))

@@ -30,14 +30,14 @@ class Fake:
         self.seeds, self.batches, self.canvases, self.donors = [], [], [], []
 
     def paint(self, batch):
-        seeds = [item.spec.seed for item in batch]
+        seeds = [item.step.seed for item in batch]
         self.batches.append(seeds)
         if self.fails & set(seeds):
             raise self.error("cannot paint this")
         self.seeds += seeds
         self.canvases += [item.canvas for item in batch]
         self.donors += [item.donor for item in batch]
-        return [Paint(item.canvas + np.uint8(item.spec.seed)) for item in batch]
+        return [Paint(item.canvas + np.uint8(item.step.seed)) for item in batch]
 
 
 class FakeLatent(Fake):
@@ -61,7 +61,7 @@ class Redrawn(COMPOSITES["none"]):
     NEEDS_DECODER = True
     got: ClassVar[list] = []
 
-    def repaint(self, paint, spec, canvas):
+    def repaint(self, paint, step, canvas):
         self.got.append((paint.latents, paint.decoder))
         return paint.image
 

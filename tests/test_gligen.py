@@ -58,7 +58,7 @@ def painter(folders):
 def item(seed=1, boxes=((8, 8, 40, 40),), phrases=("a fish",), prompt="the sea", negative="", mask=None, shape=None):
     """A pass over a picture of coloured cells, the left top quarter to be painted."""
     shape = shape or (SIDE, SIDE)
-    spec = Pass(
+    step = Pass(
         window=(0, 0, shape[1], shape[0]),
         shape=shape,
         region=((0, 0, 40, 40),),
@@ -72,7 +72,7 @@ def item(seed=1, boxes=((8, 8, 40, 40),), phrases=("a fish",), prompt="the sea",
     if mask is None:
         mask = np.zeros(shape, dtype=bool)
         mask[:40, :40] = True
-    return PassInput(spec, np.kron(cells, np.ones((8, 8, 1), dtype=np.uint8)), mask)
+    return PassInput(step, np.kron(cells, np.ones((8, 8, 1), dtype=np.uint8)), mask)
 
 
 def same(a, b):

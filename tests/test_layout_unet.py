@@ -125,7 +125,7 @@ def test_isla_norm_is_its_equation_cell_by_cell():
     norm, x = IslaNorm(8, 6, 4), torch.randn(2, 8, 3, 5)
     masks, styles = torch.rand(2, 3, 3, 5) * (torch.rand(2, 3, 3, 5) < 0.6), torch.randn(2, 3, 6)
     found, plain = norm(x, masks, styles), norm.norm(x)
-    gammas, betas = norm.told(styles).chunk(2, dim=-1)
+    gammas, betas = norm.modulation(styles).chunk(2, dim=-1)
     for n in range(2):
         for row in range(3):
             for column in range(5):
@@ -218,6 +218,17 @@ def test_one_that_lacks_a_tensor_is_refused(folder, tmp_path):
     save_file({name: own for name, own in load_file(weights).items() if name != "trust"}, weights)
     with pytest.raises(AugmentError, match=r"cannot be loaded.*lack 1 tensors \(trust"):
         load_layout_unet(resolve(str(tmp_path / "less"), {}))
+
+
+def test_weights_of_a_former_version_are_loaded_by_their_former_names(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "former")
+    path = tmp_path / "former" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    former = {name.replace(".modulation.", ".told."): value for name, value in weights.items()}
+    assert former.keys() != weights.keys()
+    save_file(former, path)
+    loaded = load_layout_unet(resolve(str(tmp_path / "former"), {})).unet.state_dict()
+    assert loaded.keys() == weights.keys() and all(torch.equal(loaded[n], weights[n].float()) for n in weights)
 
 
 def test_another_class_is_refused(folder, tmp_path):

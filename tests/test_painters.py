@@ -50,7 +50,7 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
         mask = np.zeros((height, width), bool)
         mask[box[1] : box[3], box[0] : box[2]] = True
     boxes = (box,) if boxes is None else boxes
-    spec = Pass(
+    step = Pass(
         window=(0, 0, width, height),
         shape=(height, width),
         region=(box,),
@@ -61,7 +61,7 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
         seed=seed,
         donor=told,
     )
-    return PassInput(spec, canvas, mask, donor)
+    return PassInput(step, canvas, mask, donor)
 
 
 def paint(painter, *items):
@@ -243,7 +243,7 @@ def test_a_donor_of_the_boxs_size_keeps_its_pixels():
 def test_a_window_beyond_the_frame_and_off_its_origin_is_no_matter():
     own = item("copy-paste", donor=noise(4, 32, 32))
     shift = {"window": (-10, 100, 54, 164), "region": ((6, 108, 38, 140),)}
-    moved = PassInput(own.spec.model_copy(update=shift), own.canvas, own.mask, own.donor)
+    moved = PassInput(own.step.model_copy(update=shift), own.canvas, own.mask, own.donor)
     np.testing.assert_array_equal(*paint(plain(), own), *paint(plain(), moved))
 
 
@@ -284,7 +284,7 @@ def test_tone_keeps_values_in_range():
 def test_a_pass_without_a_donor_is_refused():
     own = item("copy-paste")
     with pytest.raises(ValueError, match="without a donor"):
-        plain().paint([PassInput(own.spec, own.canvas, own.mask, None)])
+        plain().paint([PassInput(own.step, own.canvas, own.mask, None)])
 
 
 def fits(box, donor, **values):

@@ -101,7 +101,7 @@ def test_a_picture_is_planned_alike_alone_and_among_others():
 def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape():
     boxes = [*BOXES, box("500", "1", 200, 100, 90, 80, category="pallet")]
     for request in requests(plan(IMAGES, boxes)):
-        (step,) = [s for s in request.passes if s.phrases == ("forklift",)]
+        (step,) = [step for step in request.passes if step.phrases == ("forklift",)]
         assert step.donor is not None and step.donor.annotation not in {label.source for label in request.labels}
         assert step.donor.annotation != "500"
 

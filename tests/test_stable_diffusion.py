@@ -106,7 +106,7 @@ def some(rows=slice(0, 40), columns=slice(0, 40), shape=(SIDE, SIDE)):
 
 def item(seed=1, prompt="the sea", negative="fog", mask=None, shape=(SIDE, SIDE)):
     """A pass over a picture of coloured cells."""
-    spec = Pass(
+    step = Pass(
         window=(0, 0, shape[1], shape[0]),
         shape=shape,
         region=((0, 0, 40, 40),),
@@ -118,7 +118,7 @@ def item(seed=1, prompt="the sea", negative="fog", mask=None, shape=(SIDE, SIDE)
     )
     cells = np.random.default_rng(7).integers(0, 255, (shape[0] // 8, shape[1] // 8, 3), dtype=np.uint8)
     return PassInput(
-        spec, np.kron(cells, np.ones((8, 8, 1), dtype=np.uint8)), some(shape=shape) if mask is None else mask
+        step, np.kron(cells, np.ones((8, 8, 1), dtype=np.uint8)), some(shape=shape) if mask is None else mask
     )
 
 
@@ -127,18 +127,18 @@ def same(a, b):
 
 
 class Watched:
-    """Calls of a painter's U-Net: what it saw, which time steps, and what it was told."""
+    """Calls of a painter's U-Net: its inputs, time steps and conditions."""
 
     def __init__(self, monkeypatch, own):
-        self.seen, self.times, self.told = [], [], []
+        self.samples, self.times, self.conditions = [], [], []
         unet = own._model.unet
         forward = unet.forward
 
-        def watched(sample, timestep, **told):
-            self.seen.append(sample.clone())
+        def watched(sample, timestep, **conditions):
+            self.samples.append(sample.clone())
             self.times.append(float(timestep))
-            self.told.append(told)
-            return forward(sample, timestep, **told)
+            self.conditions.append(conditions)
+            return forward(sample, timestep, **conditions)
 
         monkeypatch.setattr(unet, "forward", watched)
 
@@ -189,7 +189,7 @@ def test_guidance_of_one_does_without_the_negative_prompt_at_half_the_work(paint
     own = painter(name, guidance=1)
     calls = watch(own)
     assert same(*own.paint([item(), item(negative="a man")]))
-    assert {len(seen) for seen in calls.seen} == {2 if name == "latentpaint" else 1}
+    assert {len(sample) for sample in calls.samples} == {2 if name == "latentpaint" else 1}
 
 
 @each(ALL)
@@ -211,9 +211,9 @@ def test_defaults_are_the_seed_systems(name):
         "sd-inpaint": (50, 8, 512),
         "sdxl-inpaint": (30, 5, 1024),
     }.get(name, (100, 10, 512))
-    told = PAINTERS[name].Settings()
-    assert (told.steps, told.guidance, told.size) == (steps, guidance, size)
-    assert all(field.description for field in type(told).model_fields.values())
+    settings = PAINTERS[name].Settings()
+    assert (settings.steps, settings.guidance, settings.size) == (steps, guidance, size)
+    assert all(field.description for field in type(settings).model_fields.values())
 
 
 @each(ALL)
@@ -237,14 +237,14 @@ def test_the_unet_sees_latents_then_the_mask_then_the_masked_picture(painter, wa
     work = item(mask=some(slice(8, 31), slice(17, 18)))
     own.paint([work])
     model = own._model
-    mask, around = calls.seen[0][0, 4:5], calls.seen[0][0, 5:]
+    mask, around = calls.samples[0][0, 4:5], calls.samples[0][0, 5:]
     assert torch.nonzero(mask[0]).tolist() == [[1, 2], [2, 2], [3, 2]] and mask.max() == 1
     grey = torch.from_numpy(np.where(work.mask[..., None], 127.5, work.canvas)).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         expected = model.vae.encode(grey / 127.5 - 1).latent_dist.mode() * model.vae.config.scaling_factor
     torch.testing.assert_close(around, expected[0])
-    assert torch.equal(calls.seen[0][0, :4], model.noise([1], (SIDE, SIDE))[0]) or own.settings.scheduler == "euler"
-    assert all(torch.equal(seen[:, 4:], calls.seen[0][:, 4:]) for seen in calls.seen)
+    assert torch.equal(calls.samples[0][0, :4], model.noise([1], (SIDE, SIDE))[0]) or own.settings.scheduler == "euler"
+    assert all(torch.equal(sample[:, 4:], calls.samples[0][:, 4:]) for sample in calls.samples)
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_diffusers_pipeline_inpaints_the_same_from_the_same_noise(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pipe(
-                work.spec.prompt,
+                work.step.prompt,
                 negative_prompt=negative or None,
                 image=Image.fromarray(work.canvas),
                 mask_image=Image.fromarray(work.mask.astype(np.uint8) * 255),
@@ -303,14 +303,14 @@ def test_diffusers_pipeline_inpaints_the_same_from_the_same_noise(
     assert np.abs(np.asarray(ask("pil")).astype(int) - ours.image).max() <= 1
 
 
-def test_sdxl_is_told_sizes_and_both_encoders_texts(painter, watch):
+def test_sdxl_receives_sizes_and_both_encoders_texts(painter, watch):
     own = painter("sdxl-inpaint", steps=1)
     calls = watch(own)
     own.paint([item(shape=(64, 128))])
-    told = calls.told[0]
-    assert told["added_cond_kwargs"]["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]] * 2
-    assert told["encoder_hidden_states"].shape == (2, 77, 32 + 16)
-    assert told["added_cond_kwargs"]["text_embeds"].shape == (2, 16)
+    conditions = calls.conditions[0]
+    assert conditions["added_cond_kwargs"]["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]] * 2
+    assert conditions["encoder_hidden_states"].shape == (2, 77, 32 + 16)
+    assert conditions["added_cond_kwargs"]["text_embeds"].shape == (2, 16)
 
 
 @pytest.mark.parametrize("zero", [True, False])
@@ -319,10 +319,10 @@ def test_sdxl_tells_no_negative_prompt_as_zeros_where_the_checkpoint_says_so(tmp
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zero}))
     model = PAINTERS["sdxl-inpaint"](PAINTERS["sdxl-inpaint"].Settings(), resolve(str(folder), {}))._loaded()
-    text, pooled = model.told(["", "a boat"], ["", "fog"])
+    text, pooled = model.encode_prompts(["", "a boat"], ["", "fog"])
     assert [bool(states.any()) for states in text] == [not zero, True, True, True]
     assert [bool(states.any()) for states in pooled] == [not zero, True, True, True]
-    assert torch.equal(*model.told(["fog"], ["fog"])[0])
+    assert torch.equal(*model.encode_prompts(["fog"], ["fog"])[0])
 
 
 def test_sdxls_second_encoder_tells_texts_apart(painter):
@@ -336,8 +336,8 @@ def test_threads_may_share_the_text_encoders(folders):
     model = PAINTERS.build(PAINTERS.member("sdxl-inpaint", {}, resolve(str(folders["sdxl-inpaint"]), {})))._loaded()
     texts = [f"{number} fish" for number in range(40)] * 2
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(model.encode_text, texts))
-    assert all(torch.equal(own[0], model.encode_text(text)[0]) for own, text in zip(told, texts, strict=True))
+        encoded = list(pool.map(model.encode_text, texts))
+    assert all(torch.equal(own[0], model.encode_text(text)[0]) for own, text in zip(encoded, texts, strict=True))
 
 
 # Painters that blend latents
@@ -377,14 +377,14 @@ def test_a_mask_smaller_than_a_latent_cell_is_painted_blurred_or_not(painter, na
 
 def by_hand(model, work, scheduler, guidance, known_at, paint_at, times, latents):
     """The loop as one would write it for a single picture."""
-    texts = torch.cat([model.encode_text(work.spec.negative_prompt)[0], model.encode_text(work.spec.prompt)[0]])
+    texts = torch.cat([model.encode_text(work.step.negative_prompt)[0], model.encode_text(work.step.prompt)[0]])
     for step, time in enumerate(times):
         paint = paint_at(step)
         latents = known_at(time) * (1 - paint) + latents * paint
-        seen = torch.cat([scheduler.scale_model_input(latents, time)] * 2)
+        sample = torch.cat([scheduler.scale_model_input(latents, time)] * 2)
         with torch.no_grad():
-            blank, asked = model.unet(seen, time, encoder_hidden_states=texts).sample.chunk(2)
-        latents = scheduler.step(blank + guidance * (asked - blank), time, latents).prev_sample
+            blank, wanted = model.unet(sample, time, encoder_hidden_states=texts).sample.chunk(2)
+        latents = scheduler.step(blank + guidance * (wanted - blank), time, latents).prev_sample
     return latents
 
 
@@ -437,12 +437,12 @@ def test_a_late_start_takes_the_last_steps_and_ends_where_a_perfect_model_says(p
     steps = make_scheduler(scheduler, model.scheduler_config, 40, CPU)
     times = []
 
-    def ask(sample, timestep, **told):
+    def perfect(sample, timestep, **conditions):
         times.append(float(timestep))
         alpha = steps.alphas_cumprod[timestep.long()]
         return SimpleNamespace(sample=(sample - alpha.sqrt() * truth) / (1 - alpha).sqrt())
 
-    end = denoise(model, steps, noise, torch.zeros(1, 1, 1), 1, start=10, known=known, ask=ask)
+    end = denoise(model, steps, noise, torch.zeros(1, 1, 1), 1, start=10, known=known, unet=perfect)
     assert (end - truth).abs().max() < 0.2
     every = steps.timesteps.unique().flip(0).tolist()
     assert sorted(set(times), reverse=True) == every[10:]
@@ -467,7 +467,7 @@ def test_td_paint_shows_the_known_part_at_one_low_noise_level(painter, watch, sc
     known, noise = model.encode([work.canvas]), model.noise([5], (SIDE, SIDE))
     alphas = make_scheduler(scheduler, model.scheduler_config, 20, CPU).alphas_cumprod
     kept = paint_cells([work.mask], 8, CPU)[0, 0] == 0
-    for seen, time in zip(calls.seen, calls.times, strict=True):
+    for sample, time in zip(calls.samples, calls.times, strict=True):
         level = min(share * 1000 - 1, time)  # the 100th of 1000 training steps is number 99
         lower, upper = (
             alphas[int(min(max(f(level), 0), 999))] if share else torch.tensor(1.0) for f in (np.floor, np.ceil)
@@ -475,7 +475,7 @@ def test_td_paint_shows_the_known_part_at_one_low_noise_level(painter, watch, sc
         expected = [(known * a.sqrt() + noise * (1 - a).sqrt())[0][:, kept] for a in (lower, upper)]
         # Where a scheduler steps between two training steps, the level lies between theirs.
         slack = (expected[0] - expected[1]).abs() + 1e-4
-        assert ((seen[0][:, kept] - expected[0]).abs() <= slack).all()
+        assert ((sample[0][:, kept] - expected[0]).abs() <= slack).all()
 
 
 def test_td_paint_with_known_parts_as_noisy_as_the_rest_is_vanilla(painter):
@@ -495,15 +495,19 @@ def test_latentpaint_gives_chosen_layers_the_known_pictures_features_where_it_is
     """With one cell to paint: known everywhere else, and in coarser maps in each cell that does not hold it."""
     model = painter("latentpaint")._model
     unet, modules = model.unet, blending._modules(model.unet, layers)
-    z, known, text = model.noise([1, 2], (SIDE, SIDE)), model.noise([3, 4], (SIDE, SIDE)), model.told(["a", "b"])[0]
+    z, known, text = (
+        model.noise([1, 2], (SIDE, SIDE)),
+        model.noise([3, 4], (SIDE, SIDE)),
+        model.encode_prompts(["a", "b"])[0],
+    )
     time, paint = torch.tensor(500), torch.zeros(2, 1, 8, 8)
     paint[:, :, 2, 5] = 1
     with torch.no_grad():
-        with known_features(unet, modules, lambda t: known, paint) as ask, maps_of(modules) as mixed:
-            told = ask(z, time, encoder_hidden_states=text, cross_attention_kwargs=None)
+        with known_features(unet, modules, lambda t: known, paint) as wrapped, maps_of(modules) as mixed:
+            output = wrapped(z, time, encoder_hidden_states=text, cross_attention_kwargs=None)
         with maps_of(modules) as theirs:
             unet(known, time, encoder_hidden_states=text)
-    assert told.sample.shape == z.shape
+    assert output.sample.shape == z.shape
     assert len(mixed) == len(theirs) >= len(layers)
     for own, other in zip(mixed, theirs, strict=True):
         cell = 8 // own.shape[-1]
@@ -532,14 +536,14 @@ def maps_of(layers):
 def test_latentpaint_with_all_known_has_the_known_pictures_features_and_with_all_painted_its_own(painter):
     model = painter("latentpaint")._model
     unet, layers = model.unet, blending._modules(model.unet, ["mid_block", "up_blocks.1"])
-    z, known, text = model.noise([1], (SIDE, SIDE)), model.noise([3], (SIDE, SIDE)), model.told(["a"])[0]
+    z, known, text = model.noise([1], (SIDE, SIDE)), model.noise([3], (SIDE, SIDE)), model.encode_prompts(["a"])[0]
     time = torch.tensor(500)
     with torch.no_grad():
         plain = {name: unet(x, time, encoder_hidden_states=text).sample for name, x in (("z", z), ("known", known))}
         for name, value in (("z", torch.ones(1, 1, 8, 8)), ("known", torch.zeros(1, 1, 8, 8))):
-            with known_features(unet, layers, lambda t: known, value) as ask:
-                told = ask(z, time, encoder_hidden_states=text).sample
-            torch.testing.assert_close(told, plain[name], atol=1e-4, rtol=1e-4)
+            with known_features(unet, layers, lambda t: known, value) as wrapped:
+                output = wrapped(z, time, encoder_hidden_states=text).sample
+            torch.testing.assert_close(output, plain[name], atol=1e-4, rtol=1e-4)
 
 
 def test_latentpaints_hooks_are_gone_afterwards_whatever_happens(painter, monkeypatch):
@@ -634,7 +638,7 @@ def test_a_blurred_mask_mixes_what_is_known_and_painted_along_the_rim(painter):
 
 
 @pytest.mark.parametrize(
-    ("name", "of", "told"),
+    ("name", "of", "message"),
     [
         ("sd-inpaint", "sd", "in_channels 4, expected 9"),
         ("sd-inpaint", "gligen-inpaint", "attention_type 'gated', expected 'default'"),
@@ -647,9 +651,9 @@ def test_a_blurred_mask_mixes_what_is_known_and_painted_along_the_rim(painter):
         ("gligen-inpaint", "sd-inpaint", "attention_type 'default', expected 'gated'"),
     ],
 )
-def test_a_checkpoint_of_another_family_is_refused_with_what_was_found_and_expected(folders, name, of, told):
+def test_a_checkpoint_of_another_family_is_refused_with_what_was_found_and_expected(folders, name, of, message):
     made = PAINTERS.build(PAINTERS.member(name, {}, resolve(str(folders[of]), {})))
-    with pytest.raises(AugmentError, match=told) as error:
+    with pytest.raises(AugmentError, match=message) as error:
         made.paint([item()])
     assert str(folders[of]) in str(error.value) and "9 in those trained to inpaint" in str(error.value)
 
@@ -685,13 +689,13 @@ def test_an_incomplete_sdxl_checkpoint_names_what_is_missing(tmp_path):
 @each(ALL)
 def test_the_small_model_of_those_that_blend_is_gligens_and_others_have_none(name):
     kind = PAINTERS[name]
-    told = model_of(name, kind, kind.Settings(), "mini")
-    assert told == ("mini:gligen" if name in BLENDING else f"mini:{name}")
+    model = model_of(name, kind, kind.Settings(), "mini")
+    assert model == ("mini:gligen" if name in BLENDING else f"mini:{name}")
     if name in BLENDING:
         assert kind.MINI == PAINTERS["gligen"].MINI
     else:
         with pytest.raises(AugmentError, match=f"models: mini has no model for '{name}'"):
-            resolve(told, {})
+            resolve(model, {})
 
 
 @each(BLENDING)
@@ -751,13 +755,13 @@ def tiles(monkeypatch):
     """In how large tiles autoencoders work, None: in one piece; tiles.largest: what still fits into memory."""
     from diffusers import AutoencoderKL
 
-    told = SimpleNamespace(noted=[], largest=None)
+    calls = SimpleNamespace(noted=[], largest=None)
 
     def noting(call):
         def noted(vae, *arguments, **more):
             side = vae.tile_sample_min_size if vae.use_tiling else None
-            told.noted.append(side)
-            if told.largest is not None and (side is None or side > told.largest):
+            calls.noted.append(side)
+            if calls.largest is not None and (side is None or side > calls.largest):
                 raise torch.OutOfMemoryError("full")
             return call(vae, *arguments, **more)
 
@@ -768,7 +772,7 @@ def tiles(monkeypatch):
     monkeypatch.setattr(blocks, "LARGE", 64 * 64)
     monkeypatch.setattr(blocks, "LARGE_TILE", 64)
     monkeypatch.setattr(blocks, "SMALL_TILE", 32)
-    return told
+    return calls
 
 
 def test_large_pictures_are_encoded_and_decoded_in_tiles_and_others_are_not(painter, tiles):

@@ -47,8 +47,8 @@ def painter(folder, **values):
 def told(own, phrases, boxes=None, **changes):
     """A pass with other phrases."""
     boxes = boxes or ((16, 8, 48, 40),) * len(phrases)
-    spec = own.spec.model_copy(update={"phrases": tuple(phrases), "boxes": boxes, **changes})
-    return PassInput(spec, own.canvas, own.mask)
+    step = own.step.model_copy(update={"phrases": tuple(phrases), "boxes": boxes, **changes})
+    return PassInput(step, own.canvas, own.mask)
 
 
 def paint(made, *items):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from tiny import WORDS  # noqa: F401  (one thread for torch)
 from torch import nn
 
@@ -525,6 +526,28 @@ def test_a_real_model_killed_and_resumed_is_bit_equal(name, tmp_path, monkeypatc
         made(Path("killed"))
     made(Path("killed"))
     assert_equal(*(weights_of(tmp_path / folder / "models" / name) for folder in ("whole", "killed")))
+
+
+def test_a_training_goes_on_from_a_checkpoint_of_a_former_version(tmp_path, monkeypatch):
+    """Whose modules had other names: "told" is "modulation" now."""
+
+    def made(folder: str) -> None:
+        given = few("stay", steps=3, checkpoint_minutes=0)
+        train_model("stay", given, scenes(), SIZE, tmp_path / folder / "models", tmp_path / folder / "work")
+
+    made("whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop._State, "save", killed_at(1))
+        made("killed")
+    (path,) = checkpoints(tmp_path / "killed" / "work" / "stay")
+    weights = {name.replace(".modulation.", ".told."): value for name, value in load_file(path).items()}
+    with safe_open(path, "pt") as file:
+        data = save(weights, file.metadata())
+    assert b".told." in data and b".modulation." not in data
+    path.unlink()
+    (path.parent / f"00000001-{digest(data)[:16]}.safetensors").write_bytes(data)
+    made("killed")
+    assert_equal(*(weights_of(tmp_path / folder / "models" / "stay") for folder in ("whole", "killed")))
 
 
 FULL = [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")]  # tokenizers' own

@@ -299,6 +299,11 @@ def _line(error: Exception) -> str:
 AGAIN = "copy or download it again"
 
 
+def renamed(name: str, former: Mapping[str, str]) -> str:
+    """A weight's name of today, "a.new.bias" of "a.old.bias"; former: {"old": "new"}, names of modules between dots."""
+    return ".".join(former.get(part, part) for part in name.split("."))
+
+
 def check_whole(report: Mapping[str, Any]) -> None:
     """Raise ValueError where from_pretrained found tensors missing: it fills them with random numbers."""
     missing = sorted(report["missing_keys"])

@@ -236,11 +236,11 @@ def nearest(crops: NDArray[np.float32], among: NDArray[np.float32]) -> Neighbour
     return Neighbours(np.sqrt(np.maximum(best, 0) / x.shape[1]), number, symmetry)
 
 
-def samples(painter: Painter, picture: Pixels, spec: Pass, count: int, whole: bool) -> Pixels:
+def samples(painter: Painter, picture: Pixels, step: Pass, count: int, whole: bool) -> Pixels:
     """(count, H, W, 3) paints of one pass, by its own seed and the next; whole: nothing of the picture is kept."""
-    spec = spec.model_copy(update={"region": (spec.window,)}) if whole else spec
-    specs = [spec.model_copy(update={"seed": (spec.seed + i) % 2**63}) for i in range(count)]
-    items = [PassInput(one, canvas_of(picture, one), mask_of(one)) for one in specs]
+    step = step.model_copy(update={"region": (step.window,)}) if whole else step
+    steps = [step.model_copy(update={"seed": (step.seed + i) % 2**63}) for i in range(count)]
+    items = [PassInput(step, canvas_of(picture, step), mask_of(step)) for step in steps]
     size = painter.batch_size
     return np.stack([paint.image for i in range(0, count, size) for paint in painter.paint(items[i : i + size])])
 

@@ -9,33 +9,33 @@ from lib.records.requests import Pass
 from lib.records.rle import decode_rle
 
 
-def region_mask(spec: Pass, view: IntBox) -> np.ndarray:
+def region_mask(step: Pass, view: IntBox) -> np.ndarray:
     """bool (h, w) of a whole-pixel xyxy view of the picture: True where the pass is to paint."""
-    mask = rectangles_mask(spec.region, view)
-    if spec.holes:
-        mask &= ~rectangles_mask(spec.holes, view)
-    if spec.mask is not None:
-        mask &= _cut(decode_rle(spec.mask), view)
+    mask = rectangles_mask(step.region, view)
+    if step.holes:
+        mask &= ~rectangles_mask(step.holes, view)
+    if step.mask is not None:
+        mask &= _cut(decode_rle(step.mask), view)
     return mask
 
 
-def canvas_of(picture: np.ndarray, spec: Pass) -> np.ndarray:
+def canvas_of(picture: np.ndarray, step: Pass) -> np.ndarray:
     """uint8 (H, W, 3): a picture (h, w, 3) under the pass's window at the painter's shape, edges repeated beyond it.
 
     Raises ValueError where the pass's mask is of a picture of another size.
     """
-    if spec.mask is not None and spec.mask.size != picture.shape[:2]:
-        raise ValueError(f"the pass's mask is of (height, width) {spec.mask.size}, the picture {picture.shape[:2]}")
-    return resized(crop_window(picture, spec.window), spec.shape)
+    if step.mask is not None and step.mask.size != picture.shape[:2]:
+        raise ValueError(f"the pass's mask is of (height, width) {step.mask.size}, the picture {picture.shape[:2]}")
+    return resized(crop_window(picture, step.window), step.shape)
 
 
-def mask_of(spec: Pass) -> np.ndarray:
+def mask_of(step: Pass) -> np.ndarray:
     """bool (H, W) at the painter's shape: True for each pixel with anything to paint in it."""
     # As floats: of a single pixel under a strong reduction a byte would round to nothing. The sides that shrink first:
     # of a mask that shrinks one way and grows the other OpenCV would skip rows.
-    mask = region_mask(spec, spec.window).astype(np.float32)
-    smaller = min(mask.shape[0], spec.shape[0]), min(mask.shape[1], spec.shape[1])
-    return resized(resized(mask, smaller), spec.shape) > 0
+    mask = region_mask(step, step.window).astype(np.float32)
+    smaller = min(mask.shape[0], step.shape[0]), min(mask.shape[1], step.shape[1])
+    return resized(resized(mask, smaller), step.shape) > 0
 
 
 def cut_window(window: IntBox, width: int, height: int) -> IntBox:
@@ -50,7 +50,7 @@ def resized(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     import cv2
 
     if pixels.shape[:2] == shape:
-        return np.array(pixels)  # a copy of its own: loaded pictures are read-only
+        return np.array(pixels)  # a copy: loaded pictures are read-only
     shrinking = shape[0] * shape[1] < pixels.shape[0] * pixels.shape[1]
     return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 

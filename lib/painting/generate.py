@@ -46,7 +46,7 @@ def generate_pictures(
 ) -> list[PictureRow]:
     """A PictureRow per PlanRow that is ok; what the store holds is not painted again.
 
-    painter: a PAINTERS member, asked only for what is not in the store.
+    painter: a PAINTERS member, which paints only what is not in the store.
     """
     rows: list[PictureRow] = []
     # Several batches' worth of pictures at once: their passes differ in number and shape, and batches should be full.
@@ -78,14 +78,14 @@ def _found(work: _Work, store: Store) -> bool:
 def _paint_all(works: list[_Work], painter: Any, load: Load, store: Store) -> None:
     for work in works:
         _attempt(work, _open, work, load)
-    for step in range(max((len(w.request.passes) for w in works), default=0)):
-        now = [w for w in works if not w.reason and step < len(w.request.passes)]
-        for work, paint in _paints(now, step, painter, load, store):
-            _attempt(work, _finish, work, step, paint, store)
+    for number in range(max((len(w.request.passes) for w in works), default=0)):
+        now = [w for w in works if not w.reason and number < len(w.request.passes)]
+        for work, paint in _paints(now, number, painter, load, store):
+            _attempt(work, _finish, work, number, paint, store)
 
 
 def _attempt(work: _Work, action: Callable[..., T], *args: Any) -> T | None:
-    """Run one item's step; a fault of the item becomes its reason. What may pass (storage, memory) goes up."""
+    """Run one item's action; a fault of the item becomes its reason. What may pass (storage, memory) goes up."""
     try:
         return action(*args)
     except PictureError as error:
@@ -103,28 +103,28 @@ def _open(work: _Work, load: Load) -> None:
     work.picture = picture
 
 
-def _paints(works: list[_Work], step: int, painter: Any, load: Load, store: Store) -> Iterator[tuple[_Work, Paint]]:
-    """The paint of pass `step` of each work: from the store, or painted now in batches of one shape."""
+def _paints(works: list[_Work], number: int, painter: Any, load: Load, store: Store) -> Iterator[tuple[_Work, Paint]]:
+    """The paint of pass `number` of each work: from the store, or painted now in batches of one shape."""
     missing: dict[tuple[int, int], list[_Work]] = {}
     for work in works:
-        paint = _kept(work, step, painter, store)
+        paint = _kept(work, number, painter, store)
         if paint is not None:
             work.reused += 1
             yield work, paint
         else:
-            missing.setdefault(work.request.passes[step].shape, []).append(work)
+            missing.setdefault(work.request.passes[number].shape, []).append(work)
     for group in missing.values():
         for batch in (group[i : i + painter.batch_size] for i in range(0, len(group), painter.batch_size)):
-            for work, paint in _paint_batch(batch, step, painter, load):
-                _keep(work, step, paint, store)
+            for work, paint in _paint_batch(batch, number, painter, load):
+                _keep(work, number, paint, store)
                 work.painted += 1
                 yield work, paint
 
 
-def _kept(work: _Work, step: int, painter: Any, store: Store) -> Paint | None:
+def _kept(work: _Work, number: int, painter: Any, store: Store) -> Paint | None:
     """A paint from the store; None where it lacks what the composite needs."""
-    key = work.keys[step][0]
-    image = _image(store.get("paint", key), work.request.passes[step].shape)
+    key = work.keys[number][0]
+    image = _image(store.get("paint", key), work.request.passes[number].shape)
     if image is None or not work.composite.NEEDS_DECODER:
         return None if image is None else Paint(image)
     latents = _tensor(store.get("latents", key))
@@ -142,8 +142,8 @@ def _image(data: bytes | None, shape: tuple[int, int]) -> np.ndarray | None:
     return image if image.shape[:2] == tuple(shape) else None
 
 
-def _keep(work: _Work, step: int, paint: Paint, store: Store) -> None:
-    key = work.keys[step][0]
+def _keep(work: _Work, number: int, paint: Paint, store: Store) -> None:
+    key = work.keys[number][0]
     if work.composite.NEEDS_DECODER:
         import safetensors.torch
 
@@ -164,9 +164,9 @@ def _tensor(data: bytes | None) -> Any:
     return latents if latents is not None and latents.ndim == 3 and latents.is_floating_point() else None
 
 
-def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:
+def _paint_batch(batch: Sequence[_Work], number: int, painter: Any, load: Load) -> list[tuple[_Work, Paint]]:
     """Paint one batch; where an item makes it fail, each alone, so that one cannot take the others down."""
-    inputs = [(work, _attempt(work, _input, work, step, load)) for work in batch]
+    inputs = [(work, _attempt(work, _input, work, number, load)) for work in batch]
     ready = [(work, item) for work, item in inputs if item is not None]
     if not ready:
         return []
@@ -178,25 +178,25 @@ def _paint_batch(batch: Sequence[_Work], step: int, painter: Any, load: Load) ->
     return [(work, paint) for (work, _), paint in zip(ready, paints, strict=True)]
 
 
-def _input(work: _Work, step: int, load: Load) -> PassInput:
-    spec = work.request.passes[step]
+def _input(work: _Work, number: int, load: Load) -> PassInput:
+    step = work.request.passes[number]
     assert work.picture is not None
-    return PassInput(spec, canvas_of(work.picture, spec), mask_of(spec), _donor(spec, load))
+    return PassInput(step, canvas_of(work.picture, step), mask_of(step), _donor(step, load))
 
 
-def _donor(spec: Pass, load: Load) -> np.ndarray | None:
-    if spec.donor is None:
+def _donor(step: Pass, load: Load) -> np.ndarray | None:
+    if step.donor is None:
         return None
-    x0, y0, x1, y1 = spec.donor.box
-    return load(spec.donor.digest, spec.donor.frame)[y0:y1, x0:x1]
+    x0, y0, x1, y1 = step.donor.box
+    return load(step.donor.digest, step.donor.frame)[y0:y1, x0:x1]
 
 
-def _finish(work: _Work, step: int, paint: Paint, store: Store) -> None:
+def _finish(work: _Work, number: int, paint: Paint, store: Store) -> None:
     """Composite a pass's paint; the picture goes into the store and is what the next pass starts from."""
     assert work.picture is not None
-    work.picture = compose(work.picture, paint, work.request.passes[step], work.composite)
-    if step == len(work.request.passes) - 1:
-        store.put("picture", work.keys[step][1], encode_png(work.picture))
+    work.picture = compose(work.picture, paint, work.request.passes[number], work.composite)
+    if number == len(work.request.passes) - 1:
+        store.put("picture", work.keys[number][1], encode_png(work.picture))
 
 
 def _row(work: _Work, store: Store) -> PictureRow:

@@ -178,7 +178,7 @@ class GligenObjective(nn.Module):
             "masks": torch.cat([batch["masks"] * 0, batch["masks"]]),
             "positive_embeddings": batch["phrases"].repeat(2, 1, 1),
         }
-        text = torch.cat([model.told([""] * len(known))[0].to(where), batch["text"]])
+        text = torch.cat([model.encode_prompts([""] * len(known))[0].to(where), batch["text"]])
         extra = torch.cat([known * keep, keep], 1) if self.inpaint else None
         self.attention.stop()
         scheduler = make_scheduler("ddim", SCHEDULE, steps, where)

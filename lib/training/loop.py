@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast
 import numpy as np
 from pydantic import Field
 
+from lib.core.checkpoints import renamed
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, digest
 from lib.core.registry import MemberSettings
@@ -54,7 +55,10 @@ class LoopSettings(MemberSettings):
 
 
 class Objective(Protocol):
-    """A torch module that knows its data and its loss. `forward(batch)` gives {"loss": ..., what else is plotted}."""
+    """A torch module that knows its data and its loss. `forward(batch)` gives {"loss": ..., what else is plotted}.
+
+    FORMER: Mapping[str, str], where modules were renamed: names in checkpoints of former versions → today's.
+    """
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         """`size` examples, drawn by `rng`, on the CPU."""
@@ -282,7 +286,8 @@ class _State:
         remedy = f"remove {path.parent}, or name another workspace"
         if told["identity"] != self.identity:
             raise AugmentError(f"checkpoint {path} was trained with other data or another architecture: {remedy}")
-        tensors = load(data)
+        former = getattr(self.objective, "FORMER", {})
+        tensors = {renamed(name, former): value for name, value in load(data).items()}
         there = {name for name in tensors if not name.startswith("adam.")}
         if {name: t.shape for name, t in self._weights().items()} != {name: tensors[name].shape for name in there}:
             raise AugmentError(f"checkpoint {path} holds other weights than this version of the model has: {remedy}")

@@ -81,6 +81,8 @@ class StayObjective(nn.Module):
     examples without labels.
     """
 
+    FORMER = LayoutUNet.FORMER
+
     def __init__(
         self, model: LayoutModel, settings: StaySettings, pictures: Sequence[TrainingPicture], size: int, dropped: float
     ) -> None:

@@ -55,7 +55,7 @@ def replaced(number):
     window = window_around(region, SIDE, SIDE, SHAPE, context=1, least=SHAPE[0])
     assert (window[3] - window[1], window[2] - window[0]) == SHAPE
     own = tuple(box - [window[0], window[1]] * 2)
-    spec = Pass(
+    step = Pass(
         window=window,
         shape=SHAPE,
         region=(region,),
@@ -65,7 +65,7 @@ def replaced(number):
         negative_prompt="",
         seed=hash_draw("benchmark", str(number)),
     )
-    return np.asarray(scene.image), spec
+    return np.asarray(scene.image), step
 
 
 def paints(items, **values):
@@ -74,17 +74,17 @@ def paints(items, **values):
     chosen = PAINTERS.settings(PAINTER, {**member.MINI, **values})
     ref = resolve(model_of(PAINTER, member, chosen, "mini"), {})
     painter = PAINTERS.build(PAINTERS.member(PAINTER, {**member.MINI, **values}, ref))
-    batch = [PassInput(spec, canvas_of(picture, spec), mask_of(spec)) for picture, spec in items]
+    batch = [PassInput(step, canvas_of(picture, step), mask_of(step)) for picture, step in items]
     painter.paint(batch[:1])  # loads
     start = time.perf_counter()
     made = [painter.paint([item])[0] for item in batch]
     return made, (time.perf_counter() - start) / len(batch)
 
 
-def figures(picture, result, spec):
+def figures(picture, result, step):
     """Background PSNR of the window, GDiff at the edge and of the window."""
-    source, output = (crop_window(image, spec.window) for image in (picture, result))
-    mask = region_mask(spec, spec.window)
+    source, output = (crop_window(image, step.window) for image in (picture, result))
+    mask = region_mask(step, step.window)
     return psnr(source, output, ~mask), gdiff(source, output, mask), gdiff(source, output, mask, where="full")
 
 
@@ -92,7 +92,7 @@ def test_the_same_paints_every_way_back():
     items = [replaced(number) for number in range(COUNT)]
     sharp, seconds = paints(items)
     by_blur = {None: sharp, (13, 10): paints(items, mask_blur=(13, 10))[0]}
-    shares = [mask_of(spec).mean() for _, spec in items]
+    shares = [mask_of(step).mean() for _, step in items]
     print(f"\n{COUNT} scenes, painter {PAINTER} (mini), windows of {SHAPE[1]}×{SHAPE[0]} pixels, ", end="")
     print(f"{np.mean(shares):.0%} of them painted, {seconds:.2f} s a paint\n")
     print("| composite | PSNR background, dB | GDiff edge | GDiff full | s a picture |\n|---|---|---|---|---|")
@@ -101,9 +101,9 @@ def test_the_same_paints_every_way_back():
         built = COMPOSITES.build(COMPOSITES.member(composite, values))
         start = time.perf_counter()
         pairs = zip(items, by_blur[blur], strict=True)
-        results = [compose(picture, paint, spec, built) for (picture, spec), paint in pairs]
+        results = [compose(picture, paint, step, built) for (picture, step), paint in pairs]
         spent = (time.perf_counter() - start) / COUNT
-        found = [figures(picture, result, spec) for (picture, spec), result in zip(items, results, strict=True)]
+        found = [figures(picture, result, step) for (picture, step), result in zip(items, results, strict=True)]
         background, edge, full = np.mean(found, axis=0)
         exact += [name] if background == np.inf else []
         print(f"| {name} | {background:.2f} | {edge:.3f} | {full:.3f} | {spent:.3f} |")

@@ -61,7 +61,7 @@ def peer_paints(pipe, work: list[PassInput], guidance: float) -> None:
             gligen_scheduled_sampling_beta=1.0,
             gligen_phrases=list(PHRASES),
             gligen_boxes=[[value / 128 for value in box] for box in BOXES],
-            generator=torch.Generator(pipe.device).manual_seed(item.spec.seed),
+            generator=torch.Generator(pipe.device).manual_seed(item.step.seed),
         )
 
 

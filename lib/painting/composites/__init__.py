@@ -1,6 +1,6 @@
 """Composites: how the paint returns to the picture. To add one: a file here with a class like `Paste`, and a line.
 
-Where `alpha` is 0 every pixel is the picture's own, bit for bit; tests/test_composites.py holds every member to it.
+Where `alpha` is 0 every pixel is the picture's, bit for bit; tests/test_composites.py holds every member to it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Composite:
         """Pixels by which the reach may go beyond the region; the window holds them."""
         return 0
 
-    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
+    def alpha(self, step: Pass, view: IntBox) -> np.ndarray:
         """float32 (h, w), 0 to 1: the paint's share of each pixel of `view`, the part of the window in the frame."""
         raise NotImplementedError
 
-    def repaint(self, paint: Paint, spec: Pass, canvas: np.ndarray) -> np.ndarray:
+    def repaint(self, paint: Paint, step: Pass, canvas: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3): the paint, made to fit the canvas (the picture as the painter saw it)."""
         return paint.image
 
@@ -55,12 +55,12 @@ class Composite:
         return np.rint(paint * share + below * (1 - share)).astype(np.uint8)
 
 
-def compose(picture: np.ndarray, paint: Paint, spec: Pass, composite: Composite) -> np.ndarray:
+def compose(picture: np.ndarray, paint: Paint, step: Pass, composite: Composite) -> np.ndarray:
     """Bring a paint, at the pass's shape, into a picture (H, W, 3) uint8 RGB. A new array."""
     height, width = picture.shape[:2]
-    x0, y0, x1, y1 = view = cut_window(spec.window, width, height)
-    scaled = _to_window(composite.repaint(paint, spec, canvas_of(picture, spec)), spec.window, view)
-    share = composite.alpha(spec, view)
+    x0, y0, x1, y1 = view = cut_window(step.window, width, height)
+    scaled = _to_window(composite.repaint(paint, step, canvas_of(picture, step)), step.window, view)
+    share = composite.alpha(step, view)
     result = picture.copy()
     below = result[y0:y1, x0:x1]
     result[y0:y1, x0:x1] = np.where(share[..., None] > 0, composite.mix(below, scaled, share), below)

@@ -34,12 +34,12 @@ class Feather(Composite):
     def margin(self) -> int:
         return self.settings.enlarge + self.settings.kernel // 2
 
-    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
+    def alpha(self, step: Pass, view: IntBox) -> np.ndarray:
         """The blurred mask; at the frame's border the region counts as going on."""
         import cv2
 
         side, kernel = 2 * self.settings.enlarge + 1, (self.settings.kernel, self.settings.kernel)
-        mask = cv2.dilate(region_mask(spec, view).astype(np.float32), np.ones((side, side), np.uint8))
+        mask = cv2.dilate(region_mask(step, view).astype(np.float32), np.ones((side, side), np.uint8))
         alpha = cv2.GaussianBlur(mask, kernel, self.settings.sigma, borderType=cv2.BORDER_REPLICATE)
         # Float noise far from the region must not count as reach.
         return np.where(alpha > 1e-4, np.clip(alpha, 0, 1), 0).astype(np.float32)

@@ -17,14 +17,14 @@ class Whole(Composite):
 
     VERSION: ClassVar[int] = 1
 
-    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
+    def alpha(self, step: Pass, view: IntBox) -> np.ndarray:
         return np.ones((view[3] - view[1], view[2] - view[0]), dtype=np.float32)
 
 
 class Paste(Composite):
-    """paste: the paint inside the region, the picture's own pixels elsewhere."""
+    """paste: the paint inside the region, the picture's pixels elsewhere."""
 
     VERSION: ClassVar[int] = 1
 
-    def alpha(self, spec: Pass, view: IntBox) -> np.ndarray:
-        return region_mask(spec, view).astype(np.float32)
+    def alpha(self, step: Pass, view: IntBox) -> np.ndarray:
+        return region_mask(step, view).astype(np.float32)

@@ -10,15 +10,15 @@ from pydantic import Field
 from lib.core.registry import MemberSettings
 from lib.painting.composites.plain import Paste
 
-_RIM = 3  # pixels that OpenCV takes off a mask: there the picture's own gradients stay
+_RIM = 3  # pixels that OpenCV takes off a mask: there the picture's gradients stay
 
 
 class Poisson(Paste):
     """Exactly the region, by OpenCV's seamlessClone, each connected part of it alone.
 
-    It solves on a part's bounding rectangle. Where the part is no rectangle the rest is put back, so that outside every
-    pixel is the picture's own; a faint seam may then be left. A part that is too thin to have a middle (under 7 pixels)
-    would vanish: it is pasted.
+    It solves on a part's bounding rectangle. Where the part is not a rectangle the rest is put back, so that outside of
+    it every pixel is the picture's; a faint seam may then be left. A part that is too thin to have a middle (under 7
+    pixels) would vanish: it is pasted.
     """
 
     VERSION: ClassVar[int] = 1
@@ -45,10 +45,10 @@ class Poisson(Paste):
         """uint8 (h, w, 3): one part of the region, whose mask leaves a border of one pixel, cloned."""
         import cv2
 
-        told, side = mask.astype(np.uint8) * 255, 2 * _RIM + 1
-        if not cv2.erode(told, np.ones((side, side), np.uint8)).any():
+        white, side = mask.astype(np.uint8) * 255, 2 * _RIM + 1
+        if not cv2.erode(white, np.ones((side, side), np.uint8)).any():
             return paint
         centre = mask.shape[1] // 2, mask.shape[0] // 2  # of the mask's bounding rectangle, as OpenCV rounds it
         flag = cv2.NORMAL_CLONE if self.settings.mode == "normal" else cv2.MIXED_CLONE
-        cloned: np.ndarray = cv2.seamlessClone(paint, below, told, centre, flag)
+        cloned: np.ndarray = cv2.seamlessClone(paint, below, white, centre, flag)
         return cloned

@@ -24,7 +24,7 @@ from lib.records.requests import Pass
 
 
 class Reconstruct(Whole):
-    """The whole window, decoded by a decoder of its own; the painter's decoder is left as it was, bit for bit."""
+    """The whole window, by the painter's decoder tuned to it and then restored, bit for bit."""
 
     VERSION: ClassVar[int] = 1
     NEEDS_DECODER: ClassVar[bool] = True
@@ -35,7 +35,7 @@ class Reconstruct(Whole):
         weight: float = Field(100, gt=0, description="how much a known pixel's error counts, an unknown one's being 1")
         lite: bool = Field(False, description="tune the decoder's middle block and output convolution alone")
 
-    def repaint(self, paint: Paint, spec: Pass, canvas: np.ndarray) -> np.ndarray:
+    def repaint(self, paint: Paint, step: Pass, canvas: np.ndarray) -> np.ndarray:
         """The latents by the tuned decoder. No random number is drawn.
 
         Minimises the mean over all pixels of share · (decoded − wanted)²: wanted is the picture, with `weight` for a
@@ -47,15 +47,15 @@ class Reconstruct(Whole):
         if paint.decoder is None or paint.latents is None:
             raise ValueError("composite reconstruct decodes anew: it needs a paint with its latents and their decoder")
         try:
-            pixels = self._pixels(paint.decoder, paint.latents, canvas, ~mask_of(spec))
+            pixels = self._pixels(paint.decoder, paint.latents, canvas, ~mask_of(step))
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            size = f"{spec.shape[1]}×{spec.shape[0]}"
-            told = (
+            size = f"{step.shape[1]}×{step.shape[0]}"
+            message = (
                 f"the decoder could not be tuned at {size} pixels: give the painter a smaller size, or set lite: true"
             )
-            raise PictureError("out_of_memory", told) from error
+            raise PictureError("out_of_memory", message) from error
         if not torch.isfinite(pixels).all():
             raise ArithmeticError("the decoded pixels are not finite: broken latents, or a learning_rate far too high")
         image: np.ndarray = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
@@ -71,8 +71,8 @@ class Reconstruct(Whole):
             latents = latents.clone()  # one made in inference mode would take no gradients
             wanted = decoder.pixels(latents).detach()
             picture = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).to(wanted) / 127.5 - 1
-            there = torch.from_numpy(known).to(wanted.device)
-            wanted, share = torch.where(there, picture, wanted), torch.where(there, settings.weight, 1.0)
+            mask = torch.from_numpy(known).to(wanted.device)
+            wanted, share = torch.where(mask, picture, wanted), torch.where(mask, settings.weight, 1.0)
             optimizer = torch.optim.Adam(weights, settings.learning_rate)
             for _ in range(settings.iterations):
                 optimizer.zero_grad()

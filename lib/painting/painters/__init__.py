@@ -37,12 +37,14 @@ INPAINTING = frozenset({"replace", "occlude", "refine", "insert", "background", 
 
 @dataclass(frozen=True)
 class PassInput:
-    """One pass with its pixels, all at the painter's shape (H, W) = spec.shape."""
+    """One pass with its pixels, all at the painter's shape (H, W) = step.shape."""
 
-    spec: Pass
+    step: Pass
     canvas: np.ndarray  # uint8 (H, W, 3) RGB: the picture under the window, edges repeated beyond the frame
     mask: np.ndarray  # bool (H, W): True = paint here
-    donor: np.ndarray | None = None  # uint8 (h, w, 3) RGB: the donor's crop at its own size, where the pass has one
+    donor: np.ndarray | None = (
+        None  # uint8 (h, w, 3) RGB: the donor's crop, not scaled; None where the pass has no donor
+    )
 
 
 class Decoder(Protocol):
@@ -55,7 +57,7 @@ class Decoder(Protocol):
         ...
 
     def pixels(self, latents: Any) -> Any:
-        """(C, h, w) float32 tensor → (3, H, W) float32 tensor, about -1 to 1, not clipped, with gradients if asked."""
+        """(C, h, w) float32 tensor → (3, H, W) float32 tensor, about -1 to 1, not clipped; gradients as enabled."""
         ...
 
 
@@ -64,8 +66,8 @@ class Paint:
     """What a painter gives back for one pass."""
 
     image: np.ndarray  # uint8 (H, W, 3) RGB at the pass's shape
-    latents: Any = None  # (C, h, w) float32 CPU tensor before decoding, where there is one
-    decoder: Decoder | None = None  # where there is one (composite `reconstruct` needs it)
+    latents: Any = None  # (C, h, w) float32 CPU tensor before decoding; None: the painter has no decoder
+    decoder: Decoder | None = None  # composite `reconstruct` needs it
 
 
 class Painter(Protocol):
@@ -80,7 +82,7 @@ class Painter(Protocol):
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     # MINI_MODEL: str, where its mini model is another painter's: that one's name
     MAX_BOXES: ClassVar[int | None]  # boxes one pass can hold; more is a reason, never a cut
-    READS_PHRASES: ClassVar[bool]  # True: is told each box with its phrase; False: the prompt has to say it all
+    READS_PHRASES: ClassVar[bool]  # True: receives each box with its phrase; False: the prompt has to name everything
     HAS_DECODER: ClassVar[bool]  # True: paints come with their latents, and `decoder` gives what decodes them
     NEEDS_DONOR: ClassVar[bool]  # True: plan gives each pass one, chosen among those that `fits` allows
     Settings: ClassVar[type[MemberSettings]]
@@ -90,7 +92,7 @@ class Painter(Protocol):
         ...
 
     def check(self) -> None:
-        """Raises AugmentError where the checkpoint cannot be of use, as far as can be told without reading weights."""
+        """Raises AugmentError where the checkpoint's configuration shows that it cannot be used; reads no weights."""
         ...
 
     @staticmethod

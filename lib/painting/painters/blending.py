@@ -1,9 +1,9 @@
-"""vanilla, blended-latent, td-paint, latentpaint: any model that generates can inpaint, without knowing of it.
+"""vanilla, blended-latent, td-paint, latentpaint: any model that generates can inpaint, untrained for it.
 
 Before each step the known latents, noised to the step's level with the pass's own noise, are put back around what is
 painted: z = known·(1 − paint) + z·paint. In the end they are put back without noise. So any checkpoint with 4 input
-channels will do, Stable Diffusion 1, 2 or XL, also a GLIGEN one (its boxes are not told). A method is a class that
-overrides what is its own: how noisy the known latents are (`_known_at`), where they stand (`_paint_at`), what happens
+channels will do, Stable Diffusion 1, 2 or XL, also a GLIGEN one (without its boxes). A method is a class that
+overrides what differs: how noisy the known latents are (`_known_at`), where they stand (`_paint_at`), what happens
 around the loop (`_painted`).
 """
 
@@ -65,14 +65,14 @@ class BlendingSettings(LatentSettings):
 
 
 class BlendedLatentSettings(BlendingSettings):
-    """Defaults are the values of zero-shot latent inpainting, and the paper's for what is its own."""
+    """Defaults are the values of zero-shot latent inpainting, and the paper's for `start`."""
 
     start: float = Field(
         0.25,
         ge=0,
         lt=1,
         description="share of the steps that is left out: painting begins with the picture itself, noised so far; more "
-        "keeps more of what was there; 0: with pure noise",
+        "keeps more of the picture; 0: with pure noise",
     )
 
 
@@ -178,9 +178,9 @@ class BlendedLatent(Vanilla):
 class TdPaint(Vanilla):
     """td-paint: TD-Paint's zero-shot variant. What is known is held at one low noise level, what is not is denoised.
 
-    TD-Paint itself (Mayet et al. 2024, arXiv 2410.09306) tells the network a time step per pixel, 0 where it is known,
-    and trains it for that. Here the network is untrained and told the painted part's time step for all; what is known
-    is a little noisy instead of clean, which is nearer to what it has seen, and never noisier than the step.
+    TD-Paint itself (Mayet et al. 2024, arXiv 2410.09306) gives the network a time step per pixel, 0 where it is known,
+    and trains it for that. Here the network is untrained and receives the painted part's time step for all; what is
+    known is a little noisy instead of clean, which is nearer to its training data, and never noisier than the step.
     """
 
     VERSION: ClassVar[int] = 1
@@ -211,15 +211,15 @@ class LatentPaint(Vanilla):
     Settings: ClassVar[type[LatentSettings]] = LatentPaintSettings
 
     def _painted(self, model: LatentDiffusion, scene: Scene, batch: Sequence[PassInput], **more: Any) -> torch.Tensor:
-        def known_seen(timestep: torch.Tensor) -> torch.Tensor:
-            told: torch.Tensor = scene.scheduler.scale_model_input(self._known_at(scene, timestep), timestep)
-            return told
+        def known_input(timestep: torch.Tensor) -> torch.Tensor:
+            sample: torch.Tensor = scene.scheduler.scale_model_input(self._known_at(scene, timestep), timestep)
+            return sample
 
         layers = _modules(model.unet, self.settings.layers)
-        with known_features(model.unet, layers, known_seen, scene.paint) as ask:
+        with known_features(model.unet, layers, known_input, scene.paint) as unet:
             if self.settings.blend:
-                return super()._painted(model, scene, batch, ask=ask, **more)
-            return self._guided(model, scene.scheduler, scene.noise, batch, ask=ask, **more)
+                return super()._painted(model, scene, batch, unet=unet, **more)
+            return self._guided(model, scene.scheduler, scene.noise, batch, unet=unet, **more)
 
 
 def soft_cells(
@@ -249,12 +249,12 @@ def soft_cells(
 
 @contextlib.contextmanager
 def known_features(
-    unet: Any, layers: Sequence[Any], known_seen: Callable[[torch.Tensor], torch.Tensor], paint: torch.Tensor
+    unet: Any, layers: Sequence[Any], known_input: Callable[[torch.Tensor], torch.Tensor], paint: torch.Tensor
 ) -> Iterator[Callable[..., Any]]:
-    """A function to ask in the U-Net's place, which gives the layers the known picture's features where it is known.
+    """A function to call in the U-Net's place, which gives the layers the known picture's features where it is known.
 
-    known_seen: time step → (N, C, h, w), what the U-Net would see of the known picture; paint: (N, 1, h, w), 1 =
-    painted. Each call is one of the U-Net, on a batch with the known pictures behind the painted ones.
+    known_input: time step → (N, C, h, w), the U-Net's input for the known picture; paint: (N, 1, h, w), 1 = painted.
+    Each call is one of the U-Net, on a batch with the known pictures behind the painted ones.
     """
     import torch
 
@@ -267,24 +267,25 @@ def known_features(
         share = share.repeat(len(inferred) // len(share), 1, 1, 1)
         return torch.cat([blend(known, inferred, share), known])
 
-    def ask(seen: torch.Tensor, timestep: torch.Tensor, **told: Any) -> Any:
-        known = known_seen(timestep).to(seen.dtype)
-        said = unet(torch.cat([seen, known.repeat(len(seen) // len(known), 1, 1, 1)]), timestep, **_twice(told))
-        return type(said)(sample=said.sample.chunk(2)[0])
+    def wrapped(sample: torch.Tensor, timestep: torch.Tensor, **conditions: Any) -> Any:
+        known = known_input(timestep).to(sample.dtype)
+        both = torch.cat([sample, known.repeat(len(sample) // len(known), 1, 1, 1)])
+        output = unet(both, timestep, **_twice(conditions))
+        return type(output)(sample=output.sample.chunk(2)[0])
 
     hooks = [layer.register_forward_hook(lambda module, inputs, output: mixed(output)) for layer in layers]
     try:
-        yield ask
+        yield wrapped
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _twice(told: Any) -> Any:
+def _twice(value: Any) -> Any:
     """The same for both halves of the batch: tensors, alone or in dictionaries."""
-    if isinstance(told, dict):
-        return {name: _twice(value) for name, value in told.items()}
-    return told if told is None else told.repeat(2, *[1] * (told.ndim - 1))
+    if isinstance(value, dict):
+        return {name: _twice(part) for name, part in value.items()}
+    return value if value is None else value.repeat(2, *[1] * (value.ndim - 1))
 
 
 def _modules(unet: Any, names: Sequence[str]) -> list[Any]:

@@ -1,7 +1,7 @@
 """The blocks of a latent diffusion checkpoint, as diffusers and transformers load them: U-Net, autoencoder, texts.
 
     model = load_latent_diffusion(ref, unet_has={"in_channels": 4, ...}, dtype=torch.float32)
-    text, pooled = model.told(["the sea"], ["fog"])
+    text, pooled = model.encode_prompts(["the sea"], ["fog"])
     picture = model.decoder(model.encode([picture])[0])
 
 Texts and pictures are encoded one at a time, so that no bit depends on what else is in a batch; the autoencoder gives
@@ -40,7 +40,7 @@ NEEDED = (
 SECOND_TEXT = tuple(name.replace("/", "_2/") for name in TEXT)  # SDXL
 ALSO = ("tokenizer/*", "tokenizer_2/*", "model_index.json")
 
-UNSAID = {"attention_type": "default"}  # what a U-Net's config.json means where it does not say
+DEFAULTS = {"attention_type": "default"}  # of fields that a U-Net's config.json may lack
 FAMILIES = (
     "in_channels is 4 in models that generate and 9 in those trained to inpaint, attention_type 'gated' in GLIGEN's, "
     "addition_embed_type 'text_time' in SDXL"
@@ -67,7 +67,7 @@ class Decoder:
         return (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
 
     def pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        """(C, h, w) scaled latents → (3, H, W) float32, about -1 to 1, not clipped, with gradients where asked."""
+        """(C, h, w) scaled latents → (3, H, W) float32, about -1 to 1, not clipped, gradients as enabled."""
         scaled = latents[None].to(self._where, self.vae.dtype) / self.vae.config.scaling_factor
         size = scaled.shape[-2] * scaled.shape[-1] * _factor(self.vae) ** 2
         decoded: torch.Tensor = _fitting(self.vae, size, lambda vae: vae.decode(scaled).sample[0])
@@ -86,7 +86,7 @@ class LatentDiffusion:
     scheduler_config: Mapping[str, Any]
     device: torch.device
     encode_text: Callable[[str], tuple[torch.Tensor, torch.Tensor]]  # text → (1, T, D), (1, P) float32, kept
-    blank_is_zero: bool = False  # an empty negative prompt is told as zeros
+    blank_is_zero: bool = False  # an empty negative prompt is encoded as zeros
 
     @property
     def factor(self) -> int:
@@ -98,19 +98,21 @@ class LatentDiffusion:
         """What makes pictures of its latents."""
         return Decoder(self.vae, self.device)
 
-    def told(self, prompts: Sequence[str], negatives: Sequence[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_prompts(
+        self, prompts: Sequence[str], negatives: Sequence[str] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the U-Net attends to, (N, T, D), and pooled texts, (N, P), float32: first negatives, then prompts."""
         import torch
 
         unwanted = [self.encode_text(text) for text in negatives]
         if self.blank_is_zero:
             zeros = [(hidden * 0, pooled * 0) for hidden, pooled in unwanted]
-            unwanted = [told if text else zero for text, told, zero in zip(negatives, unwanted, zeros, strict=True)]
+            unwanted = [one if text else zero for text, one, zero in zip(negatives, unwanted, zeros, strict=True)]
         hidden, pooled = zip(*unwanted, *(self.encode_text(text) for text in prompts), strict=True)
         return torch.cat(hidden), torch.cat(pooled)
 
     def added(self, pooled: torch.Tensor, shape: tuple[int, int]) -> dict[str, torch.Tensor] | None:
-        """What SDXL's U-Net is told beside the text (arXiv 2307.01952, section 2.2), None for others: the pooled text
+        """What SDXL's U-Net receives beside the text (arXiv 2307.01952, section 2.2), None for others: the pooled text
         (N, P), and as time_ids (N, 6) original (height, width), the crop's top and left, and painted (height, width).
         """
         import torch
@@ -128,16 +130,16 @@ class LatentDiffusion:
         drawn = [torch.randn(size, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
         return torch.stack(drawn).to(self.device)
 
-    def encode(self, pictures: Sequence[np.ndarray], without: Sequence[np.ndarray] | None = None) -> torch.Tensor:
+    def encode(self, pictures: Sequence[np.ndarray], hidden: Sequence[np.ndarray] | None = None) -> torch.Tensor:
         """uint8 (H, W, 3) RGB pictures of one shape → (N, C, h, w) float32 scaled latents: the mode, no draw.
 
-        without: bool (H, W) masks of pixels that are hidden, mid-grey (0 of -1 to 1).
+        hidden: bool (H, W) masks of pixels that are painted mid-grey first (0 of -1 to 1).
         """
         import torch
 
         nothing: list[np.ndarray | None] = [None] * len(pictures)
         with torch.no_grad():
-            return torch.cat([self._encode(*pair) for pair in zip(pictures, without or nothing, strict=True)])
+            return torch.cat([self._encode(*pair) for pair in zip(pictures, hidden or nothing, strict=True)])
 
     def _encode(self, picture: np.ndarray, hidden: np.ndarray | None) -> torch.Tensor:
         import torch
@@ -183,7 +185,7 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
     for block in (unet, vae, *texts):
         block.to(where).eval().requires_grad_(False)
     if where.type == "cuda":
-        unet.to(memory_format=torch.channels_last)  # convolutions' own layout there
+        unet.to(memory_format=torch.channels_last)  # the fastest layout of convolutions there
     encode = text_encoding(texts[0], tokenizers[0], where)
     if twice:
         encode = _paired(*(text_encoding(*pair, where, states=-2) for pair in zip(texts, tokenizers, strict=True)))
@@ -210,7 +212,7 @@ def text_encoding(
         hidden = out.last_hidden_state if states is None else out.hidden_states[states]
         return hidden, out.text_embeds if "text_embeds" in out else out.pooler_output
 
-    lock = threading.Lock()  # a fast tokenizer is "already borrowed" to whoever else asks it
+    lock = threading.Lock()  # a fast tokenizer fails, "already borrowed", where two threads call it
 
     def one_by_one(text: str) -> tuple[torch.Tensor, torch.Tensor]:
         with lock:
@@ -242,7 +244,7 @@ def check_family(ref: ModelRef, unet_has: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's unet/config.json. Raises as `load_latent_diffusion` does where it says otherwise."""
     with reading(ref):
         config: dict[str, Any] = dict(json.loads((local_path(ref, [UNET_CONFIG], ALSO) / UNET_CONFIG).read_bytes()))
-    found = {key: config.get(key, UNSAID.get(key)) for key in unet_has}
+    found = {key: config.get(key, DEFAULTS.get(key)) for key in unet_has}
     wrong = [f"{key} {found[key]!r}, expected {value!r}" for key, value in unet_has.items() if found[key] != value]
     if wrong:
         raise AugmentError(f"model {ref} is of another family: its U-Net has {'; '.join(wrong)} ({FAMILIES})")
@@ -283,7 +285,7 @@ def _fitting(vae: Any, pixels: int, call: Callable[[Any], Any]) -> Any:
 def _in_tiles(vae: Any, side: int) -> Any:
     """The same autoencoder, weights shared, that works in overlapping tiles of side × side pixels.
 
-    A copy, since others may be using this one in threads of their own.
+    A copy, since other threads may be using this one.
     """
     tiled = copy.copy(vae)
     tiled.use_tiling, tiled.tile_sample_min_size, tiled.tile_latent_min_size = True, side, side // _factor(vae)

@@ -64,11 +64,11 @@ class CopyPaste:
 
         if item.donor is None:
             raise ValueError("copy-paste got a pass without a donor: plan chooses one per pass")
-        if len(item.spec.boxes) > 1:
-            raise ValueError(f"copy-paste fills one box a pass, and got {len(item.spec.boxes)}")
-        (x0, y0, x1, y1), donor = item.spec.region[0], item.donor
-        left, top, right, bottom = to_window(np.array([x0, y0, x1, y1]), item.spec.window, item.spec.shape).astype(int)
-        if item.spec.donor is not None and item.spec.donor.flip:
+        if len(item.step.boxes) > 1:
+            raise ValueError(f"copy-paste fills one box a pass, and got {len(item.step.boxes)}")
+        (x0, y0, x1, y1), donor = item.step.region[0], item.donor
+        left, top, right, bottom = to_window(np.array([x0, y0, x1, y1]), item.step.window, item.step.shape).astype(int)
+        if item.step.donor is not None and item.step.donor.flip:
             donor = donor[:, ::-1]
         size = (int(right - left), int(bottom - top))
         shrinking = size[0] * size[1] < donor.shape[0] * donor.shape[1]

@@ -1,4 +1,4 @@
-"""Latent diffusion by hand: our own loop over diffusers' maintained blocks (blocks.py, schedulers.py).
+"""Latent diffusion by hand: our loop over diffusers' maintained blocks (blocks.py, schedulers.py).
 
     latents = denoise(model, scheduler, noise, text, guidance=7.5, before_step=..., extra=..., attention=...)
 
@@ -6,8 +6,8 @@ Pipelines seed a whole batch at once; here every picture has its own noise, text
 depend on its neighbours: the U-Net always sees one batch size.
 
 A painter is a `LatentPainter` that says which checkpoints it takes (`FAMILY`) and how passes become latents
-(`_latents`): mostly one call of `_guided` with what is its own, `before_step` (change the latents), `extra` (more input
-channels), `attention` (cross-attention arguments), `start` (begin half-way), `ask` (something around the U-Net).
+(`_latents`): mostly one call of `_guided` with what differs, `before_step` (change the latents), `extra` (more input
+channels), `attention` (cross-attention arguments), `start` (begin half-way), `unet` (something around the U-Net).
 inpainting.py is the shortest example.
 """
 
@@ -71,7 +71,7 @@ def denoise(
     added: dict[str, torch.Tensor] | None = None,
     start: int = 0,
     known: torch.Tensor | None = None,
-    ask: Callable[..., Any] | None = None,
+    unet: Callable[..., Any] | None = None,
 ) -> torch.Tensor:
     """Noise → latents, (N, C, h, w) float32, under classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
 
@@ -83,12 +83,12 @@ def denoise(
     attention: cross-attention arguments of the first `attended` steps; none: of all.
     added: conditions beside the text, see `LatentDiffusion.added`.
     start: steps to leave out; then the latents begin as `known` (N, C, h, w), noised to the first step's level.
-    ask: called in the U-Net's place, as the U-Net is.
+    unet: called in the place of `model.unet`, with its arguments.
     """
     import torch
 
     halves, dtype = (2 if guidance > 1 else 1), model.unet.dtype
-    ask = ask or model.unet
+    unet = unet or model.unet
     times = time_steps(scheduler, start)
     latents = noise * scheduler.init_noise_sigma if known is None else noised(scheduler, known, noise, times[0])
     text = text.to(dtype)
@@ -96,17 +96,18 @@ def denoise(
         for step, timestep in enumerate(times):
             if before_step is not None:
                 latents = before_step(latents, step, timestep)
-            seen = scheduler.scale_model_input(latents, timestep)
+            sample = scheduler.scale_model_input(latents, timestep)
             if extra is not None:
-                seen = torch.cat([seen, extra], dim=1)
-            seen = torch.cat([seen] * halves).to(dtype)
-            told = attention if attended is None or step < attended else None
-            said = ask(seen, timestep, encoder_hidden_states=text, cross_attention_kwargs=told, added_cond_kwargs=added)
-            epsilon = said.sample.float()
+                sample = torch.cat([sample, extra], dim=1)
+            sample = torch.cat([sample] * halves).to(dtype)
+            grounding = attention if attended is None or step < attended else None
+            prediction = unet(
+                sample, timestep, encoder_hidden_states=text, cross_attention_kwargs=grounding, added_cond_kwargs=added
+            ).sample.float()
             if halves == 2:
-                blank, asked = epsilon.chunk(2)
-                epsilon = blank + guidance * (asked - blank)
-            latents = scheduler.step(epsilon, timestep, latents).prev_sample
+                unconditional, conditional = prediction.chunk(2)
+                prediction = unconditional + guidance * (conditional - unconditional)
+            latents = scheduler.step(prediction, timestep, latents).prev_sample
     return latents
 
 
@@ -129,7 +130,7 @@ class DiffusionPainter:
 
     @property
     def batch_size(self) -> int:
-        """On a CPU as many small passes as there are cores, each alone on its own, and large ones one at a time."""
+        """On a CPU as many small passes as there are cores, each alone on a core, and large ones one at a time."""
         return self._fitted or (self.settings.batch_size if device().type == "cuda" else self._cores)
 
     @property
@@ -147,7 +148,7 @@ class DiffusionPainter:
 
         Where memory is not enough, the batch is halved, for good, and an autoencoder works in tiles. Raises
         PictureError `out_of_memory` where that does not help, ValueError for passes that do not go together or hold
-        what cannot be painted, ArithmeticError for numbers that overflow, AugmentError for a checkpoint of no use.
+        what cannot be painted, ArithmeticError for numbers that overflow, AugmentError for an unusable checkpoint.
         """
         self._check(batch)
         self._loaded()
@@ -159,7 +160,7 @@ class DiffusionPainter:
             if not out_of_memory(error):
                 raise
             self._fitted = 1
-            raise PictureError("out_of_memory", self._too_large(batch[0].spec.shape)) from error
+            raise PictureError("out_of_memory", self._too_large(batch[0].step.shape)) from error
         return paints
 
     def _loaded(self) -> Any:
@@ -172,15 +173,15 @@ class DiffusionPainter:
 
     def _check(self, batch: Sequence[PassInput]) -> None:
         for item in batch:
-            spec = item.spec
-            if spec.shape != batch[0].spec.shape:
-                raise ValueError(f"a batch has one shape: got {spec.shape} and {batch[0].spec.shape}")
-            if item.canvas.shape[:2] != spec.shape or item.mask.shape != spec.shape:
-                raise ValueError(f"canvas {item.canvas.shape} and mask {item.mask.shape} are not of shape {spec.shape}")
-            boxes, most = len(spec.boxes), self.MAX_BOXES
-            if boxes != len(spec.phrases) or (most is not None and boxes > most):
+            step = item.step
+            if step.shape != batch[0].step.shape:
+                raise ValueError(f"a batch has one shape: got {step.shape} and {batch[0].step.shape}")
+            if item.canvas.shape[:2] != step.shape or item.mask.shape != step.shape:
+                raise ValueError(f"canvas {item.canvas.shape} and mask {item.mask.shape} are not of shape {step.shape}")
+            boxes, most = len(step.boxes), self.MAX_BOXES
+            if boxes != len(step.phrases) or (most is not None and boxes > most):
                 limit = "" if most is None else f", {most} at most"
-                raise ValueError(f"{boxes} boxes and {len(spec.phrases)} phrases: one each{limit}")
+                raise ValueError(f"{boxes} boxes and {len(step.phrases)} phrases: one each{limit}")
 
     def _too_large(self, shape: tuple[int, int]) -> str:
         height, width = shape
@@ -221,10 +222,10 @@ class LatentPainter(DiffusionPainter):
         self, model: LatentDiffusion, scheduler: Any, noise: torch.Tensor, batch: Sequence[PassInput], **more: Any
     ) -> torch.Tensor:
         """`denoise` by the passes' prompts and the settings' guidance; more: what else it takes."""
-        prompts, negatives = ([getattr(item.spec, name) for item in batch] for name in ("prompt", "negative_prompt"))
+        prompts, negatives = ([getattr(item.step, name) for item in batch] for name in ("prompt", "negative_prompt"))
         guidance = self.settings.guidance
-        text, pooled = model.told(prompts, negatives if guidance > 1 else [])
-        added = model.added(pooled, batch[0].spec.shape)
+        text, pooled = model.encode_prompts(prompts, negatives if guidance > 1 else [])
+        added = model.added(pooled, batch[0].step.shape)
         return denoise(model, scheduler, noise, text, guidance, added=added, **more)
 
     def _loaded(self) -> LatentDiffusion:
@@ -238,9 +239,9 @@ class LatentPainter(DiffusionPainter):
     def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
         model, settings = self._loaded(), self.settings
         scheduler = make_scheduler(settings.scheduler, model.scheduler_config, settings.steps, model.device)
-        noise = model.noise([item.spec.seed for item in batch], batch[0].spec.shape)
+        noise = model.noise([item.step.seed for item in batch], batch[0].step.shape)
         latents, decoder = self._latents(model, scheduler, noise, batch).cpu(), model.decoder
-        return [Paint(decoder(own), own, decoder) for own in latents]
+        return [Paint(decoder(one), one, decoder) for one in latents]
 
     def _too_large(self, shape: tuple[int, int]) -> str:
         settings = self.settings
@@ -253,8 +254,8 @@ class LatentPainter(DiffusionPainter):
 
 def noised(scheduler: Any, known: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     """Known latents (N, C, h, w) at the noise level of a time step, with the pass's own noise: nothing is drawn."""
-    told: torch.Tensor = scheduler.add_noise(known, noise, timestep.expand(len(known)))
-    return told
+    result: torch.Tensor = scheduler.add_noise(known, noise, timestep.expand(len(known)))
+    return result
 
 
 def known_kept(known_at: Callable[[torch.Tensor], torch.Tensor], paint_at: Callable[[int], torch.Tensor]) -> BeforeStep:

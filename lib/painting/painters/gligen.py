@@ -6,7 +6,7 @@ Generation and inpainting are different checkpoints, with 4 and 9 input channels
 pickles alone; the hub's own conversion to safetensors lies in pull request 2 of each, which is what is named below.
 
 The loop is ours (denoise.py); tests/test_gligen.py holds it against diffusers' deprecated pipeline. It differs where
-that one is at fault: every picture has its own boxes, noise and text; any shape; no box is cut; the mask covers each
+that one is at fault: every picture has boxes, noise and text of its own; any shape; no box is cut; the mask covers each
 latent cell that it touches; known pixels are noised with the pass's own noise and end as the encoded picture.
 """
 
@@ -100,12 +100,12 @@ def _grounding(model: LatentDiffusion, batch: Sequence[PassInput], guided: bool)
     count, size = len(batch), model.text_encoder.config.hidden_size
     boxes, phrases, masks = (torch.zeros(count, MAX_BOXES, *more) for more in ((4,), (size,), ()))
     for row, item in enumerate(batch):
-        height, width = item.spec.shape
-        for column, (box, phrase) in enumerate(zip(item.spec.boxes, item.spec.phrases, strict=True)):
+        height, width = item.step.shape
+        for column, (box, phrase) in enumerate(zip(item.step.boxes, item.step.phrases, strict=True)):
             boxes[row, column] = torch.tensor(box) / torch.tensor([width, height, width, height])
             phrases[row, column] = model.encode_text(phrase)[1][0].cpu()
             masks[row, column] = 1
     if guided:
         boxes, phrases, masks = boxes.repeat(2, 1, 1), phrases.repeat(2, 1, 1), torch.cat([masks * 0, masks])
-    told = {"boxes": boxes, "positive_embeddings": phrases, "masks": masks}
-    return {name: value.to(model.device, model.unet.dtype) for name, value in told.items()}
+    grounding = {"boxes": boxes, "positive_embeddings": phrases, "masks": masks}
+    return {name: value.to(model.device, model.unet.dtype) for name, value in grounding.items()}

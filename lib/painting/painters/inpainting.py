@@ -1,4 +1,4 @@
-"""sd-inpaint and sdxl-inpaint: U-Nets that were trained to inpaint, and see mask and picture in channels of their own.
+"""sd-inpaint and sdxl-inpaint: U-Nets that were trained to inpaint, and see mask and picture in additional channels.
 
 The 9 channels are [z, mask, latent of the masked picture], mask 1 = paint: the other way round from GLIGEN's. In the
 masked picture what is to be painted is mid-grey. Painting starts from pure noise (strength 1 in diffusers), and nothing
@@ -6,7 +6,7 @@ is put back: what surrounds the mask comes near to the picture by itself, and co
 
 The loop is ours (denoise.py); tests/test_stable_diffusion.py holds it against diffusers' pipelines. It differs in that
 the mask covers each latent cell that it touches, that the autoencoder's mode is taken, not a draw, and that every
-picture has its own noise and text.
+picture has noise and text of its own.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class SdInpaint(LatentPainter):
         import torch
 
         masks = [item.mask for item in batch]
-        around = model.encode([item.canvas for item in batch], without=masks)
+        around = model.encode([item.canvas for item in batch], hidden=masks)
         extra = torch.cat([paint_cells(masks, model.factor, model.device), around], dim=1)
         return self._guided(model, scheduler, noise, batch, extra=extra)
 
 
 class SdxlInpaint(SdInpaint):
-    """SDXL inpainting (arXiv 2307.01952): two text encoders, and the U-Net is told the picture's size."""
+    """SDXL inpainting (arXiv 2307.01952): two text encoders, and the U-Net receives the picture's size."""
 
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"

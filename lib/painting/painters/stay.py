@@ -1,11 +1,11 @@
-"""stay: a layout-to-image model trained on one's own data, which paints each category inside its box.
+"""stay: a layout-to-image model trained on your data, which paints each category inside its box.
 
-STAY diffusion (arXiv 2503.12213), by our own U-Net, stay_unet.py. It is told boxes with their categories, a style
+STAY diffusion (arXiv 2503.12213), by our U-Net, stay_unet.py. It receives boxes with their categories, a style
 of noise for each object, and the pixels that stay. There is no published checkpoint; `augment train stay` makes one:
 
     painter: {name: stay, model: FOLDER}
 
-A pass is painted at the model's own size, a square of 64 pixels say. So scale matters: of a window of 256 pixels a
+A pass is painted at the model's size, a square of 64 pixels say. So scale matters: of a window of 256 pixels a
 64-pixel model sees every fourth. Small defects need windows of the model's size: `edit: {min_window: 64, context: 1}`,
 as preset `stay-defects` has it. Edit `layout` shows the whole picture in one window: what it paints is as coarse as the
 model is small, 64 pixels stretched to a board's 640.
@@ -40,10 +40,10 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 class Stay(DiffusionPainter):
-    """Objects by their boxes' categories. What is known is told to the model, and put back, noised, before every step.
+    """Objects by their boxes' categories. Known pixels are an input, and put back, noised, before every step.
 
     A grey model paints grey, whatever the picture is. Phrases must be categories that the model knows; prompts are not
-    read. Without boxes, as in edit `background`, it paints what it takes for likely there.
+    read. Without boxes, as in edit `background`, it paints what is likely in that place.
     """
 
     VERSION: ClassVar[int] = 1
@@ -68,7 +68,7 @@ class Stay(DiffusionPainter):
 
     @staticmethod
     def shape(settings: Settings, width: int, height: int) -> tuple[int, int]:
-        """(size, size), whatever the window: the model has seen nothing else."""
+        """(size, size), whatever the window: the model was trained at no other."""
         return settings.size, settings.size
 
     def check(self) -> None:
@@ -108,13 +108,13 @@ class Stay(DiffusionPainter):
         super()._check(batch)
         config = self._loaded().unet.config
         for item in batch:
-            unknown = sorted(set(item.spec.phrases) - set(config.categories))
+            unknown = sorted(set(item.step.phrases) - set(config.categories))
             if unknown:
                 known = ", ".join(config.categories)
                 raise PictureError("category_unknown", f"{', '.join(unknown)}: the model knows {known}")
-            if len(item.spec.boxes) > config.max_objects:
-                told = f"{len(item.spec.boxes)} boxes, {config.max_objects} at most in this model"
-                raise PictureError("too_many_boxes", told)
+            if len(item.step.boxes) > config.max_objects:
+                detail = f"{len(item.step.boxes)} boxes, {config.max_objects} at most in this model"
+                raise PictureError("too_many_boxes", detail)
 
     def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
         import torch
@@ -125,34 +125,34 @@ class Stay(DiffusionPainter):
         scheduler = make_scheduler(settings.scheduler, model.scheduler, settings.steps, where)
         known, masks = _encoded(model, batch, where), [_to_paint(item) for item in batch]
         keep = 1 - paint_cells(masks, masks[0].shape[0] // known.shape[2], where)
-        told = zip(*(_told(model, item) for item in batch), strict=True)
-        noise, styles, boxes, labels = (torch.stack(values).to(where) for values in told)
+        columns = zip(*(_conditions(model, item) for item in batch), strict=True)
+        noise, styles, boxes, labels = (torch.stack(values).to(where) for values in columns)
         painted = paint_layout(model.unet, scheduler, noise, boxes, labels, styles, settings.guidance, known, keep)
-        return [Paint(_decoded(model, own, where)) for own in painted]
+        return [Paint(_decoded(model, one, where)) for one in painted]
 
 
 def _to_paint(item: PassInput) -> np.ndarray:
-    """bool (H, W): what is painted. Beyond the frame, too, where that is the whole of it: nothing is known then.
+    """bool (H, W): what is painted; pixels beyond the frame too where the region spans the window's width or height.
 
     Around any other region there is something of the picture, or of what repeats it, on each side of the window.
     """
-    spec, (left, top, right, bottom) = item.spec, item.spec.window
-    whole = any((x0 <= left and x1 >= right) or (y0 <= top and y1 >= bottom) for x0, y0, x1, y1 in spec.region)
-    return np.ones_like(item.mask) if whole and not spec.holes and spec.mask is None else item.mask
+    step, (left, top, right, bottom) = item.step, item.step.window
+    whole = any((x0 <= left and x1 >= right) or (y0 <= top and y1 >= bottom) for x0, y0, x1, y1 in step.region)
+    return np.ones_like(item.mask) if whole and not step.holes and step.mask is None else item.mask
 
 
-def _told(model: LayoutModel, item: PassInput) -> tuple[torch.Tensor, ...]:
+def _conditions(model: LayoutModel, item: PassInput) -> tuple[torch.Tensor, ...]:
     """What one pass starts from: noise (C, h, w) and styles (K, style_dim), drawn on the CPU from its seed; boxes
     (K, 4) xyxy in 0 .. 1 and labels (K,), 0 = none. K is the model's, so that a pass depends on none of its neighbours.
     """
     import torch
 
-    config, spec, random = model.unet.config, item.spec, torch.Generator("cpu").manual_seed(item.spec.seed)
-    height, width = spec.shape
+    config, step, random = model.unet.config, item.step, torch.Generator("cpu").manual_seed(item.step.seed)
+    height, width = step.shape
     noise = torch.randn(config.channels, height // model.factor, width // model.factor, generator=random)
     styles = torch.randn(config.max_objects, config.style_dim, generator=random)
     boxes, labels = torch.zeros(config.max_objects, 4), torch.zeros(config.max_objects, dtype=torch.int64)
-    for row, (box, phrase) in enumerate(zip(spec.boxes, spec.phrases, strict=True)):
+    for row, (box, phrase) in enumerate(zip(step.boxes, step.phrases, strict=True)):
         boxes[row] = torch.tensor(box) / torch.tensor([width, height, width, height])
         labels[row] = 1 + config.categories.index(phrase)
     return noise, styles, boxes, labels
@@ -166,11 +166,11 @@ def _encoded(model: LayoutModel, batch: Sequence[PassInput], where: torch.device
     pixels = [item.canvas.astype(np.float32) for item in batch]
     if channels == 1:
         pixels = [(rgb @ LUMA)[..., None] for rgb in pixels]
-    told = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(where) / 127.5 - 1
+    scaled = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(where) / 127.5 - 1
     if model.vae is None:
-        return told
+        return scaled
     with torch.no_grad():
-        modes = [model.vae.encode(own[None]).latent_dist.mode() for own in told]
+        modes = [model.vae.encode(one[None]).latent_dist.mode() for one in scaled]
     latents: torch.Tensor = torch.cat(modes) * model.vae.config.scaling_factor
     return latents
 

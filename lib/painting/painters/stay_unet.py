@@ -12,7 +12,7 @@ Pixels (or latents) are folded by `patch`, so that 64 × 64 pixels are 16 × 16 
 - With `class_maps` each category's boxes as an input channel: followed at once, where styles alone take far longer.
 
 With `keeps` the input also holds [known · keep, keep]: one model inpaints, and where nothing is kept it generates.
-Label 0 is no object; nothing but those is the unconditional half of guidance. The Edge-Aware Normalisation and the
+Label 0 means no object; a layout of zeros is the unconditional half of guidance. The Edge-Aware Normalisation and the
 Styled-Mask Attention of the published version are left out: we know no source that states their equations.
 """
 
@@ -22,7 +22,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from diffusers import ModelMixin
@@ -30,7 +30,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from lib.core.checkpoints import ModelRef, check_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, check_whole, local_path, reading, renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,13 +83,13 @@ class IslaNorm(nn.Module):
     def __init__(self, channels: int, style: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, affine=False)
-        self.told = nn.Linear(style, 2 * channels)
+        self.modulation = nn.Linear(style, 2 * channels)
 
     def forward(self, x: Tensor, masks: Tensor, styles: Tensor) -> Tensor:
         """x (N, C, h, w), masks (N, K, h, w), styles (N, K, S)."""
         share = masks / (masks.sum(1, keepdim=True) + 1e-6)
-        told = self.told(styles).transpose(1, 2) @ share.flatten(2).to(styles.dtype)  # (N, 2C, h · w)
-        gamma, beta = told.unflatten(2, x.shape[2:]).chunk(2, dim=1)
+        modulation = self.modulation(styles).transpose(1, 2) @ share.flatten(2).to(styles.dtype)  # (N, 2C, h · w)
+        gamma, beta = modulation.unflatten(2, x.shape[2:]).chunk(2, dim=1)
         shaped: Tensor = self.norm(x) * (gamma + 1) + beta
         return shaped
 
@@ -111,18 +111,18 @@ class Attention(nn.Module):
         nn.init.zeros_(self.outward.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        told = self.inward(self.norm(x)).flatten(2).unflatten(1, (3, HEADS, -1))  # (N, 3, heads, d, h · w)
-        q, k, v = told.unbind(1)
+        qkv = self.inward(self.norm(x)).flatten(2).unflatten(1, (3, HEADS, -1))  # (N, 3, heads, d, h · w)
+        q, k, v = qkv.unbind(1)
         # By hand: torch's fused attention is slow in its backward pass on a CPU.
-        seen = (q.transpose(-1, -2) @ k / math.sqrt(q.shape[-2])).softmax(-1)
-        out: Tensor = x + self.outward((v @ seen.transpose(-1, -2)).flatten(1, 2).unflatten(2, x.shape[2:]))
+        weights = (q.transpose(-1, -2) @ k / math.sqrt(q.shape[-2])).softmax(-1)
+        out: Tensor = x + self.outward((v @ weights.transpose(-1, -2)).flatten(1, 2).unflatten(2, x.shape[2:]))
         return out
 
 
 class Residual(nn.Module):
     """Two convolutions beside a shortcut, and attention behind; the time scales and shifts what lies between them.
 
-    style: length of the objects' styles, 0 where objects are not told.
+    style: length of the objects' styles, 0 in the encoder, which receives no objects.
     """
 
     def __init__(self, wide: int, channels: int, time: int, groups: int, style: int, attend: bool) -> None:
@@ -167,7 +167,7 @@ class MaskNet(nn.Module):
 
 
 class LayoutUNet(ModelMixin, ConfigMixin):
-    """See the module. `config` has all arguments as attributes.
+    """Noisy pictures and a layout → the noise or velocity in them. `config` has all arguments as attributes.
 
     sample_size: side of the square pictures (or latents); channels: 1 grey, 3 colour, 4 latents; patch: cells of
     patch × patch pixels; block_out_channels: widths at sample_size / patch cells, half of them, and so on; categories:
@@ -175,6 +175,8 @@ class LayoutUNet(ModelMixin, ConfigMixin):
     label_dim: of a label's embedding; mask_size: 4, 8, 16 or 32.
     Raises ValueError for sizes that do not go together.
     """
+
+    FORMER: ClassVar[Mapping[str, str]] = {"told": "modulation"}  # names of modules in checkpoints of former versions
 
     @register_to_config
     def __init__(
@@ -251,8 +253,8 @@ class LayoutUNet(ModelMixin, ConfigMixin):
 
         Returns (N, C, H, W), or (N, 2C, H, W) with a learned variance: the prediction first.
         """
-        config, there = self.config, (labels > 0)
-        boxes = boxes * there[..., None]  # a box of no area covers nothing
+        config, present = self.config, (labels > 0)
+        boxes = boxes * present[..., None]  # a box of no area covers nothing
         height, width = sample.shape[2:]
         channels = [sample]
         if config.keeps:
@@ -267,6 +269,12 @@ class LayoutUNet(ModelMixin, ConfigMixin):
         time = self.time(_waves(times, config.block_out_channels[0]).to(sample.dtype))
         styles = torch.cat([style, self.label(labels).to(style.dtype)], dim=-1)
         return self._painted(self.inward(self.fold(torch.cat(channels, 1))), time, boxes, labels, styles)
+
+    def _fix_state_dict_keys_on_load(self, state_dict: Any) -> None:
+        """diffusers calls it with the weights of a checkpoint: modules get the names that they have today."""
+        super()._fix_state_dict_keys_on_load(state_dict)
+        for name in list(state_dict):
+            state_dict[renamed(name, self.FORMER)] = state_dict.pop(name)
 
     def _painted(self, x: Tensor, time: Tensor, boxes: Tensor, labels: Tensor, styles: Tensor) -> Tensor:
         handed = [x]
@@ -292,11 +300,11 @@ class LayoutUNet(ModelMixin, ConfigMixin):
 
     @staticmethod
     def _refined(masks: Tensor, guessed: Tensor, trust: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """M = (1 − w) · M₀ + w · M', an object's own of the maps guessed (N, categories, h / 2, w / 2), in its box."""
-        own = (labels - 1).clamp(min=0)  # label 0 has no box, so any map does
+        """M = (1 − w) · M₀ + w · M', M' from the guessed map (of N, categories, h / 2, w / 2) of its category."""
+        category = (labels - 1).clamp(min=0)  # label 0 has no box, so any map does
         maps = F.interpolate(guessed, size=masks.shape[2:], mode="bilinear").sigmoid()
-        maps = maps.gather(1, own[..., None, None].expand(-1, -1, *masks.shape[2:]))
-        w = trust[own].sigmoid()[..., None, None]
+        maps = maps.gather(1, category[..., None, None].expand(-1, -1, *masks.shape[2:]))
+        w = trust[category].sigmoid()[..., None, None]
         return (1 - w) * masks + w * maps * box_maps(boxes, *masks.shape[2:])
 
 
@@ -370,18 +378,18 @@ def paint_layout(
     variance is for samplers that draw noise at each step: ours draw none, so it is cut off.
     """
     halves = 2 if guidance > 1 else 1
-    told = [boxes.repeat(halves, 1, 1), torch.cat([labels * 0, labels][-halves:]), style.repeat(halves, 1, 1)]
+    layout = [boxes.repeat(halves, 1, 1), torch.cat([labels * 0, labels][-halves:]), style.repeat(halves, 1, 1)]
     kept = [None if value is None else value.repeat(halves, 1, 1, 1) for value in (known, keep)]
     z, channels = noise * scheduler.init_noise_sigma, noise.shape[1]
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             if known is not None and keep is not None:
                 z = z * (1 - keep) + scheduler.add_noise(known, noise, timestep.expand(len(z))) * keep
-            seen = scheduler.scale_model_input(z, timestep).repeat(halves, 1, 1, 1)
-            out = unet(seen, timestep, *told, *kept)[:, :channels].float()
+            sample = scheduler.scale_model_input(z, timestep).repeat(halves, 1, 1, 1)
+            out = unet(sample, timestep, *layout, *kept)[:, :channels].float()
             if halves == 2:
-                blank, asked = out.chunk(2)
-                out = blank + guidance * (asked - blank)
+                unconditional, conditional = out.chunk(2)
+                out = unconditional + guidance * (conditional - unconditional)
             z = scheduler.step(out, timestep, z).prev_sample
     if known is not None and keep is not None:
         z = z * (1 - keep) + known * keep
