@@ -55,7 +55,7 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
             model=run.judge,
         )
     )
-    run.save(judge=rules.judge, limits=rules.limits.told(rules.names))
+    run.save(judge=rules.judge, limits=rules.limits.by_name(rules.names))
     if not rules.known:
         get_run_logger().warning(
             "screen.boxes: %d real boxes are too few to learn limits from (screen.boxes.least is %d): all are kept",

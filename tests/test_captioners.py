@@ -40,8 +40,8 @@ def test_every_captioner_holds_the_contract(name):
 def test_every_captioner_without_a_model_says_one_thing_a_picture(name):
     member = CAPTIONERS[name]
     records = [b'{"id": 1, "caption": "a dog"}', b'{"id": 2, "caption": "a cat"}']
-    said = member(member.Settings()).caption([None, None], [["dog"], ["cat"]], records)
-    assert said == ["a dog", "a cat"]
+    captions = member(member.Settings()).caption([None, None], [["dog"], ["cat"]], records)
+    assert captions == ["a dog", "a cat"]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def stage(tmp_path, rows, records=None, name="given", **values):
     chosen = CAPTIONERS.member(name, values.pop("settings", {}))
     form = make_caption_form(CaptionSettings(captioner=name, **values), chosen)
     texts = None if records is None else {key: json.dumps(record).encode() for key, record in records.items()}
-    told = caption_pictures(rows, form, Store(tmp_path), no_picture, CAPTIONERS.build(chosen), records=texts)
-    return {row.key: row for row in told}
+    captioned = caption_pictures(rows, form, Store(tmp_path), no_picture, CAPTIONERS.build(chosen), records=texts)
+    return {row.key: row for row in captioned}
 
 
 def no_picture(digest, frame):

@@ -102,8 +102,10 @@ def test_labels_that_mean_one_name_are_added_up(copied: Path, judge: CropClassif
     config = json.loads((copied / "config.json").read_text())
     config["id2label"] = {"0": "hole", "1": "background", "2": "Hole", "3": "short"}
     (copied / "config.json").write_text(json.dumps(config))
-    told, of_all = judge_of(copied).score(crops(2), ["hole", "short", "background"]), judge.score(crops(2), LABELS)
-    np.testing.assert_allclose(told, np.stack([of_all[:, 0] + of_all[:, 2], of_all[:, 3], of_all[:, 1]], 1), rtol=1e-6)
+    shares, of_all = judge_of(copied).score(crops(2), ["hole", "short", "background"]), judge.score(crops(2), LABELS)
+    np.testing.assert_allclose(
+        shares, np.stack([of_all[:, 0] + of_all[:, 2], of_all[:, 3], of_all[:, 1]], 1), rtol=1e-6
+    )
 
 
 def test_names_that_it_does_not_know_are_listed_with_those_that_it_has(judge: CropClassifier):
@@ -115,8 +117,8 @@ def test_batches_and_sizes_of_crops_do_not_change_what_it_says(folder: Path, jud
     expected = judge.score(crops(5), LABELS)
     np.testing.assert_allclose(judge_of(folder, batch_size=2).score(crops(5), LABELS), expected, rtol=1e-5)
     plain = [np.full((side, side, 3), 90, np.uint8) for side in (judge.size, 17, 300)]
-    told = judge.score(plain, LABELS)
-    np.testing.assert_allclose(told, told[[0, 0, 0]], rtol=1e-5)
+    shares = judge.score(plain, LABELS)
+    np.testing.assert_allclose(shares, shares[[0, 0, 0]], rtol=1e-5)
 
 
 def test_no_crops_give_no_rows_and_no_names_are_refused(judge: CropClassifier):
@@ -130,10 +132,10 @@ def test_no_crops_give_no_rows_and_no_names_are_refused(judge: CropClassifier):
 
 def test_the_checkpoint_decides_who_judges(folder: Path, tmp_path: Path):
     clip = tiny_clip(tmp_path / "clip")
-    for made, kind, told in ((folder, CropClassifier, "classifier"), (clip, RegionScorer, "clip")):
+    for made, kind, name in ((folder, CropClassifier, "classifier"), (clip, RegionScorer, "clip")):
         judge = make_judge(resolve(str(made), {}))
         assert isinstance(judge, kind)
-        assert judge.identity.startswith(f"{told} folder sha256:") and str(made) not in judge.identity
+        assert judge.identity.startswith(f"{name} folder sha256:") and str(made) not in judge.identity
         assert judge.size == 64
 
 
@@ -165,7 +167,7 @@ def test_a_vision_transformer_of_another_size_judges_too(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("told", "side"),
+    ("fields", "side"),
     [
         ({"size": {"shortest_edge": 48}}, 48),
         ({"size": {"shortest_edge": 48}, "do_center_crop": True, "crop_size": {"height": 40, "width": 40}}, 40),
@@ -173,9 +175,9 @@ def test_a_vision_transformer_of_another_size_judges_too(tmp_path: Path):
     ],
     ids=str,
 )
-def test_the_size_of_crops_is_read_as_processors_say_it(told: dict[str, Any], side: int, copied: Path):
+def test_the_size_of_crops_is_read_as_processors_say_it(fields: dict[str, Any], side: int, copied: Path):
     had = json.loads((copied / "preprocessor_config.json").read_text())
-    (copied / "preprocessor_config.json").write_text(json.dumps({**had, **told}))
+    (copied / "preprocessor_config.json").write_text(json.dumps({**had, **fields}))
     assert judge_of(copied).size == side
 
 
@@ -222,8 +224,8 @@ def test_a_short_training_tells_colours_and_empty_places_apart(tmp_path: Path):
     judge, names = make_judge(resolve(str(tmp_path / "models" / "classifier"), {})), [*COLOURS, "background"]
     unseen = picture("blue", "green", "red", size=128, side=16)
     boxes = [*unseen.things.boxes.tolist(), [60, 80, 90, 110]]
-    told = judge.score([crop_region(unseen.pixels, box, judge.size) for box in boxes], names)
-    assert [names[i] for i in told.argmax(1)] == ["blue", "green", "red", "background"]
+    shares = judge.score([crop_region(unseen.pixels, box, judge.size) for box in boxes], names)
+    assert [names[i] for i in shares.argmax(1)] == ["blue", "green", "red", "background"]
 
 
 def test_all_categories_are_drawn_alike_often_however_rare(monkeypatch: pytest.MonkeyPatch):

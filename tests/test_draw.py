@@ -158,9 +158,9 @@ def requests_for(rows, **size):
 
 def test_every_picture_is_drawn_as_a_jpeg_of_its_name(store, tmp_path):
     rows = screened(store, 2)
-    told = draw_pictures(rows, requests_for(rows), OBJECTS, store, tmp_path / "drawn")
-    assert [row.name for row in told] == ["a.b 0.jpg", "a.b 1.jpg"]
-    for row in told:
+    made = draw_pictures(rows, requests_for(rows), OBJECTS, store, tmp_path / "drawn")
+    assert [row.name for row in made] == ["a.b 0.jpg", "a.b 1.jpg"]
+    for row in made:
         data = (tmp_path / "drawn" / row.name).read_bytes()
         assert row.sha256 == hashlib.sha256(data).hexdigest() and Image.open(io.BytesIO(data)).size == (120, 100)
 
@@ -168,8 +168,8 @@ def test_every_picture_is_drawn_as_a_jpeg_of_its_name(store, tmp_path):
 def test_a_picture_that_left_the_store_is_a_reason_and_the_others_are_drawn(store, tmp_path):
     rows = screened(store, 3)
     store.path("picture", rows.picture[1]).unlink()
-    told = draw_pictures(rows, requests_for(rows), OBJECTS, store, tmp_path / "drawn")
-    assert [(row.status, row.reason) for row in told] == [(OK, ""), (REJECTED, "picture_lost"), (OK, "")]
+    made = draw_pictures(rows, requests_for(rows), OBJECTS, store, tmp_path / "drawn")
+    assert [(row.status, row.reason) for row in made] == [(OK, ""), (REJECTED, "picture_lost"), (OK, "")]
     assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 

@@ -156,20 +156,20 @@ def test_the_captions_prompt_is_the_targets(name):
 @every_edit
 def test_a_prompt_that_is_set_has_its_fields_filled_in(name):
     targets = edit(name, prompt="one {category}").draft(scene_of(APART[0])).targets
-    said = {"background": {"one"}, "insert": {"one cat", "one dog"}}
-    assert targets[-1].prompt in said.get(name, {"one cat"})
+    prompts = {"background": {"one"}, "insert": {"one cat", "one dog"}}
+    assert targets[-1].prompt in prompts.get(name, {"one cat"})
 
 
 @every_edit
 def test_of_several_prompts_each_target_takes_one(name):
     pool = ["red", "green", "blue"]
-    said = {
+    prompts = {
         target.prompt
         for variant in range(12)
         for target in edit(name, prompt=pool).draft(scene_of(*APART[:3], draws=(0, variant))).targets
         if target.role != "object"
     }
-    assert said == set(pool)
+    assert prompts == set(pool)
 
 
 @every_edit
@@ -376,8 +376,8 @@ def test_new_objects_stand_clear_of_all_others(drawn, variant):
 def test_new_objects_have_the_size_and_height_of_one_of_the_data_sets(variant):
     for target in edit("insert", count=2).draft(scene_of(draws=(0, variant))).targets:
         x0, y0, x1, y1 = target.adds[0]
-        told = np.array([y1, x1 - x0, y1 - y0]) / HEIGHT
-        assert np.abs(PLACES[target.category] - told).max(axis=1).min() < 0.5 / HEIGHT + 1e-9
+        place = np.array([y1, x1 - x0, y1 - y0]) / HEIGHT
+        assert np.abs(PLACES[target.category] - place).max(axis=1).min() < 0.5 / HEIGHT + 1e-9
 
 
 def test_new_objects_may_be_of_one_category_of_some_or_of_any():

@@ -32,21 +32,21 @@ OBJECTS = {"1": ("red", (10.0, 10.0, 20.0, 20.0)), "2": ("green", (50.0, 10.0, 2
 
 
 class ColourJudge:
-    """Sees red and green, and the background in neither; counts what it is asked."""
+    """Sees red and green, and the background in neither; counts the crops that it scores."""
 
     size, identity = 16, "colours 1"
 
     def __init__(self):
-        self.asked = 0
+        self.scored = 0
 
     def score(self, crops, names):
-        self.asked += len(crops)
-        told = []
+        self.scored += len(crops)
+        rows = []
         for crop in crops:
             red, green, _ = crop[4:12, 4:12].mean(axis=(0, 1)) / 255
-            seen = {"red": max(red - green, 0), "green": max(green - red, 0)}
-            told.append([seen.get(name, 1 - abs(red - green)) for name in names])
-        return np.array(told) / np.sum(told, axis=1, keepdims=True)
+            shares = {"red": max(red - green, 0), "green": max(green - red, 0)}
+            rows.append([shares.get(name, 1 - abs(red - green)) for name in names])
+        return np.array(rows) / np.sum(rows, axis=1, keepdims=True)
 
 
 def painted(*boxes, width=100, height=60):
@@ -58,9 +58,9 @@ def painted(*boxes, width=100, height=60):
 
 
 def outcome_of(*labels):
-    told = {"image_key": "7", "source": "d", "frame": "upright", "width": 100, "height": 60, "split": "train"}
+    fields = {"image_key": "7", "source": "d", "frame": "upright", "width": 100, "height": 60, "split": "train"}
     return Outcome(
-        **told, variant=0, edit="replace", painter={"name": "p"}, composite={"name": "c"}, labels=tuple(labels)
+        **fields, variant=0, edit="replace", painter={"name": "p"}, composite={"name": "c"}, labels=tuple(labels)
     )
 
 
@@ -115,7 +115,7 @@ def judged(store, pixels, *labels, judge=None, **settings):
 
 
 def entries(row):
-    return [(told.position, told.action, told.reason) for told in map(BoxVerdict.parse, row.boxes)]
+    return [(verdict.position, verdict.action, verdict.reason) for verdict in map(BoxVerdict.parse, row.boxes)]
 
 
 # Real boxes
@@ -149,14 +149,14 @@ def test_limits_are_learned_once_and_asked_of_new_pictures_only(store):
     judge = ColourJudge()
     rules = learned(store, judge)
     assert rules.known and rules.names == ("green", "red", "background") and rules.boxes == (30, 30, 0)
-    assert judge.asked == 60 and learned(store, judge) == rules and judge.asked == 60
+    assert judge.scored == 60 and learned(store, judge) == rules and judge.scored == 60
     learned(store, judge, count=31)
-    assert judge.asked == 62
+    assert judge.scored == 62
 
 
 def test_other_percentiles_ask_the_judge_of_nothing(store):
     judge = ColourJudge()
-    assert learned(store, judge, most=1) != learned(store, judge, most=0.4) and judge.asked == 60
+    assert learned(store, judge, most=1) != learned(store, judge, most=0.4) and judge.scored == 60
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_tried_again(store):
@@ -197,27 +197,27 @@ def test_what_is_less_clear_than_real_boxes_is_ignored(store):
 def test_a_picture_of_which_nothing_is_recognised_is_set_aside(store):
     row = judged(store, painted(), new("1"), new("2"))
     assert (row.status, row.reason) == (REJECTED, "nothing_recognised")
-    assert "green, red" in row.detail and {told[1] for told in entries(row)} == {"drop"}
+    assert "green, red" in row.detail and {entry[1] for entry in entries(row)} == {"drop"}
 
 
 def test_only_labels_that_were_painted_and_are_to_be_learned_are_judged(store):
     judge = ColourJudge()
     own, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
-    assert judged(store, painted(), own, hidden, judge=judge).boxes == [] and judge.asked == 0
+    assert judged(store, painted(), own, hidden, judge=judge).boxes == [] and judge.scored == 0
 
 
 def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store):
     box = (80.0, 30.0, 15.0, 20.0)
     pixels = painted((OBJECTS["1"][1], GREEN), (box, RED))
     row = judged(store, pixels, new("1", category="green"), new(None, box, category="red"))
-    assert [told[1] for told in entries(row)] == ["keep", "keep"]
+    assert [entry[1] for entry in entries(row)] == ["keep", "keep"]
 
 
 def test_boxes_that_are_too_small_are_kept_unasked(store):
     judge = ColourJudge()
     labels = new("1", (10.0, 10.0, 7.0, 30.0)), new("1", (95.0, 10.0, 20.0, 20.0)), new("2", (-30.0, 0.0, 20.0, 20.0))
     row = judged(store, painted(), *labels, judge=judge)
-    assert {told[1:] for told in entries(row)} == {("keep", "too_small_to_judge")} and judge.asked == 0
+    assert {entry[1:] for entry in entries(row)} == {("keep", "too_small_to_judge")} and judge.scored == 0
 
 
 def test_a_picture_is_judged_once_and_not_read_again(store):
@@ -227,14 +227,14 @@ def test_a_picture_is_judged_once_and_not_read_again(store):
     (again,) = judge_pictures(
         [replace(before, boxes=[])], {"r": outcome_of(new("1"))}, OBJECTS, learned(store), judge, store
     )
-    assert again == before and judge.asked == 1
+    assert again == before and judge.scored == 1
 
 
 def test_a_picture_that_left_the_store_is_a_reason(store):
     row = row_of(store, painted())
     store.path("picture", row.picture).unlink()
-    (told,) = judge_pictures([row], {"r": outcome_of(new("1"))}, OBJECTS, learned(store), ColourJudge(), store)
-    assert (told.status, told.reason, told.boxes) == (REJECTED, "picture_lost", [])
+    (judged_row,) = judge_pictures([row], {"r": outcome_of(new("1"))}, OBJECTS, learned(store), ColourJudge(), store)
+    assert (judged_row.status, judged_row.reason, judged_row.boxes) == (REJECTED, "picture_lost", [])
 
 
 def test_rows_set_aside_before_pass_as_they_are_and_progress_is_told(store):
@@ -248,10 +248,10 @@ def test_rows_set_aside_before_pass_as_they_are_and_progress_is_told(store):
 
 def test_labels_are_ignored_with_their_box_as_runs_and_dropped_in_their_place():
     outcome = outcome_of(new("1", OBJECTS["1"][1]), new("2"), new("2"))
-    told = judged_labels(
+    outcome = judged_labels(
         outcome, ["0:drop:not_recognised:0.01", "1:ignore:doubtful:0.3", "2:keep:recognised:1"], OBJECTS
     )
-    dropped, unsure, kept = told.labels
+    dropped, unsure, kept = outcome.labels
     assert (dropped.dropped, dropped.ignored) == ("not_recognised", "") and kept == outcome.labels[2]
     assert (unsure.ignored, unsure.bbox, unsure.area) == ("doubtful", OBJECTS["2"][1], 400)
     assert unsure.segmentation.size == (60, 100)
@@ -268,9 +268,11 @@ def test_what_becomes_of_a_label_is_no_part_of_a_requests_key():
     assert key_of(marked) == key_of(request) and "dropped" not in request.model_dump_json()
 
 
-@pytest.mark.parametrize("told", [BoxVerdict(3, "drop", "not_recognised", 0.25), BoxVerdict(0, "keep", "small", None)])
-def test_a_verdict_is_its_text(told):
-    assert BoxVerdict.parse(str(told)) == told
+@pytest.mark.parametrize(
+    "verdict", [BoxVerdict(3, "drop", "not_recognised", 0.25), BoxVerdict(0, "keep", "small", None)]
+)
+def test_a_verdict_is_its_text(verdict):
+    assert BoxVerdict.parse(str(verdict)) == verdict
 
 
 def test_verdicts_are_counted_by_action_and_reason():
@@ -280,9 +282,9 @@ def test_verdicts_are_counted_by_action_and_reason():
 
 def test_every_reason_stands_in_the_docs():
     page = (Path(__file__).parents[1] / "docs" / "workspace.md").read_text()
-    told = set(re.findall(r"`([a-z_]+)`", page))
+    words = set(re.findall(r"`([a-z_]+)`", page))
     names = ("RECOGNISED", "TOO_SMALL", "TOO_FEW_REAL", "DOUBTFUL", "NOT_RECOGNISED")
-    assert {getattr(reasons, name) for name in names} | set(judging._DONE) | {"nothing_recognised"} <= told
+    assert {getattr(reasons, name) for name in names} | set(judging._DONE) | {"nothing_recognised"} <= words
 
 
 # The journey
@@ -332,8 +334,8 @@ def painted_in(workspace):
 
 def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(prefect_server, tmp_path, monkeypatch):
     account = journey(tmp_path / "ws")
-    told, labels = account["stages"]["screen"], len(painted_in(tmp_path / "ws"))
-    assert told["ok"] == 4 and told["boxes kept: recognised"] == labels == 11
+    counts, labels = account["stages"]["screen"], len(painted_in(tmp_path / "ws"))
+    assert counts["ok"] == 4 and counts["boxes kept: recognised"] == labels == 11
     assert account["limits"]["boxes"]["boxes"] == 30 and account["judge"].startswith("clip mini:clip")
     before = tree(tmp_path / "ws" / "final")
     monkeypatch.setattr(RegionScorer, "score", None)
@@ -351,10 +353,10 @@ def test_pictures_of_nothing_are_set_aside(prefect_server, tmp_path, grey):
 
 def test_labels_in_doubt_reach_the_final_set_marked_and_those_dropped_do_not(prefect_server, tmp_path, grey):
     account = journey(tmp_path / "ws", "grey", drop=0)  # nothing is below the lowest score
-    told = painted_in(tmp_path / "ws")
-    assert account["stages"]["finalise"]["boxes ignored: doubtful"] == 11 == len(told)
-    assert {(note["iscrowd"], note["ignore"], note["ignored"]) for note in told} == {(1, 1, "doubtful")}
-    ids = [note["id"] for note in told]
+    notes = painted_in(tmp_path / "ws")
+    assert account["stages"]["finalise"]["boxes ignored: doubtful"] == 11 == len(notes)
+    assert {(note["iscrowd"], note["ignore"], note["ignored"]) for note in notes} == {(1, 1, "doubtful")}
+    ids = [note["id"] for note in notes]
     sheet = (tmp_path / "ws" / "contact_sheet.jpg").read_bytes()
     some = journey(tmp_path / "ws", "grey", others=[])["stages"]
     left = painted_in(tmp_path / "ws")

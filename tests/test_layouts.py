@@ -47,12 +47,12 @@ def test_jittered_boxes_stay_in_the_frame_near_their_own(drawn, shift, scale, va
 
 
 def test_another_variant_jitters_otherwise_and_no_jitter_is_the_data():
-    def told(variant, **values):
+    def boxes_of(variant, **values):
         scene = scene_of(make_box(1, 60, 50, 30, 30), draws=(0, variant))
         return edit("layout", **values).draft(scene).targets[0].boxes
 
-    assert len({told(variant, layouts="jittered") for variant in range(8)}) == 8
-    assert told(3, layouts="jittered", shift=0, scale=0) == told(3)
+    assert len({boxes_of(variant, layouts="jittered") for variant in range(8)}) == 8
+    assert boxes_of(3, layouts="jittered", shift=0, scale=0) == boxes_of(3)
 
 
 def test_the_labels_of_jittered_boxes_are_the_new_ones_and_keep_their_annotation():
@@ -60,10 +60,10 @@ def test_the_labels_of_jittered_boxes_are_the_new_ones_and_keep_their_annotation
     (request,) = requests(plan([image("1")], boxes, chain=recipe("layout", "gligen", "none", layouts="jittered")))
     (step,) = request.passes
     assert [label.source for label in request.labels] == ["7", "8"] and all(label.painted for label in request.labels)
-    for label, told, own in zip(request.labels, step.boxes, boxes, strict=True):
-        seen = to_window(xywh_to_xyxy(np.array(label.bbox)), step.window, step.shape)
-        np.testing.assert_allclose(told, seen, atol=1e-3)
-        assert label.bbox != (own.x, own.y, own.w, own.h) and label.area == pytest.approx(label.bbox[2] * label.bbox[3])
+    for label, painted, row in zip(request.labels, step.boxes, boxes, strict=True):
+        expected = to_window(xywh_to_xyxy(np.array(label.bbox)), step.window, step.shape)
+        np.testing.assert_allclose(painted, expected, atol=1e-3)
+        assert label.bbox != (row.x, row.y, row.w, row.h) and label.area == pytest.approx(label.bbox[2] * label.bbox[3])
         assert label.category is None  # the annotation's own
 
 
@@ -75,8 +75,8 @@ def test_a_sampled_layout_is_a_mix_of_the_data_at_places_of_its_categories():
         assert tuple(sorted(target.kinds)) in MIXES and target.phrases == target.kinds
         assert target.boxes == target.adds and target.redraws == ()
         for (x0, y0, x1, y1), name in target.added:
-            told = np.array([y1, x1 - x0, y1 - y0]) / HEIGHT
-            assert np.abs(SMALL[name] - told).max(axis=1).min() < 0.5 / HEIGHT + 1e-9
+            place = np.array([y1, x1 - x0, y1 - y0]) / HEIGHT
+            assert np.abs(SMALL[name] - place).max(axis=1).min() < 0.5 / HEIGHT + 1e-9
 
 
 def test_sampled_layouts_come_as_often_as_their_mixes():
@@ -122,16 +122,16 @@ def test_every_sampled_object_has_a_label_of_its_class_and_box():
     boxes, one = [box("7", "1", 100, 100, 80, 60)], image("1")
     chosen = frame([select(one, boxes)], SelectRow)
     rows = plan_requests(chosen, frame(boxes, ObjectRow), {}, chain, Statistics(SMALL, MIXES), 0, 9)
-    seen = set()
+    phrases = set()
     for request in requests(rows):
         (step,) = request.passes
         assert [label.category for label in request.labels] == list(step.phrases)
-        seen.add(step.phrases)
-        for label, told in zip(request.labels, step.boxes, strict=True):
+        phrases.add(step.phrases)
+        for label, painted in zip(request.labels, step.boxes, strict=True):
             corners = to_window(xywh_to_xyxy(np.array(label.bbox)), step.window, step.shape)
-            np.testing.assert_allclose(told, corners, atol=1e-3)
+            np.testing.assert_allclose(painted, corners, atol=1e-3)
             assert label.painted and label.source is None and label.area == label.bbox[2] * label.bbox[3]
-    assert len(seen) > 1
+    assert len(phrases) > 1
 
 
 # Through the flow

@@ -35,8 +35,8 @@ def box(key, image_key, x, y, w, h, category="forklift", crowd=False, segmentati
 def select(row, objects):
     own = [o for o in objects if o.image_key == row.key and not o.crowd]
     keys, labels = [o.key for o in own], [o.category for o in own]
-    told = (row.file_name, row.digest, row.frame, row.split, row.width, row.height)
-    return SelectRow(row.key, OK, "", "", *told, keys, labels)
+    fields = (row.file_name, row.digest, row.frame, row.split, row.width, row.height)
+    return SelectRow(row.key, OK, "", "", *fields, keys, labels)
 
 
 def frame(rows, row_type) -> pd.DataFrame:
@@ -407,7 +407,7 @@ def test_a_category_that_the_data_set_lacks_is_refused_with_those_it_has():
         chain.check_categories({"pallet", "forklift"})
 
 
-# What is painted covers what was there before it
+# What is painted covers what was in its place before
 
 
 def labels_of(boxes, chain, **values):
@@ -457,11 +457,11 @@ def test_masks_hide_what_they_cover_and_not_their_boxes():
 
 def test_a_prompt_says_the_object_where_the_painter_reads_no_phrases():
     boxes = [box("1", "1", 100, 100, 100, 100)]
-    said = {}
+    prompts = {}
     for painter in ("gligen-inpaint", "vanilla"):
         chain = recipe("replace", painter, "feather")
         usable = frame(boxes, ObjectRow)
         selected = frame([select(image("1"), boxes)], SelectRow)
         (row,) = plan_requests(selected, usable, {"1": "a busy hall"}, chain, Statistics(), 0, 1)
-        said[painter] = requests([row])[0].passes[0].prompt
-    assert said == {"gligen-inpaint": "a busy hall", "vanilla": "a forklift"}
+        prompts[painter] = requests([row])[0].passes[0].prompt
+    assert prompts == {"gligen-inpaint": "a busy hall", "vanilla": "a forklift"}

@@ -104,7 +104,7 @@ def test_scores_are_the_softmax_that_transformers_gives_for_averaged_texts(score
     texts = [
         [name, f"{an} {name}", f"a photo of {an} {name}"] for name, an in zip(NAMES, ("a", "a", "an"), strict=True)
     ]
-    means = np.stack([scorer.embed_texts(told).mean(0) for told in texts])
+    means = np.stack([scorer.embed_texts(ways).mean(0) for ways in texts])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     scale = float(scorer.load().model.logit_scale.exp())
     expected = torch.softmax(torch.tensor(scale * scorer.embed_pictures(crops(4)) @ means.T), 1)
@@ -149,11 +149,11 @@ def test_the_identity_holds_the_revision_and_no_path(folder: Path, scorer: Regio
 
 
 def test_the_normalisation_is_read_from_either_of_the_processor_s_files(copied: Path, scorer: RegionScorer):
-    told = json.loads((copied / "processor_config.json").read_text())["image_processor"]
+    processor = json.loads((copied / "processor_config.json").read_text())["image_processor"]
     (copied / "processor_config.json").unlink()
-    (copied / "preprocessor_config.json").write_text(json.dumps(told))
+    (copied / "preprocessor_config.json").write_text(json.dumps(processor))
     np.testing.assert_array_equal(scorer_of(copied).features(crops(2)), scorer.features(crops(2)))
-    (copied / "preprocessor_config.json").write_text(json.dumps({**told, "image_mean": [0, 0, 0]}))
+    (copied / "preprocessor_config.json").write_text(json.dumps({**processor, "image_mean": [0, 0, 0]}))
     assert np.abs(scorer_of(copied).features(crops(2)) - scorer.features(crops(2))).max() > 1e-3
 
 

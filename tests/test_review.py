@@ -108,12 +108,12 @@ def test_a_pick_without_a_path_is_refused(pick):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "picks.txt").touch()
-    with pytest.raises(AugmentError, match=r"picks\.txt is no folder"):
+    with pytest.raises(AugmentError, match=r"picks\.txt is not a folder"):
         picked(pick="folder", path=tmp_path / "picks.txt")
 
 
 def test_a_folder_is_no_list(tmp_path):
-    with pytest.raises(AugmentError, match="is no text file"):
+    with pytest.raises(AugmentError, match="is not a text file"):
         picked(pick="list", path=tmp_path)
 
 

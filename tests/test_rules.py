@@ -68,7 +68,7 @@ def test_wrong_rules_name_what_is_known():
         load_rules("s4")
     with pytest.raises(AugmentError, match=r"field 'remove'.*known are: spelling, synonyms"):
         load_rules({"remove": ["x"]})
-    with pytest.raises(AugmentError, match=r"field 'delete'.*'\(' is no regular expression"):
+    with pytest.raises(AugmentError, match=r"field 'delete'.*'\(' is not a regular expression"):
         load_rules({"delete": ["a", "("]})
 
 

@@ -40,8 +40,8 @@ def screen(store, *rows, load=load, **values):
 
 
 def verdict(store, pixels, **options):
-    (told,) = screen(store, row(store, pixels), **options)
-    return told.status, told.reason
+    (found,) = screen(store, row(store, pixels), **options)
+    return found.status, found.reason
 
 
 def test_a_good_picture_passes(store):
@@ -71,8 +71,8 @@ def test_a_picture_is_blank_up_to_the_limits_deviation_and_no_further(store, spr
 
 
 def test_another_size_than_planned_is_a_reason_that_tells_both(store):
-    (told,) = screen(store, row(store, NOISE, width=15))
-    assert told.reason == "wrong_size" and "16x12" in told.detail and "15x12" in told.detail
+    (found,) = screen(store, row(store, NOISE, width=15))
+    assert found.reason == "wrong_size" and "16x12" in found.detail and "15x12" in found.detail
 
 
 def test_a_picture_equal_to_its_source_is_a_duplicate(store):
@@ -92,27 +92,27 @@ def test_duplicates_are_kept_where_they_are_wanted(store):
 def test_the_numbers_are_mean_and_deviation_of_grey(store):
     halves = np.zeros((12, 16, 3), np.uint8)
     halves[:, 8:] = 200
-    (told,) = screen(store, row(store, halves))
-    assert (told.mean, told.std) == (100, 100)
+    (found,) = screen(store, row(store, halves))
+    assert (found.mean, found.std) == (100, 100)
 
 
 def test_equal_pixels_have_one_digest_whatever_their_file_and_others_another(store):
-    told = screen(store, row(store, NOISE, "a"), row(store, NOISE, "b"), row(store, NOISE.reshape(16, 12, 3), "c"))
-    assert told[0].pixels == told[1].pixels != told[2].pixels
+    found = screen(store, row(store, NOISE, "a"), row(store, NOISE, "b"), row(store, NOISE.reshape(16, 12, 3), "c"))
+    assert found[0].pixels == found[1].pixels != found[2].pixels
 
 
 def test_bytes_that_are_no_picture_have_the_decoders_reason(store):
     broken = row(store, NOISE)
     store.put("picture", broken.picture, b"no picture")
-    (told,) = screen(store, broken)
-    assert (told.status, told.reason) == (REJECTED, "image_broken")
+    (found,) = screen(store, broken)
+    assert (found.status, found.reason) == (REJECTED, "image_broken")
 
 
 def test_a_picture_that_left_the_store_is_a_reason(store):
     lost = row(store, NOISE)
     store.path("picture", lost.picture).unlink()
-    (told,) = screen(store, lost)
-    assert (told.status, told.reason) == (REJECTED, "picture_lost")
+    (found,) = screen(store, lost)
+    assert (found.status, found.reason) == (REJECTED, "picture_lost")
 
 
 def test_a_picture_that_was_lost_and_painted_again_passes(store):
@@ -126,8 +126,8 @@ def test_a_source_that_cannot_be_read_is_a_reason_and_its_mates_survive(store):
     def gone(digest, frame):
         raise PictureError("image_missing", "moved away")
 
-    told = screen(store, row(store, NOISE, "a"), row(store, np.zeros_like(NOISE), "b"), load=gone)
-    assert [(r.status, r.reason) for r in told] == [(REJECTED, "image_missing"), (REJECTED, "black")]
+    found = screen(store, row(store, NOISE, "a"), row(store, np.zeros_like(NOISE), "b"), load=gone)
+    assert [(r.status, r.reason) for r in found] == [(REJECTED, "image_missing"), (REJECTED, "black")]
 
 
 def test_a_source_that_is_back_is_compared_again(store):
@@ -153,7 +153,7 @@ def test_other_settings_are_judged_anew(store):
 
 def test_rows_out_are_rows_in_in_their_order(store):
     rows = [row(store, NOISE + np.uint8(i), f"n{i}") for i in range(5)]
-    assert [told.key for told in screen(store, *rows)] == [r.key for r in rows]
+    assert [found.key for found in screen(store, *rows)] == [r.key for r in rows]
 
 
 def test_progress_is_told_for_every_row(store):
@@ -172,19 +172,19 @@ def screened(name, pixels, status=OK, reason=""):
 
 
 def test_the_first_of_equal_pictures_stays_and_the_others_name_it():
-    told = marked(screened("a", "x"), screened("b", "y"), screened("c", "x"), screened("d", "x"))
-    assert list(told.reason) == ["", "", "duplicate", "duplicate"]
-    assert list(told.status) == [OK, OK, REJECTED, REJECTED] and told.detail[2] == "equal to a"
+    found = marked(screened("a", "x"), screened("b", "y"), screened("c", "x"), screened("d", "x"))
+    assert list(found.reason) == ["", "", "duplicate", "duplicate"]
+    assert list(found.status) == [OK, OK, REJECTED, REJECTED] and found.detail[2] == "equal to a"
 
 
 def test_a_picture_set_aside_makes_no_duplicate_of_another():
-    told = marked(screened("a", "x", REJECTED, "black"), screened("b", "x"))
-    assert list(told.reason) == ["black", ""]
+    found = marked(screened("a", "x", REJECTED, "black"), screened("b", "x"))
+    assert list(found.reason) == ["black", ""]
 
 
 def test_pictures_that_were_never_read_are_no_duplicates():
-    told = marked(*(screened(name, "", REJECTED, "picture_lost") for name in "ab"))
-    assert list(told.reason) == ["picture_lost"] * 2
+    found = marked(*(screened(name, "", REJECTED, "picture_lost") for name in "ab"))
+    assert list(found.reason) == ["picture_lost"] * 2
 
 
 def test_marking_no_rows_gives_no_rows():

@@ -19,8 +19,8 @@ CAT_PLACE, DOG_PLACE = [[0.5, 0.5, 0.3]], [[1.0, 0.5, 0.2]]
 
 
 def images(*keys, split="train", **more):
-    told = {"key": keys, "status": "ok", "split": split, "digest": [f"d{key}" for key in keys]}
-    return pd.DataFrame({**told, "width": 200, "height": 100, **more}, index=range(len(keys)))
+    fields = {"key": keys, "status": "ok", "split": split, "digest": [f"d{key}" for key in keys]}
+    return pd.DataFrame({**fields, "width": 200, "height": 100, **more}, index=range(len(keys)))
 
 
 def objects(*rows):
@@ -57,8 +57,8 @@ def recipe(edit, painter="gligen", composite="none", **values):
 
 
 def test_a_place_is_bottom_width_and_height_in_heights_of_the_picture_cut_to_it():
-    told = places_of(objects(CAT, DOG), images("1"), "train")
-    assert listed(told) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
+    found = places_of(objects(CAT, DOG), images("1"), "train")
+    assert listed(found) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
 
 
 def test_crowds_other_splits_and_boxes_beyond_the_frame_are_no_places():
@@ -70,9 +70,9 @@ def test_crowds_other_splits_and_boxes_beyond_the_frame_are_no_places():
 def test_what_is_pinned_stays_and_new_categories_are_added(tmp_path):
     survey(tmp_path, CAT, categories=["cat"]).places()
     moved = (*CAT[:3], 0.0, 0.0, 9.0, 9.0, False)
-    told = survey(tmp_path, moved, DOG).places()
-    assert listed(told) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
-    assert listed(Survey(tmp_path, "train", ["cat", "dog"], unread).places()) == listed(told)
+    found = survey(tmp_path, moved, DOG).places()
+    assert listed(found) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
+    assert listed(Survey(tmp_path, "train", ["cat", "dog"], unread).places()) == listed(found)
 
 
 def test_those_of_another_split_are_taken_anew_and_nothing_is_pinned_where_there_is_nothing(tmp_path):
@@ -162,17 +162,17 @@ def test_files_of_a_former_version_are_taken_as_they_are_and_get_their_digests(t
     for name, content in FORMER.items():
         (tmp_path / name).write_text(json.dumps(content))
     for pins in (False, True):
-        told = Survey(tmp_path, "train", ["cat"], unread, pins).statistics(recipe("layout", layouts="sampled"))
-        assert listed(told.places) == {"cat": CAT_PLACE} and told.mixes == [("cat",)]
+        found = Survey(tmp_path, "train", ["cat"], unread, pins).statistics(recipe("layout", layouts="sampled"))
+        assert listed(found.places) == {"cat": CAT_PLACE} and found.mixes == [("cat",)]
         for name, content in FORMER.items():
             found = json.loads((tmp_path / name).read_bytes())
             assert bool(found.pop("sha256", None)) == pins and found == content
 
 
 def test_a_plans_key_holds_the_categories_and_the_pinned_bytes(tmp_path):
-    told = survey(tmp_path, CAT, DOG).identity(recipe("layout", layouts="sampled"), ["cat"])
+    found = survey(tmp_path, CAT, DOG).identity(recipe("layout", layouts="sampled"), ["cat"])
     digests = {name: file_digest(tmp_path / f"{name}.json") for name in ("places", "mixes")}
-    assert told == {"categories": ["cat"], **digests}
+    assert found == {"categories": ["cat"], **digests}
     assert survey(tmp_path).identity(recipe("layout")) == {}
 
 

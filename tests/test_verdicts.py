@@ -22,10 +22,10 @@ DEMO = Path(__file__).parent.parent / "data" / "demo"
 ORDER = {"drop": 0, "ignore": 1, "keep": 2}
 
 
-def shares_of(own: np.ndarray, labels: np.ndarray, categories: int) -> np.ndarray:
-    """(N, C): its own share for each box, the rest in equal parts."""
-    shares = np.repeat((1 - own)[:, None] / (categories - 1), categories, axis=1)
-    shares[np.arange(len(own)), labels] = own
+def shares_of(share: np.ndarray, labels: np.ndarray, categories: int) -> np.ndarray:
+    """(N, C): the given share for each box's category, the rest in equal parts."""
+    shares = np.repeat((1 - share)[:, None] / (categories - 1), categories, axis=1)
+    shares[np.arange(len(share)), labels] = share
     return shares
 
 
@@ -41,23 +41,23 @@ def limits(keep: list[float], drop: list[float]) -> Thresholds:
     return Thresholds(np.array(keep), np.array(drop), count, count < 20, (5.0, 1.0), True)
 
 
-def one(shares: list[float], label: int, told: Thresholds, side: float = 50) -> Verdict:
-    return verdicts([shares], [label], told, [side])[0]
+def one(shares: list[float], label: int, learned: Thresholds, side: float = 50) -> Verdict:
+    return verdicts([shares], [label], learned, [side])[0]
 
 
 # Standing
 
 
 def test_own_share_rank_and_margin():
-    told = standing([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.4, 0.4, 0.2]], [0, 1, 1])
-    np.testing.assert_allclose(told.own, [0.7, 0.2, 0.4])
-    assert told.rank.tolist() == [1, 2, 1]  # equals share the better rank
-    np.testing.assert_allclose(told.margin, [0.5, -0.5, 0], atol=1e-12)
+    ranked = standing([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.4, 0.4, 0.2]], [0, 1, 1])
+    np.testing.assert_allclose(ranked.share, [0.7, 0.2, 0.4])
+    assert ranked.rank.tolist() == [1, 2, 1]  # equals share the better rank
+    np.testing.assert_allclose(ranked.margin, [0.5, -0.5, 0], atol=1e-12)
 
 
 def test_a_single_name_and_no_boxes_have_a_standing_as_well():
     alone = standing([[1.0]], [0])
-    assert (alone.own[0], alone.rank[0], alone.margin[0]) == (1, 1, 1)
+    assert (alone.share[0], alone.rank[0], alone.margin[0]) == (1, 1, 1)
     assert standing(np.empty((0, 3)), []).rank.shape == (0,)
 
 
@@ -75,38 +75,38 @@ def test_what_does_not_fit_together_is_refused(shares: list, labels: list, why: 
 
 def test_limits_are_percentiles_of_real_scores_by_category():
     shares, labels = made()
-    told = thresholds(shares, labels)
+    learned = thresholds(shares, labels)
     own = shares[np.arange(len(labels)), labels]
     for number in range(4):
-        assert np.mean(own[labels == number] < told.keep[number]) == pytest.approx(0.05, abs=0.003)
-        assert np.mean(own[labels == number] < told.drop[number]) == pytest.approx(0.01, abs=0.003)
-        assert told.boxes[number] == (labels == number).sum()
-    assert not told.pooled.any() and told.known and told.percentiles == (5, 1)
-    assert np.ptp(told.keep) > 0.2  # categories differ, so do their limits
+        assert np.mean(own[labels == number] < learned.keep[number]) == pytest.approx(0.05, abs=0.003)
+        assert np.mean(own[labels == number] < learned.drop[number]) == pytest.approx(0.01, abs=0.003)
+        assert learned.boxes[number] == (labels == number).sum()
+    assert not learned.pooled.any() and learned.known and learned.percentiles == (5, 1)
+    assert np.ptp(learned.keep) > 0.2  # categories differ, so do their limits
 
 
 def test_a_rare_category_takes_the_pool_s_limit_or_its_own_where_that_is_lower():
     shares, labels = made()
     for own, expected in ((0.95, "the pool's"), (0.01, "its own")):
         rare = shares_of(np.array([own]), np.array([4]), 5)
-        told = thresholds(np.vstack([np.pad(shares, ((0, 0), (0, 1))), rare]), [*labels, 4])
-        assert told.pooled.tolist() == [False] * 4 + [True]
+        learned = thresholds(np.vstack([np.pad(shares, ((0, 0), (0, 1))), rare]), [*labels, 4])
+        assert learned.pooled.tolist() == [False] * 4 + [True]
         pool = np.percentile([*shares[np.arange(len(labels)), labels], own], 5, method="lower")
-        assert told.keep[4] == pytest.approx(pool if expected == "the pool's" else own)
+        assert learned.keep[4] == pytest.approx(pool if expected == "the pool's" else own)
 
 
 def test_a_category_without_real_boxes_takes_the_pool_s_limit():
     shares, labels = made()
-    told = thresholds(np.pad(shares, ((0, 0), (0, 1))), labels)
-    assert told.boxes[4] == 0 and told.pooled[4]
-    assert told.keep[:4].min() < told.keep[4] < told.keep[:4].max()
+    learned = thresholds(np.pad(shares, ((0, 0), (0, 1))), labels)
+    assert learned.boxes[4] == 0 and learned.pooled[4]
+    assert learned.keep[:4].min() < learned.keep[4] < learned.keep[:4].max()
 
 
 def test_too_few_real_boxes_in_all_hold_nothing_back():
     shares, labels = made(19)
-    told = thresholds(shares, labels)
-    assert not told.known and (told.keep == 0).all() and (told.drop == 0).all()
-    worst = verdicts([[0, 1, 0, 0]], [0], told)[0]
+    learned = thresholds(shares, labels)
+    assert not learned.known and (learned.keep == 0).all() and (learned.drop == 0).all()
+    worst = verdicts([[0, 1, 0, 0]], [0], learned)[0]
     assert (worst.action, worst.reason) == ("keep", "too_few_real_boxes")
     assert not thresholds(np.empty((0, 3)), []).known
 
@@ -115,13 +115,13 @@ def test_real_boxes_that_are_too_small_are_not_learned_from():
     shares, labels = made()
     bad = shares_of(np.zeros(500), np.zeros(500, int), 4)
     sides = np.r_[np.full(len(labels), 20), np.full(500, 7.9)]
-    told = thresholds(np.vstack([shares, bad]), [*labels, *np.zeros(500, int)], sides=sides)
-    np.testing.assert_array_equal(told.keep, thresholds(shares, labels).keep)
+    learned = thresholds(np.vstack([shares, bad]), [*labels, *np.zeros(500, int)], sides=sides)
+    np.testing.assert_array_equal(learned.keep, thresholds(shares, labels).keep)
 
 
 def test_no_limit_is_above_the_most_that_is_asked():
-    told = thresholds(*made(), most=0.3)
-    assert told.keep.max() == 0.3 and (told.drop <= told.keep).all()
+    learned = thresholds(*made(), most=0.3)
+    assert learned.keep.max() == 0.3 and (learned.drop <= learned.keep).all()
 
 
 @pytest.mark.parametrize(("keep", "drop"), [(1, 5), (101, 1), (5, -1)])
@@ -131,18 +131,18 @@ def test_percentiles_out_of_order_are_refused(keep: float, drop: float):
 
 
 def test_limits_are_told_by_name():
-    told = thresholds(*made()).told(["a", "b", "c", "d"])
-    assert json.loads(json.dumps(told))["b"].keys() == {"keep", "drop", "boxes", "pooled"}
+    learned = thresholds(*made()).by_name(["a", "b", "c", "d"])
+    assert json.loads(json.dumps(learned))["b"].keys() == {"keep", "drop", "boxes", "pooled"}
 
 
 # Verdicts
 
 
 def test_each_verdict_has_its_reason_and_the_numbers():
-    told = limits([0.5, 0.5], [0.2, 0.2])
-    assert one([0.5, 0.5], 0, told) == Verdict("keep", "recognised", 0.5, 1, 0.0, 0.5, 0.2)
-    assert one([0.3, 0.7], 0, told).reason == "doubtful"
-    dropped = one([0.1, 0.9], 0, told)
+    learned = limits([0.5, 0.5], [0.2, 0.2])
+    assert one([0.5, 0.5], 0, learned) == Verdict("keep", "recognised", 0.5, 1, 0.0, 0.5, 0.2)
+    assert one([0.3, 0.7], 0, learned).reason == "doubtful"
+    dropped = one([0.1, 0.9], 0, learned)
     assert (dropped.action, dropped.reason, dropped.rank) == ("drop", "not_recognised", 2)
     assert dropped.margin == pytest.approx(-0.8)
 
@@ -152,19 +152,19 @@ def test_what_is_ranked_first_is_never_dropped():
 
 
 def test_what_is_too_small_or_out_of_the_frame_is_kept_and_says_so():
-    told = limits([0.5, 0.5], [0.2, 0.2])
-    for verdict in (one([0, 1], 0, told, side=7.9), one([np.nan, np.nan], 0, told)):
+    learned = limits([0.5, 0.5], [0.2, 0.2])
+    for verdict in (one([0, 1], 0, learned, side=7.9), one([np.nan, np.nan], 0, learned)):
         assert verdict == Verdict("keep", "too_small_to_judge", None, 0, None, 0.5, 0.2)
-    assert one([0, 1], 0, told, side=8).action == "drop"
+    assert one([0, 1], 0, learned, side=8).action == "drop"
     with pytest.raises(ValueError, match="one a box"):
-        verdicts([[0, 1]], [0], told, [9, 9])
+        verdicts([[0, 1]], [0], learned, [9, 9])
 
 
 def test_a_verdict_is_of_its_own_box_alone():
     shares, labels = made(200)
-    told, order = thresholds(*made()), np.random.default_rng(1).permutation(200)
-    together = verdicts(shares, labels, told)
-    assert [together[i] for i in order] == verdicts(shares[order], labels[order], told)
+    learned, order = thresholds(*made()), np.random.default_rng(1).permutation(200)
+    together = verdicts(shares, labels, learned)
+    assert [together[i] for i in order] == verdicts(shares[order], labels[order], learned)
 
 
 def test_limits_of_other_categories_are_refused():
@@ -173,29 +173,29 @@ def test_limits_of_other_categories_are_refused():
 
 
 def test_real_boxes_of_the_same_kind_are_kept_and_exchanged_labels_are_not():
-    told = thresholds(*made())
+    learned = thresholds(*made())
     shares, labels = made(seed=1)
-    kept = np.mean([verdict.action == "keep" for verdict in verdicts(shares, labels, told)])
+    kept = np.mean([verdict.action == "keep" for verdict in verdicts(shares, labels, learned)])
     assert kept == pytest.approx(0.95, abs=0.02)
-    exchanged = verdicts(shares, (labels + 1) % 4, told)
+    exchanged = verdicts(shares, (labels + 1) % 4, learned)
     assert np.mean([verdict.action == "keep" for verdict in exchanged]) < 0.2
 
 
 @given(seed=st.integers(0, 1000), keep=st.floats(0, 100), share=st.floats(0, 1))
 def test_real_boxes_are_kept_at_least_as_promised(seed: int, keep: float, share: float):
     shares, labels = made(300, 3, seed)
-    told = thresholds(shares, labels, keep=keep, drop=share * keep)
-    assert (told.drop <= told.keep).all()
-    kept = [verdict.action == "keep" for verdict in verdicts(shares, labels, told)]
+    learned = thresholds(shares, labels, keep=keep, drop=share * keep)
+    assert (learned.drop <= learned.keep).all()
+    kept = [verdict.action == "keep" for verdict in verdicts(shares, labels, learned)]
     for number in range(3):
         assert np.mean(np.array(kept)[labels == number]) >= 1 - keep / 100 - 1e-9
 
 
 @given(st.integers(0, 1000))
 def test_percentiles_of_nothing_keep_everything(seed: int):
-    told = thresholds(*made(), keep=0, drop=0)
+    learned = thresholds(*made(), keep=0, drop=0)
     shares = np.random.default_rng(seed).dirichlet([0.2] * 4, 50)
-    assert {verdict.action for verdict in verdicts(shares, np.arange(50) % 4, told)} == {"keep"}
+    assert {verdict.action for verdict in verdicts(shares, np.arange(50) % 4, learned)} == {"keep"}
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.lists(st.floats(0.01, 1), min_size=3))
@@ -203,8 +203,8 @@ def test_a_higher_own_share_never_makes_a_verdict_worse(a: float, b: float, c: f
     low, high = sorted((a, b))
     drop_at, keep_at = sorted((c, d))
     others = np.array(rest) / sum(rest)
-    told = limits([keep_at] * (len(rest) + 1), [drop_at] * (len(rest) + 1))
-    less, more = (one([own, *(others * (1 - own))], 0, told) for own in (low, high))
+    learned = limits([keep_at] * (len(rest) + 1), [drop_at] * (len(rest) + 1))
+    less, more = (one([own, *(others * (1 - own))], 0, learned) for own in (low, high))
     assert ORDER[less.action] <= ORDER[more.action]
 
 
@@ -242,9 +242,9 @@ class Judged:
         self.shares, self.sides = np.concatenate(shares), np.concatenate(sides)
         self.labels, self.pictures = np.array(labels), np.array(pictures)
 
-    def count(self, rows: np.ndarray, shift: int, told: Thresholds) -> Counter[str]:
+    def count(self, rows: np.ndarray, shift: int, learned: Thresholds) -> Counter[str]:
         labels = (self.labels[rows] + shift) % len(self.names)
-        return Counter(v.action for v in verdicts(self.shares[rows], labels, told, self.sides[rows]))
+        return Counter(v.action for v in verdicts(self.shares[rows], labels, learned, self.sides[rows]))
 
 
 @pytest.fixture(scope="module")
@@ -253,17 +253,17 @@ def demo() -> Judged:
 
 
 def test_real_boxes_of_the_demo_are_kept_and_exchanged_labels_dropped(demo: Judged):
-    told, every = thresholds(demo.shares, demo.labels, sides=demo.sides), np.full(len(demo.labels), True)
-    assert demo.count(every, 0, told)["keep"] >= 0.95 * len(demo.labels)
+    learned, every = thresholds(demo.shares, demo.labels, sides=demo.sides), np.full(len(demo.labels), True)
+    assert demo.count(every, 0, learned)["keep"] >= 0.95 * len(demo.labels)
     for shift in (1, 2, 3):
-        assert demo.count(every, shift, told)["drop"] >= 0.9 * len(demo.labels)
+        assert demo.count(every, shift, learned)["drop"] >= 0.9 * len(demo.labels)
 
 
 def test_limits_of_half_of_the_pictures_hold_for_the_other_half(demo: Judged):
     half = np.isin(demo.pictures, np.unique(demo.pictures)[::2])
-    told = thresholds(demo.shares[half], demo.labels[half], sides=demo.sides[half])
-    assert demo.count(~half, 0, told)["keep"] >= 0.85 * (~half).sum()
-    assert demo.count(~half, 1, told)["drop"] >= 0.9 * (~half).sum()
+    learned = thresholds(demo.shares[half], demo.labels[half], sides=demo.sides[half])
+    assert demo.count(~half, 0, learned)["keep"] >= 0.85 * (~half).sum()
+    assert demo.count(~half, 1, learned)["drop"] >= 0.9 * (~half).sum()
 
 
 def test_a_box_outside_of_its_picture_has_no_shares():

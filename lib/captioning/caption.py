@@ -49,16 +49,16 @@ def caption_pictures(
 ) -> list[CaptionRow]:
     """A CaptionRow per SelectRow.
 
-    load: (digest, frame) → uint8 (H, W, 3) RGB; captioner: a CAPTIONERS member, asked only for pictures whose caption
-    is not in the store; records: image key → source record, for a captioner that READS. A picture that cannot be read
-    any more, or of which the captioner has nothing to say, becomes a row with its reason.
+    load: (digest, frame) → uint8 (H, W, 3) RGB; captioner: a CAPTIONERS member, called only for pictures whose
+    caption is not in the store; records: image key → source record, for a captioner that READS. A picture that
+    cannot be read any more, or for which the captioner has no text, becomes a row with its reason.
     """
     rows = list(selected.itertuples(index=False))
     records = records or {}
     keys = {row.key: caption_key(row, captioner, form.identity, records.get(row.key)) for row in rows}
     known = {image: found for image, key in keys.items() if (found := _known(store, key)) is not None}
     advance(len(known))
-    told = dict(known)
+    raw = dict(known)  # image key → JSON of the captioner's text
     failed: dict[str, PictureError] = {}
     missing = [row for row in rows if row.key not in known]
     for start in range(0, len(missing), captioner.batch_size):
@@ -67,16 +67,16 @@ def caption_pictures(
         failed |= faults
         readable = [row for row in batch if row.key not in faults]
         about = [row.labels for row in readable], [records.get(row.key) for row in readable]
-        said = captioner.caption(pictures, *about) if readable else []
-        for row, raw in zip(readable, said, strict=True):
-            told[row.key] = canonical(raw)
-            store.put("caption", keys[row.key], told[row.key])
+        texts = captioner.caption(pictures, *about) if readable else []
+        for row, text in zip(readable, texts, strict=True):
+            raw[row.key] = canonical(text)
+            store.put("caption", keys[row.key], raw[row.key])
         advance(len(batch))
-    return [_row(row, told.get(row.key), failed.get(row.key), row.key in known, form) for row in rows]
+    return [_row(row, raw.get(row.key), failed.get(row.key), row.key in known, form) for row in rows]
 
 
 def _known(store: Store, key: str) -> bytes | None:
-    """JSON of what the captioner said, a text or null; None where that is not known."""
+    """JSON of the captioner's text, or null for none; None where the store has no answer."""
     data = store.get("caption", key)
     return data if data == b"null" or typed(data, str) is not None else None
 
@@ -102,12 +102,12 @@ def caption_key(row: Any, captioner: Any, identity: dict[str, Any], record: byte
     return key_of("caption", row.digest, row.frame, labels, identity, *read)
 
 
-def _row(row: Any, told: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:
+def _row(row: Any, data: bytes | None, fault: PictureError | None, reused: bool, form: CaptionForm) -> CaptionRow:
     name = canonical(form.identity).decode()
-    if told is None:
+    if data is None:
         reason, detail = (fault.reason, fault.detail) if fault else ("caption_lost", "")
         return CaptionRow(row.key, REJECTED, reason, detail, "", "", "", name, False)
-    raw, labels = msgspec.json.decode(told, type=str | None), sorted(set(row.labels))
+    raw, labels = msgspec.json.decode(data, type=str | None), sorted(set(row.labels))
     if raw is None:
         detail = f"the captioner has no text for {row.file_name}"
         return CaptionRow(row.key, REJECTED, "caption_missing", detail, "", "", "", name, reused)

@@ -1,4 +1,4 @@
-"""Judges: who says which of some names a box shows. To add one: a class like `RegionScorer`, and a line below.
+"""Judges: models that score which of some names a box shows. To add one: a class like `RegionScorer`, and a line below.
 
 judge = make_judge(resolve("data/models/pcb/classifier", {}))                   # or "mini:clip"
 shares = score_boxes(judge, picture, boxes, ["open", "short", "background"])    # (N, 3); boxes: xyxy pixels
@@ -42,7 +42,7 @@ class Judge(Protocol):
 def make_judge(ref: ModelRef) -> Judge:
     """The judge of this checkpoint: a classifier that was trained on names, or a CLIP that receives them.
 
-    Its config.json decides; weights are read at the first use. Raises AugmentError where there is none or it is of
+    Its config.json decides; weights are read at the first use. Raises AugmentError where it is missing or of
     another kind, and ConnectionError where a download failed in a way that may pass.
     """
     with reading(ref):
@@ -52,7 +52,7 @@ def make_judge(ref: ModelRef) -> Judge:
     if config.get("model_type") == "clip":
         return _build("clip", ref)
     raise AugmentError(
-        f"model {ref} is no judge of boxes: its config.json says model_type {config.get('model_type')!r}, "
+        f"model {ref} is not a judge of boxes: its config.json says model_type {config.get('model_type')!r}, "
         f"architectures {config.get('architectures')}; a CLIP was expected, or an image classifier of transformers "
         f"(…{KIND})"
     )

@@ -1,10 +1,11 @@
 """What is in a box? Crops with context, named by an image classifier that was trained on the names.
 
-judge = make_judge(resolve("data/models/pcb/classifier", {}))         # of lib/judges.py; any classifier of transformers
-crops = [crop_region(picture, box, judge.size) for box in boxes]      # of clip.py; boxes: xyxy pixels
+judge = make_judge(resolve("data/models/pcb/classifier", {}))         # of lib.judges; any classifier of transformers
+crops = [crop_region(picture, box, judge.size) for box in boxes]      # of lib.core.vision; boxes: xyxy pixels
 shares = judge.score(crops, ["open", "short", "background"])          # (N, 3), rows sum to 1
 
-It knows its own labels alone, where a CLIP (lib/judges/clip.RegionScorer) is told any names, and knows them better.
+It knows only the labels of its training, and knows them better than a CLIP (lib/judges/clip.RegionScorer), which
+scores any names.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ KIND = "ForImageClassification"  # how the names of such architectures end
 
 @dataclass(frozen=True)
 class Classifier:
-    """An image classifier of transformers and what its processor says of pictures."""
+    """An image classifier of transformers and how its processor prepares pictures."""
 
     model: Any
     mean: NDArray[np.float32]  # (3,) of R, G, B in 0 .. 1
@@ -42,7 +43,7 @@ class Classifier:
 
     @property
     def labels(self) -> dict[int, str]:
-        """What it can say, by number."""
+        """Names of its outputs, by number."""
         return {int(number): label for number, label in sorted(self.model.config.id2label.items())}
 
 
@@ -50,7 +51,7 @@ class CropClassifier:
     """Says which of some names fits a crop best, as lib.judges.Judge has it.
 
     Loaded before its first use, in float32 on every device. All but `identity` raises AugmentError where the checkpoint
-    is no image classifier, or is damaged, and ConnectionError where a download failed in a way that may pass.
+    is not an image classifier, or is damaged, and ConnectionError where a download failed in a way that may pass.
     """
 
     VERSION: ClassVar[int] = 1
@@ -85,7 +86,7 @@ class CropClassifier:
         return self._loaded
 
     def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
-        """(N, len(names)) shares of the names for each crop, 0 .. 1: softmax over the labels asked for, rows sum to 1.
+        """(N, len(names)) shares of the names for each crop, 0 .. 1: softmax over their labels, rows sum to 1.
 
         Case, underscores and hyphens of names do not count; what several labels mean is added up. Raises ValueError
         for no names, AugmentError for one that the model does not know.
@@ -94,8 +95,8 @@ class CropClassifier:
             raise ValueError("no names to score crops against: give at least one")
         columns = self._columns(names)
         logits = batched(self.ref, crops, self.batch_size, self._see, len(self.load().labels))
-        asked = [np.logaddexp.reduce(logits.astype(np.float64)[:, numbers], axis=1) for numbers in columns]
-        return softmax(np.stack(asked, axis=1))
+        scores = [np.logaddexp.reduce(logits.astype(np.float64)[:, numbers], axis=1) for numbers in columns]
+        return softmax(np.stack(scores, axis=1))
 
     def _columns(self, names: Sequence[str]) -> list[list[int]]:
         """Numbers of the labels that each name means."""
@@ -105,14 +106,15 @@ class CropClassifier:
         if unknown:
             raise AugmentError(
                 f"model {self.ref} does not know {', '.join(unknown)}: it has {some_of(list(labels.values()))}; train "
-                "one on all categories, take those away that `screen.boxes.others` adds, or give a CLIP, which is told "
-                "any names"
+                "one on all categories, take those away that `screen.boxes.others` adds, or give a CLIP, which "
+                "scores any names"
             )
         return columns
 
     def _see(self, crops: Sequence[Pixels]) -> Any:
-        told = self.load()
-        return told.model(pixel_values=prepared(crops, told.size, told.mean, told.std).to(told.model.device)).logits
+        loaded = self.load()
+        pixels = prepared(crops, loaded.size, loaded.mean, loaded.std)
+        return loaded.model(pixel_values=pixels.to(loaded.model.device)).logits
 
 
 def read_classifier(folder: Path) -> Classifier:
@@ -126,29 +128,29 @@ def read_classifier(folder: Path) -> Classifier:
     config = json.loads((folder / "config.json").read_bytes())
     if not is_classifier(config):
         raise ValueError(f"its config.json names no architecture that ends in {KIND}: {config.get('architectures')}")
-    told = processor_of(folder)
-    mean, std = normalisation(told)
+    processor = processor_of(folder)
+    mean, std = normalisation(processor)
     model, report = transformers.AutoModelForImageClassification.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
     )
     check_whole(report)
-    return Classifier(model.eval(), mean, std, _side(config, told))
+    return Classifier(model.eval(), mean, std, _side(config, processor))
 
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
-    """Does a config.json speak of an image classifier of transformers?"""
+    """Is a config.json that of an image classifier of transformers?"""
     return any(str(name).endswith(KIND) for name in config.get("architectures") or ())
 
 
 def _side(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int:
     """Of the pictures that it was trained on, pixels: by its config, else by its processor.
 
-    Raises ValueError where neither says it.
+    Raises ValueError where neither has it.
     """
     size = processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size")
     by_name = size if isinstance(size, dict) else {"height": size}
-    told = [config.get("image_size"), by_name.get("height"), by_name.get("shortest_edge")]
-    sides = [side for side in told if isinstance(side, int) and side > 0]
+    values = [config.get("image_size"), by_name.get("height"), by_name.get("shortest_edge")]
+    sides = [side for side in values if isinstance(side, int) and side > 0]
     if not sides:
         raise ValueError("neither its config.json nor its processor says how large its pictures are")
     return sides[0]

@@ -1,9 +1,9 @@
 """What is in a box? Crops with context, scored against names by a CLIP (Zhong et al. 2022, arXiv 2112.09106, its idea).
 
-scorer = make_judge(resolve("mini:clip", {}))                      # of lib/judges.py; any CLIP in Hugging Face form
+scorer = make_judge(resolve("mini:clip", {}))                      # of lib.judges; any CLIP in Hugging Face form
 crops = [crop_region(picture, box, scorer.size) for box in boxes]  # boxes: xyxy pixels
 shares = scorer.score(crops, ["forklift", "pallet"])              # (N, 2), rows sum to 1
-shares = score_boxes(scorer, picture, boxes, ["forklift", "pallet"])   # of lib/judges.py: the two lines above in one
+shares = score_boxes(scorer, picture, boxes, ["forklift", "pallet"])   # of lib.judges: the two lines above in one
 scorer.similarity([picture], ["a forklift and a pallet"]).score   # (1,) CLIP score of whole pictures with their texts
 """
 
@@ -38,7 +38,7 @@ class Similarity:
     """How well each of N texts fits its own picture."""
 
     cosine: NDArray[np.float64]  # (N,) −1 .. 1
-    cut: NDArray[np.bool_]  # (N,) the text is longer than the model reads: its end was not looked at
+    cut: NDArray[np.bool_]  # (N,) the text is longer than the model reads: its end was cut
 
     @property
     def score(self) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ class RegionScorer:
     """A CLIP (Radford et al. 2021, arXiv 2103.00020) that says which of some names fits a crop best.
 
     Loaded before its first use, in float32 on every device, so that verdicts hardly depend on the machine. All methods
-    raise AugmentError where the checkpoint is none of a CLIP, or is damaged, and ConnectionError where a download
+    raise AugmentError where the checkpoint is not a CLIP, or is damaged, and ConnectionError where a download
     failed in a way that may pass.
     """
 
@@ -74,7 +74,7 @@ class RegionScorer:
     def __init__(self, settings: RegionSettings, model: ModelRef) -> None:
         self.settings, self.ref = settings, model
         self._clip: _Loaded | None = None
-        self._named: tuple[tuple[str, ...], Embeddings] | None = None  # the names asked for last
+        self._named: tuple[tuple[str, ...], Embeddings] | None = None  # names of the last call
 
     @property
     def identity(self) -> str:
@@ -116,8 +116,8 @@ class RegionScorer:
 
     def embed_names(self, names: Sequence[str]) -> Embeddings:
         """(M, D) of length 1: the mean over three ways to say each name, "{}", "a {}" and "a photo of a {}"."""
-        told = [text for name in names for text in (name, f"{article(name)} {name}", naming(name))]
-        means: Embeddings = self.embed_texts(told).reshape(len(names), 3, -1).mean(1)
+        texts = [text for name in names for text in (name, f"{article(name)} {name}", naming(name))]
+        means: Embeddings = self.embed_texts(texts).reshape(len(names), 3, -1).mean(1)
         return _normalised(means)
 
     def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
@@ -137,8 +137,8 @@ class RegionScorer:
     def similarity(self, pictures: Sequence[Pixels], texts: Sequence[str]) -> Similarity:
         """How well each of N texts, of any length, fits the picture at its place, uint8 HWC RGB of any size.
 
-        A picture is squeezed to the model's square, where CLIP's own preparation cuts off what is longer than wide: an
-        object at the border counts too, and figures of others are near and not equal. Raises ValueError for other
+        A picture is squeezed to the model's square, where CLIP's usual preparation crops the longer side: an object
+        at the border counts too, and figures of other programs are near and not equal. Raises ValueError for other
         numbers of pictures and texts.
         """
         if len(pictures) != len(texts):
@@ -148,8 +148,8 @@ class RegionScorer:
     def too_long(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """(M,) which texts are longer than the model reads: `embed_texts` cuts them."""
         clip = self.load()
-        told = clip.tokenizer(list(texts), verbose=False).input_ids if texts else []
-        return np.array([len(one) > clip.model.config.text_config.max_position_embeddings for one in told], bool)
+        tokens = clip.tokenizer(list(texts), verbose=False).input_ids if texts else []
+        return np.array([len(one) > clip.model.config.text_config.max_position_embeddings for one in tokens], bool)
 
     def _batched(self, items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor]) -> Embeddings:
         return batched(self.ref, items, self.batch_size, run, self.load().dimensions)
@@ -163,10 +163,10 @@ class RegionScorer:
         clip = self.load()
         # Always the full length: a text's embedding must not depend on the texts beside it.
         longest = clip.model.config.text_config.max_position_embeddings
-        told = clip.tokenizer(
+        tokens = clip.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
         )
-        return pooled(clip.model.get_text_features(**told.to(clip.model.device)))
+        return pooled(clip.model.get_text_features(**tokens.to(clip.model.device)))
 
 
 def _load(ref: ModelRef) -> _Loaded:
@@ -177,7 +177,7 @@ def _load(ref: ModelRef) -> _Loaded:
     with reading(ref):
         kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
         if kind != "clip":
-            raise ValueError(f"its config.json says model_type {kind!r}; 'clip' was expected: CLIPModel's own form")
+            raise ValueError(f"its config.json says model_type {kind!r}; 'clip' was expected, as CLIPModel saves it")
         mean, std = normalisation(processor_of(folder))
         model, report = transformers.CLIPModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True

@@ -41,8 +41,11 @@ class DonorPool:
         usable = shown[alone].merge(pictures, on="image_key")
         return cls({str(category): _donors(group) for category, group in usable.groupby("category")})
 
-    def choose(self, painter: Any, settings: Any, category: str, wh: tuple[float, float], seed: int, own: str) -> Any:
-        """The fitting donor's row with the smallest hash for this seed, never the object itself; None for none.
+    def choose(
+        self, painter: Any, settings: Any, category: str, wh: tuple[float, float], seed: int, target: str
+    ) -> Any:
+        """The fitting donor's row with the smallest hash for this seed, never that of annotation `target`; None where
+        none fits.
 
         Of a large pool only the next _LOOK donors after the seed's place in the order of hashes are looked at, then the
         next ones, until one fits: so a choice costs the same for a million donors, and adding one moves few choices.
@@ -56,7 +59,7 @@ class DonorPool:
             places = places[painter.fits(settings, *wh, donors.sizes[places])]
             order = np.argsort(_mix(donors.hashes[places] ^ np.uint64(seed)))
             for place in places[order[:2]]:  # the first may be the object itself
-                if donors.rows.key.iat[place] != own:
+                if donors.rows.key.iat[place] != target:
                     return donors.rows.iloc[place]
         return None
 

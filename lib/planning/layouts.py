@@ -1,6 +1,6 @@
 """Layouts: which objects a new picture holds, and where. Edits `layout` and `insert` draw from them.
 
-    jittered(box, scene, shift=0.1, scale=0.1)     # a picture's own box, a little elsewhere
+    jittered(box, scene, shift=0.1, scale=0.1)     # a picture's box, moved a little
     sampled(scene, settings, most=8)               # a new layout, drawn from the data set's statistics
     free_place(scene, "cat", 0, taken, settings)   # room for one more object
 
@@ -64,9 +64,9 @@ def sampled(
     """A new layout: (category, xyxy whole pixels) of each object, and "sampled number: reason" of those without room.
 
     The mix of one random picture, those of more than `most` objects left out, each object at a free place of its
-    category. Categories without places in the scene do not count. Nothing and no reason where there is no mix.
+    category. Categories without places in the scene do not count. Two empty lists where the scene has no mix.
     """
-    mixes = [own for mix in scene.mixes if (own := [name for name in mix if name in scene.places])]
+    mixes = [names for mix in scene.mixes if (names := [name for name in mix if name in scene.places])]
     mixes = [mix for mix in mixes if most is None or len(mix) <= most]
     if not mixes:
         return [], []

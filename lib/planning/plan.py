@@ -52,11 +52,11 @@ def scenes(
     corners = xywh_to_xyxy(annotated)
     crowds, records = objects.crowd.to_numpy(), objects.record.to_numpy(object)
     for row in selected.itertuples(index=False):
-        own = by_image.get(row.key, np.array([], dtype=np.int64))
+        numbers = by_image.get(row.key, np.array([], dtype=np.int64))
         editable = set(row.objects)
-        clipped = clip_xyxy(corners[own], row.width, row.height)
-        whole = (clipped == corners[own]).all(axis=1, keepdims=True)
-        told = np.where(whole, annotated[own], xyxy_to_xywh(clipped)).tolist()
+        clipped = clip_xyxy(corners[numbers], row.width, row.height)
+        whole = (clipped == corners[numbers]).all(axis=1, keepdims=True)
+        labelled = np.where(whole, annotated[numbers], xyxy_to_xywh(clipped)).tolist()
         boxes = [
             Box(
                 key=keys[i],
@@ -67,7 +67,7 @@ def scenes(
                 crowd=bool(crowds[i]),
                 record=records[i],
             )
-            for i, xyxy, xywh in zip(own, clipped.tolist(), told, strict=True)
+            for i, xyxy, xywh in zip(numbers, clipped.tolist(), labelled, strict=True)
         ]
         prompt = prompts.get(row.key, "")
         frame = row.width, row.height
@@ -93,9 +93,9 @@ def targets_of(
 
 
 def _category(target: Target, scene: Scene) -> str:
-    """What the target's object is; "" where it is about none."""
-    own = {box.key: box.category for box in scene.boxes}
-    return target.category or (own[target.about[0]] if target.about else "")
+    """Category of the target's object; "" where the target has none."""
+    categories = {box.key: box.category for box in scene.boxes}
+    return target.category or (categories[target.about[0]] if target.about else "")
 
 
 def plan_requests(
@@ -107,7 +107,7 @@ def plan_requests(
     seed: int,
     variants: int,
 ) -> list[PlanRow]:
-    """One row per selected picture and variant: a request, or the reason why there is none.
+    """One row per selected picture and variant: a request, or the reason why it has none.
 
     selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
     needs.
@@ -176,7 +176,7 @@ class _Planner:
         return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left, _scale(request))
 
     def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | str:
-        """A pass, or the reason why there is none."""
+        """A pass, or the reason why the target gets none."""
         role = (target.role,) if target.role else ()
         seed = hash_draw(self.seed, self.recipe.edit.name, scene.digest, target.about, variant, *role)
         donor, region = None, target.region
@@ -218,16 +218,16 @@ class _Planner:
         corners = np.array(target.region)
         low, high = corners[:, :2].min(axis=0) - self.margin, corners[:, 2:].max(axis=0) + self.margin
         around = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
-        if self.painter.MODEL is None:  # works at the picture's own size: no more than it needs
+        if self.painter.MODEL is None:  # works at the picture's size: no more than it needs
             return around, self.painter.shape(settings, around[2] - around[0], around[3] - around[1])
         edit = self.edit.settings
         window = window_around(around, width, height, (1, 1), edit.context, edit.min_window)
         return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
 
     def _donor(self, target: Target, scene: Scene, seed: int) -> Donor | None:
-        own, category = target.about[0] if target.about else "", _category(target, scene)
+        key, category = target.about[0] if target.about else "", _category(target, scene)
         (x0, y0, x1, y1), settings = outer_pixels(target.boxes[0]), self.painter_settings
-        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, own)
+        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, key)
         if row is None:
             return None
         box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
@@ -245,11 +245,11 @@ class _Planner:
     ) -> tuple[tuple[Label, ...], list[str]]:
         """Labels, the source's in their order and then new ones; and "annotation key: reason" of those that are gone.
 
-        What was barred for want of a donor stays as it is.
+        Objects without a fitting donor keep their labels.
         """
         redrawn_by = {key: (target, step) for target, step in painted for key in target.redraws}
         targeted = {key for target in draft.targets for key in target.redraws}
-        fronts = _Fronts(painted) if isinstance(self.edit.settings, VisibilitySettings) else None
+        occlusion = _Occlusion(painted) if isinstance(self.edit.settings, VisibilitySettings) else None
         labels: list[Label] = []
         gone: list[str] = []
         for box in scene.boxes:
@@ -259,20 +259,20 @@ class _Planner:
                 label = Label(source=box.key, painted=False)
             else:
                 continue
-            seen: Label | None = label
-            if fronts is not None and not box.crowd:
-                seen = fronts.seen(label, box, scene, self.edit.settings)
-            if seen is None:
+            visible: Label | None = label
+            if occlusion is not None and not box.crowd:
+                visible = occlusion.visible(label, box, scene, self.edit.settings)
+            if visible is None:
                 gone.append(f"{box.key}: hidden")
             else:
-                labels.append(seen)
+                labels.append(visible)
         for number, (target, step) in enumerate(painted):
             for (x0, y0, x1, y1), category in target.added:
                 new = Box("", category, (x0, y0, x1, y1), (x0, y0, x1 - x0, y1 - y0), editable=False)
-                told: Label | None = added((x0, y0, x1, y1), category, step)
-                if told is not None and fronts is not None:
-                    told = fronts.seen(told, new, scene, self.edit.settings, after=number)
-                labels += [] if told is None else [told]
+                visible = added((x0, y0, x1, y1), category, step)
+                if visible is not None and occlusion is not None:
+                    visible = occlusion.visible(visible, new, scene, self.edit.settings, after=number)
+                labels += [] if visible is None else [visible]
         return tuple(labels), gone
 
     def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
@@ -280,21 +280,21 @@ class _Planner:
         return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred), 0.0)
 
 
-class _Fronts:
-    """What comes in front of what: each pass covers what was there before it, but for the objects that it paints."""
+class _Occlusion:
+    """Which objects passes hide: each covers what earlier passes and the source show, except the objects it paints."""
 
     def __init__(self, painted: list[tuple[Target, Pass]]) -> None:
         self.targets = [target for target, _ in painted]
         self.last = {key: number for number, target in enumerate(self.targets) for key in target.redraws}
-        # A donor fills its box alone, whatever was asked for; and a new object is no larger than its own box.
+        # A donor fills only its box, whatever the region; and a new object is not larger than its box.
         self.regions = [np.array(target.adds or step.region, dtype=np.float64) for target, step in painted]
         self._masks: dict[int, np.ndarray] = {}
 
-    def seen(
+    def visible(
         self, label: Label, box: Box, scene: Scene, policy: VisibilitySettings, after: int | None = None
     ) -> Label | None:
-        """The label of a box (or of what pass `after` added there) with all that came in front of it since; None where
-        it is to be dropped."""
+        """The label of a box (or of what pass `after` added there) with all that later passes painted over it; None
+        where it is to be dropped."""
         since = self.last.get(box.key, -1) if after is None else after
         low, high = np.array(box.xyxy[:2]), np.array(box.xyxy[2:])
         boxes: list[IntBox] = []

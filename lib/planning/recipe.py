@@ -58,8 +58,8 @@ class Recipe(BaseModel):
 def new_categories(edit: Member) -> list[tuple[str, str]]:
     """(setting of the edit, category that it names) of new labels."""
     settings = EDITS.settings(edit.name, edit.settings)
-    told = [(field, getattr(settings, field, None) or []) for field in ("category", "occluder_category")]
-    return [(field, name) for field, names in told for name in ([names] if isinstance(names, str) else names)]
+    values = [(field, getattr(settings, field, None) or []) for field in ("category", "occluder_category")]
+    return [(field, name) for field, names in values for name in ([names] if isinstance(names, str) else names)]
 
 
 def check_triple(edit: str, painter: str, composite: str) -> None:

@@ -1,4 +1,4 @@
-"""Statistics: what a plan draws from, taken from the data set's own objects.
+"""Statistics: what a plan draws from, taken from the data set's objects.
 
     survey = Survey(workspace, "train", categories, rows)
     statistics = survey.statistics(recipe)        # places and mixes, pinned in the workspace
@@ -68,12 +68,12 @@ class Survey:
 
     def identity(self, recipe: Recipe, wanted: Collection[str] | None = None) -> dict[str, Any]:
         """What a plan depends on of the places and mixes, as a part of its key; they are pinned by then."""
-        statistics, told = self.statistics(recipe, wanted), dict[str, Any]()
+        statistics, parts = self.statistics(recipe, wanted), dict[str, Any]()
         if recipe.needs_places:
-            told |= {"categories": list(statistics.places), "places": _digest(self._places_file)}
+            parts |= {"categories": list(statistics.places), "places": _digest(self._places_file)}
         if recipe.needs_mixes:
-            told["mixes"] = _digest(self._mixes_file)
-        return told
+            parts["mixes"] = _digest(self._mixes_file)
+        return parts
 
     def places(self, wanted: Collection[str] | None = None) -> Places:
         """Places of the categories that new objects may be of, sorted; a new category is counted, and pinned."""
@@ -84,8 +84,8 @@ class Survey:
             objects, images = self.rows(self.categories)
             added = places_of(objects, images, self.split, known)
         if known := known | added:
-            told = {name: rows.tolist() for name, rows in known.items()}
-            self._pin(self._places_file, _PinnedPlaces(self.split, told), new=bool(added))
+            pinned = _PinnedPlaces(self.split, {name: rows.tolist() for name, rows in known.items()})
+            self._pin(self._places_file, pinned, new=bool(added))
         usable = sorted(name for name in known if name in self.categories and (wanted is None or name in wanted))
         return {name: known[name] for name in usable}
 
@@ -106,7 +106,7 @@ class Survey:
         return DonorPool.of(objects, images, self.split)
 
     def _pin(self, path: Path, pinned: _PinnedPlaces | _PinnedMixes, new: bool) -> None:
-        """What is new, and a file of a former version, which has no digest of its own."""
+        """What is new, and a file of a former version, which has no digest."""
         if self.pins and (new or not kept.sealed(path)):
             kept.write(path, pinned, durable=True)
 
@@ -175,7 +175,7 @@ _Pinned = TypeVar("_Pinned", _PinnedPlaces, _PinnedMixes)
 
 
 def _read(path: Path, kind: type[_Pinned], split: str) -> _Pinned | None:
-    """What a file pins for a split; None where it is not there, or of another split."""
+    """What a file pins for a split; None where it is missing, or of another split."""
     pinned = kept.read(path, kind)
     return pinned if pinned is not None and pinned.split == split else None
 

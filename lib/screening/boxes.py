@@ -1,12 +1,12 @@
-"""Judging: screening box by box. Is in each painted box what its label says? A picture's own score decides nothing.
+"""Screening box by box: does each painted box show what its label names? A picture's score decides nothing.
 
     real = real_boxes(objects, images, "train", settings.min_side)
     rules = learn_rules(real, names, settings, judge, load, store)       # the limits, from real boxes
     rows = judge_pictures(rows, outcomes, objects, rules, judge, store)  # ScreenRows, `boxes` filled in
     outcome = judged_labels(outcomes[key], row.boxes, objects)           # some ignored, some dropped
 
-What is kept, ignored and dropped says verdicts.py. Shares are kept in the store by the picture, the boxes,
-the names and the judge, so that other percentiles cost nothing, and a rerun asks the judge of what is new alone.
+verdicts.py decides what is kept, ignored and dropped. Shares are kept in the store by the picture, the boxes,
+the names and the judge, so that other percentiles cost nothing, and a rerun calls the judge only for new boxes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class BoxVerdict:
     position: int  # in the labels of the request
     action: Action
     reason: str
-    score: float | None  # share of its own category, 0 .. 1; None where there was nothing to judge
+    score: float | None  # share of its category, 0 .. 1; None where it could not be judged
 
     def __str__(self) -> str:
         score = "" if self.score is None else f"{self.score:.4g}"
@@ -63,7 +63,7 @@ class BoxVerdict:
 
 
 class BoxRules(BaseModel):
-    """What painted boxes are held to: small values that can travel, and say all that verdicts depend on."""
+    """Limits of painted boxes: small values that can be sent to other processes, all that verdicts depend on."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,9 +93,9 @@ def real_boxes(
 ) -> pd.DataFrame:
     """Boxes of a split to learn limits from: up to `most` of a category, those with the smallest hashes.
 
-    objects: ObjectRows, images: ImageRows. No crowds, nothing of pictures that are set aside, nothing of which less
-    than `min_side` pixels are seen. Columns: digest, frame, category, x0, y0, x1, y1 (pixels, cut to the frame), in the
-    order of the first two and their keys.
+    objects: ObjectRows, images: ImageRows. No crowds, nothing of pictures that are set aside, nothing whose
+    visible side is under `min_side` pixels. Columns: digest, frame, category, x0, y0, x1, y1 (pixels, cut to the
+    frame), in the order of the first two and their keys.
     """
     pictures = images[(images.status == OK) & (images.split == split)]
     pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
@@ -119,10 +119,10 @@ def learn_rules(
     store: Store,
     advance: Advance = lambda n: None,
 ) -> BoxRules:
-    """The limits of `names` (categories; the judge may choose `settings.others` too) by what it says of real boxes.
+    """The limits of `names` (categories; the judge may choose `settings.others` too) by its shares of real boxes.
 
-    real: of `real_boxes`; a picture that cannot be read is left out. Kept in the store where all could be. `advance` is
-    told how many boxes are done. Raises AugmentError for fewer than two names in all.
+    real: of `real_boxes`; a picture that cannot be read is left out. Kept in the store where all could be. `advance`
+    receives how many boxes are done. Raises AugmentError for fewer than two names in all.
     """
     names = list(dict.fromkeys([*names, *settings.others]))
     if len(names) < 2:
@@ -130,8 +130,8 @@ def learn_rules(
             f"screen.boxes.judge has nothing to choose from but {', '.join(names) or 'nothing'}: name what else boxes "
             "may show in screen.boxes.others"
         )
-    told = settings.model_dump(mode="json", exclude={"judge"})
-    key = key_of("limits", VERSION, told, judge.identity, names, real.to_numpy().tolist())
+    fields = settings.model_dump(mode="json", exclude={"judge"})
+    key = key_of("limits", VERSION, fields, judge.identity, names, real.to_numpy().tolist())
     known = _known_rules(store, key, names, judge.identity)
     if known is not None:
         advance(len(real))
@@ -156,12 +156,12 @@ def _known_rules(store: Store, key: str, names: Sequence[str], judge: str) -> Bo
 def _judge_real(
     real: pd.DataFrame, names: Sequence[str], context: float, judge: Judge, load: Load, store: Store, advance: Advance
 ) -> tuple[NDArray[np.float64], list[int], bool]:
-    """(N, C) shares of the real boxes that can be seen, N numbers of their categories, and whether that is all."""
+    """(N, C) shares of the real boxes in readable pictures, N numbers of their categories, whether all were read."""
     shares, labels, whole = [np.empty((0, len(names)))], [], True
     for (digest, frame), boxes in real.groupby(["digest", "frame"], sort=False):
-        asked, xyxy = _Asked(["real", digest, frame], names, context), boxes[["x0", "y0", "x1", "y1"]].to_numpy()
+        question, xyxy = _Question(["real", digest, frame], names, context), boxes[["x0", "y0", "x1", "y1"]].to_numpy()
         try:
-            shares.append(_shares(asked, xyxy, judge, partial(load, digest, frame), store))
+            shares.append(_shares(question, xyxy, judge, partial(load, digest, frame), store))
             labels += [names.index(category) for category in boxes.category]
         except PictureError:
             whole = False
@@ -186,8 +186,8 @@ def _rules(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Of what, among which names, a judge is asked: the key of its answer."""
+class _Question:
+    """The picture and names that a judge scores: a part of the key of its answer."""
 
     what: list[str]
     names: Sequence[str]
@@ -195,18 +195,19 @@ class _Asked:
 
 
 def _shares(
-    asked: _Asked, xyxy: NDArray[np.float64], judge: Judge, load: Callable[[], Pixels], store: Store
+    question: _Question, xyxy: NDArray[np.float64], judge: Judge, load: Callable[[], Pixels], store: Store
 ) -> NDArray[np.float64]:
-    """(N, C) shares of the names for (N, 4) boxes of one picture, pixels; from the store, else asked now, and kept."""
-    key = key_of("shares", VERSION, asked.what, xyxy.tolist(), judge.identity, list(asked.names), asked.context)
-    shape = len(xyxy), len(asked.names)
+    """(N, C) shares of the names for (N, 4) boxes of one picture, pixels; from the store, else scored now, and kept."""
+    names, context = question.names, question.context
+    key = key_of("shares", VERSION, question.what, xyxy.tolist(), judge.identity, list(names), context)
+    shape = len(xyxy), len(names)
     known = typed(
         store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
     )
     if known is None:
-        told = score_boxes(judge, load(), xyxy, asked.names, asked.context)
+        scores = score_boxes(judge, load(), xyxy, names, context)
         # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
-        known = [[float(f"{share:.6g}") for share in row] for row in told.tolist()]
+        known = [[float(f"{share:.6g}") for share in row] for row in scores.tolist()]
         store.put("shares", key, canonical(known))
     return np.array(known, np.float64).reshape(shape)
 
@@ -244,12 +245,12 @@ def _judge(
     positions, names, boxes = zip(*painted, strict=True)
     xyxy = xywh_to_xyxy(np.array(boxes, np.float64))
     try:
-        told = _verdicts(row, outcome, names, xyxy, rules, judge, store)
+        found = _verdicts(row, outcome, names, xyxy, rules, judge, store)
     except PictureError as error:
         return replace(row, status=REJECTED, reason=error.reason, detail=error.detail)
-    entries = [str(BoxVerdict(i, v.action, v.reason, v.score)) for i, v in zip(positions, told, strict=True)]
-    if all(verdict.action == "drop" for verdict in told):
-        detail = f"none of its {len(told)} painted labels: {', '.join(sorted(set(names)))}"
+    entries = [str(BoxVerdict(i, v.action, v.reason, v.score)) for i, v in zip(positions, found, strict=True)]
+    if all(verdict.action == "drop" for verdict in found):
+        detail = f"none of its {len(found)} painted labels: {', '.join(sorted(set(names)))}"
         return replace(row, status=REJECTED, reason="nothing_recognised", detail=detail, boxes=entries)
     return replace(row, boxes=entries)
 
@@ -260,7 +261,7 @@ def _is_new(label: Label) -> bool:
 
 
 def _named(label: Label, objects: Objects) -> tuple[str, tuple[float, float, float, float]]:
-    """Category and box (xywh pixels) of a label; what it does not say itself is its source's."""
+    """Category and box (xywh pixels) of a label; what it leaves out is its source's."""
     category, bbox = objects[label.source] if label.source is not None else ("", None)
     place = label.bbox or bbox
     assert place is not None  # a new object has a box
@@ -288,8 +289,8 @@ def _verdicts(
     enough = sides >= max(rules.min_side, 1)
     shares = np.full((len(xyxy), len(rules.names)), np.nan)
     if enough.any():
-        asked = _Asked(["painted", row.picture, row.sha256], rules.names, rules.context)
-        shares[enough] = _shares(asked, xyxy[enough], judge, load, store)
+        question = _Question(["painted", row.picture, row.sha256], rules.names, rules.context)
+        shares[enough] = _shares(question, xyxy[enough], judge, load, store)
     return verdicts(shares, [rules.names.index(name) for name in names], rules.limits, sides, rules.min_side)
 
 
@@ -299,15 +300,15 @@ def _verdicts(
 def judged_labels(outcome: Outcome, boxes: Sequence[str], objects: Objects) -> Outcome:
     """The outcome with its labels ignored (the box as runs) and marked dropped as ScreenRow.boxes says.
 
-    Every label keeps its place, to which its id belongs. Without verdicts it is the outcome itself.
+    Every label keeps its place, to which its id belongs. Without verdicts the outcome is returned as it is.
     """
     labels, size = list(outcome.labels), (outcome.height, outcome.width)
-    for told in map(BoxVerdict.parse, boxes):
-        label = labels[told.position]
-        if told.action == "drop":
-            labels[told.position] = label.model_copy(update={"dropped": told.reason})
-        elif told.action == "ignore":
-            labels[told.position] = ignored(label, _named(label, objects)[1], size, told.reason)
+    for verdict in map(BoxVerdict.parse, boxes):
+        label = labels[verdict.position]
+        if verdict.action == "drop":
+            labels[verdict.position] = label.model_copy(update={"dropped": verdict.reason})
+        elif verdict.action == "ignore":
+            labels[verdict.position] = ignored(label, _named(label, objects)[1], size, verdict.reason)
     return outcome.model_copy(update={"labels": tuple(labels)}) if len(boxes) else outcome
 
 
@@ -316,6 +317,6 @@ _DONE = {"keep": "kept", "ignore": "ignored", "drop": "dropped"}
 
 def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
     """Boxes by what becomes of them and why, of ScreenRows or ReviewRows: {"boxes dropped: not_recognised": 3}."""
-    told = [BoxVerdict.parse(text) for boxes in rows.boxes for text in boxes]
-    counts = Counter(f"boxes {_DONE[verdict.action]}: {verdict.reason}" for verdict in told)
+    found = [BoxVerdict.parse(text) for boxes in rows.boxes for text in boxes]
+    counts = Counter(f"boxes {_DONE[verdict.action]}: {verdict.reason}" for verdict in found)
     return dict(sorted(counts.items()))

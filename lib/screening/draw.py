@@ -23,7 +23,7 @@ from lib.records.store import Store
 
 VERSION = 1
 Advance = Callable[[int], None]
-Drawn = tuple[str, tuple[float, float, float, float], bool]  # what to write, xywh pixels, whether it is another now
+Drawn = tuple[str, tuple[float, float, float, float], bool]  # text, box (xywh pixels), whether the edit changed it
 
 
 def drawn_boxes(outcome: Outcome, objects: Mapping[str, tuple[str, tuple[float, float, float, float]]]) -> list[Drawn]:
@@ -82,7 +82,7 @@ def colour_of(category: str) -> tuple[int, int, int]:
 
 
 def drawn_name(name: str) -> str:
-    """File name of the drawing of a synthetic picture: its own, as JPEG; the request's key in it is no stranger's."""
+    """File name of the drawing of a synthetic picture: the same, as JPEG; the request's key in it makes it unique."""
     return Path(name).with_suffix(".jpg").name
 
 
@@ -94,7 +94,7 @@ def draw_pictures(
     folder: Path,
     advance: Advance = lambda n: None,
 ) -> list[DrawRow]:
-    """Write a drawn JPEG per ScreenRow that is ok into `folder`; files already there with the right bytes stay."""
+    """Write a drawn JPEG per ScreenRow that is ok into `folder`; files that already have the right bytes stay."""
     rows = []
     for row in screened.itertuples(index=False):
         data = store.get("picture", row.picture)

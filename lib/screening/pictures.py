@@ -1,4 +1,4 @@
-"""Screen: sets aside pictures that cannot be any good: black, blank, of the wrong size, or seen before."""
+"""Screen: sets aside useless pictures: black, blank, of the wrong size, or duplicates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Numbers(TypedDict):
 
 
 class Verdict(_Numbers):
-    """What is kept of a picture. Of one that passes `reason` is ""."""
+    """Result of one picture, as the store has it; `reason` is "" where it passes."""
 
     reason: str
     detail: str
@@ -46,9 +46,9 @@ def measure_pictures(
     sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings; single
     boxes are boxes.py's.
     """
-    rows, told = [], settings.model_dump(mode="json", exclude={"boxes"})
+    rows, fields = [], settings.model_dump(mode="json", exclude={"boxes"})
     for row in pictures.itertuples(index=False):
-        key = key_of("screen", VERSION, row.picture, row.sha256, told)
+        key = key_of("screen", VERSION, row.picture, row.sha256, fields)
         known = typed(store.get("verdict", key), Verdict)
         verdict = known or _verdict(row, sources[row.image_key], settings, load, store)
         if known is None and verdict["reason"] not in MAY_PASS:

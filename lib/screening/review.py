@@ -17,7 +17,8 @@ def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[p
     """ReviewRows of the ScreenRows that are ok, and the picked names that fit none of them.
 
     Names count without their suffix, so a copy of the drawn or of the plain picture picks the same; what is in the
-    picked files is ignored. Raises AugmentError where `review.path` is missing from the settings or is no such thing.
+    picked files is ignored. Raises AugmentError where `review.path` is missing from the settings, or is not the
+    folder or file that `review.pick` needs.
     """
     rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name", "boxes"]].copy()
     if settings.pick == "all":
@@ -31,7 +32,7 @@ def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[p
 
 
 def check_review(settings: ReviewSettings) -> None:
-    """Raises AugmentError where the folder or list to pick from is not there: a slip must not empty the final set."""
+    """Raises AugmentError where the folder or list to pick from is missing: a slip must not empty the final set."""
     path, kind = settings.path, settings.pick
     if kind == "all":
         return
@@ -41,7 +42,7 @@ def check_review(settings: ReviewSettings) -> None:
         what, hint = "text file", "write one name a line"
         if kind == "folder":
             what, hint = "folder", "copy what you want from the workspace's drawn/ into one"
-        raise AugmentError(f"review.path {path} is no {what}: {hint}")
+        raise AugmentError(f"review.path {path} is not a {what}: {hint}")
 
 
 def _picked(settings: ReviewSettings) -> set[str]:

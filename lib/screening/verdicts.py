@@ -1,12 +1,12 @@
-"""Keep, ignore or drop a box, by what a judge says of the same data set's real boxes: screening, box by box.
+"""Keep, ignore or drop a box, by a judge's scores of the same data set's real boxes: screening, box by box.
 
     limits = thresholds(shares_real, labels_real)            # shares: (N, C), lib.judges.score_boxes
     for verdict in verdicts(shares, labels, limits, sides):  # of painted boxes; sides: pixels
         verdict.action, verdict.reason                       # "drop", "not_recognised"
 
-A fixed limit would mean another thing for every judge and category: CLIPs are sure of forklifts and unsure of
-stillages. So a box is asked to be as recognisable as all but the worst real boxes of its category are. A whole
-picture's score takes no part. That checks of boxes help a detector, and those of whole pictures do not, is what the
+A fixed limit would mean something else for every judge and category: CLIPs are sure of forklifts and unsure of
+stillages. So a box must be as recognisable as all but the worst real boxes of its category. A whole picture's score
+takes no part. That checks of boxes help a detector, and those of whole pictures do not, is what the
 studies in the field agree on; `ignore` is for what is better neither learned from nor learned to be background.
 """
 
@@ -26,35 +26,35 @@ Action = Literal["keep", "ignore", "drop"]
 Floats = NDArray[np.float64]
 
 RECOGNISED = "recognised"  # keep: as real boxes are
-TOO_SMALL = "too_small_to_judge"  # keep: there is nothing to recognise, in real ones neither
-TOO_FEW_REAL = "too_few_real_boxes"  # keep: nothing to measure it by
+TOO_SMALL = "too_small_to_judge"  # keep: too few pixels to recognise anything, in real boxes too
+TOO_FEW_REAL = "too_few_real_boxes"  # keep: no limits could be learned
 DOUBTFUL = "doubtful"  # ignore: less recognisable than real boxes, but not something else either
-NOT_RECOGNISED = "not_recognised"  # drop: another name fits better, and its own hardly at all
+NOT_RECOGNISED = "not_recognised"  # drop: another name fits better, and its category hardly at all
 _DEFAULTS = BoxScreenSettings()
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a box's own category fares among all names; NaN and 0 for a box without finite shares."""
+    """How a box's category ranks among all names; NaN and 0 for a box without finite shares."""
 
-    own: Floats  # (N,) share of its own category, 0 .. 1
+    share: Floats  # (N,) share of its category, 0 .. 1
     rank: NDArray[np.int64]  # (N,) 1 = no name fits better
-    margin: Floats  # (N,) own − the best other share, −1 .. 1; own itself where there is no other name
+    margin: Floats  # (N,) share − the best other share, −1 .. 1; the share itself where no other name exists
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Limits of the own category's share, learned from real boxes; C categories."""
+    """Limits of the share of a box's category, learned from real boxes; C categories."""
 
     keep: Floats  # (C,) at or above: keep
     drop: Floats  # (C,) below, and not ranked first: drop; never above `keep`
     boxes: NDArray[np.int64]  # (C,) real boxes that they were learned from
-    pooled: NDArray[np.bool_]  # (C,) too few of its own, so those of all categories helped
+    pooled: NDArray[np.bool_]  # (C,) too few of this category, so those of all categories helped
     percentiles: tuple[float, float]  # (keep, drop)
     known: bool  # False: too few real boxes in all; the limits are 0 and hold nothing back
 
-    def told(self, names: Sequence[str]) -> dict[str, Any]:
-        """By category's name; JSON-safe."""
+    def by_name(self, names: Sequence[str]) -> dict[str, Any]:
+        """{name: {"keep", "drop", "boxes", "pooled"}} of C names, as JSON takes it."""
         columns = ("keep", "drop", "boxes", "pooled")
         rows = zip(names, *(getattr(self, column).tolist() for column in columns), strict=True)
         return {name: dict(zip(columns, values, strict=True)) for name, *values in rows}
@@ -66,25 +66,25 @@ class Verdict:
 
     action: Action
     reason: str
-    score: float | None  # share of its own category
-    rank: int  # of its own category, 1 = first; 0 where it could not be judged
+    score: float | None  # share of its category
+    rank: int  # of its category, 1 = first; 0 where it could not be judged
     margin: float | None
     keep_at: float  # its category's limits
     drop_at: float
 
 
 def standing(shares: Any, labels: Any) -> Standing:
-    """Own share, rank and margin of N boxes; shares: (N, C) over all names, labels: (N,) own category 0 .. C − 1.
+    """Share, rank and margin of N boxes' categories; shares: (N, C) over all names, labels: (N,) categories 0 .. C − 1.
 
     Names that fit equally well share the better rank. Raises ValueError for other shapes, or labels beyond the names.
     """
     shares, labels = _checked(shares, labels)
-    own = shares[np.arange(len(labels)), labels]
+    share = shares[np.arange(len(labels)), labels]
     others = shares.copy()
     others[np.arange(len(labels)), labels] = -np.inf
-    rank = np.where(np.isfinite(own), 1 + (others > own[:, None]).sum(axis=1), 0)
+    rank = np.where(np.isfinite(share), 1 + (others > share[:, None]).sum(axis=1), 0)
     best = others.max(axis=1)
-    return Standing(own, rank, own - np.where(np.isneginf(best), 0, best))
+    return Standing(share, rank, share - np.where(np.isneginf(best), 0, best))
 
 
 def thresholds(
@@ -101,9 +101,9 @@ def thresholds(
 
     real_shares, labels: as in `standing`; sides, min_side: as in `verdicts`, what is too small is not learned from.
     Percentiles are scores of real boxes (the lower of two neighbours), so that at least 100 − keep percent of the real
-    boxes of a category with limits of its own are kept; a percentile of 0 sets no limit. A category with fewer than
-    `least` boxes takes the percentile over all categories, or its own where that is lower: a rare thing is not held to
-    more than its own real boxes reach. With fewer than `least` in all there are no limits. No limit is above `most`: a
+    boxes of a category that is not pooled are kept; a percentile of 0 sets no limit. A category with fewer than
+    `least` boxes takes the percentile over all categories, or its own where that is lower: a rare category needs no
+    more than its real boxes reach. With fewer than `least` in all nothing is limited. No limit is above `most`: a
     judge that is sure of every real box has limits like .997, and .5 would ask for no more than a majority.
 
     Raises ValueError as `standing`, and for percentiles outside of 0 <= drop <= keep <= 100.
@@ -112,47 +112,49 @@ def thresholds(
         raise ValueError(f"percentiles keep={keep}, drop={drop}: expected 0 <= drop <= keep <= 100")
     shares, labels = _checked(real_shares, labels)
     judged = _judged(shares, sides, min_side)
-    own, labels = standing(shares, labels).own[judged], labels[judged]
+    scores, labels = standing(shares, labels).share[judged], labels[judged]
     boxes = np.bincount(labels, minlength=shares.shape[1])
-    limits = [np.minimum(_limits(own, labels, boxes, percentile, least), most) for percentile in (keep, drop)]
-    return Thresholds(limits[0], limits[1], boxes, boxes < least, (float(keep), float(drop)), len(own) >= least)
+    limits = [np.minimum(_limits(scores, labels, boxes, percentile, least), most) for percentile in (keep, drop)]
+    return Thresholds(limits[0], limits[1], boxes, boxes < least, (float(keep), float(drop)), len(scores) >= least)
 
 
 def verdicts(
     shares: Any, labels: Any, limits: Thresholds, sides: Any = None, min_side: float = MIN_SIDE
 ) -> list[Verdict]:
-    """One verdict for each of N boxes, from its own shares alone.
+    """One verdict for each of N boxes, from its shares alone.
 
     shares, labels: as in `standing`; a row that is not finite (a box outside of its picture) cannot be judged. sides:
     (N,) shorter side of each box's visible part, pixels, or None = all large enough. Boxes that cannot be judged are
-    kept. A higher own share never makes a verdict worse. Raises ValueError as `standing`, or where `limits` are of
-    another number of categories.
+    kept. A higher share of its category never makes a verdict worse. Raises ValueError as `standing`, or where `limits`
+    are of another number of categories.
     """
     shares, labels = _checked(shares, labels)
     if shares.shape[1] != len(limits.keep):
         raise ValueError(f"shares of {shares.shape[1]} categories, and limits of {len(limits.keep)}: expected the same")
     where, judged = standing(shares, labels), _judged(shares, sides, min_side)
     return [
-        _verdict(float(where.own[i]), int(where.rank[i]), float(where.margin[i]), bool(judged[i]), int(label), limits)
+        _verdict(float(where.share[i]), int(where.rank[i]), float(where.margin[i]), bool(judged[i]), int(label), limits)
         for i, label in enumerate(labels)
     ]
 
 
-def _verdict(own: float, rank: int, margin: float, judged: bool, label: int, limits: Thresholds) -> Verdict:
+def _verdict(share: float, rank: int, margin: float, judged: bool, label: int, limits: Thresholds) -> Verdict:
     keep_at, drop_at = float(limits.keep[label]), float(limits.drop[label])
     if not judged:
         return Verdict("keep", TOO_SMALL, None, 0, None, keep_at, drop_at)
-    action: Action = "keep" if own >= keep_at else "drop" if own < drop_at and rank > 1 else "ignore"
+    action: Action = "keep" if share >= keep_at else "drop" if share < drop_at and rank > 1 else "ignore"
     reason = {"keep": RECOGNISED, "ignore": DOUBTFUL, "drop": NOT_RECOGNISED}[action]
-    return Verdict(action, reason if limits.known else TOO_FEW_REAL, own, rank, margin, keep_at, drop_at)
+    return Verdict(action, reason if limits.known else TOO_FEW_REAL, share, rank, margin, keep_at, drop_at)
 
 
-def _limits(own: Floats, labels: NDArray[np.int64], boxes: NDArray[np.int64], percentile: float, least: int) -> Floats:
+def _limits(
+    scores: Floats, labels: NDArray[np.int64], boxes: NDArray[np.int64], percentile: float, least: int
+) -> Floats:
     """(C,) limits at one percentile."""
-    if percentile == 0 or len(own) < least:
+    if percentile == 0 or len(scores) < least:
         return np.zeros(len(boxes))
-    pool = _percentile(own, percentile)
-    each = [_percentile(own[labels == number], percentile) for number in range(len(boxes))]
+    pool = _percentile(scores, percentile)
+    each = [_percentile(scores[labels == number], percentile) for number in range(len(boxes))]
     return np.array([one if n >= least else min(one, pool) for one, n in zip(each, boxes, strict=True)])
 
 

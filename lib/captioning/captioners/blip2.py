@@ -1,4 +1,4 @@
-"""blip2 and blip2-flan-t5-xl: what a picture shows, said by BLIP-2 (Li et al. 2023, arXiv 2301.12597) without a prompt.
+"""blip2 and blip2-flan-t5-xl: captions by BLIP-2 (Li et al. 2023, arXiv 2301.12597) without a prompt.
 
 BLIP-2 + GLIGEN preferred OPT 6.7b to 2.7b: `captioner: {name: blip2, model: Salesforce/blip2-opt-6.7b}`. The weights
 of OPT are not for commercial use, those of Flan-T5 are free. Another BLIP-2: another class of two lines.
@@ -67,10 +67,10 @@ class Blip2:
 
         Raises ValueError for a missing picture, AugmentError where the checkpoint cannot be used.
         """
-        seen = [picture for picture in pictures if picture is not None]
-        if len(seen) != len(pictures):
+        given = [picture for picture in pictures if picture is not None]
+        if len(given) != len(pictures):
             raise ValueError("blip2 describes pictures, and got none for some: use captioner template for labels alone")
-        return run_padded(seen, self.batch_size, self._say)[0]
+        return run_padded(given, self.batch_size, self._say)[0]
 
     def _say(self, pictures: Sequence[np.ndarray]) -> list[str]:
         import torch
@@ -83,7 +83,7 @@ class Blip2:
         tokens = loaded.model.generate(
             pixels, do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens
         )
-        # A decoder-only language model gives its prompt back, image placeholders included: words of no tokenizer.
+        # A decoder-only language model gives its prompt back, image placeholders included, which no tokenizer knows.
         placeholder, nothing = loaded.model.config.image_token_index, loaded.processor.tokenizer.pad_token_id
         words = tokens.masked_fill(tokens == placeholder, nothing)
         return [text.strip() for text in loaded.processor.batch_decode(words, skip_special_tokens=True)]
@@ -97,7 +97,7 @@ class Blip2FlanT5(Blip2):
 
 
 def _eight_bit(quantize: str) -> bool:
-    """Load 8-bit weights? Raises AugmentError where that needs bitsandbytes or a GPU and there is none."""
+    """Load 8-bit weights? Raises AugmentError where that needs bitsandbytes or a GPU and it is missing."""
     import torch
 
     gpu = device().type == "cuda"
@@ -105,7 +105,7 @@ def _eight_bit(quantize: str) -> bool:
         quantize == "auto" and gpu and torch.cuda.get_device_properties(0).total_memory < SMALL_GPU
     )
     if wanted and not gpu:
-        raise AugmentError("blip2 with quantize: 8bit needs a GPU, and there is none: leave it at auto")
+        raise AugmentError("blip2 with quantize: 8bit needs a GPU, and this machine has none: leave it at auto")
     if wanted and importlib.util.find_spec("bitsandbytes") is None:
         raise AugmentError(
             "blip2 on a GPU under 16 GB loads 8-bit weights, which needs bitsandbytes: "

@@ -1,4 +1,4 @@
-"""given: the text that the data set itself has for a picture, a field of its record. Needs no model, no picture."""
+"""given: the text that the data set has for a picture, a field of its record. Needs no model, no picture."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Given:
         labels: Sequence[Sequence[str]],
         records: Sequence[bytes | None] = (),
     ) -> list[str | None]:
-        """The text in each record, a JSON object; None where there is none, or an empty one."""
+        """The text in each record, a JSON object; None where it is missing or empty."""
         return [text_of(record, self.settings.field) for record in records]
 
 

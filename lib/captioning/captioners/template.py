@@ -38,7 +38,7 @@ class Template:
         records: Sequence[bytes | None] = (),
     ) -> list[str]:
         """One sentence for each list of labels, whatever their order; "an empty scene" for none."""
-        return [say(own) for own in labels]
+        return [say(names) for names in labels]
 
 
 def say(labels: Sequence[str]) -> str:

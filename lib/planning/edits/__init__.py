@@ -70,12 +70,12 @@ class Target:
     boxes: tuple[XYXY, ...]  # xyxy pixels of the picture
     phrases: tuple[str, ...]  # one per box
     prompt: str
-    about: tuple[str, ...]  # annotations that it has to do with: part of its seed
+    about: tuple[str, ...]  # annotations of the objects that it changes: part of its seed
     plain: str = ""  # the prompt for painters that read no phrases; "" = the same
-    role: str = ""  # tells targets about the same annotations apart: part of the seed too
+    role: str = ""  # distinguishes targets about the same annotations: part of the seed too
     redraws: tuple[str, ...] = ()  # annotations whose object is new afterwards
     moves: bool = False  # True: those objects stand in `boxes` now, one each
-    adds: tuple[IntBox, ...] = ()  # boxes of objects that come in front of all that is there
+    adds: tuple[IntBox, ...] = ()  # boxes of objects that come in front of all others
     category: str | None = None  # name, for what it adds or redraws; None: adds get no label, redraws keep theirs
     kinds: tuple[str, ...] = ()  # categories of adds, one each, where they are of several; () = all of `category`
     holes: tuple[IntBox, ...] = ()  # of the region, not to be painted
@@ -171,15 +171,15 @@ def prompt_of(settings: EditSettings, scene: Scene, key: str, category: str, oth
 def new_object(settings: EditSettings, category: str | None, scene: Scene, box: Box) -> tuple[str, str]:
     """(prompt, plain) for an object painted anew, of another category where one is given.
 
-    None set: the caption, for painters that read the box's phrase beside it. The others are told the object alone, as
-    are all of them where the caption tells of an old object of another kind.
+    Without a prompt in the settings: the caption, for painters that read the box's phrase beside it. Other painters
+    receive the object alone, as do all where the caption names an old object of another category.
     """
-    own = f"a {category or box.category}"
+    plain = f"a {category or box.category}"
     if settings.prompt is None and not category and scene.prompt:
-        return scene.prompt, own
-    return prompt_of(settings, scene, box.key, category or box.category, own), ""
+        return scene.prompt, plain
+    return prompt_of(settings, scene, box.key, category or box.category, plain), ""
 
 
 def nothing(scene: Scene) -> str:
-    """The reason for a draft without targets where every editable box was barred, or there is none."""
+    """The reason for a draft without targets where every editable box was barred, or no box is editable."""
     return "all_boxes_barred" if any(box.editable for box in scene.boxes) else "no_boxes_to_edit"

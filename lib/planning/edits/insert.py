@@ -1,4 +1,4 @@
-"""insert: new objects in free places, of sizes and heights that the data set's own objects have."""
+"""insert: new objects in free places, of sizes and heights that the data set's objects have."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Insert:
         return Draft(tuple(targets), keeps, tuple(barred), "" if targets else barred[0].rpartition(": ")[2])
 
     def _category(self, scene: Scene, number: int) -> str | None:
-        asked = self.settings.category
-        pool = sorted(scene.places) if asked is None else [asked] if isinstance(asked, str) else asked
+        wanted = self.settings.category
+        pool = sorted(scene.places) if wanted is None else [wanted] if isinstance(wanted, str) else wanted
         known = [name for name in pool if name in scene.places]
         return min(known, key=lambda name: hash_draw(scene.draws, "insert", scene.digest, number, name), default=None)

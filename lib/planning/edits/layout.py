@@ -48,9 +48,9 @@ class Layout:
 
     def draft(self, scene: Scene) -> Draft:
         """One target over the whole frame, all boxes in it: editable ones in the order of the annotations."""
-        return self._sampled(scene) if self.settings.layouts == "sampled" else self._own(scene)
+        return self._sampled(scene) if self.settings.layouts == "sampled" else self._from_boxes(scene)
 
-    def _own(self, scene: Scene) -> Draft:
+    def _from_boxes(self, scene: Scene) -> Draft:
         settings, boxes = self.settings, [box for box in scene.boxes if box.editable]
         if not boxes:
             return Draft((), (), reason="no_boxes_to_edit")

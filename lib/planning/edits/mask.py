@@ -64,7 +64,7 @@ class Mask:
 
 
 def _mask(box: Box, scene: Scene) -> np.ndarray | str:
-    """bool (H, W) of the picture, or the reason why there is none."""
+    """bool (H, W) of the picture, or the reason why the box has none."""
     try:
         mask = annotation_mask(box.record, (scene.height, scene.width))
     except ValueError:
