@@ -21,9 +21,9 @@ VERSION = 1
 def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
     """CaptionRows of the selected pictures."""
     where = {"images": ingested.images.model_dump(), "captioner": run.captioner.model_dump(mode="json")}
-    settings, reads = run.captions.model_dump(mode="json"), CAPTIONERS[run.captioner.name].READS
+    settings, needs = run.captions.model_dump(mode="json"), CAPTIONERS[run.captioner.name].NEEDS_RECORDS
     jobs = [
-        make_job(run, "caption", VERSION, {"selected": part}, settings | _read(ingested, part, reads), where)
+        make_job(run, "caption", VERSION, {"selected": part}, settings | _read(ingested, part, needs), where)
         for part in selected.parts
     ]
     total = sum(part.rows for part in selected.parts)
@@ -38,9 +38,9 @@ def _new(part: Ref) -> int:
     return int((~read_manifest(part.file, CaptionRow).reused).sum())
 
 
-def _read(ingested: Ingested, part: Ref, reads: bool) -> dict[str, str]:
-    """What a captioner that reads the records depends on beside the selected rows."""
-    if not reads:
+def _read(ingested: Ingested, part: Ref, needs: bool) -> dict[str, str]:
+    """What a captioner that needs the records depends on beside the selected rows."""
+    if not needs:
         return {}
     records = _records(ingested.images.path, ingested.images.sha256)
     return {"records": key_of(*(records[key].decode() for key in read_manifest(part.file, SelectRow, ("key",)).key))}
@@ -60,6 +60,6 @@ def caption_part(job: Job) -> Ref:
     images = Ref.model_validate(job.where["images"])
     load = sources_of(images, job.sources)
     with use_member(job.where["captioner"]) as captioner:
-        records = _records(images.path, images.sha256) if captioner.READS else {}
+        records = _records(images.path, images.sha256) if captioner.NEEDS_RECORDS else {}
         rows = caption_pictures(job.read("selected", SelectRow), form, job.store, load, captioner, job.advance, records)
     return job.write(rows, CaptionRow)

@@ -30,9 +30,9 @@ windows = st.tuples(st.integers(-30, 59), st.integers(-30, 39), st.integers(31, 
 
 def make_pass(region=(), window=(0, 0, WIDTH, HEIGHT), shape=None, mask=None, holes=()):
     shape = shape or (window[3] - window[1], window[2] - window[0])
-    told = {"boxes": (), "phrases": (), "prompt": "", "negative_prompt": "", "seed": 1}
+    fields = {"boxes": (), "phrases": (), "prompt": "", "negative_prompt": "", "seed": 1}
     rle = None if mask is None else encode_rle(mask)
-    return Pass(window=window, shape=shape, region=region, holes=holes, mask=rle, **told)
+    return Pass(window=window, shape=shape, region=region, holes=holes, mask=rle, **fields)
 
 
 def by_pixel(step, mask, view):
@@ -82,8 +82,8 @@ def test_run_lengths_are_cocos():
 
     mask = np.zeros((5, 7), bool)
     mask[1:3, 2:6] = True
-    told = {"size": [5, 7], "counts": encode_rle(mask).counts}
-    assert coco.area(told) == 8 and coco.toBbox(told).tolist() == [2, 1, 4, 2]
+    rle = {"size": [5, 7], "counts": encode_rle(mask).counts}
+    assert coco.area(rle) == 8 and coco.toBbox(rle).tolist() == [2, 1, 4, 2]
 
 
 @quick
@@ -93,13 +93,13 @@ def test_run_lengths_are_cocos():
 @example(region=((3, 20, 4, 21),), mask=None, window=(0, 0, 60, 40), shape=(300, 5))
 def test_no_masked_pixel_is_lost_and_none_made_far_away(region, mask, window, shape):
     step = make_pass(region, window, shape, mask)
-    seen, inside = mask_of(step), region_mask(step, window)
-    assert seen.shape == shape and seen.dtype == bool
+    scaled, inside = mask_of(step), region_mask(step, window)
+    assert scaled.shape == shape and scaled.dtype == bool
     scale = np.array(shape) / inside.shape
     marked = np.argwhere(inside)
     for y, x in np.floor((marked + 0.5) * scale).astype(int):
-        assert seen[y, x]
-    for y, x in np.argwhere(seen):  # a pixel's own share of the window, and one pixel of the window around it
+        assert scaled[y, x]
+    for y, x in np.argwhere(scaled):  # a pixel's own share of the window, and one pixel of the window around it
         (top, left), (bottom, right) = np.floor([y, x] / scale) - 1, np.ceil([y + 1, x + 1] / scale) + 1
         assert inside[max(int(top), 0) : int(bottom), max(int(left), 0) : int(right)].any()
 

@@ -14,7 +14,7 @@ from lib.captioning.caption import caption_pictures, make_caption_form
 from lib.captioning.captioners import CAPTIONERS, blip2
 from lib.captioning.captioners.blip2 import Blip2, Blip2FlanT5, _eight_bit
 from lib.captioning.captioners.given import Given
-from lib.captioning.captioners.template import Template, say
+from lib.captioning.captioners.template import Template, sentence_of
 from lib.core.checkpoints import resolve
 from lib.core.errors import AugmentError
 from lib.core.keys import key_of
@@ -28,8 +28,8 @@ def test_every_captioner_holds_the_contract(name):
     member = CAPTIONERS[name]
     assert isinstance(member.VERSION, int)
     assert member.LICENCE
-    assert isinstance(member.SEES, bool)
-    assert isinstance(member.READS, bool)
+    assert isinstance(member.NEEDS_PICTURES, bool)
+    assert isinstance(member.NEEDS_RECORDS, bool)
     assert CAPTIONERS.settings(name, {}) == member.Settings()
     made = member(member.Settings(), resolve("org/name", {"org/name": "0" * 40}) if member.MODEL else None)
     assert made.batch_size >= 1
@@ -59,7 +59,7 @@ def test_every_captioner_without_a_model_says_one_thing_a_picture(name):
     ],
 )
 def test_a_sentence_counts_the_labels_in_words(labels, sentence):
-    assert say(labels) == sentence
+    assert sentence_of(labels) == sentence
     assert Template(Template.Settings()).caption([None], [labels[::-1]]) == [sentence]
 
 
@@ -219,7 +219,7 @@ def test_blip2_says_words_of_each_picture_of_any_size_whatever_its_neighbours(fo
     together = blip.caption(PICTURES, [["fish"]] * 4)
     assert together == [blip.caption([picture], [[]])[0] for picture in PICTURES]
     assert together[::-1] == blip.caption(PICTURES[::-1], [[]] * 4)
-    assert together == blip._say(PICTURES)  # in one batch, as on a GPU
+    assert together == blip._captions(PICTURES)  # in one batch, as on a GPU
     assert len(set(together)) > 1
     assert all(text == text.strip() and "<" not in text for text in together)
     assert all(len(text.split()) <= 8 for text in together)

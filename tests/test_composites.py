@@ -68,10 +68,10 @@ def decoder():
 
 
 def make_pass(region=((20, 10, 70, 50),), window=FRAME, shape=None, **more):
-    """A pass at its window's own size, unless said."""
+    """A pass at its window's size, unless `shape` is given."""
     shape = shape or (window[3] - window[1], window[2] - window[0])
-    told = {"boxes": (), "phrases": (), "prompt": "", "negative_prompt": "", "seed": 1}
-    return Pass(window=window, shape=shape, region=region, **told, **more)
+    fields = {"boxes": (), "phrases": (), "prompt": "", "negative_prompt": "", "seed": 1}
+    return Pass(window=window, shape=shape, region=region, **fields, **more)
 
 
 def noise(seed, height=HEIGHT, width=WIDTH):
@@ -393,18 +393,18 @@ def test_too_little_memory_is_a_reason():
 
 
 def test_lite_tunes_the_middle_block_and_the_output_convolution_alone(monkeypatch):
-    decoder, step, seen = TinyDecoder(), make_pass(), []
+    decoder, step, trained = TinyDecoder(), make_pass(), []
     paint = painted(decoder, step.shape)
 
     def pixels(latents):
-        seen.append({name for name, weight in decoder.vae.named_parameters() if weight.requires_grad})
+        trained.append({name for name, weight in decoder.vae.named_parameters() if weight.requires_grad})
         return TinyDecoder.pixels(decoder, latents)
 
     monkeypatch.setattr(decoder, "pixels", pixels)
     compose(noise(0), paint, step, built("reconstruct", iterations=1, lite=True))
-    assert {name.split(".")[1] for name in seen[-1]} == {"mid_block", "conv_out"}
+    assert {name.split(".")[1] for name in trained[-1]} == {"mid_block", "conv_out"}
     compose(noise(0), paint, step, built("reconstruct", iterations=1))
-    assert seen[-1] == {name for name, _ in decoder.vae.named_parameters() if name.startswith("decoder.")}
+    assert trained[-1] == {name for name, _ in decoder.vae.named_parameters() if name.startswith("decoder.")}
 
 
 @pytest.mark.parametrize("case", ["full frame", "nothing"])
@@ -462,10 +462,10 @@ def test_a_decoder_that_diverges_is_an_error_and_no_black_picture(decoder):
 
 
 def test_the_canvas_is_what_the_painter_saw(decoder, monkeypatch):
-    step, seen = CASES["with mask and hole, scaled"], []
+    step, canvases = CASES["with mask and hole, scaled"], []
     composite = built("reconstruct", iterations=1)
     monkeypatch.setattr(
-        type(composite), "repaint", lambda self, paint, step, canvas: seen.append(canvas) or paint.image
+        type(composite), "repaint", lambda self, paint, step, canvas: canvases.append(canvas) or paint.image
     )
     compose(noise(0), painted(decoder, step.shape), step, composite)
-    np.testing.assert_array_equal(seen[0], canvas_of(noise(0), step))
+    np.testing.assert_array_equal(canvases[0], canvas_of(noise(0), step))

@@ -23,7 +23,7 @@ SOURCES = {f"d{i}": np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3)
 
 
 class Fake:
-    """Paints the canvas plus the pass's seed, and remembers what it was asked."""
+    """Paints the canvas plus the pass's seed, and remembers its batches."""
 
     def __init__(self, batch_size=1, fails=(), error=ValueError):
         self.batch_size, self.fails, self.error = batch_size, set(fails), error
@@ -41,7 +41,7 @@ class Fake:
 
 
 class FakeLatent(Fake):
-    """One whose paints have latents and a decoder that says what it was asked."""
+    """One whose paints have latents and a decoder that records its calls."""
 
     HAS_DECODER = True
 
@@ -117,9 +117,9 @@ def plan_row(request):
 
 def generate(store, requests, painter, load=load, advance=lambda n: None):
     rows = [plan_row(r) for r in requests]
-    told = generate_pictures(to_table(rows, PlanRow).to_pandas(), painter, load, store, advance)
-    assert [row.key for row in told] == [row.key for row in rows]  # rows out are rows in, in their order
-    return told
+    made = generate_pictures(to_table(rows, PlanRow).to_pandas(), painter, load, store, advance)
+    assert [row.key for row in made] == [row.key for row in rows]  # rows out are rows in, in their order
+    return made
 
 
 def pixels(store, row):
@@ -161,17 +161,17 @@ def test_a_lost_picture_comes_again_from_its_paint(store):
     before = pixels(store, row)
     store.path("picture", row.picture).unlink()
     again = Fake()
-    (told,) = generate(store, [make_request()], again)
-    assert again.batches == [] and (told.painted, told.reused) == (0, 1)
-    np.testing.assert_array_equal(pixels(store, told), before)
+    (second,) = generate(store, [make_request()], again)
+    assert again.batches == [] and (second.painted, second.reused) == (0, 1)
+    np.testing.assert_array_equal(pixels(store, second), before)
 
 
 def test_a_lost_picture_whose_paint_is_lost_too_is_painted_again(store):
     (row,) = generate(store, [make_request()], Fake())
     store.path("picture", row.picture).unlink()
     store.path("paint", picture_keys(make_request())[0][0]).unlink()
-    (told,) = generate(store, [make_request()], Fake())
-    assert told.painted == 1 and told.sha256 == row.sha256
+    (second,) = generate(store, [make_request()], Fake())
+    assert second.painted == 1 and second.sha256 == row.sha256
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:-1] + b"X", lambda data: b""])
@@ -179,8 +179,8 @@ def test_damaged_paint_and_picture_are_made_again(store, damage):
     (row,) = generate(store, [make_request()], Fake())
     for path in (store.path("picture", row.picture), store.path("paint", picture_keys(make_request())[0][0])):
         path.write_bytes(damage(path.read_bytes()))
-    (told,) = generate(store, [make_request()], Fake())
-    assert told.painted == 1 and told.sha256 == row.sha256
+    (second,) = generate(store, [make_request()], Fake())
+    assert second.painted == 1 and second.sha256 == row.sha256
 
 
 def test_another_composite_uses_the_same_paint(store):

@@ -168,11 +168,11 @@ def test_pictures_are_not_grey_and_keep_their_shape_where_sides_differ(painter, 
 
 def test_boxes_are_told_as_shares_of_the_painted_shape(painter):
     model = painter(Gligen)._model
-    told = _grounding(model, [item(boxes=((16, 8, 128, 64),), shape=(64, 128))], guided=True)
-    assert told["boxes"].shape == (2, 30, 4)
-    assert told["boxes"][1, 0].tolist() == [0.125, 0.125, 1, 1]
-    assert told["masks"].sum(dim=1).tolist() == [0, 1]  # the unconditional half sees no box
-    assert told["positive_embeddings"].shape == (2, 30, 32)
+    grounding = _grounding(model, [item(boxes=((16, 8, 128, 64),), shape=(64, 128))], guided=True)
+    assert grounding["boxes"].shape == (2, 30, 4)
+    assert grounding["boxes"][1, 0].tolist() == [0.125, 0.125, 1, 1]
+    assert grounding["masks"].sum(dim=1).tolist() == [0, 1]  # the unconditional half sees no box
+    assert grounding["positive_embeddings"].shape == (2, 30, 32)
 
 
 def test_two_phrases_pool_differently(painter):
@@ -291,9 +291,9 @@ def test_out_of_memory_halves_the_batch_for_good_and_ends_at_one(painter, monkey
 
 
 def test_short_batches_are_padded_and_the_padding_is_not_returned():
-    seen = []
-    results, size = run_padded([1, 2, 3], 2, lambda chunk: seen.append(list(chunk)) or list(chunk))
-    assert (results, size, seen) == ([1, 2, 3], 2, [[1, 2], [3, 3]])
+    chunks = []
+    results, size = run_padded([1, 2, 3], 2, lambda chunk: chunks.append(list(chunk)) or list(chunk))
+    assert (results, size, chunks) == ([1, 2, 3], 2, [[1, 2], [3, 3]])
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

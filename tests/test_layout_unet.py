@@ -36,7 +36,7 @@ def awake(**given: Any) -> LayoutUNet:
     return unet
 
 
-def told(unet: LayoutUNet, count: int = 2) -> dict[str, Any]:
+def inputs_of(unet: LayoutUNet, count: int = 2) -> dict[str, Any]:
     """Inputs: two objects in each picture but the last, which has one."""
     torch.manual_seed(4)
     config = unet.config
@@ -69,21 +69,21 @@ def told(unet: LayoutUNet, count: int = 2) -> dict[str, Any]:
 )
 def test_what_it_says_has_the_shape_of_its_input_or_twice_the_channels(given):
     unet = awake(**given)
-    said = unet(**told(unet))
+    output = unet(**inputs_of(unet))
     channels, side = unet.config.channels, unet.config.sample_size
-    assert said.shape == (2, channels * (1 + unet.config.learned_variance), side, side)
-    assert torch.isfinite(said).all()
+    assert output.shape == (2, channels * (1 + unet.config.learned_variance), side, side)
+    assert torch.isfinite(output).all()
 
 
 def test_every_weight_learns():
     unet = awake()
-    unet(**told(unet)).square().mean().backward()
+    unet(**inputs_of(unet)).square().mean().backward()
     idle = [name for name, weight in unet.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert idle == []
 
 
 def test_label_0_is_no_object_wherever_its_box_and_whatever_its_style():
-    unet, given = awake().eval(), told(awake())
+    unet, given = awake().eval(), inputs_of(awake())
     nothing = given | {"labels": given["labels"] * 0}
     empty = given | {"boxes": given["boxes"][:, :0], "labels": given["labels"][:, :0], "style": given["style"][:, :0]}
     with torch.no_grad():
@@ -94,30 +94,30 @@ def test_label_0_is_no_object_wherever_its_box_and_whatever_its_style():
 
 
 def test_objects_may_stand_in_any_order_and_among_empty_rows():
-    unet, given = awake().eval(), told(awake())
+    unet, given = awake().eval(), inputs_of(awake())
     swapped = {name: given[name].flip(1) for name in ("boxes", "labels", "style")}
     padded = {name: torch.cat([given[name], given[name][:, :1] * 0], 1) for name in ("boxes", "labels", "style")}
     with torch.no_grad():
-        said = unet(**given)
+        output = unet(**given)
         for other in (swapped, padded):
-            torch.testing.assert_close(unet(**given | other), said, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(unet(**given | other), output, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_kept_is_the_same_as_none_told():
-    unet, given = awake().eval(), told(awake())
+    unet, given = awake().eval(), inputs_of(awake())
     with torch.no_grad():
-        said = unet(**given | {"keep": given["keep"] * 0})
-        torch.testing.assert_close(unet(**given | {"known": None, "keep": None}), said)
+        output = unet(**given | {"keep": given["keep"] * 0})
+        torch.testing.assert_close(unet(**given | {"known": None, "keep": None}), output)
 
 
 @pytest.mark.parametrize("given", [{"class_maps": False}, {"class_maps": True}], ids=str)
 def test_a_label_and_a_style_change_what_it_says(given):
     unet = awake(**given).eval()
-    inputs = told(unet)
+    inputs = inputs_of(unet)
     with torch.no_grad():
-        said = unet(**inputs)
+        output = unet(**inputs)
         for other in ({"labels": inputs["labels"].clamp(max=2)}, {"style": -inputs["style"]}):
-            assert not torch.allclose(unet(**inputs | other), said, atol=1e-3)
+            assert not torch.allclose(unet(**inputs | other), output, atol=1e-3)
 
 
 def test_isla_norm_is_its_equation_cell_by_cell():
@@ -194,7 +194,7 @@ def test_a_saved_one_says_what_it_said(tmp_path):
     again = LayoutUNet.from_pretrained(tmp_path)
     assert list(again.config.categories) == ["open", "short", "spur"]
     with torch.no_grad():
-        assert torch.equal(unet(**told(unet)), again.eval()(**told(unet)))
+        assert torch.equal(unet(**inputs_of(unet)), again.eval()(**inputs_of(unet)))
 
 
 def test_a_checkpoint_is_read_with_its_size_and_schedule(folder, tmp_path):
@@ -256,7 +256,7 @@ def test_missing_and_damaged_files_are_told(folder, tmp_path):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_what_is_kept_stays_and_the_rest_is_painted(folder, name):
     model = load_layout_unet(resolve(str(folder), {}))
-    given = told(model.unet, 1)
+    given = inputs_of(model.unet, 1)
     scheduler = make_scheduler(name, model.scheduler, 3, torch.device("cpu"))
     layout = given["boxes"], given["labels"], given["style"]
     made = paint_layout(model.unet, scheduler, given["sample"], *layout, 1.5, given["known"], given["keep"])
@@ -267,7 +267,7 @@ def test_what_is_kept_stays_and_the_rest_is_painted(folder, name):
 
 def test_a_picture_does_not_depend_on_its_neighbours_layout(folder):
     model = load_layout_unet(resolve(str(folder), {}))
-    given = told(model.unet, 2)
+    given = inputs_of(model.unet, 2)
 
     def painted(labels: torch.Tensor) -> torch.Tensor:
         scheduler = make_scheduler("ddim", model.scheduler, 3, torch.device("cpu"))

@@ -42,10 +42,10 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
     height, width = canvas.shape[:2]
     needs = PAINTERS[name].NEEDS_DONOR
     donor = noise(3, 20, 20) if donor is None and needs else donor
-    told = None
+    donor = None
     if needs:
         crop = (0, 0, donor.shape[1], donor.shape[0])
-        told = Donor(annotation="9", digest="d", box=crop, frame="upright", flip=flip, polygon=None)
+        donor = Donor(annotation="9", digest="d", box=crop, frame="upright", flip=flip, polygon=None)
     if mask is None:
         mask = np.zeros((height, width), bool)
         mask[box[1] : box[3], box[0] : box[2]] = True
@@ -59,7 +59,7 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
         prompt="the sea",
         negative_prompt="",
         seed=seed,
-        donor=told,
+        donor=donor,
     )
     return PassInput(step, canvas, mask, donor)
 
@@ -192,7 +192,7 @@ def test_latents_and_decoder_come_where_they_are_declared_and_give_the_paint_aga
 
 @every_painter
 def test_a_decoder_can_be_tuned_and_is_left_frozen(painters, name):
-    """Composite `reconstruct` does so: gradients reach the latents, and weights that are told to take some."""
+    """Composite `reconstruct` does so: gradients reach the latents, and weights that require them."""
     if not PAINTERS[name].HAS_DECODER:
         return
     decoder = painters[name].decoder()
@@ -288,8 +288,8 @@ def test_a_pass_without_a_donor_is_refused():
 
 
 def fits(box, donor, **values):
-    (told,) = CopyPaste.fits(CopyPaste.Settings(**values), *box, np.array([donor], float))
-    return bool(told)
+    (fitting,) = CopyPaste.fits(CopyPaste.Settings(**values), *box, np.array([donor], float))
+    return bool(fitting)
 
 
 def test_a_donor_may_grow_so_far_and_no_further():
@@ -309,8 +309,8 @@ def test_a_donors_aspect_may_change_so_far_and_no_further():
 
 @given(st.tuples(SIDES, SIDES), st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=9))
 def test_donors_are_judged_each_for_itself(box, donors):
-    told = CopyPaste.fits(CopyPaste.Settings(), *box, np.array(donors, float))
-    assert told.tolist() == [fits(box, donor) for donor in donors]
+    fitting = CopyPaste.fits(CopyPaste.Settings(), *box, np.array(donors, float))
+    assert fitting.tolist() == [fits(box, donor) for donor in donors]
 
 
 @given(SIDES, SIDES)

@@ -78,8 +78,8 @@ class Bench:
         )
         from lib.core.images import load_rgb
 
-        told = load_rgb(self.store.get("picture", made[0].picture), "stored") if made[0].status == OK else None
-        return pixels, told, Request.model_validate_json(row.request), made[0].reason
+        result = load_rgb(self.store.get("picture", made[0].picture), "stored") if made[0].status == OK else None
+        return pixels, result, Request.model_validate_json(row.request), made[0].reason
 
     def painter(self, recipe):
         key = recipe.painter.model_dump_json()
@@ -104,14 +104,14 @@ def box_row(key, image, x, y, w, h):
 
 def reach(request, shape):
     """bool (H, W): what the composite of any pass may touch."""
-    told = np.zeros(shape, bool)
+    reach = np.zeros(shape, bool)
     composite = COMPOSITES[request.composite["name"]](
         COMPOSITES.settings(request.composite["name"], request.composite["settings"])
     )
     for step in request.passes:
         x0, y0, x1, y1 = view = cut_window(step.window, shape[1], shape[0])
-        told[y0:y1, x0:x1] |= composite.alpha(step, view) > 0
-    return told
+        reach[y0:y1, x0:x1] |= composite.alpha(step, view) > 0
+    return reach
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,9 @@ def test_boxes_are_kept_unless_something_stands_before_them(bench, edit, name):
     _, _, request, _ = bench.run_once(edit, name, USUAL)
     if request is None:
         return
-    told = {label.source: label for label in request.labels}
+    labels = {label.source: label for label in request.labels}
     for i, box in enumerate(boxes_for(USUAL)):
-        label = told[str(10 + i)]
+        label = labels[str(10 + i)]
         assert label.bbox in (None, box) or label.visible is not None
 
 

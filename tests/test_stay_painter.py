@@ -44,7 +44,7 @@ def painter(folder, **values):
     return PAINTERS.build(PAINTERS.member("stay", {"steps": 3, **values}, resolve(str(folder), {})))
 
 
-def told(own, phrases, boxes=None, **changes):
+def with_layout(own, phrases, boxes=None, **changes):
     """A pass with other phrases."""
     boxes = boxes or ((16, 8, 48, 40),) * len(phrases)
     step = own.step.model_copy(update={"phrases": tuple(phrases), "boxes": boxes, **changes})
@@ -93,14 +93,16 @@ def test_what_is_known_around_it_tells_on_the_paint(folders, kind):
 @pytest.mark.parametrize("what", ["phrase", "box"])
 def test_category_and_box_tell_on_the_paint(folders, what):
     own = item("stay", canvas=GREY)
-    other = told(own, ["dog"]) if what == "phrase" else told(own, ["a fish"], ((16, 8, 30, 40),))
+    other = with_layout(own, ["dog"]) if what == "phrase" else with_layout(own, ["a fish"], ((16, 8, 30, 40),))
     (one,), (two,) = paint(painter(folders["grey"]), own), paint(painter(folders["grey"]), other)
     assert (one != two).any()
 
 
 def test_a_prompt_is_not_read(folders):
     own, made = item("stay", canvas=GREY), painter(folders["grey"])
-    np.testing.assert_array_equal(*paint(made, own), *paint(made, told(own, ["a fish"], prompt="something else")))
+    np.testing.assert_array_equal(
+        *paint(made, own), *paint(made, with_layout(own, ["a fish"], prompt="something else"))
+    )
 
 
 def test_where_the_whole_frame_is_painted_nothing_is_known(folders):
@@ -138,7 +140,7 @@ def test_a_pass_does_not_depend_on_how_many_objects_its_neighbours_have(folders,
     monkeypatch.setattr("lib.painting.painters.denoise.available_cores", lambda: 1)  # one batch, as on a GPU
     made = painter(folders["grey"])
     made._fitted = 4
-    own, crowd = item("stay", 1, canvas=GREY), told(item("stay", 2), ["cat", "dog", "forklift"])
+    own, crowd = item("stay", 1, canvas=GREY), with_layout(item("stay", 2), ["cat", "dog", "forklift"])
     (alone,) = paint(made, own)
     for batch in ([own, crowd], [crowd, own, crowd]):
         images = paint(made, *batch)
@@ -150,7 +152,7 @@ def test_a_pass_does_not_depend_on_how_many_objects_its_neighbours_have(folders,
 
 def test_a_label_that_the_model_does_not_know_names_both_lists(folders):
     with pytest.raises(PictureError) as error:
-        painter(folders["grey"]).paint([told(item("stay"), ["cat", "a crate"])])
+        painter(folders["grey"]).paint([with_layout(item("stay"), ["cat", "a crate"])])
     assert error.value.reason == "category_unknown"
     assert error.value.detail.startswith("a crate: ") and all(name in error.value.detail for name in THINGS)
 
@@ -158,8 +160,8 @@ def test_a_label_that_the_model_does_not_know_names_both_lists(folders):
 def test_more_objects_than_the_model_takes_name_its_limit(folders):
     made = painter(folders["few"])
     with pytest.raises(PictureError, match="too_many_boxes: 3 boxes, 2 at most"):
-        made.paint([told(item("stay"), ["cat"] * 3)])
-    assert paint(made, told(item("stay"), ["cat"] * 2))
+        made.paint([with_layout(item("stay"), ["cat"] * 3)])
+    assert paint(made, with_layout(item("stay"), ["cat"] * 2))
 
 
 def test_both_are_reasons_of_a_row(folders, tmp_path):
@@ -261,7 +263,7 @@ def test_clean_boards_become_defective_ones_and_nothing_else_changes(boards, mod
             assert (w, h) == sizes[note["category_id"]] or "visible" in note
             assert changed[y : y + h, x : x + w].mean() > 0.5
             changed[y : y + h, x : x + w] = False
-        assert not changed.any()  # class and box exact: nothing is painted that no label tells of
+        assert not changed.any()  # class and box exact: whatever is painted has a label
 
 
 def test_a_run_without_a_model_fails_with_the_way_out(boards, prefect_server, tmp_path):

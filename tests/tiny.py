@@ -49,7 +49,7 @@ def tiny_sd(folder: Path, channels: int = 4) -> Path:
 
 
 def tiny_sdxl(folder: Path, channels: int = 9) -> Path:
-    """An SDXL of that size: two text encoders, 32 and 16 wide, and a U-Net that is told sizes. Returns `folder`."""
+    """An SDXL of that size: two text encoders, 32 and 16 wide, and a U-Net that receives sizes. Returns `folder`."""
     name = "StableDiffusionXLInpaintPipeline" if channels == 9 else "StableDiffusionXLPipeline"
     return _tiny_diffusion(
         folder,

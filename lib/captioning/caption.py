@@ -50,7 +50,7 @@ def caption_pictures(
     """A CaptionRow per SelectRow.
 
     load: (digest, frame) → uint8 (H, W, 3) RGB; captioner: a CAPTIONERS member, called only for pictures whose
-    caption is not in the store; records: image key → source record, for a captioner that READS. A picture that
+    caption is not in the store; records: image key → source record, with NEEDS_RECORDS. A picture that
     cannot be read any more, or for which the captioner has no text, becomes a row with its reason.
     """
     rows = list(selected.itertuples(index=False))
@@ -63,7 +63,7 @@ def caption_pictures(
     missing = [row for row in rows if row.key not in known]
     for start in range(0, len(missing), captioner.batch_size):
         batch = missing[start : start + captioner.batch_size]
-        pictures, faults = _load_all(batch, captioner.SEES, load)
+        pictures, faults = _load_all(batch, captioner.NEEDS_PICTURES, load)
         failed |= faults
         readable = [row for row in batch if row.key not in faults]
         about = [row.labels for row in readable], [records.get(row.key) for row in readable]
@@ -81,12 +81,15 @@ def _known(store: Store, key: str) -> bytes | None:
     return data if data == b"null" or typed(data, str) is not None else None
 
 
-def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.ndarray | None], dict[str, PictureError]]:
+def _load_all(
+    batch: Sequence[Any], needs_pictures: bool, load: Load
+) -> tuple[list[np.ndarray | None], dict[str, PictureError]]:
+    """Pictures of the rows that can be read, None each without needs_pictures; image key → fault of the others."""
     pictures: list[np.ndarray | None] = []
     faults: dict[str, PictureError] = {}
     for row in batch:
         try:
-            pictures.append(np.array(load(row.digest, row.frame)) if sees else None)
+            pictures.append(np.array(load(row.digest, row.frame)) if needs_pictures else None)
         except PictureError as error:
             faults[row.key] = error
     return pictures, faults
@@ -95,10 +98,10 @@ def _load_all(batch: Sequence[Any], sees: bool, load: Load) -> tuple[list[np.nda
 def caption_key(row: Any, captioner: Any, identity: dict[str, Any], record: bytes | None) -> str:
     """Key in the store of the raw caption: rules and prompt are pure, and applied to it at every run.
 
-    row: SelectRow; captioner: a CAPTIONERS member, or its class; record: the source's, for one that READS.
+    row: SelectRow; captioner: a CAPTIONERS member, or its class; record: the source's, with NEEDS_RECORDS.
     """
-    labels = [] if captioner.SEES else sorted(row.labels)
-    read = [digest(record or b"")] if captioner.READS else []
+    labels = [] if captioner.NEEDS_PICTURES else sorted(row.labels)
+    read = [digest(record or b"")] if captioner.NEEDS_RECORDS else []
     return key_of("caption", row.digest, row.frame, labels, identity, *read)
 
 

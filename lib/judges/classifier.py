@@ -94,7 +94,7 @@ class CropClassifier:
         if not names:
             raise ValueError("no names to score crops against: give at least one")
         columns = self._columns(names)
-        logits = batched(self.ref, crops, self.batch_size, self._see, len(self.load().labels))
+        logits = batched(self.ref, crops, self.batch_size, self._logits, len(self.load().labels))
         scores = [np.logaddexp.reduce(logits.astype(np.float64)[:, numbers], axis=1) for numbers in columns]
         return softmax(np.stack(scores, axis=1))
 
@@ -111,7 +111,7 @@ class CropClassifier:
             )
         return columns
 
-    def _see(self, crops: Sequence[Pixels]) -> Any:
+    def _logits(self, crops: Sequence[Pixels]) -> Any:
         loaded = self.load()
         pixels = prepared(crops, loaded.size, loaded.mean, loaded.std)
         return loaded.model(pixel_values=pixels.to(loaded.model.device)).logits

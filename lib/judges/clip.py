@@ -104,7 +104,7 @@ class RegionScorer:
 
     def features(self, pictures: Sequence[Pixels]) -> Embeddings:
         """(N, D) image embeddings as the model gives them; uint8 HWC RGB of any sizes, each squeezed to its square."""
-        return self._batched(pictures, self._see)
+        return self._batched(pictures, self._image_features)
 
     def embed_pictures(self, pictures: Sequence[Pixels]) -> Embeddings:
         """(N, D) image embeddings of length 1."""
@@ -112,7 +112,7 @@ class RegionScorer:
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(M, D) text embeddings of length 1; what is longer than the model reads is cut."""
-        return _normalised(self._batched(texts, self._read))
+        return _normalised(self._batched(texts, self._text_features))
 
     def embed_names(self, names: Sequence[str]) -> Embeddings:
         """(M, D) of length 1: the mean over three ways to say each name, "{}", "a {}" and "a photo of a {}"."""
@@ -154,12 +154,12 @@ class RegionScorer:
     def _batched(self, items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor]) -> Embeddings:
         return batched(self.ref, items, self.batch_size, run, self.load().dimensions)
 
-    def _see(self, pictures: Sequence[Pixels]) -> torch.Tensor:
+    def _image_features(self, pictures: Sequence[Pixels]) -> torch.Tensor:
         clip = self.load()
         pixels = prepared(pictures, clip.size, clip.mean, clip.std)
         return pooled(clip.model.get_image_features(pixel_values=pixels.to(clip.model.device)))
 
-    def _read(self, texts: Sequence[str]) -> torch.Tensor:
+    def _text_features(self, texts: Sequence[str]) -> torch.Tensor:
         clip = self.load()
         # Always the full length: a text's embedding must not depend on the texts beside it.
         longest = clip.model.config.text_config.max_position_embeddings

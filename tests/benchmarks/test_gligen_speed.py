@@ -35,9 +35,9 @@ def passes() -> list[PassInput]:
     scale = SIDE / 128
     boxes = tuple(tuple(value * scale for value in box) for box in BOXES)
     common = {"window": (0, 0, SIDE, SIDE), "shape": (SIDE, SIDE), "region": ((0, 0, SIDE, SIDE),)}
-    told = {"boxes": boxes, "phrases": PHRASES, "prompt": PROMPT, "negative_prompt": ""}
+    fields = {"boxes": boxes, "phrases": PHRASES, "prompt": PROMPT, "negative_prompt": ""}
     canvas, mask = np.zeros((SIDE, SIDE, 3), np.uint8), np.ones((SIDE, SIDE), bool)
-    return [PassInput(Pass(**common, **told, seed=seed), canvas, mask) for seed in range(COUNT)]
+    return [PassInput(Pass(**common, **fields, seed=seed), canvas, mask) for seed in range(COUNT)]
 
 
 def peer(model: LatentDiffusion, scheduler) -> object:
@@ -132,13 +132,13 @@ def test_gligen_beside_diffusers_pipeline():
     for way in ways.values():
         way()
     found = {name: [timed(way) for _ in range(ROUNDS)] for name, way in ways.items()}
-    best = {name: max(rate for rate, _ in told) for name, told in found.items()}
+    best = {name: max(rate for rate, _ in runs) for name, runs in found.items()}
     place = torch.cuda.get_device_name() if GPU else f"{available_cores()} CPU cores, {threads} torch threads"
     print(f"\n{COUNT} pictures of {SIDE}×{SIDE}, {STEPS} steps, {place}; best of {ROUNDS}")
     print("| | pictures/s | peak memory, GiB | this project's ratio |\n|---|---|---|---|")
-    for name, told in found.items():
+    for name, runs in found.items():
         ratio = best["this project"] / best[name]
-        print(f"| {name} | {best[name]:.2f} | {max(peak for _, peak in told):.2f} | {ratio:.2f} |")
+        print(f"| {name} | {best[name]:.2f} | {max(peak for _, peak in runs):.2f} | {ratio:.2f} |")
 
 
 def on_threads(count: int, run, before: int) -> None:

@@ -30,8 +30,8 @@ class Captioner(Protocol):
     MODEL: ClassVar[str | None]  # published checkpoint id for models: full; None = needs no model
     LICENCE: ClassVar[str]
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
-    SEES: ClassVar[bool]  # False: does not look at the pictures, they may be None
-    READS: ClassVar[bool]  # False: does not look at the records, they may be left out
+    NEEDS_PICTURES: ClassVar[bool]  # False: does not use the pictures, they may be None
+    NEEDS_RECORDS: ClassVar[bool]  # False: does not use the records, they may be left out
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any, model: Any) -> None:

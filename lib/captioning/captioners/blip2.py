@@ -44,8 +44,8 @@ class Blip2:
     MODEL: ClassVar[str | None] = "Salesforce/blip2-opt-2.7b"
     LICENCE: ClassVar[str] = "MIT; the OPT language model inside: OPT licence, not for commercial use"
     MINI: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 56}
-    SEES: ClassVar[bool] = True
-    READS: ClassVar[bool] = False
+    NEEDS_PICTURES: ClassVar[bool] = True
+    NEEDS_RECORDS: ClassVar[bool] = False
     Settings: ClassVar[type[MemberSettings]] = Blip2Settings
 
     def __init__(self, settings: Blip2Settings, model: ModelRef) -> None:
@@ -70,9 +70,9 @@ class Blip2:
         given = [picture for picture in pictures if picture is not None]
         if len(given) != len(pictures):
             raise ValueError("blip2 describes pictures, and got none for some: use captioner template for labels alone")
-        return run_padded(given, self.batch_size, self._say)[0]
+        return run_padded(given, self.batch_size, self._captions)[0]
 
-    def _say(self, pictures: Sequence[np.ndarray]) -> list[str]:
+    def _captions(self, pictures: Sequence[np.ndarray]) -> list[str]:
         import torch
 
         if self._loaded is None:

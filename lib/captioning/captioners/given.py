@@ -20,8 +20,8 @@ class Given:
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed; the texts are the data set's"
-    SEES: ClassVar[bool] = False
-    READS: ClassVar[bool] = True
+    NEEDS_PICTURES: ClassVar[bool] = False
+    NEEDS_RECORDS: ClassVar[bool] = True
 
     class Settings(MemberSettings):
         field: str = Field(

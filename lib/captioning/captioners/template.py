@@ -15,13 +15,13 @@ EMPTY = "an empty scene"
 
 
 class Template:
-    """Counts the labels and says them, in alphabetical order."""
+    """Counts the labels and lists them, in alphabetical order."""
 
     VERSION: ClassVar[int] = 1
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
-    SEES: ClassVar[bool] = False
-    READS: ClassVar[bool] = False
+    NEEDS_PICTURES: ClassVar[bool] = False
+    NEEDS_RECORDS: ClassVar[bool] = False
 
     class Settings(MemberSettings):
         pass
@@ -38,10 +38,10 @@ class Template:
         records: Sequence[bytes | None] = (),
     ) -> list[str]:
         """One sentence for each list of labels, whatever their order; "an empty scene" for none."""
-        return [say(names) for names in labels]
+        return [sentence_of(names) for names in labels]
 
 
-def say(labels: Sequence[str]) -> str:
+def sentence_of(labels: Sequence[str]) -> str:
     """["pallet", "forklift", "pallet"] → "a forklift and two pallets"."""
     counts = Counter(spoken(label) for label in labels)
     parts = [_counted(word, count) for word, count in sorted(counts.items())]

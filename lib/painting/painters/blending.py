@@ -104,8 +104,8 @@ class LatentPaintSettings(BlendingSettings):
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a batch is painted into."""
+class Blending:
+    """What a batch of passes is blended with."""
 
     scheduler: Any
     known: torch.Tensor  # (N, C, h, w) latents of the canvases
@@ -130,21 +130,23 @@ class Vanilla(LatentPainter):
     ) -> torch.Tensor:
         known = model.encode([item.canvas for item in batch])
         paint = soft_cells([item.mask for item in batch], model.factor, model.device, self.settings.mask_blur)
-        latents = self._painted(model, Scene(scheduler, known, noise, paint), batch)
+        latents = self._painted(model, Blending(scheduler, known, noise, paint), batch)
         return blend(known, latents, paint)
 
-    def _painted(self, model: LatentDiffusion, scene: Scene, batch: Sequence[PassInput], **more: Any) -> torch.Tensor:
+    def _painted(
+        self, model: LatentDiffusion, blending: Blending, batch: Sequence[PassInput], **more: Any
+    ) -> torch.Tensor:
         """(N, C, h, w) latents; what is known in them does not count. more: what else `denoise` takes."""
-        hook = known_kept(partial(self._known_at, scene), partial(self._paint_at, scene))
-        return self._guided(model, scene.scheduler, scene.noise, batch, before_step=hook, **more)
+        hook = known_kept(partial(self._known_at, blending), partial(self._paint_at, blending))
+        return self._guided(model, blending.scheduler, blending.noise, batch, before_step=hook, **more)
 
-    def _known_at(self, scene: Scene, timestep: torch.Tensor) -> torch.Tensor:
+    def _known_at(self, blending: Blending, timestep: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w): the known latents as they stand before the step at a time step."""
-        return noised(scene.scheduler, scene.known, scene.noise, timestep)
+        return noised(blending.scheduler, blending.known, blending.noise, timestep)
 
-    def _paint_at(self, scene: Scene, step: int) -> torch.Tensor:
+    def _paint_at(self, blending: Blending, step: int) -> torch.Tensor:
         """(N, 1, h, w), 0 to 1: what is painted at a step, counted from 0 among those taken."""
-        return scene.paint
+        return blending.paint
 
 
 class BlendedLatent(Vanilla):
@@ -158,16 +160,18 @@ class BlendedLatent(Vanilla):
     VERSION: ClassVar[int] = 1
     Settings: ClassVar[type[LatentSettings]] = BlendedLatentSettings
 
-    def _painted(self, model: LatentDiffusion, scene: Scene, batch: Sequence[PassInput], **more: Any) -> torch.Tensor:
-        known = scene.known if self._left_out else None
-        return super()._painted(model, scene, batch, start=self._left_out, known=known, **more)
+    def _painted(
+        self, model: LatentDiffusion, blending: Blending, batch: Sequence[PassInput], **more: Any
+    ) -> torch.Tensor:
+        known = blending.known if self._left_out else None
+        return super()._painted(model, blending, batch, start=self._left_out, known=known, **more)
 
-    def _paint_at(self, scene: Scene, step: int) -> torch.Tensor:
+    def _paint_at(self, blending: Blending, step: int) -> torch.Tensor:
         import torch
 
-        taken = len(time_steps(scene.scheduler, self._left_out))
+        taken = len(time_steps(blending.scheduler, self._left_out))
         side = DILATIONS[len(DILATIONS) * step // taken]
-        return torch.nn.functional.max_pool2d(scene.paint, side, stride=1, padding=side // 2)
+        return torch.nn.functional.max_pool2d(blending.paint, side, stride=1, padding=side // 2)
 
     @property
     def _left_out(self) -> int:
@@ -186,17 +190,17 @@ class TdPaint(Vanilla):
     VERSION: ClassVar[int] = 1
     Settings: ClassVar[type[LatentSettings]] = TdPaintSettings
 
-    def _known_at(self, scene: Scene, timestep: torch.Tensor) -> torch.Tensor:
+    def _known_at(self, blending: Blending, timestep: torch.Tensor) -> torch.Tensor:
         import torch
 
-        kept = scene.scheduler.alphas_cumprod  # ᾱ of each training step
+        kept = blending.scheduler.alphas_cumprod  # ᾱ of each training step
         level = round(self.settings.known_noise * len(kept))
         if level > timestep:
-            return super()._known_at(scene, timestep)
+            return super()._known_at(blending, timestep)
         alpha = float(kept[level - 1]) if level else 1.0
-        latents = scene.known * alpha**0.5 + scene.noise * (1 - alpha) ** 0.5
+        latents = blending.known * alpha**0.5 + blending.noise * (1 - alpha) ** 0.5
         # Such as the U-Net shall see them; some schedulers scale what it sees.
-        return latents / scene.scheduler.scale_model_input(torch.ones_like(latents), timestep)
+        return latents / blending.scheduler.scale_model_input(torch.ones_like(latents), timestep)
 
 
 class LatentPaint(Vanilla):
@@ -210,16 +214,18 @@ class LatentPaint(Vanilla):
     SIDE_BY_SIDE: ClassVar[bool] = False  # the hooks are the U-Net's, which all threads would share
     Settings: ClassVar[type[LatentSettings]] = LatentPaintSettings
 
-    def _painted(self, model: LatentDiffusion, scene: Scene, batch: Sequence[PassInput], **more: Any) -> torch.Tensor:
+    def _painted(
+        self, model: LatentDiffusion, blending: Blending, batch: Sequence[PassInput], **more: Any
+    ) -> torch.Tensor:
         def known_input(timestep: torch.Tensor) -> torch.Tensor:
-            sample: torch.Tensor = scene.scheduler.scale_model_input(self._known_at(scene, timestep), timestep)
+            sample: torch.Tensor = blending.scheduler.scale_model_input(self._known_at(blending, timestep), timestep)
             return sample
 
         layers = _modules(model.unet, self.settings.layers)
-        with known_features(model.unet, layers, known_input, scene.paint) as unet:
+        with known_features(model.unet, layers, known_input, blending.paint) as unet:
             if self.settings.blend:
-                return super()._painted(model, scene, batch, unet=unet, **more)
-            return self._guided(model, scene.scheduler, scene.noise, batch, unet=unet, **more)
+                return super()._painted(model, blending, batch, unet=unet, **more)
+            return self._guided(model, blending.scheduler, blending.noise, batch, unet=unet, **more)
 
 
 def soft_cells(

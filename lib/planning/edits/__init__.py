@@ -121,7 +121,7 @@ class EditSettings(MemberSettings):
 
     @field_validator("prompt")
     @classmethod
-    def _says_something(cls, value: str | list[str] | None) -> str | list[str] | None:
+    def _not_empty(cls, value: str | list[str] | None) -> str | list[str] | None:
         texts = value if isinstance(value, list) else [value]
         if value is not None and not (texts and all(text and text.strip() for text in texts)):
             raise ValueError("a text, or a list of texts, was expected, none of them empty")
