@@ -7,7 +7,9 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel
 
-from lib.datasets.finalise import Ids, Sources, final_objects, finalise
+from lib.datasets.finalise import finalise
+from lib.datasets.ids import Ids
+from lib.datasets.write_coco import Sources, final_objects
 from lib.records.manifest import Ref, former_manifest, read_manifest, write_manifest
 from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
 from lib.records.settings import FinaliseSettings

@@ -16,10 +16,12 @@ from attack_samples import write_sample
 from attacks import Attack, Fault, check_error, fresh
 
 from lib.core.errors import AugmentError
-from lib.datasets.finalise import Ids, Sources, finalise
+from lib.datasets.finalise import finalise
 from lib.datasets.formats import FORMATS, categories_of, read_dataset
+from lib.datasets.ids import Ids
 from lib.datasets.ingest import check_pictures, settle_objects
 from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.datasets.write_coco import Sources
 from lib.records.manifest import to_table
 from lib.records.rows import ImageRow, ReviewRow, Row
 from lib.records.settings import DatasetSettings, FinaliseSettings, SelectSettings

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from lib.core.errors import AugmentError
-from lib.datasets.finalise import final_objects
 from lib.datasets.formats import Dataset, read_dataset
+from lib.datasets.write_coco import final_objects
 from lib.records.rows import ImageRow, ObjectRow, arrow_schema
 from lib.records.settings import DatasetSettings
 

@@ -20,9 +20,12 @@ from PIL import Image
 from lib.core.errors import AugmentError
 from lib.core.images import encode_png
 from lib.core.keys import key_of
-from lib.datasets.finalise import Ids, Sources, final_names, final_objects, finalise
+from lib.datasets.finalise import finalise
 from lib.datasets.formats import read_dataset
+from lib.datasets.ids import Ids
 from lib.datasets.ingest import check_pictures, settle_objects
+from lib.datasets.names import final_names
+from lib.datasets.write_coco import Sources, final_objects
 from lib.records.manifest import to_table
 from lib.records.requests import Label, Request
 from lib.records.rle import encode_rle
@@ -228,8 +231,8 @@ def test_ids_read_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
-        ({"images": {"a": 3, "b": 3}, "annotations": {}}, "id 3 stands twice among its images"),
-        ({"images": {}, "annotations": {"a:0": 7, "a:1": 7}}, "id 7 stands twice among its annotations"),
+        ({"images": {"a": 3, "b": 3}, "annotations": {}}, "id 3 appears twice among its images"),
+        ({"images": {}, "annotations": {"a:0": 7, "a:1": 7}}, "id 7 appears twice among its annotations"),
         ({"images": {"a": 0}, "annotations": {}}, ">= 1"),
         ({"images": {"a": -3}, "annotations": {}}, ">= 1"),
         ({"images": {"a": 1.5}, "annotations": {}}, "float"),
@@ -1030,7 +1033,7 @@ def test_pictures_that_differ_in_their_suffix_keep_their_own_yolo_lines(folder):
 
 @given(st.tuples(*[st.floats(-20, 60)] * 2, *[st.floats(0.1, 60)] * 2))
 def test_yolo_shares_lie_in_the_picture_and_read_back_as_the_box(bbox):
-    from lib.datasets.finalise import _yolo_line
+    from lib.datasets.write_yolo import _yolo_line
 
     line = _yolo_line(0, list(bbox), (WIDTH, HEIGHT))
     x0, y0 = max(bbox[0], 0), max(bbox[1], 0)

@@ -20,7 +20,7 @@ from test_journey import run, tree
 
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest
-from lib.datasets.finalise import Ids
+from lib.datasets.ids import Ids
 from lib.records.manifest import read_manifest, write_manifest
 from lib.records.rows import ScreenRow
 from tasks.jobs import prune_parts

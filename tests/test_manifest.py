@@ -106,7 +106,7 @@ def test_a_folder_where_a_file_is_to_be_written_is_named_with_the_remedy(tmp_pat
 def test_what_is_in_the_way_of_a_folder_is_named_with_the_remedy(tmp_path, instead):
     place = tmp_path / "parts"
     place.touch() if instead == "file" else place.symlink_to("parts" if instead == "circle of links" else "nowhere")
-    with pytest.raises(AugmentError, match=rf"{place} is no folder, and a.json is to be written below it: remove it"):
+    with pytest.raises(AugmentError, match=rf"{place} is not a folder, and a.json is to be written below it: remove"):
         atomic_write(place / "plan" / "a.json", b"{}")
 
 

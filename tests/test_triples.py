@@ -17,10 +17,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from lib.core.errors import AugmentError
-from lib.datasets.finalise import Ids, Sources, finalise
+from lib.datasets.finalise import finalise
 from lib.datasets.formats import Dataset, read_dataset
 from lib.datasets.formats.triples import _annotation
+from lib.datasets.ids import Ids
 from lib.datasets.ingest import check_pictures, settle_objects
+from lib.datasets.write_coco import Sources
 from lib.records.manifest import read_manifest, to_table
 from lib.records.requests import Rle
 from lib.records.rle import decode_rle

@@ -19,19 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from lib.core.compute import out_of_memory
 from lib.core.documents import read_json
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-from lib.core.compute import out_of_memory
 
 MINI = Path(__file__).resolve().parents[2] / "data" / "models" / "mini"
 OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \

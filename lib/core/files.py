@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.core.errors import AugmentError
-from lib.records.manifest import NO_FILE
+
+# Error numbers of a path that is not a file: a folder, a circle of links, a file where a folder above it should be.
+NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST))
 
 
 @contextlib.contextmanager
@@ -44,7 +47,7 @@ def _in_the_way(path: Path, error: OSError) -> Exception:
             return AugmentError(f"{path} is a folder, and a file is to be written there: remove it")
         for folder in path.parents:
             if os.path.lexists(folder) and not folder.is_dir():
-                return AugmentError(f"{folder} is no folder, and {path.name} is to be written below it: remove it")
+                return AugmentError(f"{folder} is not a folder, and {path.name} is to be written below it: remove it")
     return error
 
 

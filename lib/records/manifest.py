@@ -6,7 +6,6 @@ plan = read_manifest(path, PlanRow)            # DataFrame
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -35,10 +34,6 @@ class Ref(BaseModel):
     def intact(self) -> bool:
         """Is the file still there, with these bytes?"""
         return self.file.is_file() and file_digest(self.file) == self.sha256
-
-
-# What an OSError says where something lies that is no file: a folder, a circle of links, a file for a folder above it.
-NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST))
 
 
 def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row]) -> pa.Table:
@@ -106,4 +101,8 @@ def former_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | No
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{f.name}:{f.type}" for f in schema)
+    """Names and types of the columns, for an error."""
+    try:
+        return ", ".join(f"{f.name}:{f.type}" for f in schema)
+    except UnicodeDecodeError:
+        return "names that are not UTF-8"

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_path
-from lib.records.manifest import NO_FILE
+from lib.core.files import NO_FILE, atomic_path
 
 T = TypeVar("T")
 
