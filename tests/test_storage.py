@@ -25,7 +25,7 @@ from flows import cli
 from lib.core import files
 from lib.core.errors import AugmentError
 from lib.core.storage import explained, explanation, lasting
-from lib.records import kept, manifest
+from lib.records import kept
 from lib.records.store import Store
 from lib.runs.workspace import held, read_account, write_account, write_failure
 
@@ -108,7 +108,7 @@ def full_disk(monkeypatch: Any, after: int = 0, code: int = errno.ENOSPC) -> lis
             raise OSError(code, os.strerror(code), f"{options.get('dir')}/.tmp-x")
         return make(*args, **options)
 
-    monkeypatch.setattr(manifest.tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
     return wanted
 
 
