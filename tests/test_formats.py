@@ -200,6 +200,7 @@ RECTANGLE = [10, 10, 30, 10, 30, 30, 10, 30]
         ({"counts": [0, 10, 7990], "size": [80, 100]}, True),
         ("?", False),
         ([1, 2], False),
+        ([[10**400, 10, 30, 10, 30, 30]], False),
     ],
 )
 def test_only_what_says_more_than_the_box_is_a_polygon(segmentation: Any, polygon: bool) -> None:

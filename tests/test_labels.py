@@ -99,6 +99,7 @@ def test_a_record_without_a_segmentation_has_none():
         {"size": [60, 80], "counts": [10.5, 4789.5]},
         {"size": [60, 80], "counts": [0, 60 * 80 + 1]},
         {"size": [60, 80], "counts": [-5, 4805]},
+        {"size": [60, 80], "counts": [10**400, -(10**400), 4800]},
         {"size": [60, 80], "counts": "garbage"},
         {"size": [60, 80], "counts": "é"},
         {"size": [60, 80], "counts": ""},

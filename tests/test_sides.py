@@ -267,7 +267,9 @@ def test_a_picture_that_is_not_there_is_told_with_its_name(tmp_path: Path):
     assert rows[0].picture == (tmp_path / "gone.png").as_posix()
 
 
-@pytest.mark.parametrize("regions", ["[[null, 1, 2, 3]]", "[[0, 0, 1e400, 3]]", "[[1, 2, 3]]", '"all"'])
+@pytest.mark.parametrize(
+    "regions", ["[[null, 1, 2, 3]]", "[[0, 0, 1e400, 3]]", f"[[0, 0, 1{'0' * 400}, 3]]", "[[1, 2, 3]]", '"all"']
+)
 def test_regions_that_are_no_numbers_are_none(regions: str, tmp_path: Path):
     coco = coco_of(tmp_path / "coco.json", [{"id": 0, "file_name": "a.png", "regions": "HERE"}], [])
     coco.write_text(coco.read_text().replace('"HERE"', regions))

@@ -235,7 +235,7 @@ def _regions(record: bytes) -> NDArray[np.float64] | None:
     told = field_of(record, "regions")
     try:
         regions = np.array(told, np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     usable = regions.ndim == 2 and regions.shape[1] == 4 and np.isfinite(regions).all()  # null is read as NaN
     return xywh_to_xyxy(regions) if usable else None

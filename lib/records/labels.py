@@ -26,7 +26,7 @@ from lib.core.registry import MemberSettings
 from lib.records.requests import XYXY, Donor, Label, Pass, Rle
 from lib.records.rle import encode_rle
 
-_MALFORMED = (TypeError, ValueError, KeyError, msgspec.MsgspecError)
+_MALFORMED = (TypeError, ValueError, KeyError, OverflowError, msgspec.MsgspecError)
 
 
 class VisibilitySettings(MemberSettings):

@@ -184,7 +184,7 @@ def _is_shape(segmentation: msgspec.Raw, box: np.ndarray) -> bool:
         if isinstance(value, dict):
             return "counts" in value
         polygons = [np.array(p, np.float64).reshape(-1, 2) for p in value or () if len(p) >= 6]
-    except (msgspec.MsgspecError, TypeError, ValueError):
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError):
         return False
     if len(polygons) != 1:
         return len(polygons) > 1
