@@ -11,7 +11,7 @@ from lib.core.keys import key_of
 from lib.records.manifest import Ref, former_manifest, read_manifest
 from lib.records.outputs import Outputs
 from lib.records.rows import OK, DrawRow, ScreenRow
-from lib.records.seen import Seen, keep_shown
+from lib.records.verified import VerifiedFiles, keep_shown
 from lib.screening.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread
 from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
@@ -64,7 +64,7 @@ def _boxes(ingested: Ingested, part: Ref) -> dict[str, str]:
     return {"boxes": boxes_digest(ingested.objects, read_manifest(part.file, ScreenRow, ("image_key",)).image_key)}
 
 
-def _drawings_there(part: Ref, folder: Path, seen: Seen) -> bool:
+def _drawings_there(part: Ref, folder: Path, seen: VerifiedFiles) -> bool:
     """Are all drawings of a part there, as they were drawn?"""
     rows = read_manifest(part.file, DrawRow, ("name", "sha256"))
 

@@ -18,9 +18,9 @@ from lib.evaluation.results import Evaluation, summary, write_json
 from lib.evaluation.sides import read_side, side_of
 from lib.records.manifest import Ref, read_manifest
 from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, SelectRow
-from lib.records.seen import keep_shown
 from lib.records.settings import CompareSettings, EvaluateSettings
 from lib.records.store import Store
+from lib.records.verified import keep_shown
 from tasks.artifacts import only_shown, show_text
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass

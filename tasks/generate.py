@@ -5,8 +5,8 @@ from __future__ import annotations
 from lib.painting.generate import generate_pictures
 from lib.records.manifest import Ref, read_manifest
 from lib.records.rows import OK, PictureRow, PlanRow
-from lib.records.seen import Seen
 from lib.records.store import Store
+from lib.records.verified import VerifiedFiles
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, use_member
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
@@ -29,7 +29,7 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
     return staged
 
 
-def _pictures_there(part: Ref, store: Store, seen: Seen) -> bool:
+def _pictures_there(part: Ref, store: Store, seen: VerifiedFiles) -> bool:
     """Are all pictures that a part promises in the store, whole, and was nothing missing that may be there now?"""
     rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture", "sha256"))
     ok = rows[rows.status == OK]

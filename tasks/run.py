@@ -30,9 +30,9 @@ from lib.planning.recipe import Recipe
 from lib.records import kept
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK
-from lib.records.seen import Seen
 from lib.records.settings import DatasetSettings
 from lib.records.store import Store
+from lib.records.verified import VerifiedFiles
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account, write_failure
 from lib.screening.review import check_review
@@ -59,9 +59,9 @@ class Work:
         return Store(self.root / "store")
 
     @cached_property
-    def seen(self) -> Seen:
+    def seen(self) -> VerifiedFiles:
         """Which pictures in the store, and drawn ones, are whole."""
-        return Seen(self.root, anew=self.verify)
+        return VerifiedFiles(self.root, anew=self.verify)
 
     @property
     def sources(self) -> Path:

@@ -195,7 +195,7 @@ def test_a_manifest_that_names_files_elsewhere_reaches_none(again, tmp_path):
     rows["name"], rows["picture"] = "../../../stolen.png", outside
     ref = write_manifest(part, rows, ScreenRow)
     part.with_suffix(".json").write_text(json.dumps({"rows": ref.rows, "sha256": ref.sha256}))
-    with pytest.raises(AssertionError, match="is no key of"):
+    with pytest.raises(AssertionError, match="is not a key of"):
         rerun()
     assert secret.read_text() == "mine" and not list(tmp_path.rglob("stolen.png"))
 

@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lib.core.errors import AugmentError
@@ -50,6 +50,7 @@ def test_a_broken_manifest_is_a_clear_error(tmp_path):
 
 
 @given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+@example(place=2757, bit=7)  # in the name of a column
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_flipped_bit_is_an_error_of_ours_or_changes_nothing(tmp_path, place, bit):
     path = tmp_path / "draw.parquet"

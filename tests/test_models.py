@@ -94,7 +94,7 @@ def test_a_folder_is_hashed_once_while_its_files_stay_as_they_are(folder, monkey
 
 @pytest.mark.parametrize("text", ["/no/such/folder", "./nowhere", "a/b/c"])
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(text):
-    with pytest.raises(AugmentError, match="no such folder, and no hub id"):
+    with pytest.raises(AugmentError, match="is neither a folder nor a hub id"):
         resolve(text, {})
 
 
@@ -255,7 +255,7 @@ def test_a_folder_whose_training_noted_no_revision_is_taken_as_it_is(folder, not
 @pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": []}', "[" * 100_000])
 def test_an_index_of_weights_that_is_none_is_named(folder, index):
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(AugmentError, match=r"index\.json is no index of weights"):
+    with pytest.raises(AugmentError, match=r"index\.json.*expected an index of weights"):
         missing_files(folder, [])
 
 

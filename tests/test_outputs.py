@@ -162,7 +162,7 @@ def test_a_folder_with_files_of_our_names_is_no_workspace(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     for _ in range(2):
-        with pytest.raises(AugmentError, match=rf"{tmp_path / name} is there, and no run has been"), locked(tmp_path):
+        with pytest.raises(AugmentError, match=rf"{tmp_path / name} exists, and no run has used"), locked(tmp_path):
             pass
     assert everything(tmp_path).keys() == {name, *(str(Path(name).parent),)} - {"."}
 

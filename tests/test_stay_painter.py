@@ -15,7 +15,7 @@ from test_preset_runs import run, untouched
 from test_recipes import Bench
 from tiny import THINGS, tiny_stay
 
-from lib.core.checkpoints import OWN, model_of, resolve
+from lib.core.checkpoints import NOT_PUBLISHED, model_of, resolve
 from lib.core.errors import AugmentError
 from lib.core.images import PictureError
 from lib.painting.canvas import mask_of
@@ -176,7 +176,7 @@ def test_both_are_reasons_of_a_row(folders, tmp_path):
 def test_without_a_model_it_says_where_one_comes_from():
     with pytest.raises(AugmentError, match=r"trained on your own data.*model: FOLDER.*augment train stay"):
         model_of("stay", Stay, Stay.Settings(), "full")
-    assert Stay.MODEL == OWN and model_of("stay", Stay, Stay.Settings(model="x"), "full") == "x"
+    assert Stay.MODEL == NOT_PUBLISHED and model_of("stay", Stay, Stay.Settings(model="x"), "full") == "x"
 
 
 def test_a_checkpoint_of_another_size_says_which_it_is(folders):

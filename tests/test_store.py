@@ -42,7 +42,7 @@ def test_what_is_no_key_reaches_no_file(tmp_path, key):
     (tmp_path / "mine.txt").write_text("mine")
     store = Store(tmp_path / "store")
     for use in (store.get, store.has, store.size, store.sha256, store.path):
-        with pytest.raises(AugmentError, match="is no key of"):
+        with pytest.raises(AugmentError, match="is not a key of"):
             use("picture", key)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

@@ -32,9 +32,9 @@ MINI = Path(__file__).resolve().parents[2] / "data" / "models" / "mini"
 OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
 model (`painter: copy-paste`)"
 
-OWN = "trained on your own data"  # in a published checkpoint's place where there is none: the setting `model` is needed
+NOT_PUBLISHED = "trained on your own data"  # as MODEL: no checkpoint is published, the setting `model` is needed
 
-FACTS = ".training.json"  # what training noted of a model; hidden, as it is no part of the revision
+FACTS = ".training.json"  # what training noted of a model; hidden, as it is not part of the revision
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,9 +42,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A checkpoint that cannot change under us. Keys are made of `id` and `revision`, so neither holds a path."""
+    """A checkpoint pinned to its content. Keys are made of `id` and `revision`, so neither holds a path."""
 
-    id: str  # hub id (with its @revision, where one was asked for), "mini:<member>", or "folder"
+    id: str  # hub id (with its @revision, where one was given), "mini:<member>", or "folder"
     revision: str  # commit hash of the hub, or "sha256:..." over a folder's files
     path: Path | None  # local folder; None = the hub's cache, by id and revision
 
@@ -53,7 +53,7 @@ class ModelRef:
 
 
 def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
-    """What family member `name` loads: its setting `model`, else what the dial `models` (full, mini) says.
+    """What family member `name` loads: its setting `model`, else the one that `models` (full, mini) selects.
 
     None where the member needs no model. A member's mini model is the one of its own name, or its MINI_MODEL. The text
     is for `resolve`. Raises AugmentError where no model is given and none is published.
@@ -63,9 +63,10 @@ def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     given: str | None = getattr(settings, "model", None)
     if given:
         return given
-    if member.MODEL == OWN:
+    if member.MODEL == NOT_PUBLISHED:
         raise AugmentError(
-            f"{name} is {OWN}: give painter: {{name: {name}, model: FOLDER}}, or train one: augment train {name}"
+            f"{name} is {NOT_PUBLISHED}: give painter: {{name: {name}, model: FOLDER}}, or train one: augment "
+            f"train {name}"
         )
     return str(member.MODEL) if models == "full" else f"mini:{getattr(member, 'MINI_MODEL', name)}"
 
@@ -74,19 +75,17 @@ def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:
     """Pin a model: a folder, "mini:<member>", or a hub id with or without "@revision".
 
     lock: id → revision as pinned at the first plan. A hub id in it is not looked up again; a folder's revision is
-    always that of its files now. Raises AugmentError where there is no such folder or checkpoint, or where the hub
+    always that of its files now. Raises AugmentError where the folder or checkpoint does not exist, or where the hub
     cannot be reached and its cache does not hold the model.
     """
     if model.startswith("mini:"):
         return _folder(model, _mini(model.removeprefix("mini:")))
-    # Not Path's own methods, which raise for a name that no folder can have.
+    # Not Path's methods, which raise for a name that no folder can have.
     folder = os.path.expanduser(model)  # noqa: PTH111
     if model and os.path.isdir(folder):  # noqa: PTH112
         return _folder("folder", Path(folder).resolve())
     if not _HUB_ID.fullmatch(model):
-        raise AugmentError(
-            f"model {model!r:.200}: no such folder, and no hub id (org/name or org/name@revision) either"
-        )
+        raise AugmentError(f"model {model!r:.200} is neither a folder nor a hub id (org/name or org/name@revision)")
     return ModelRef(model, lock.get(model) or _hub_revision(model), None)
 
 
@@ -114,7 +113,7 @@ class _Index(msgspec.Struct):
 
 
 def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
-    """Patterns that match no file under `folder`, and shards that an index of weights names and are not there."""
+    """Patterns that match no file under `folder`, and missing shards that an index of weights names."""
     missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
     for index in folder.glob("**/*.safetensors.index.json"):
         shards = {index.parent / name for name in read_json(index, "an index of weights", _Index).weight_map.values()}
@@ -204,7 +203,7 @@ def _split(model: str) -> tuple[str, str]:
 
 
 def _hub_revision(model: str) -> str:
-    """The commit that a hub id means now: asked of the hub, else of its cache."""
+    """The commit that a hub id means now, by the hub, or else by its cache."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -225,7 +224,7 @@ def _hub_revision(model: str) -> str:
 
 
 def _cached_revision(model: str, fault: str) -> str:
-    """The commit in the hub's cache: of the branch, or of the only snapshot there is."""
+    """The commit in the hub's cache: of the branch, or of the only snapshot."""
     name, revision = _split(model)
     cache = _cache_folder(name)
     pinned = cache / "refs" / revision
@@ -271,7 +270,7 @@ def _snapshot(ref: ModelRef, patterns: list[str]) -> Path:
 
 
 def _transport_error() -> type[Exception]:
-    """HTTPError of whichever httpx the hub's client is built on: no OSError, unlike the hub's own errors."""
+    """HTTPError of the httpx that the hub's client uses: unlike the hub's errors, it is not an OSError."""
     from huggingface_hub.errors import HfHubHTTPError
 
     base = HfHubHTTPError.__bases__[0]

@@ -37,7 +37,7 @@ def weights_dtype(name: str = "auto") -> torch.dtype:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Was it too little memory? On a GPU torch has an error of its own for that, on a CPU a RuntimeError."""
+    """Was it too little memory? On a GPU torch raises OutOfMemoryError, on a CPU a RuntimeError."""
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)
@@ -79,7 +79,7 @@ def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[
 
     Bits depend on the batch's shape, so a short batch must not change it. Where memory is not enough, all is run again
     at half the size, down to 1. Returns the results in order and the size that fitted. Where not even one fits, the
-    error goes up; `out_of_memory` tells it from others.
+    error is raised; `out_of_memory` recognises it.
     """
     import torch
 

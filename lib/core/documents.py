@@ -1,10 +1,10 @@
 """Documents from elsewhere (JSON, YAML, XML, text) as plain values, or one sentence about what is wrong with them.
 
-    told = read_json(Path("config.json"), "a model's configuration")
-    told = read_yaml(Path("data.yaml"))
+    config = read_json(Path("config.json"), "a model's configuration")
+    names = read_yaml(Path("data.yaml"))
 
 Nothing here takes much longer than the document is long: nesting, size and references are bounded before a parser may
-recurse or grow. What a document must hold is its reader's matter.
+recurse or grow. Each reader checks itself what its documents must hold.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def decode_text(data: bytes | bytearray, where: object) -> str:
 
 
 def read_json(path: Path, what: str, kind: Any = dict[str, Any]) -> Any:
-    """A JSON file as msgspec decodes `kind`. what: the words for what was expected. Raises AugmentError."""
+    """A JSON file as msgspec decodes `kind`. what: what the file should be, for errors. Raises AugmentError."""
     return decode_json(read_file(path), path, what, kind)
 
 
 def decode_json(data: bytes | bytearray, where: object, what: str, kind: Any = dict[str, Any]) -> Any:
-    """JSON in memory, in the same way; where: its name in errors."""
+    """JSON bytes as `read_json` gives a file's. where: the document's name in errors. Raises AugmentError."""
     try:
         if depth_of(data) > MAX_DEPTH:
             raise AugmentError(f"{where} is {_TOO_DEEP}: expected {what}")
@@ -91,7 +91,7 @@ def depth_of(data: bytes | bytearray | msgspec.Raw) -> int:
 def shallow(data: bytes | bytearray, most: int) -> bytes:
     """JSON in which each array or object more than `most` levels deep is an empty array on level most + 1.
 
-    So it can be decoded, and what was too deep can still be told from the rest.
+    So it can be decoded, and records that were too deep can still be distinguished from the others.
     """
     pieces, depth, kept = list[bytes](), 0, 0
     for token in _TOKEN.finditer(data):
@@ -139,7 +139,7 @@ def read_yaml(path: Path, remedy: str = "give a YAML file") -> Any:
 
 
 def decode_yaml(text: str, where: object) -> Any:
-    """YAML in memory, in the same way; where: its name in errors."""
+    """YAML text as plain values. where: the document's name in errors. Raises AugmentError."""
     import yaml
 
     if len(text) > MAX_YAML:
@@ -152,8 +152,8 @@ def decode_yaml(text: str, where: object) -> Any:
     except AugmentError:
         raise
     except Exception as error:  # PyYAML lets pass what int(), date() and others raise for a bad value
-        told = " ".join(str(error).split())[:300]
-        raise AugmentError(f"{where} is not valid YAML: {told}") from None
+        message = " ".join(str(error).split())[:300]
+        raise AugmentError(f"{where} is not valid YAML: {message}") from None
 
 
 def _check_events(events: Any, where: object) -> None:
@@ -188,7 +188,7 @@ def _check_events(events: Any, where: object) -> None:
 
 
 def _check_number(event: Any, where: object) -> None:
-    """YAML's sexagesimal numbers, 1:59:59…, take time by the square of their length; no number needs so much."""
+    """YAML's sexagesimal numbers, 1:59:59…, take time by the square of their length; no real number is that long."""
     if len(event.value) > 400 and not event.value.strip("+-_.:0123456789abcdefABCDEFx") and not event.style:
         raise AugmentError(f"{where}: a number of {len(event.value):,} characters: expected 400 at most")
 
@@ -197,8 +197,8 @@ def _check_number(event: Any, where: object) -> None:
 
 
 def decode_xml(data: bytes) -> ET.Element:
-    """The root of an XML document. Raises ValueError for what is none, is too deep, or has a document type: those are
-    refused in the way of defusedxml."""
+    """The root of an XML document. Raises ValueError for bytes that are not XML, for more than MAX_DEPTH levels,
+    and for a document type, which is refused as defusedxml does."""
     if len(data) > MAX_XML:
         raise ValueError(f"{len(data):,} bytes: expected {MAX_XML:,} at most")
     first = expat.ParserCreate()

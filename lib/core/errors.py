@@ -24,7 +24,7 @@ MOST = 2000  # characters of an error: what it quotes may have no end
 
 
 class AugmentError(Exception):
-    """Bad input, told in one sentence: value, what was expected, next step.
+    """Bad input, explained in one sentence: value, what was expected, next step.
 
     What a name or a file puts into the sentence can neither control a terminal nor fail to print: control characters,
     marks of direction and lone surrogates are escaped, and the middle of what is too long is left out.
@@ -53,7 +53,7 @@ def checked(model: type[M], values: Mapping[str, Any], what: str = "parameter") 
     """A settings model from plain values.
 
     what: how its fields are called in an error. Raises AugmentError that names the first wrong field, its value and
-    what is expected; for an unknown one the nearest and all that there are.
+    what is expected; for an unknown one the nearest known name and all known names.
     """
     try:
         return model.model_validate(dict(values))

@@ -1,4 +1,4 @@
-"""Boxes, windows and masks. The format stands in every name; arrays are (..., 4) float64 in pixels unless said.
+"""Boxes, windows and masks. The format stands in every name; arrays are (..., 4) float64 in pixels unless noted.
 
 Whole-pixel boxes are half open: xyxy = (2, 3, 5, 7) covers the pixels 2..4 × 3..6.
 """
@@ -16,7 +16,7 @@ Polygons = tuple[tuple[float, ...], ...]  # each x, y, x, y, ... pixels
 
 # How a judge is shown a box.
 CONTEXT = 0.15  # share of the box's longer side that is shown around it
-MIN_SIDE = 8  # pixels: in a box with a shorter side there is nothing to recognise
+MIN_SIDE = 8  # pixels: in a box with a shorter side nothing can be recognised
 
 
 def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def window_around(box: IntBox, width: int, height: int, shape: tuple[int, int], 
 
     Its longer side is context × the box's (each side against its own), at least `least` pixels where the frame allows.
     Where the frame is too small for the aspect the window reaches beyond it by equal parts; the picture's edge pixels
-    are repeated there, so the frame is never squashed.
+    are repeated outside, so the frame is never squashed.
 
     Args: box xyxy pixels; width, height of the frame; shape (height, width) of the painter; context >= 1; least >= 1.
     """
@@ -179,8 +179,8 @@ def polygons_extent(polygons: Sequence[Sequence[float]]) -> tuple[float, float, 
 
 
 def fills_box(polygon: Sequence[float], xyxy: Sequence[float]) -> bool:
-    """Whether a polygon says no more than its box: every point lies within a pixel of a corner, and every corner has
-    one. Annotators round boxes, not outlines."""
+    """Whether a polygon is just its box: every point lies within a pixel of a corner, and every corner has a point near
+    it. Annotators round boxes, not outlines."""
     x0, y0, x1, y1 = xyxy
     points, corners = np.reshape(polygon, (-1, 2)), np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)])
     near = (np.abs(points[:, None] - corners) <= 1).all(axis=2)  # (points, 4)
@@ -190,7 +190,7 @@ def fills_box(polygon: Sequence[float], xyxy: Sequence[float]) -> bool:
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
     """int64 (N, 2) x, y corners of each piece of a (H, W) mask, along its pixels' edges as COCO's polygons run.
 
-    Each encloses the piece's own area and what is hollow in it. Pixels that touch at a corner are one piece.
+    Each encloses the area of the piece and its holes. Pixels that touch at a corner are one piece.
     """
     import cv2
 
@@ -262,7 +262,7 @@ class Cells:
         return Cells(self.xs, self.ys, self.taken & ~mask[np.ix_(rows, columns)])
 
     def polygons(self) -> Polygons | None:
-        """The outlines of the pieces, in pixels; None where one is hollow, which polygons cannot say."""
+        """The outlines of the pieces, in pixels; None where one has a hole, which COCO's polygons cannot express."""
         pieces = outlines(self.taken)
         if polygon_area([piece.ravel().tolist() for piece in pieces]) != self.taken.sum():
             return None

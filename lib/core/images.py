@@ -35,8 +35,8 @@ Load = Callable[[str, str], np.ndarray]  # (digest, frame) → uint8 (H, W, 3) R
 def source_loader(paths: dict[str, str], keep: int = 512 * 2**20) -> Load:
     """A loader of pictures by digest, checked against it on reading; `keep` bytes of them stay decoded, read-only.
 
-    paths: digest → file. The loader raises PictureError `image_missing` or, where the file is no longer the one that
-    ingest saw, `image_changed`; other faults of the storage, which may pass, stay OSErrors.
+    paths: digest → file. The loader raises PictureError `image_missing` or, where the file has changed since
+    ingest, `image_changed`; other faults of the storage, which may pass, stay OSErrors.
     """
 
     @cached(LRUCache(keep, getsizeof=lambda pixels: pixels.nbytes), lock=threading.Lock())
@@ -86,7 +86,7 @@ class PictureInfo:
     size: int  # bytes
     mtime_ns: int
     digest: str  # SHA-256 of the file's bytes, hex
-    upright_width: int  # pixels, as seen: EXIF orientation applied
+    upright_width: int  # pixels, as displayed: EXIF orientation applied
     upright_height: int
     stored_width: int  # pixels, as stored: EXIF orientation ignored
     stored_height: int
@@ -102,7 +102,7 @@ def inspect(path: Path, max_pixels: int) -> PictureInfo:
 
 
 def glance(path: Path, max_pixels: int) -> PictureInfo:
-    """`inspect` without the proof, which takes most of its time: image_broken is told of a bad header alone."""
+    """`inspect` without the proof, which takes most of its time: it finds image_broken by a bad header alone."""
     return _inspected(path, max_pixels, decode=False)
 
 
@@ -220,7 +220,7 @@ _quiet_undo = contextlib.ExitStack()
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow without its warnings and its own size limit (max_pixels is ours), for all threads inside at once.
+    """Pillow without its warnings and its size limit (max_pixels replaces it), for all threads inside at once.
 
     Both are state of the process, and `warnings.catch_warnings` alone would leave it wrong when threads overlap: the
     first one in sets it, the last one out restores it.
@@ -249,7 +249,7 @@ def _reasons() -> Iterator[None]:
         yield
     except PictureError:
         raise
-    except UnidentifiedImageError as error:  # its own text holds a memory address
+    except UnidentifiedImageError as error:  # its message holds a memory address
         raise PictureError("image_broken", "not a picture in a known format: " + ", ".join(FORMATS)) from error
     except Exception as error:  # OSError, SyntaxError, struct.error, EOFError, zlib.error, KeyError, ...: any of them
         raise PictureError("image_broken", f"{type(error).__name__}: {error}") from error
@@ -309,7 +309,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """HWC pixels as seen; orientation 1 to 8 as in EXIF 2.32, table 6."""
+    """HWC pixels as displayed; orientation 1 to 8 as in EXIF 2.32, table 6."""
     match orientation:
         case 2:
             return pixels[:, ::-1]
@@ -347,7 +347,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _to_8_bit(values: np.ndarray, sixteen: bool) -> np.ndarray:
     """Deep grey (H, W) as uint8.
 
-    16 bit is divided by 257. 32-bit integers and floats do not say their range: it is taken as [0, 1] (floats),
+    16 bit is divided by 257. 32-bit integers and floats do not state their range: it is taken as [0, 1] (floats),
     [0, 255] (floats), [0, 65535], else as the lowest to the highest value in the picture.
     """
     whole = sixteen or values.dtype.kind in "iu"

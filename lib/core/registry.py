@@ -1,11 +1,11 @@
-"""A family: names to members, imported only when asked for.
+"""A family: names to members, imported on first use.
 
 A new member is one file and one line in its family: `"feather": "lib.painting.composites.feather:Feather"`. All
 families of classes (painters, captioners, composites, edits, metrics, extractors, detectors, judges) have one shape:
 
     VERSION         constant: raised whenever the same input would give another result
     Settings        pydantic class, all fields with defaults, so that a bare name is a complete choice
-    MODEL, LICENCE  constants, where it needs weights: the published checkpoint, None = none is, and its licence
+    MODEL, LICENCE  constants, where it needs weights: the published checkpoint (None: not published) and its licence
     (settings), or (settings, model) where it has a checkpoint: `FAMILY.build(member)` calls it, nothing heavy happens
     batch_size      property, where it works on several items at once: how many
     identity        property, where results are kept by it: a text that names all that they depend on, and no path
@@ -35,7 +35,7 @@ class MemberSettings(Storable):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# Settings that say where and how, not what: they are no part of a key.
+# Settings that change where and how fast a member runs, not its results: they are not part of a key.
 _NOT_IDENTITY = {"batch_size", "model", "device", "compile"}
 
 
@@ -51,11 +51,11 @@ class Member(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What its results depend on; part of their keys."""
-        told: dict[str, Any] = {"name": self.name, "version": self.version}
-        told["settings"] = {k: v for k, v in self.settings.items() if k not in _NOT_IDENTITY}
+        identity: dict[str, Any] = {"name": self.name, "version": self.version}
+        identity["settings"] = {k: v for k, v in self.settings.items() if k not in _NOT_IDENTITY}
         if self.model is not None:
-            told["model"] = {"id": self.model.id, "revision": self.model.revision}
-        return told
+            identity["model"] = {"id": self.model.id, "revision": self.model.revision}
+        return identity
 
 
 class Family(Mapping[str, Any]):

@@ -1,7 +1,7 @@
 """Faults of the storage that do not pass by themselves, as one sentence with what is to be done.
 
-with explained(root): ...       # whatever a library makes of a full disk becomes an AugmentError
-lasting(error)                  # is there any use in trying again?
+with explained(root): ...       # whatever a library raises on a full disk becomes an AugmentError
+lasting(error)                  # True: trying again does not help
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from lib.core.errors import AugmentError
 _LITTLE = 1_000_000  # bytes that a disk needs to be of use
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-# Libraries that write without Python's help have errors of their own, which hold the system's words; SQLite has its
-# own words too.
-_WORDS = {os.strerror(code).lower(): code for code in (*_FULL, errno.EROFS)}
-_WORDS |= {"database or disk is full": errno.ENOSPC, "storagefull": errno.ENOSPC, "readonlyfilesystem": errno.EROFS}
+# Libraries that write without Python's help have errors of their own, whose texts hold the system's message; SQLite
+# has other texts.
+_MESSAGES = {os.strerror(code).lower(): code for code in (*_FULL, errno.EROFS)}
+_MESSAGES |= {"database or disk is full": errno.ENOSPC, "storagefull": errno.ENOSPC, "readonlyfilesystem": errno.EROFS}
 
 
 def lasting(error: BaseException) -> bool:
@@ -45,15 +45,15 @@ def explained(root: Path) -> Iterator[None]:
 
 
 def explanation(error: BaseException, root: Path | None = None) -> str | None:
-    """A lasting fault in a sentence; None for other errors. root: the workspace that is written to, if there is one."""
+    """A lasting fault in a sentence; None for other errors. root: the workspace that is written to, if any."""
     found = _found(error)
     if found is None:
         return None
     code, files = found
     what = os.strerror(code)
-    own = [file for file in files if root is not None and Path(file).is_relative_to(root)]
-    inside = root is not None and (bool(own) or not files)
-    file = next(iter(own or files), None)
+    below = [file for file in files if root is not None and Path(file).is_relative_to(root)]
+    inside = root is not None and (bool(below) or not files)
+    file = next(iter(below or files), None)
     place = f"workspace {root}" if inside else str(file or "the disk")
     beyond = "" if file is None or inside else f" (for {tempfile.gettempdir()}: TMPDIR)" if _temporary(file) else ""
     if code in _FULL:
@@ -81,20 +81,20 @@ def _temporary(file: str) -> bool:
 
 def _found(error: BaseException) -> tuple[int, list[str]] | None:
     """(errno, files that it names, the one written to first) of the first lasting fault in a chain of errors."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     open_: list[BaseException | None] = [error]
     while open_:
         one = open_.pop()
-        if one is None or id(one) in seen:
+        if one is None or id(one) in visited:
             continue
-        seen.add(id(one))
-        if isinstance(one, AugmentError):  # it says already what it is
+        visited.add(id(one))
+        if isinstance(one, AugmentError):  # explained already
             continue
         if isinstance(one, OSError) and one.errno is not None:
             if one.errno in (*_FULL, *_CLOSED):
                 names = (one.filename2, one.filename)  # of a copy the second is the new file
                 return one.errno, [os.fsdecode(name) for name in names if isinstance(name, str | bytes)]
-        elif code := next((code for words, code in _WORDS.items() if words in str(one).lower()), None):
+        elif code := next((code for text, code in _MESSAGES.items() if text in str(one).lower()), None):
             return code, []
         open_ += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
     return None

@@ -66,7 +66,7 @@ def _check_length(path: Path) -> None:
 
 
 class Storable(BaseModel):
-    """Values that can be kept in settings.json and stand in a request, whatever fields there are."""
+    """Values that can be kept in settings.json and stand in a request, whatever their fields."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""What networks see of a picture: crops with context, squares, normalisation; shares and cosines of what they say."""
+"""Inputs and outputs of vision networks: crops with context, squares, normalisation; cosines, shares."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.checkpoints import ModelRef
+from lib.core.checkpoints import AGAIN, ModelRef
 from lib.core.errors import AugmentError
 from lib.core.geometry import CONTEXT, clip_xyxy
 
 if TYPE_CHECKING:
     import torch
-from lib.core.checkpoints import AGAIN
 
 WEIGHT = 2.5  # of the paper, which stretches the usual cosines of about 0 .. 0.4 to about 0 .. 1
 
@@ -40,8 +39,8 @@ def cosines(x: Any, y: Any) -> NDArray[np.float64]:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("embeddings hold numbers that are not finite: the model's weights are damaged")
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    told = np.divide((x * y).sum(axis=1), lengths, out=np.zeros(len(x)), where=lengths > 0)
-    return np.clip(told, -1, 1)  # rounding leaves parallel rows a little outside
+    values = np.divide((x * y).sum(axis=1), lengths, out=np.zeros(len(x)), where=lengths > 0)
+    return np.clip(values, -1, 1)  # rounding leaves parallel rows a little outside
 
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -89,13 +88,13 @@ def visible_sides(boxes: Any, width: float, height: float) -> NDArray[np.float64
 
 
 def processor_of(folder: Path) -> dict[str, Any]:
-    """What a model's image processor says: processor_config.json holds it under "image_processor" since transformers 5,
-    before that it was a file of its own. Empty where neither is there."""
+    """The configuration of a model's image processor: since transformers 5 "image_processor" in processor_config.json,
+    before that the whole preprocessor_config.json. Empty where neither file exists."""
     whole = folder / "processor_config.json"
-    told = json.loads(whole.read_bytes()).get("image_processor") if whole.is_file() else None
-    if told is None and (folder / "preprocessor_config.json").is_file():
-        told = json.loads((folder / "preprocessor_config.json").read_bytes())
-    return dict(told or {})
+    config = json.loads(whole.read_bytes()).get("image_processor") if whole.is_file() else None
+    if config is None and (folder / "preprocessor_config.json").is_file():
+        config = json.loads((folder / "preprocessor_config.json").read_bytes())
+    return dict(config or {})
 
 
 def normalisation(processor: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -111,7 +110,7 @@ def normalisation(processor: Mapping[str, Any]) -> tuple[NDArray[np.float32], ND
 def prepared(
     pictures: Sequence[Pixels], size: int, mean: NDArray[np.float32], std: NDArray[np.float32]
 ) -> torch.Tensor:
-    """(N, 3, size, size) float32 as a model takes them; uint8 HWC RGB of any sizes, each squeezed to its square."""
+    """(N, 3, size, size) float32, normalised; from uint8 HWC RGB of any sizes, each squeezed to its square."""
     import torch
 
     squares = np.stack([to_square(picture, size) for picture in pictures]).astype(np.float32)
@@ -126,20 +125,20 @@ def batched(
 
     with torch.inference_mode():
         parts = [run(items[i : i + size]).float().cpu().numpy() for i in range(0, len(items), size)]
-    told: NDArray[np.float32] = np.concatenate([np.empty((0, width), np.float32), *parts])
-    if not np.isfinite(told).all():
+    rows: NDArray[np.float32] = np.concatenate([np.empty((0, width), np.float32), *parts])
+    if not np.isfinite(rows).all():
         raise AugmentError(f"model {ref} gives numbers that are not finite: its weights are damaged; {AGAIN}")
-    return told
+    return rows
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row."""
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    told: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
-    return told
+    """(N, C) logits → (N, C) shares, 0 to 1, that sum to 1 in each row."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def pooled(out: Any) -> torch.Tensor:
-    """The features, which newer versions of transformers wrap."""
+    """(N, D) features of a model's output, which newer versions of transformers wrap in an object."""
     features: torch.Tensor = getattr(out, "pooler_output", out)
     return features

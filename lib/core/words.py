@@ -63,7 +63,7 @@ def _plural_word(word: str) -> str:
 
 
 def article(noun: str) -> str:
-    """ "a" or "an", by sound as far as spelling tells."""
+    """ "a" or "an", by sound, guessed from the spelling."""
     low = noun.lower()
     if low.startswith(("hour", "honest", "heir")):
         return "an"
@@ -81,7 +81,7 @@ def match_names(names: Sequence[str], known: Mapping[int, str], called: Mapping[
     """{number of a label of the model: number of the name}, for the names that the model knows.
 
     known: the model's labels by number; called: name → the model's label, where they differ. Case, underscores and
-    hyphens do not count. Raises AugmentError where `called` speaks of a label that the model does not have.
+    hyphens do not count. Raises AugmentError where `called` names a label that the model does not have.
     """
     numbers: dict[str, list[int]] = {}
     for number, label in known.items():
@@ -98,8 +98,8 @@ def match_names(names: Sequence[str], known: Mapping[int, str], called: Mapping[
 
 def some_of(labels: Sequence[str], most: int = 12) -> str:
     """ "cat, dog and 78 others", in alphabetical order."""
-    told = sorted(set(labels))
-    return ", ".join(told[:most]) + (f" and {len(told) - most} others" if len(told) > most else "")
+    names = sorted(set(labels))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} others" if len(names) > most else "")
 
 
 def _plain(name: str) -> str:

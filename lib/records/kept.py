@@ -54,8 +54,8 @@ def overwrite(path: Path, value: Any) -> None:
 
 
 def _sealed_text(value: Any) -> bytes:
-    told = msgspec.to_builtins(value)
-    data = msgspec.json.encode(told | {_SEAL: _digest(told)})
+    content = msgspec.to_builtins(value)
+    data = msgspec.json.encode(content | {_SEAL: _digest(content)})
     return msgspec.json.format(data, indent=2) + b"\n"
 
 
@@ -71,12 +71,12 @@ def read(path: Path, kind: type[T], remedy: str = ANEW) -> T | None:
     except OSError as error:
         raise AugmentError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from None
     try:
-        told = msgspec.json.decode(data)
-        seal = told.pop(_SEAL, None) if isinstance(told, dict) else None
-        value = msgspec.convert(told, kind)
+        content = msgspec.json.decode(data)
+        seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
+        value = msgspec.convert(content, kind)
     except FAULTS as error:
         raise AugmentError(f"{path} is damaged ({error}): {remedy}") from None
-    if seal is not None and seal != _digest(told):
+    if seal is not None and seal != _digest(content):
         raise AugmentError(
             f"{path} is damaged (it was altered since it was written): {remedy}; if that was meant, remove its line "
             f'"{_SEAL}"'
@@ -92,8 +92,8 @@ def sealed(path: Path) -> bool:
         return False
 
 
-def _digest(told: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+def _digest(content: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
 def typed(data: bytes | None, kind: type[T], fits: Callable[[T], bool] = lambda value: True) -> T | None:

@@ -1,4 +1,4 @@
-"""Label arithmetic: what annotations say after an edit, as data."""
+"""Label arithmetic: annotations after an edit, as data."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class VisibilitySettings(MemberSettings):
 
 
 def polygons_of(record: bytes, height: int, width: int) -> Polygons | None:
-    """The mask of a COCO annotation as polygons (x, y, x, y, ... pixels); None where there is none, or a malformed one.
+    """The mask of a COCO annotation as polygons (x, y, x, y, ... pixels); None for no mask, or a malformed one.
 
-    Run-length masks of either kind are traced along their outlines.
+    RLE masks, compressed or not, are traced along their outlines.
     """
     try:
         segmentation = msgspec.json.decode(record).get("segmentation")
@@ -62,8 +62,8 @@ def polygons_of(record: bytes, height: int, width: int) -> Polygons | None:
 
 
 def annotation_mask(record: bytes | None, size: tuple[int, int]) -> np.ndarray | None:
-    """bool (H, W): the mask of a COCO annotation in a picture of size (height, width), polygons or runs; None where
-    there is none. Raises ValueError for one that is malformed, or of a picture of another size."""
+    """bool (H, W): the mask of a COCO annotation in a picture of size (height, width), polygons or RLE; None without
+    a mask. Raises ValueError for one that is malformed, or of a picture of another size."""
     try:
         segmentation = msgspec.json.decode(record or b"{}").get("segmentation")
         if isinstance(segmentation, dict):
@@ -78,13 +78,13 @@ def annotation_mask(record: bytes | None, size: tuple[int, int]) -> np.ndarray |
 
 def _whole_polygons(segmentation: Any) -> Polygons | None:
     """The polygons of a COCO segmentation that enclose something; None for none. Raises msgspec.ValidationError for
-    what is no list of lists of numbers."""
-    told = msgspec.convert(segmentation or (), Polygons)
-    return tuple(polygon for polygon in told if len(polygon) >= 6 and len(polygon) % 2 == 0) or None
+    what is not a list of lists of numbers."""
+    polygons = msgspec.convert(segmentation or (), Polygons)
+    return tuple(polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0) or None
 
 
 def _filled(rle: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """bool (H, W) of a COCO run-length mask of either kind; raises ValueError where it does not fill the picture.
+    """bool (H, W) of a COCO RLE mask, compressed or not; raises ValueError where it does not fill the picture.
 
     Not by pycocotools: of runs that are too few it leaves the rest of the mask as the memory was.
     """
@@ -162,8 +162,8 @@ def occluded(
 ) -> Label | None:
     """The label of an object after occluders came in front of it; None where it is to be dropped.
 
-    An occluder counts as hiding its whole box, which is the most it can hide, so `visible` is the least that is still
-    seen. All occluders of an object come in one call: a share that the label already has is not composed but replaced.
+    An occluder counts as hiding its whole box, which is the most it can hide, so `visible` is a lower bound.
+    All occluders of an object come in one call: a share that the label already has is not composed but replaced.
     Exact for boxes, counted in pixels for masks. What nothing overlaps keeps the very label.
 
     Args:
@@ -187,24 +187,25 @@ def occluded(
     left = whole.without(occluders)
     for hiding in masks:
         left = left.without_mask(hiding)
-    total, seen = whole.area, left.area
-    if seen >= total:
+    total, remaining = whole.area, left.area
+    if remaining >= total:
         return label
-    visible = round(seen / total, 4)
-    if visible < policy.min_visible or (seen == 0 and policy.labels == "visible"):
+    visible = round(remaining / total, 4)
+    if visible < policy.min_visible or (remaining == 0 and policy.labels == "visible"):
         return _hidden(label, bbox, size, visible) if policy.hidden == "ignore" else None
     if policy.labels == "full":
         return label.model_copy(update={"visible": visible})
     corners = left.extent if mask is None else _moved(bbox, whole.extent, left.extent)
-    # Runs stay runs: readers expect them of crowds.
+    # RLE stays RLE: readers expect them of crowds.
     polygons = None if isinstance(shape, np.ndarray) else left.polygons()
-    told = {"bbox": _resized(bbox, corners), "segmentation": polygons or encode_rle(left.pixels(size)), "area": seen}
-    return label.model_copy(update={**told, "visible": visible})
+    segmentation = polygons or encode_rle(left.pixels(size))
+    changes = {"bbox": _resized(bbox, corners), "segmentation": segmentation, "area": remaining, "visible": visible}
+    return label.model_copy(update=changes)
 
 
 def _shape(label: Label, record: bytes | None, bbox: XYXY, size: tuple[int, int]) -> Polygons | np.ndarray | None:
-    """The object's mask: polygons, or bool (H, W) where it comes in runs; None where it is no more than its box (xywh),
-    or malformed."""
+    """The object's mask: polygons, or bool (H, W) where it comes as RLE; None where it is just its box (xywh), or
+    malformed."""
     try:
         segmentation: Any = label.segmentation
         if label.bbox is None:
@@ -232,8 +233,8 @@ def _drawn(polygons: Polygons, size: tuple[int, int]) -> np.ndarray:
     # An outline costs them memory by its length: what runs far beyond the picture is pulled near.
     far = np.array(size[::-1])
     near = [np.clip(np.reshape(p, (-1, 2)), -far, 2 * far).ravel().tolist() for p in polygons]
-    told: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(near, *size))).astype(bool)
-    return told
+    mask: np.ndarray = coco.decode(coco.merge(coco.frPyObjects(near, *size))).astype(bool)
+    return mask
 
 
 def _meets(xyxy: XYXY, boxes: Sequence[IntBox]) -> bool:
@@ -243,13 +244,13 @@ def _meets(xyxy: XYXY, boxes: Sequence[IntBox]) -> bool:
 
 
 def ignored(label: Label, bbox: XYXY, size: tuple[int, int], reason: str) -> Label:
-    """The label of what is not to be learned from: its whole box (xywh) as a region to look away from.
+    """The label of an object that detectors should ignore: its whole box (xywh), as an RLE mask.
 
     size: (height, width) of the picture, pixels.
     """
-    runs = encode_rle(Cells.of_box(bbox).pixels(size))
-    told = {"bbox": bbox, "segmentation": runs, "area": bbox[2] * bbox[3], "ignored": reason}
-    return label.model_copy(update=told)
+    rle = encode_rle(Cells.of_box(bbox).pixels(size))
+    changes = {"bbox": bbox, "segmentation": rle, "area": bbox[2] * bbox[3], "ignored": reason}
+    return label.model_copy(update=changes)
 
 
 def _hidden(label: Label, bbox: XYXY, size: tuple[int, int], visible: float) -> Label:
@@ -258,15 +259,15 @@ def _hidden(label: Label, bbox: XYXY, size: tuple[int, int], visible: float) -> 
 
 
 def _moved(xywh: XYXY, before: XYXY, after: XYXY) -> XYXY:
-    """xyxy of an annotated box whose mask's own tight box (xyxy) was `before` and is `after`.
+    """xyxy of an annotated box whose mask's tight box (xyxy) was `before` and is `after`.
 
     A side moves by no more than the mask's does, and not beyond what is left of it: annotators round. Where the box
-    holds nothing of what is left, as of a mask that is another's, that is the box.
+    holds nothing of what is left, as with a mask of another object, that is the box.
     """
     x, y, w, h = xywh
-    old, step = np.array([x, y, x + w, y + h]), np.subtract(after, before)
-    low = np.minimum(old[:2] + step[:2], np.maximum(after[:2], old[:2]))
-    high = np.maximum(old[2:] + step[2:], np.minimum(after[2:], old[2:]))
+    old, shift = np.array([x, y, x + w, y + h]), np.subtract(after, before)
+    low = np.minimum(old[:2] + shift[:2], np.maximum(after[:2], old[:2]))
+    high = np.maximum(old[2:] + shift[2:], np.minimum(after[2:], old[2:]))
     meets = (np.maximum(low, after[:2]) < np.minimum(high, after[2:])).all()
     return _four([*low, *high]) if meets else after
 

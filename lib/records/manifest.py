@@ -21,7 +21,7 @@ from lib.records.rows import Row, arrow_schema
 
 
 class Ref(BaseModel):
-    """A file and what it must be: the small value that stages hand to each other."""
+    """A file, and the rows and bytes that it must hold: the small value that stages hand to each other."""
 
     path: str
     rows: int
@@ -60,8 +60,8 @@ def write_manifest(path: Path, rows: pd.DataFrame | pa.Table | Sequence[Row], ro
 def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pa.Table:
     """Read a manifest, or some columns of it.
 
-    Raises AugmentError where the file is missing, is no Parquet file, is damaged, or has other columns than the row
-    type.
+    Raises AugmentError where the file is missing, is not a Parquet file, is damaged, or has other columns than the
+    row type.
     """
     try:
         table = pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
@@ -80,7 +80,7 @@ def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = 
             f"{path} has other columns than {row_type.__name__}:\n  found    {_columns(table.schema)}\n"
             f"  expected {_columns(expected)}\ndelete it and run again"
         )
-    return table.cast(expected)  # without what the file says of pandas, which would be believed
+    return table.cast(expected)  # without the file's metadata for pandas, which pandas would follow
 
 
 def read_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -88,7 +88,7 @@ def read_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | None
     table = read_table(path, row_type, columns)
     try:
         return table.to_pandas()
-    except (pa.ArrowException, ValueError) as error:  # texts that are none
+    except (pa.ArrowException, ValueError) as error:  # texts that are not UTF-8
         raise AugmentError(f"{path} is damaged ({error}): delete it and run again") from None
 
 

@@ -1,4 +1,4 @@
-"""What a run may write: folders and files of its workspace, none that holds what it reads, none of anybody else's.
+"""What a run may write: folders and files of its workspace, never its inputs, never files of anybody else.
 
 check_workspace(root, inputs_of(settings))           # before the first byte is written
 ours = Outputs(root / "final", former)               # files that runs put into a folder
@@ -63,20 +63,20 @@ _TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}(\.[A-Za-z0-9]+)?")  # as lib.core.f
 
 
 def inputs_of(settings: BaseModel) -> dict[str, Path]:
-    """Files and folders that settings say are to be read, by the setting's name; of models those that lie on disk."""
+    """Files and folders that settings name as inputs, by the setting's name; of models those that lie on disk."""
     return dict(_inputs(settings.model_dump(), ""))
 
 
-def _inputs(told: Any, place: str) -> Iterator[tuple[str, Path]]:
-    if isinstance(told, Mapping):
-        for name, value in told.items():
+def _inputs(values: Any, place: str) -> Iterator[tuple[str, Path]]:
+    if isinstance(values, Mapping):
+        for name, value in values.items():
             where = f"{place}.{name}" if place else str(name)
             if name in _INPUTS and isinstance(value, str | Path) and _exists(Path(value)):
                 yield where, Path(value)
             else:
                 yield from _inputs(value, where)
-    elif isinstance(told, list | tuple):
-        for i, value in enumerate(told):
+    elif isinstance(values, list | tuple):
+        for i, value in enumerate(values):
             yield from _inputs(value, f"{place}[{i}]")
 
 
@@ -90,7 +90,7 @@ def _exists(path: Path) -> bool:
 def check_workspace(
     root: Path, inputs: Mapping[str, Path], more: Iterable[Path] = (), readable: Collection[str] = ()
 ) -> None:
-    """Raise AugmentError where a run in the workspace `root` might write over what is not its own; writes nothing.
+    """Raise AugmentError where a run in the workspace `root` might overwrite what it does not own; writes nothing.
 
     That is an input that lies in what runs write (by whatever path: links, `..`, other letters where the disk ignores
     case), an output that is a link to elsewhere, and a folder that never was a workspace but has files of our names.
@@ -115,7 +115,7 @@ def check_workspace(
         for name in _OVERWRITTEN:
             if os.path.lexists(root / name):
                 raise AugmentError(
-                    f"{root / name} is there, and no run has been in {root}: move it away, or set `workspace` to "
+                    f"{root / name} exists, and no run has used {root} before: move it away, or set `workspace` to "
                     f"another folder"
                 )
 
@@ -139,10 +139,10 @@ def _resolved(path: Path) -> Path:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        told = path.stat()
+        info = path.stat()
     except (OSError, ValueError):
         return None
-    return told.st_dev, told.st_ino
+    return info.st_dev, info.st_ino
 
 
 def check_sources(root: Path, images: Path, paths: Iterable[str]) -> None:
@@ -180,7 +180,7 @@ class Outputs:
     """
 
     def __init__(self, folder: Path, former: Iterable[str] = ()) -> None:
-        """former: names that an earlier version's manifest tells of, for where there is no note yet."""
+        """former: names from an earlier version's manifest, used where no note exists yet."""
         self.folder, self.note = folder, folder.with_name(f".{folder.name}.json")
         self._noted = self._read()
         self.names = set(map(_plain, former)) if self._noted is None else self._noted
@@ -188,10 +188,10 @@ class Outputs:
 
     def _read(self) -> set[str] | None:
         try:
-            told = kept.read(self.note, _Note)
-        except AugmentError:  # damaged: manifests, and the files' own bytes, tell the most of it
+            note = kept.read(self.note, _Note)
+        except AugmentError:  # damaged: manifests and the files' bytes show most of it
             return None
-        return None if told is None else set(told.files)
+        return None if note is None else set(note.files)
 
     def _keep(self, names: set[str]) -> None:
         if names != self._noted:
@@ -199,14 +199,14 @@ class Outputs:
             self._noted = names
 
     def claim(self, names: Iterable[str]) -> None:
-        """Note names before files are written there; one at which a stranger's file lies is not ours by that."""
+        """Note names before files are written there; a name where a stranger's file lies does not become ours."""
         wanted = {_plain(name) for name in names}
         self._keep(self.names | {name for name in wanted if not os.path.lexists(self.folder / name)})
 
     def check(self, name: str, same: Callable[[Path], bool]) -> None:
-        """Raise AugmentError where `name` is a stranger's, unless `same` says that it holds what is to be written.
+        """Raise AugmentError where `name` is a stranger's, unless `same` finds that it holds the bytes to be written.
 
-        ValueError where it leads out of the folder, as a manifest of somebody else may have it.
+        ValueError where it leads out of the folder, as a manifest from elsewhere may have it.
         """
         path = self.folder / name
         if plain_path(name, keep_backslash=True) is None:
@@ -244,7 +244,7 @@ class Outputs:
             folder = folder.parent
 
     def _leads_inside(self, path: Path) -> bool:
-        """Is the file's folder the workspace's own, whatever links there are?"""
+        """Does the file's folder lie in the workspace, links followed?"""
         parent = path.parent
         if parent not in self._inside:
             self._inside[parent] = parent.resolve().is_relative_to(self.folder.resolve())

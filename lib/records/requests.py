@@ -19,7 +19,7 @@ class Frozen(BaseModel):
 
 
 class Rle(Frozen):
-    """A mask as COCO's compressed run lengths."""
+    """A mask in RLE, COCO's compressed run lengths."""
 
     size: tuple[int, int]  # (height, width), pixels
     counts: str
@@ -37,7 +37,7 @@ class Donor(Frozen):
 
 
 class Pass(Frozen):
-    """One painting: a window of the picture, seen at the painter's shape."""
+    """One painting: a window of the picture, resized to the painter's shape."""
 
     window: tuple[int, int, int, int]  # xyxy, whole pixels of the picture; may reach beyond the frame
     shape: tuple[int, int]  # (height, width) pixels at which the painter works
@@ -56,19 +56,19 @@ class Label(Frozen):
     """One annotation of the synthetic picture."""
 
     source: str | None  # key of the annotation it comes from; None: an object that the source does not have
-    painted: bool  # the object is painted anew; False: it is the source's own
+    painted: bool  # the object is painted anew; False: it is the source's
     bbox: tuple[float, float, float, float] | None = None  # xywh pixels; None: shape and area as the source has them
-    segmentation: tuple[tuple[float, ...], ...] | Rle | None = None  # polygons in pixels, or runs; with bbox
+    segmentation: tuple[tuple[float, ...], ...] | Rle | None = None  # polygons in pixels, or RLE; with bbox
     area: float | None = None  # pixels², with bbox
     category: str | None = None  # name; None: the source's
-    visible: float | None = None  # share, 0 to 1, that is at least still seen of it where something came before it
+    visible: float | None = None  # lower bound of the share, 0 to 1, that stays visible where something came in front
     ignored: str = ""  # the reason why detectors should not learn from it; "" = they should
-    # Said of the painted picture, so no part of what was asked for, nor of its key.
+    # Found out about the painted picture, so not part of the request, nor of its key.
     dropped: str = Field("", exclude=True)  # the reason why it is left out; it keeps its place, to which its id belongs
 
 
 class Outcome(BaseModel):
-    """The part of a request that is left once it is painted: what drawing and the final set need of it."""
+    """The part of a request that drawing and the final set need once it is painted."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -83,18 +83,21 @@ class Outcome(BaseModel):
     painter: dict[str, Any]  # identity: name, version, settings, model id and revision
     composite: dict[str, Any]  # identity: name, version, settings
     labels: tuple[Label, ...]
-    # Of its passes, so no part of what was asked for, nor of its key: xyxy rectangles that were painted, whole pixels.
+    # Derived from the passes, so not part of the request's JSON, nor of its key.
+    # xyxy rectangles that were painted, whole pixels.
     regions: tuple[tuple[int, int, int, int], ...] = Field((), exclude=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _painted(cls, told: Any) -> Any:
-        if not isinstance(told, dict) or not told.get("passes") or "regions" in told:
-            return told
+    def _with_regions(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("passes") or "regions" in values:
+            return values
         regions = [
-            tuple(one) for step in told["passes"] for one in (step["region"] if isinstance(step, dict) else step.region)
+            tuple(box)
+            for step in values["passes"]
+            for box in (step["region"] if isinstance(step, dict) else step.region)
         ]
-        return {**told, "regions": tuple(dict.fromkeys(regions))}
+        return {**values, "regions": tuple(dict.fromkeys(regions))}
 
 
 class Request(Outcome):

@@ -1,4 +1,4 @@
-"""Masks as run lengths."""
+"""Masks as RLE, COCO's compressed run lengths."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from lib.records.requests import Rle
 
 
 def encode_rle(mask: np.ndarray) -> Rle:
-    """bool (H, W) → COCO's compressed run lengths."""
+    """bool (H, W) → RLE."""
     from pycocotools import mask as coco
 
-    told = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return Rle(size=(int(told["size"][0]), int(told["size"][1])), counts=told["counts"].decode())
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return Rle(size=(int(encoded["size"][0]), int(encoded["size"][1])), counts=encoded["counts"].decode())
 
 
 def decode_rle(rle: Rle) -> np.ndarray:
-    """bool (H, W)."""
+    """RLE → bool (H, W)."""
     from pycocotools import mask as coco
 
-    told: np.ndarray = coco.decode({"size": list(rle.size), "counts": rle.counts.encode()}).astype(bool)
-    return told
+    mask: np.ndarray = coco.decode({"size": list(rle.size), "counts": rle.counts.encode()}).astype(bool)
+    return mask

@@ -15,7 +15,7 @@ import pyarrow as pa
 OK = "ok"
 REJECTED = "rejected"
 
-# Reasons that say nothing of the item itself: what was not there may be there the next time, so it is tried again.
+# Reasons that do not lie in the item itself: what was missing may be available the next time, so it is tried again.
 MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost", "out_of_memory")
 
 
@@ -79,7 +79,7 @@ class SelectRow(Row):
 class CaptionRow(Row):
     """Stage caption: one picture. key = image key."""
 
-    raw: str  # as the captioner said it
+    raw: str  # as the captioner returned it
     caption: str  # after the rules
     prompt: str  # caption.prompt filled in
     captioner: str  # identity: name, model, revision, version
@@ -139,10 +139,10 @@ class DrawRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class SeenRow(Row):
-    """A file of the workspace that was found whole, or has just been written. key = its path in the workspace."""
+class VerifiedRow(Row):
+    """A file of the workspace whose bytes were verified or just written. key = its path in the workspace."""
 
-    sha256: str  # what was asked of it
+    sha256: str  # expected
     size: int  # bytes
     mtime_ns: int
 

@@ -1,7 +1,7 @@
-"""What a run can be told, as small typed values; each default is written once.
+"""A run's parameters, as small typed values; each default is written once.
 
 Each model is one parameter of the flow. A family choice (painter, edit, composite, captioner, extractor) is a name, or
-a name with that member's own settings: `painter: copy-paste` or `painter: {name: copy-paste, blend: 4}`.
+a name with that member's settings: `painter: copy-paste` or `painter: {name: copy-paste, blend: 4}`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _check_extra(value: Any) -> Any:
 
 
 class Choice(Storable):
-    """A member of a family by name, with values for that member's own settings beside it."""
+    """A member of a family by name, with values for that member's settings beside it."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[Annotated[str, AfterValidator(_check_extra)], Annotated[Any, AfterValidator(_check_extra)]]
@@ -40,12 +40,12 @@ class Choice(Storable):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The member's own settings as given."""
+        """The member's settings as given."""
         return dict(self.model_extra or {})
 
 
 def training_split(name: str, who: str) -> str:
-    """The name of a split; raises ValueError where it says that the split is kept for judging."""
+    """The name of a split; raises ValueError where the name marks a split for validation or testing."""
     if name.lower().startswith(("val", "test", "dev")):
         raise ValueError(f"{who} from the training split only: name that one")
     return name
@@ -106,7 +106,7 @@ class CaptionSettings(Settings):
 
 
 class BoxScreenSettings(Settings):
-    """What lib/screening/verdicts.py makes of a judge's shares; all limits come from the data set's own real boxes."""
+    """How lib/screening/verdicts.py decides by a judge's shares; all limits come from the data set's own real boxes."""
 
     judge: str | None = Field(
         None,
@@ -155,7 +155,7 @@ class ScreenSettings(Settings):
 
     @property
     def judge(self) -> str | None:
-        """The model that judges boxes; None where none is asked."""
+        """The model that judges boxes; None: boxes are not judged."""
         return self.boxes.judge if self.boxes else None
 
 
@@ -183,7 +183,7 @@ class FinaliseSettings(Settings):
     s3_pair: bool = Field(False, description="also write selected_ann.json and original_selected_ann.json")
 
 
-SETS = ("fid", "kid", "overlap", "twins")  # metrics: what is measured where nothing else is asked for
+SETS = ("fid", "kid", "overlap", "twins")  # the metrics that are measured by default
 
 
 class EvaluateSettings(Settings):

@@ -30,29 +30,29 @@ class Store:
         self.root = Path(root)
 
     def path(self, kind: str, key: str) -> Path:
-        """Where an item lies, whether it does or not.
+        """Path of an item, whether it exists or not.
 
-        Raises AugmentError for what is no key, by which a manifest of somebody else might lead anywhere.
+        Raises AugmentError for a text that is not a key: a manifest from elsewhere might lead anywhere.
         """
         if not _HEX.fullmatch(key):
             raise AugmentError(
-                f"{key!r} is no key of {self.root}: remove parts/ and manifests/ beside it, and run again"
+                f"{key!r} is not a key of {self.root}: remove parts/ and manifests/ beside it, and run again"
             )
         return self.root / kind / key[:2] / key
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """(kind, key) of everything that lies here; files of other names are not ours."""
+        """(kind, key) of all items; files of other names are not ours."""
         for kind in sorted(folder for folder in self.root.glob("*") if folder.is_dir()):
             for path in sorted(kind.glob("??/*")):
                 if _HEX.fullmatch(path.name) and path.parent.name == path.name[:2]:
                     yield kind.name, path.name
 
     def has(self, kind: str, key: str) -> bool:
-        """Is there a file? Its digest is checked on reading."""
+        """Does the file exist? Its digest is checked on reading."""
         return self.path(kind, key).is_file()
 
     def size(self, kind: str, key: str) -> int:
-        """Bytes of an item, by the look of its file alone; -1 where it is absent."""
+        """Bytes of an item, from its file's size; -1 where it is absent."""
         try:
             return self.path(kind, key).stat().st_size - 65  # the header line
         except OSError as error:
@@ -87,9 +87,9 @@ class Store:
             return _absent(error, None)
 
 
-def _absent(error: OSError, told: T) -> T:
-    """What is told where there is no file, but a folder, a circle of links or nothing; raises the error where it is
-    one of the storage."""
+def _absent(error: OSError, absent: T) -> T:
+    """`absent` where the error means that no file exists (nothing, a folder, a circle of links); raises a fault of the
+    storage."""
     if error.errno not in NO_FILE:
         raise error
-    return told
+    return absent

@@ -77,7 +77,7 @@ class Painter(Protocol):
     EDITS: ClassVar[frozenset[str]]  # edits it serves
     MODEL: ClassVar[
         str | None
-    ]  # published checkpoint id for models: full, or lib.core.checkpoints.OWN; None = needs no model
+    ]  # published checkpoint id for models: full, or lib.core.checkpoints.NOT_PUBLISHED; None = needs no model
     LICENCE: ClassVar[str]  # of that checkpoint
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     # MINI_MODEL: str, where its mini model is another painter's: that one's name

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from lib.core.checkpoints import OWN, ModelRef, local_path, reading
+from lib.core.checkpoints import NOT_PUBLISHED, ModelRef, local_path, reading
 from lib.core.compute import device
 from lib.core.errors import AugmentError
 from lib.core.images import PictureError
@@ -48,7 +48,7 @@ class Stay(DiffusionPainter):
 
     VERSION: ClassVar[int] = 1
     EDITS: ClassVar[frozenset[str]] = INPAINTING | {"layout"}
-    MODEL: ClassVar[str | None] = OWN
+    MODEL: ClassVar[str | None] = NOT_PUBLISHED
     LICENCE: ClassVar[str] = "your own weights"
     READS_PHRASES: ClassVar[bool] = True
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from lib.core.files import file_digest
-from lib.records.seen import Seen, keep_shown
 from lib.records.store import Store
+from lib.records.verified import VerifiedFiles, keep_shown
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def file(tmp_path):
 
 def whole(root, file, read, **values):
     """One run's question; `read` counts the readings."""
-    seen = Seen(root, **values)
+    seen = VerifiedFiles(root, **values)
     found = seen.whole(file, "digest", lambda: read.append(file) or file.read_bytes() == b"whole")
     seen.save()
     return found
@@ -41,7 +41,7 @@ def test_a_file_of_another_size_or_time_is_read_again(tmp_path, file, damage):
 
 def test_what_is_asked_of_a_file_is_part_of_what_is_remembered(tmp_path, file):
     whole(tmp_path, file, [])
-    assert not Seen(tmp_path).whole(file, "another digest", lambda: False)
+    assert not VerifiedFiles(tmp_path).whole(file, "another digest", lambda: False)
 
 
 def test_a_missing_file_is_not_whole_and_not_read(tmp_path, file):
@@ -57,9 +57,9 @@ def test_anew_every_file_is_read_and_remembered(tmp_path, file):
 
 def test_files_that_nobody_asks_for_are_forgotten(tmp_path, file):
     whole(tmp_path, file, [])
-    seen = Seen(tmp_path)
+    seen = VerifiedFiles(tmp_path)
     seen.save()
-    assert not Seen(tmp_path).whole(file, "digest", lambda: False)
+    assert not VerifiedFiles(tmp_path).whole(file, "digest", lambda: False)
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path, file):

@@ -1,11 +1,11 @@
-"""Which files of a workspace are whole: read again only where size or time changed, so that a rerun costs a look each.
+"""Files of a workspace whose bytes were verified: read again only where size or time changed, so that a rerun is fast.
 
-    seen = Seen(root)
-    if not seen.whole(path, sha256, lambda: file_digest(path) == sha256): ...
-    seen.save()
+    verified = VerifiedFiles(root)
+    if not verified.whole(path, sha256, lambda: file_digest(path) == sha256): ...
+    verified.save()
     keep_shown(root / "contact_sheet.jpg", store, key, draw)     # one file: drawn once, and again where it was damaged
 
-What rots without a change of size or time is not noticed by a look: `anew` reads every file.
+A file that rots without a change of size or time is found only with `anew`, which reads every file.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from pathlib import Path
 
 from lib.core.files import atomic_write, digest, file_digest
 from lib.records.manifest import former_manifest, write_manifest
-from lib.records.rows import OK, SeenRow
+from lib.records.rows import OK, VerifiedRow
 from lib.records.store import Store
 
 _Mark = tuple[str, int, int]  # sha256, size in bytes, mtime_ns
 
 
-class Seen:
-    """The files that were found whole, remembered in <root>/manifests/seen.parquet.
+class VerifiedFiles:
+    """The files that were found whole, noted in <root>/manifests/seen.parquet.
 
-    anew: believe nothing of what is remembered.
+    anew: ignore the notes of earlier runs.
     """
 
     def __init__(self, root: Path, anew: bool = False) -> None:
         self._root, self._path = f"{root}/", root / "manifests" / "seen.parquet"
-        rows = None if anew else former_manifest(self._path, SeenRow)
+        rows = None if anew else former_manifest(self._path, VerifiedRow)
         self._before: dict[str, _Mark] = {}
         if rows is not None:
             self._before = dict(zip(rows.key, zip(rows.sha256, rows["size"], rows.mtime_ns, strict=True), strict=True))
         self._now: dict[str, _Mark] = {}
 
     def whole(self, path: Path, sha256: str, check: Callable[[], bool]) -> bool:
-        """Is a file there, and what `sha256` says? `check` reads it where size or time are not as when it was.
+        """Does the file exist with this digest? `check` reads it where size or time differ from the notes.
 
-        Once it was found to be, it is not looked at again.
+        A file that was found whole is not looked at again by this object.
         """
         name = str(path).removeprefix(self._root)
         if name in self._now and self._now[name][0] == sha256:
@@ -50,10 +50,10 @@ class Seen:
         return True
 
     def save(self) -> None:
-        """Remember the files that were asked for since this was made, and no others."""
+        """Note the files that `whole` found since this object was made, and no others."""
         if self._now != self._before:
-            rows = [SeenRow(name, OK, "", "", *mark) for name, mark in sorted(self._now.items())]
-            write_manifest(self._path, rows, SeenRow)
+            rows = [VerifiedRow(name, OK, "", "", *mark) for name, mark in sorted(self._now.items())]
+            write_manifest(self._path, rows, VerifiedRow)
 
 
 def _mark(path: Path, sha256: str) -> _Mark | None:
@@ -65,9 +65,9 @@ def _mark(path: Path, sha256: str) -> _Mark | None:
 
 
 def keep_shown(path: Path, store: Store, key: str, draw: Callable[[], bytes]) -> None:
-    """Write what `draw` gives to a path, unless it is there already as it was drawn for this key.
+    """Write the bytes that `draw` returns to a path, unless the file drawn for this key is there, undamaged.
 
-    key: SHA-256 of all that it depends on; the store remembers the file's digest by it.
+    key: SHA-256 of all that the drawing depends on; the store keeps the file's digest by it.
     """
     known = store.get("shown", key)
     if known is not None and path.is_file() and file_digest(path).encode() == known:
