@@ -28,7 +28,7 @@ import psutil
 from lib.core.errors import AugmentError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-STARTUP = 300.0  # seconds for server, deployments and worker, on a slow and busy machine
+STARTUP = 900.0  # seconds for server, deployments and worker, on a slow and busy machine
 GRACE = 10.0  # seconds that a child has to stop before it is killed
 CLOCK = 2.0  # seconds between two readings of one start time: the system's clock may be set in between
 

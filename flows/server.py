@@ -115,7 +115,7 @@ def healthy(url: str) -> bool:
 
     headers = basic(os.environ.get("PREFECT_API_AUTH_STRING"))
     try:
-        return httpx.get(f"{url}/admin/version", headers=headers, timeout=2).is_success
+        return httpx.get(f"{url}/admin/version", headers=headers, timeout=30).is_success
     except httpx.HTTPError:
         return False
 
