@@ -54,10 +54,10 @@ _TIMEOUT = httpx.Timeout(30.0)
 
 
 def fetch_loco(root: Path, progress: Report, annotations: Source = ANNOTATIONS, pictures: Source = PICTURES) -> Path:
-    """Annotations and pictures of LOCO in the folder `root`; returns it. What is there already is not fetched again.
+    """Annotations and pictures of LOCO in the folder `root`; returns it. Existing files are not fetched again.
 
     progress: called with bytes done and bytes in all, of both files together.
-    Raises AugmentError that says what to put where, when a file cannot be had or is not what it should be.
+    Raises AugmentError, with what to put where, when a file is not available or has the wrong content.
     """
     notes, archive = root / "loco-all-v1.json", root / "dataset.zip"
     try:
@@ -75,7 +75,7 @@ def fetch_loco(root: Path, progress: Report, annotations: Source = ANNOTATIONS, 
             unpack(archive, root, pictures)
             archive.unlink()
     except OSError as error:
-        raise AugmentError(f"LOCO cannot be written to {root} ({error}): mend that, and run the same command") from None
+        raise AugmentError(f"LOCO cannot be written to {root} ({error}): fix that, and run the same command") from None
     return root
 
 
@@ -129,7 +129,7 @@ def _fetch_rest(source: Source, part: Path, progress: Report) -> None:
     if source.size is not None and start == source.size:
         return
     headers = {"Range": f"bytes={start}-"} if start else {}
-    headers["Accept-Encoding"] = "identity"  # ranges and sizes are of the file's own bytes
+    headers["Accept-Encoding"] = "identity"  # ranges and sizes are of the file's bytes
     with (
         httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client,
         client.stream("GET", source.url, headers=headers) as answer,
@@ -242,7 +242,7 @@ def _target(archive: Path, root: Path, member: zipfile.ZipInfo) -> Path:
     if unsafe or stat.S_ISLNK(member.external_attr >> 16):
         raise AugmentError(
             f"{archive} holds {member.filename!r}, which would leave its folder: nothing was unpacked; fetch the zip "
-            f"again from its own site"
+            f"again from its official site"
         )
     target = root.joinpath(*(parts[1:] if parts[0] == "dataset" and len(parts) > 1 else parts))
     if not target.resolve().is_relative_to(root.resolve()):  # through a link that lies in root

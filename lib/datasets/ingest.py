@@ -42,7 +42,7 @@ def check_pictures(
 
     A picture whose path, size and mtime are those of an ok row of `known`, itself perhaps stale, is not opened again.
     Rows rejected before stay as they are. New reasons: image_missing, image_empty, image_broken, image_too_large,
-    path_outside_root, size_mismatch. `advance` is told how many rows are done. Raises nothing for a bad picture, which
+    path_outside_root, size_mismatch. `advance` receives how many rows are done. Raises nothing for a bad picture, which
     without `decode` is found only where its header is bad.
     """
     rows = _columns(images)
@@ -60,14 +60,14 @@ def check_pictures(
 def changed_sources(
     images: pd.DataFrame, plan: pd.DataFrame, of_pictures: Iterable[str], of_requests: Iterable[str]
 ) -> set[str]:
-    """Digests of the sources, donors too, that some pictures and requests depend on: what ingest remembers of them is
-    not to be believed where these were set aside as `image_changed`.
+    """Digests of the sources, donors too, that some pictures and requests depend on: the rows that ingest keeps of
+    them are not valid where these were set aside as `image_changed`.
 
     images: ImageRow columns key and digest; plan: PlanRow columns key and request; of_pictures, of_requests: keys.
     """
     found = set(images.digest[images.key.isin(set(of_pictures))])
-    for told in plan.request[plan.key.isin(set(of_requests))]:
-        request = Request.model_validate_json(told)
+    for text in plan.request[plan.key.isin(set(of_requests))]:
+        request = Request.model_validate_json(text)
         found |= {request.source, *(step.donor.digest for step in request.passes if step.donor)}
     return found
 
@@ -78,7 +78,7 @@ def _columns(images: pd.DataFrame) -> Columns:
 
 
 def _stat_all(rows: Columns, todo: np.ndarray, root: Path) -> None:
-    """Fill in size and mtime_ns; -1 for what is not there."""
+    """Fill in size and mtime_ns; -1 for missing files."""
     # Strings, not Paths: for a hundred thousand files making those takes longer than the calls.
     stats = [_stat(f"{root}/{path}") for path in rows["path"][todo]]
     rows["size"][todo], rows["mtime_ns"][todo] = np.array(stats, np.int64).reshape(-1, 2).T
@@ -93,7 +93,7 @@ def _stat(path: str) -> tuple[int, int]:
 
 
 def _reuse(rows: Columns, todo: np.ndarray, known: pd.DataFrame | None, max_pixels: int) -> np.ndarray:
-    """Fill in what `known` says of unchanged pictures; the (n,) bool mask of those.
+    """Fill in the columns of unchanged pictures from `known`; the (n,) bool mask of those.
 
     A record that now claims another size must be compared with the picture again, so that is a change too.
     """
@@ -107,8 +107,8 @@ def _reuse(rows: Columns, todo: np.ndarray, known: pd.DataFrame | None, max_pixe
         same[same] = old[name][at[same]] == rows[name][same]
     claims = [(rows[name][same], old[name][at[same]]) for name in ("width", "height")]
     agrees = np.logical_and.reduce([now == was for now, was in claims])
-    unsaid = np.logical_or.reduce([now <= 0 for now, _ in claims]) & (old["frame"][at[same]] == "upright")
-    same[same] = agrees | unsaid
+    unclaimed = np.logical_or.reduce([now <= 0 for now, _ in claims]) & (old["frame"][at[same]] == "upright")
+    same[same] = agrees | unclaimed
     for name in ("digest", "frame", "width", "height"):
         rows[name][same] = old[name][at[same]]
     return same

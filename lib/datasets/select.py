@@ -110,14 +110,14 @@ def _cap_categories(reasons: np.ndarray, keys: list[str], columns: _Columns, cap
     use = columns.usable & (reasons[columns.image] == "") if len(reasons) else columns.usable
     pairs = np.unique(np.stack([columns.image[use], columns.category[use]]), axis=1)
     pictures = np.bincount(pairs[1], minlength=len(columns.names))
-    own: dict[int, list[int]] = {}
+    categories: dict[int, list[int]] = {}
     for image, category in pairs.T.tolist():
-        own.setdefault(image, []).append(category)
-    ranked = _ranked(np.array(sorted(own), dtype=np.int64), keys, "cap", seed).tolist()
+        categories.setdefault(image, []).append(category)
+    ranked = _ranked(np.array(sorted(categories), dtype=np.int64), keys, "cap", seed).tolist()
     kept = np.zeros(len(columns.names), dtype=np.int64)
-    for image in sorted(ranked, key=lambda i: min(pictures[own[i]])):
-        if (kept[own[image]] < cap).all():
-            kept[own[image]] += 1
+    for image in sorted(ranked, key=lambda i: min(pictures[categories[i]])):
+        if (kept[categories[image]] < cap).all():
+            kept[categories[image]] += 1
         else:
             reasons[image] = "category_capped"
 

@@ -203,7 +203,7 @@ class Canvas:
             )
 
     def _fill(self, corners: Array, normal: Array, reach: float, colour: Array, edge: float, owner: int) -> None:
-        """One convex polygon, where it is nearer than what is there."""
+        """One convex polygon, where it is nearer than the pixels drawn before."""
         (x0, y0), (x1, y1) = np.maximum(corners.min(axis=0), 0), corners.max(axis=0) + 1
         x1, y1 = min(x1, self.camera.width), min(y1, self.camera.height)
         if x0 >= x1 or y0 >= y1:
@@ -219,15 +219,15 @@ class Canvas:
             :, None
         ]
         window = np.s_[y0:y1, x0:x1]
-        seen = (nearness > self._nearness[window]) & (mask > 0)
-        np.copyto(self._nearness[window], nearness, where=seen)
-        self.pixels[window][seen] = colour
+        visible = (nearness > self._nearness[window]) & (mask > 0)
+        np.copyto(self._nearness[window], nearness, where=visible)
+        self.pixels[window][visible] = colour
         if owner or self._alone is not None:
-            self.owners[window][seen] = owner
+            self.owners[window][visible] = owner
         if edge:
             rim = np.zeros_like(mask)
             cv2.polylines(rim, [corners], True, 1, thickness=SUPERSAMPLE - 1)
-            self.pixels[window][seen & (rim > 0)] = colour * (1 - edge)
+            self.pixels[window][visible & (rim > 0)] = colour * (1 - edge)
         if self._alone is not None:
             self._alone[window] |= mask
 

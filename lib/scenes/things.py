@@ -247,7 +247,7 @@ def _wrapped(dice: Dice) -> tuple[list[Solid], str]:
 def boxes(dice: Dice) -> Thing:
     """A stack of cartons on the floor: columns of unequal height, each carton taped and labelled."""
     ranks, rows, levels = dice.whole(1, 3), dice.whole(1, 2), dice.whole(2, 4)
-    least = 2 if ranks * rows == 1 else 1  # one box is no stack
+    least = 2 if ranks * rows == 1 else 1  # one box is not a stack
     wide, high, deep = dice.between(0.40, 0.56), dice.between(0.28, 0.38), dice.between(0.38, 0.48)
     brown = dice.tint(dice.pick([(186, 140, 92), (170, 126, 80), (200, 160, 112)]), 0.05)
     solids: list[Solid] = []

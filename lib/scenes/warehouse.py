@@ -34,12 +34,12 @@ CATEGORIES = tuple(BUILDERS)  # COCO ids 1, 2, ...
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One labelled object as it is seen."""
+    """One labelled object as it appears in the picture."""
 
     category: str  # of CATEGORIES
     phrase: str  # "a yellow forklift"
     bbox_xywh: tuple[float, float, float, float]  # tight around the visible cells; pixels, multiples of 1/4
-    visible: float  # seen part of what would be seen with nothing in front, 0 < visible <= 1
+    visible: float  # visible part of what would be visible with nothing in front, 0 < visible <= 1
     area: float  # pixels², of the visible cells
     polygons: tuple[tuple[float, ...], ...]  # outlines of the visible parts: x, y, x, y, ... pixels; holes are not cut
 
@@ -75,8 +75,8 @@ def render(seed: int, width: int = 640, height: int = 480) -> Scene:
     cv2.multiply(canvas.pixels, shadow, dst=canvas.pixels, scale=1 / 255)
     canvas.draw(room.solids)
     alone = [canvas.draw_object(index, thing.solids) for index, thing in enumerate(things, start=1)]
-    seen = [_seen(canvas.owners, i, *pair) for i, pair in enumerate(zip(things, alone, strict=True), start=1)]
-    return Scene(_develop(dice, canvas.pixels, camera, room), tuple(seen), _caption(room, things), canvas.owners)
+    visible = [_visible(canvas.owners, i, *pair) for i, pair in enumerate(zip(things, alone, strict=True), start=1)]
+    return Scene(_develop(dice, canvas.pixels, camera, room), tuple(visible), _caption(room, things), canvas.owners)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def _develop(dice: Dice, pixels: Array, camera: Camera, room: Room) -> NDArray[n
 # What is seen
 
 
-def _seen(owners: Array, index: int, thing: Thing, alone: int) -> SceneObject:
+def _visible(owners: Array, index: int, thing: Thing, alone: int) -> SceneObject:
     cells = (owners == index).astype(np.uint8)
     x0, y0, wide, high = cv2.boundingRect(cells)
     crop = cells[y0 : y0 + high, x0 : x0 + wide]
@@ -188,7 +188,7 @@ def _outlines(cells: Array, x0: int, y0: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _caption(room: Room, things: Sequence[Thing]) -> str:
-    """What there is, near to far, where, and in which light."""
+    """The objects, near to far, where they stand, and the light."""
     phrases = [thing.phrase for thing in reversed(things)]
     counted = [_counted(phrase, phrases.count(phrase)) for phrase in dict.fromkeys(phrases)]
     listed = counted[0] if len(counted) == 1 else f"{', '.join(counted[:-1])} and {counted[-1]}"

@@ -1,6 +1,6 @@
 """Annotation formats: where data enters. To add one: a file here with a `read` function, and a line below.
 
-A reader turns what lies on disk into `Dataset` without opening pictures more than their header; then
+A reader turns files into `Dataset` without opening pictures more than their header; then
 lib/datasets/ingest.py checks the pictures themselves.
 """
 
@@ -34,7 +34,7 @@ FORMATS = Family(
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled data set as its annotations tell it."""
+    """A labelled data set as its annotations describe it."""
 
     images: pa.Table  # ImageRow; size, mtime_ns, digest, frame not filled in yet
     objects: pa.Table  # ObjectRow
@@ -47,7 +47,7 @@ class _Category(msgspec.Struct):
 
 
 class _Envelope(msgspec.Struct):
-    """What is not asked for is not decoded: a number beyond all floats, say."""
+    """Other fields are not decoded, since one may hold a number beyond all floats."""
 
     categories: list[_Category] = []
 

@@ -218,7 +218,7 @@ def _no_id(faults: dict[int, str], name: str, i: int) -> str:
 def _paths(
     raws: list[Raw], records: list[Image], root: Path, locate: Locate | None, readable: np.ndarray
 ) -> list[str | None]:
-    """Paths under root, None where a name leaves it; the disk is asked only about unusual names."""
+    """Paths under root, None where a name leaves it; only unusual names are looked up on disk."""
     names = [r.file_name for r in records]
     if locate is not None:
         names = [locate(raw, n) if good else n for raw, n, good in zip(raws, names, readable.tolist(), strict=True)]
@@ -317,7 +317,7 @@ def _place(records: list[Annotation], i: int, field: str) -> str:
 
 
 def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
-    """Row number of each value, -1 where it is not there."""
+    """Row number of each value, -1 where it is missing."""
     return pc.fill_null(pc.index_in(values, value_set=among), -1).to_numpy(zero_copy_only=False)
 
 

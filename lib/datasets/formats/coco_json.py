@@ -123,7 +123,7 @@ def decode_top(data: bytearray | Raw, kind: type[_T], place: str, where: str) ->
         elif place_told := re.search(r"\(byte (\d+)\)", message):
             at = int(place_told[1])
             if number := re.search(rb"-?(NaN|Infinity)", bytes(data[max(at - 9, 0) : at + 9])):
-                message = f"{number.group().decode()} at byte {at} is no JSON number: make it null, or leave it out"
+                message = f"{number.group().decode()} at byte {at} is not a JSON number: make it null, or leave it out"
         raise AugmentError(f"{where}: {message}") from None
 
 
@@ -189,7 +189,7 @@ def _mend_image(raw: Raw) -> Image:
 
 
 def decode_annotations(raws: list[Raw], block: Raw) -> tuple[list[Annotation], dict[int, str]]:
-    """In the same way, all annotation records."""
+    """Annotation records of `raws`, and {row number: what was wrong} of the malformed. block: the JSON array."""
     # The plain kind has the same fields: all that follows asks an id only for its column or its text.
     kinds: list[type[Annotation]] = [cast("type[Annotation]", _PlainAnnotation), Annotation]
     return _decode_records(raws, block, kinds, _mend_annotation, "$.annotations")

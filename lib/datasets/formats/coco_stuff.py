@@ -98,7 +98,7 @@ def _partners(path: Path) -> tuple[Path, Path]:
 
 def _envelope(things: Dataset, stuff: Dataset, where: Path) -> bytes:
     """The first file's top-level keys, those that the second alone has, and the categories of both."""
-    first, second = (msgspec.json.decode(told.envelope, type=dict[str, Raw]) for told in (things, stuff))
+    first, second = (msgspec.json.decode(dataset.envelope, type=dict[str, Raw]) for dataset in (things, stuff))
     raws, names = dict[str, Raw](), dict[str, str]()
     for raw in [raw for top in (first, second) for raw in msgspec.json.decode(top["categories"], type=list[Raw])]:
         category = msgspec.json.decode(raw, type=_Category)
@@ -137,7 +137,7 @@ def _judge_objects(things: pa.Table, stuff: pa.Table, images: pa.Table, root: Pa
 
 
 def _shares(objects: pa.Table, images: pa.Table, root: Path) -> np.ndarray:
-    """(N,) float64: the share of its picture that a box covers, as it is told; nan where the size is not known."""
+    """(N,) float64: the share of its picture that a box covers, as annotated; nan where the size is not known."""
     area = images["width"].to_numpy() * images["height"].to_numpy().astype(np.float64)
     for i in np.flatnonzero(area <= 0).tolist():
         area[i] = np.prod(picture_size(root, images["path"][i].as_py())) or np.nan
@@ -169,7 +169,7 @@ def _judge_images(images: pa.Table, objects: pa.Table, things: Dataset) -> pa.Ta
 
 
 def _image_rows(objects: pa.Table, images: pa.Table) -> np.ndarray:
-    """(N,) int: each object's row among the images, -1 where there is none."""
+    """(N,) int: each object's row among the images, -1 where it is not among them."""
     return pc.fill_null(pc.index_in(objects["image_key"], value_set=images["key"]), -1).to_numpy()
 
 

@@ -73,7 +73,7 @@ def _read(settings: DatasetSettings, layout: bool) -> Dataset:
         labelled = pair.label.is_file()
         boxed = pair.stem + (CLEAN if layout else DEFECTIVE)
         for name in dict.fromkeys((boxed, pair.stem + CLEAN)):
-            if labelled and name == boxed:  # or else it is missing, which the picture check will tell
+            if labelled and name == boxed:  # or else it is missing, which the picture check reports
                 images.append(_image(root, name, pair.group))
                 good, bad = _objects(pair.label, images[-1])
                 annotations += good
@@ -93,7 +93,7 @@ def _read(settings: DatasetSettings, layout: bool) -> Dataset:
 
 
 def _pairs(root: Path, annotations: Path | None) -> list[_Pair]:
-    """Every stem that has a picture or a label, sorted; raises AugmentError where there are no labels at all."""
+    """Every stem that has a picture or a label, sorted; raises AugmentError where no labels exist."""
     stems: dict[Path, set[str]] = defaultdict(set)
     for suffix in (DEFECTIVE, CLEAN):
         for picture in root.rglob(f"*{suffix}"):
@@ -132,7 +132,7 @@ def _image(root: Path, name: str, group: str) -> dict[str, Any]:
 
 
 def _objects(label: Path, image: dict[str, Any]) -> tuple[list[dict[str, Any]], list[ObjectRow]]:
-    """Records of a file's lines, and rows of those that cannot be records; blank ones say nothing.
+    """Records of a file's lines, and rows of those that cannot be records; blank ones are skipped.
 
     A file of other bytes gives lines that are rejected one by one.
     """

@@ -53,7 +53,7 @@ def csv_document(path: Path) -> bytes:
     """A CSV of annotation rows as a COCO document, JSON bytes. Raises AugmentError where columns are missing."""
     try:
         table = pd.read_csv(io.StringIO(read_text(path)), dtype=str, keep_default_na=False)
-    except ValueError as error:  # pandas' own errors are all ValueErrors
+    except ValueError as error:  # pandas' errors are all ValueErrors
         raise AugmentError(f"{path} cannot be read as CSV ({error}): expected LOCO annotation rows") from None
     if missing := [name for name in _NEEDED if name not in table]:
         raise AugmentError(

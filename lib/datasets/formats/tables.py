@@ -1,6 +1,6 @@
 """From bulk columns to the two tables of a Dataset: what all readers share. Columns are built whole, not row by row.
 
-A reader that has no JSON of its own writes its records as COCO records and lets coco.py read them.
+A reader whose source is not COCO JSON writes its records as COCO records and lets coco.py read them.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def unique_keys(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
     repeated = codes <= np.concatenate([[-1], highest[:-1]])[: len(codes)]  # codes are numbered by first appearance
     if not repeated.any():
         return ids, repeated
-    keys, seen = ids.to_pylist(), dict[str, int]()
+    keys, counts = ids.to_pylist(), dict[str, int]()
     for i in np.flatnonzero(repeated).tolist():
-        seen[keys[i]] = count = seen.get(keys[i], 1) + 1
+        counts[keys[i]] = count = counts.get(keys[i], 1) + 1
         keys[i] = f"{keys[i]}#{count}"
     return pa.array(keys, pa.string()), repeated
 
@@ -167,7 +167,7 @@ def outside(
 
 
 def has_shape(segmentations: list[msgspec.Raw], boxes: np.ndarray) -> np.ndarray:
-    """(N,) bool: the segmentation, JSON bytes, is an RLE or polygons that say more than the box, xywh pixels.
+    """(N,) bool: the segmentation, JSON bytes, is an RLE, or polygons that are more than the box, xywh pixels.
 
     A rectangle has at most 5 points, so more than 9 commas settle it without parsing.
     """
@@ -197,22 +197,22 @@ def field_of(record: bytes, name: str) -> Any:
     if f'"{name}"'.encode() not in record:  # most have not: no need to decode them
         return None
     try:
-        told = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
-        return msgspec.json.decode(told[name]) if name in told else None
+        fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(fields[name]) if name in fields else None
     except msgspec.MsgspecError:
         return None
 
 
 def text_of(record: bytes, name: str) -> str:
     """A text field of a record; "" where it has none."""
-    told = field_of(record, name)
-    return told if isinstance(told, str) else ""
+    value = field_of(record, name)
+    return value if isinstance(value, str) else ""
 
 
 def marked(records: Iterable[bytes], name: str, exactly: bool = False) -> np.ndarray:
-    """bool (N,) of records, whose field is true; exactly: no 1 and no text will do."""
-    told = (field_of(record, name) for record in records)
-    return np.array([value is True if exactly else bool(value) for value in told], bool)
+    """(N,) bool: records whose field is true; exactly: only JSON's true counts, not 1 or a text."""
+    values = (field_of(record, name) for record in records)
+    return np.array([value is True if exactly else bool(value) for value in values], bool)
 
 
 def stable_id(*parts: object) -> int:
@@ -222,14 +222,14 @@ def stable_id(*parts: object) -> int:
 
 
 def images_folder(settings: DatasetSettings) -> Path:
-    """The folder with the pictures; raises AugmentError where there is none."""
+    """The folder with the pictures; raises AugmentError where it does not exist."""
     if not settings.images.is_dir():
         raise AugmentError(f"images folder {settings.images} not found: set dataset.images to the pictures' folder")
     return settings.images
 
 
 def picture_size(root: Path, name: str) -> tuple[int, int]:
-    """(width, height) from the header, pixels; (0, 0) where there is none, which the picture check will explain."""
+    """(width, height) from the header, pixels; (0, 0) where it cannot be read, which the picture check explains."""
     path = inside(root, name)
     try:
         return header_size(path) if path is not None else (0, 0)

@@ -59,7 +59,7 @@ def read(settings: DatasetSettings) -> Dataset:
     Masks and prompts lie beside the pictures or, named alike, in the folder dataset.annotations; subfolders count. Ids
     are hashes of the pictures' names, stable under additions; the category's is 1.
 
-    No file is lost. A picture whose mask is of no use stays, and its mask is a rejected object: mask_missing,
+    No file is lost. A picture whose mask cannot be used stays, and its mask is a rejected object: mask_missing,
     mask_broken, mask_size (other than its picture's, upright), mask_not_binary (many greys, or no white), mask_empty
     (nothing to paint), mask_duplicate (a second one; a PNG comes first), image_too_large (more than max_pixels). So is
     a prompt that is not UTF-8, record_malformed. A mask or prompt without a picture is a rejected picture,
@@ -68,7 +68,7 @@ def read(settings: DatasetSettings) -> Dataset:
     root = images_folder(settings)
     folder = settings.annotations or root
     if not folder.is_dir():
-        raise AugmentError(f"annotations {folder} is no folder: set dataset.annotations to the folder of the masks")
+        raise AugmentError(f"annotations {folder} is not a folder: set dataset.annotations to the folder of the masks")
     items, lost = _find(root, folder)
     if not any(item.masks for item in items):
         raise AugmentError(
@@ -76,14 +76,14 @@ def read(settings: DatasetSettings) -> Dataset:
             "set dataset.images and dataset.annotations to the folders of the pictures and of the masks"
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding lets go of the interpreter
-        told = list(pool.map(lambda item: _records(item, root, settings.max_pixels), items))
+        parts = list(pool.map(lambda item: _records(item, root, settings.max_pixels), items))
     document = {
-        "images": [image for image, _, _ in told],
-        "annotations": [record for _, records, _ in told for record in records],
+        "images": [image for image, _, _ in parts],
+        "annotations": [record for _, records, _ in parts for record in records],
         "categories": [_CATEGORY],
     }
     dataset = read_document(msgspec.json.encode(document), str(root), settings)
-    return with_rejected(dataset, [_lost(name) for name in lost], [row for _, _, rows in told for row in rows])
+    return with_rejected(dataset, [_lost(name) for name in lost], [row for _, _, rows in parts for row in rows])
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ def _records(item: _Item, root: Path, max_pixels: int) -> _Records:
     except PictureError as error:
         rejected.append(_rejected(ids, error.reason, error.detail))
     for mask in item.masks[1:]:
-        own = ids | {"id": stable_id(item.picture, mask.name)}
-        rejected.append(_rejected(own, "mask_duplicate", f"{mask.name}: {item.masks[0].name} is used"))
+        duplicate = ids | {"id": stable_id(item.picture, mask.name)}
+        rejected.append(_rejected(duplicate, "mask_duplicate", f"{mask.name}: {item.masks[0].name} is used"))
     return image, annotations, rejected
 
 
@@ -163,7 +163,7 @@ def _rejected(ids: dict[str, Any], reason: str, detail: str) -> ObjectRow:
 def _to_paint(item: _Item, shape: tuple[int, int], max_pixels: int) -> np.ndarray:
     """bool (height, width) = shape, the picture's: True where its mask is not white, at least somewhere.
 
-    Raises PictureError with the reason why there is no such mask.
+    Raises PictureError with the reason where no such mask can be read.
     """
     if not all(shape):
         raise PictureError("image_rejected", "the picture cannot be read, so its mask fits nothing")

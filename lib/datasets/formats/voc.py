@@ -1,6 +1,6 @@
 """Pascal VOC: one XML file a picture, splits in ImageSets/Main where they are. Each file becomes COCO records.
 
-What the XML says beyond boxes (pose, difficult, truncated, source, ...) stays in the records under its own names.
+The XML's fields beyond boxes (pose, difficult, truncated, source, ...) stays in the records under its own names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SUFFIXES = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
 
 
 def read(settings: DatasetSettings) -> Dataset:
-    """Read a folder of XML files. Raises AugmentError where there are none; a broken file is a rejected row instead.
+    """Read a folder of XML files. Raises AugmentError without any; a broken file is a rejected row instead.
 
     A box is x = xmin, y = ymin, w = xmax - xmin, h = ymax - ymin; category ids number the sorted names from 1.
     """
@@ -47,12 +47,12 @@ def read(settings: DatasetSettings) -> Dataset:
     for path in sorted(folder.rglob("*.xml")):
         name = path.relative_to(folder).with_suffix("").as_posix()
         try:
-            image, own = _records(path, name, root)
+            image, annotations = _records(path, name, root)
         except (OSError, ValueError) as error:
             broken.append(_broken(name, f"{shown(path.name)}: {error}"))
             continue
         images.append(image | ({"split": splits.get(name, "unlisted")} if splits else {}))
-        objects += own
+        objects += annotations
     document, nameless = _document(images, objects)
     return with_rejected(read_document(document, str(folder), settings), broken, nameless)
 
@@ -81,7 +81,7 @@ def _splits(folder: Path) -> dict[str, str]:
 def _records(path: Path, name: str, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A picture's record and its objects', these with their category's `name` in place of an id.
 
-    Raises ValueError that says what is wrong.
+    Raises ValueError with what is wrong.
     """
     tree = decode_xml(path.read_bytes())
     if tree.tag != "annotation":
@@ -97,13 +97,13 @@ def _records(path: Path, name: str, root: Path) -> tuple[dict[str, Any], list[di
 
 
 def _side(size: Any, side: str) -> int:
-    """Pixels; 0, not known, where the XML has no usable number."""
+    """Pixels; 0 = not known, where the XML has no usable number."""
     value = size.get(side) if isinstance(size, dict) else None
     return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else 0
 
 
 def _picture(root: Path, name: str, file_name: str) -> str:
-    """The picture's name under root: as the XML says, or else the XML's own name with a usual suffix."""
+    """The picture's name under root: as the XML names it, or else the XML's name with a usual suffix."""
     folder = name.rpartition("/")[0]
     beside = f"{folder}/{file_name}" if folder and file_name else file_name
     for candidate in (beside, file_name, *(name + suffix for suffix in _SUFFIXES)):
@@ -123,7 +123,7 @@ def _object(element: ET.Element, name: str, i: int, image_id: Any) -> dict[str, 
 
 
 def _free(fields: dict[str, Any], *taken: str) -> dict[str, Any]:
-    """Fields under their own names, or with "voc_" before where a COCO field has that name."""
+    """Fields under their names, or with "voc_" before where a COCO field has that name."""
     return {
         f"voc_{tag}" if tag in ("id", "width", "height", "file_name", *taken) else tag: v for tag, v in fields.items()
     }

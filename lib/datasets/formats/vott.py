@@ -2,7 +2,7 @@
 
     dataset: {images: vott-json-export, format: vott}
 
-Each asset is a picture and each region with a tag a box. What VoTT says beyond COCO stays in the records' field `vott`.
+Each asset is a picture and each region with a tag a box. VoTT's fields beyond COCO's stay in the records' field `vott`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Region:
     tags: list[str]
     box: list[float] | None  # xywh pixels; None where it has none
     outline: list[float]  # x1, y1, x2, y2, ... of a polygon, else empty
-    told: dict[str, Any]  # as VoTT has it
+    fields: dict[str, Any]  # as VoTT has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class _Asset:
     name: str  # of the picture under the images folder, posix
     size: tuple[int, int]  # pixels, (0, 0) = not known
     regions: list[_Region]
-    told: dict[str, Any]  # as VoTT has it, without the regions
+    fields: dict[str, Any]  # as VoTT has them, without the regions
 
 
 def read(settings: DatasetSettings) -> Dataset:
@@ -127,9 +127,10 @@ def _last_part(path: str) -> str:
 
 
 def _json_assets(file: Path, root: Path, broken: list[ImageRow], alone: bool) -> tuple[list[_Asset], dict[str, Any]]:
-    """A file's assets and what else it says; what is no asset goes to `broken`, the whole file where it is one of many.
+    """A file's assets and the project's other fields. Entries that are not assets go to `broken`, or the whole file
+    where it is one of many.
 
-    Raises AugmentError where a file that is alone is of no use.
+    Raises AugmentError where the only file cannot be used.
     """
     try:
         entries, project = _entries(file)
@@ -164,14 +165,14 @@ def _entries(file: Path) -> tuple[dict[str, Raw], dict[str, Any]]:
 def _entries_of(data: bytes, file: Path) -> tuple[dict[str, Raw], dict[str, Any]]:
     if depth_of(data) > _DEEP:
         data = shallow(data, _DEEP)
-    told = msgspec.json.decode(data, type=Raw)
-    top = msgspec.json.decode(told, type=dict[str, Raw]) if _is_object(told) else {}
+    raw = msgspec.json.decode(data, type=Raw)
+    top = msgspec.json.decode(raw, type=dict[str, Raw]) if _is_object(raw) else {}
     if _is_object(top.get("asset")):
-        return {file.name.removesuffix(_ASSETS): told}, {}
+        return {file.name.removesuffix(_ASSETS): raw}, {}
     if _is_object(top.get("assets")):
         project = {key: msgspec.json.decode(value) for key, value in top.items() if key != "assets"}
         return msgspec.json.decode(top["assets"], type=dict[str, Raw]), project
-    found = ", ".join(list(top)[:8]) if _is_object(told) else bytes(told)[:20].decode(errors="replace")
+    found = ", ".join(list(top)[:8]) if _is_object(raw) else bytes(raw)[:20].decode(errors="replace")
     raise AugmentError(f"{file}: $.assets is missing (found {found or 'nothing'}): is this a JSON export of VoTT 2?")
 
 
@@ -184,28 +185,28 @@ def _asset(entry: dict[str, Any], root: Path) -> _Asset:
     name = _picture(root, *(str(asset.get(key) or "") for key in ("name", "path")))
     size = asset.get("size")
     width, height = (_side(size, side) for side in ("width", "height"))
-    told = {key: value for key, value in entry.items() if key != "regions"}
+    fields = {key: value for key, value in entry.items() if key != "regions"}
     numbered = enumerate(regions if isinstance(regions, list) else [])
-    return _Asset(name, (width, height), [_region(region, i) for i, region in numbered], told)
+    return _Asset(name, (width, height), [_region(region, i) for i, region in numbered], fields)
 
 
 def _side(size: Any, side: str) -> int:
-    """Pixels; 0, not known, where there is no usable number."""
+    """Pixels; 0 = not known, where VoTT gives no usable number."""
     value = size.get(side) if isinstance(size, dict) else None
     return round(value) if isinstance(value, int | float) and 0 < value < 2**31 else 0
 
 
 def _region(region: Any, i: int) -> _Region:
-    told = region if isinstance(region, dict) else {"region": region}
-    tags = told.get("tags")
+    fields = region if isinstance(region, dict) else {"region": region}
+    tags = fields.get("tags")
     names = [tag for tag in tags if isinstance(tag, str) and tag.strip()] if isinstance(tags, list) else []
-    points = _numbers(told.get("points"), "x", "y")
-    outline = points if str(told.get("type")).upper() == "POLYGON" and len(points) >= 6 else []
-    return _Region(str(told.get("id") or i), names, _box(told.get("boundingBox"), points), outline, told)
+    points = _numbers(fields.get("points"), "x", "y")
+    outline = points if str(fields.get("type")).upper() == "POLYGON" and len(points) >= 6 else []
+    return _Region(str(fields.get("id") or i), names, _box(fields.get("boundingBox"), points), outline, fields)
 
 
 def _numbers(points: Any, *keys: str) -> list[float]:
-    """The values of objects' keys, one after another; empty where one is no number."""
+    """The values of objects' keys, one after another; empty where one is not a number."""
     try:
         return [float(point[key]) for point in points or () for key in keys]
     except (TypeError, KeyError, ValueError, OverflowError):
@@ -250,13 +251,13 @@ def _csv_assets(file: Path, root: Path, broken: list[ImageRow]) -> list[_Asset]:
             regions.setdefault(name, [])
         else:
             broken.append(misnamed(name))
-    return [_Asset(name, picture_size(root, name), own, {}) for name, own in regions.items()]
+    return [_Asset(name, picture_size(root, name), found, {}) for name, found in regions.items()]
 
 
 def _row_region(row: dict[str, str]) -> _Region:
     corners = _numbers([row], "xmin", "ymin", "xmax", "ymax")
     box = [corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]] if corners else None
-    # The row's own text: a row that stands twice is one region.
+    # The row's text: a row that appears twice is one region.
     id = ",".join(row[name] for name in _COLUMNS)
     return _Region(
         id, [row["label"]] if row["label"].strip() else [], box, [], {k or "more": v for k, v in row.items()}
@@ -269,18 +270,18 @@ def _row_region(row: dict[str, str]) -> _Region:
 def _document(assets: list[_Asset], project: dict[str, Any]) -> tuple[bytes, list[ObjectRow]]:
     """A COCO document, JSON bytes, and the rows of regions that cannot be in it."""
     tags = project.get("tags")
-    told = [tag.get("name") for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
+    listed = [tag.get("name") for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
     used = {tag for asset in assets for region in asset.regions for tag in region.tags}
-    names = dict.fromkeys([*(name for name in told if isinstance(name, str) and name), *sorted(used)])
+    names = dict.fromkeys([*(name for name in listed if isinstance(name, str) and name), *sorted(used)])
     ids = {name: i for i, name in enumerate(names, 1)}
     images, annotations, rejected = list[dict[str, Any]](), list[dict[str, Any]](), list[ObjectRow]()
-    seen = set[str]()
+    done = set[str]()
     for asset in assets:
         size = dict(zip(("width", "height"), asset.size, strict=True))
         image = {"id": stable_id(asset.name), "file_name": asset.name} | size
-        images.append(image | ({"vott": asset.told} if asset.told else {}))
+        images.append(image | ({"vott": asset.fields} if asset.fields else {}))
         for region in asset.regions:
-            if asset.name in seen:
+            if asset.name in done:
                 rejected.append(
                     _rejected(asset, region, len(rejected), "image_id_duplicate", "its picture came before")
                 )
@@ -288,7 +289,7 @@ def _document(assets: list[_Asset], project: dict[str, Any]) -> tuple[bytes, lis
                 rejected.append(_rejected(asset, region, len(rejected), "tag_missing", "a region without a tag"))
             else:
                 annotations += _boxes(asset, region, ids)
-        seen.add(asset.name)
+        done.add(asset.name)
     categories = [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()]
     document = {"images": images, "annotations": annotations, "categories": categories}
     return msgspec.json.encode(document | ({"vott": project} if project else {})), rejected
@@ -299,11 +300,15 @@ def _boxes(asset: _Asset, region: _Region, ids: dict[str, int]) -> Iterator[dict
     area = region.box[2] * region.box[3] if region.box else None
     shape = {"bbox": region.box, "area": area, "segmentation": [region.outline] if region.outline else []}
     for tag in dict.fromkeys(region.tags):
-        own = {"id": stable_id(asset.name, region.id, tag), "image_id": stable_id(asset.name), "category_id": ids[tag]}
-        yield own | shape | {"iscrowd": 0, "vott": region.told}
+        ids_of_box = {
+            "id": stable_id(asset.name, region.id, tag),
+            "image_id": stable_id(asset.name),
+            "category_id": ids[tag],
+        }
+        yield ids_of_box | shape | {"iscrowd": 0, "vott": region.fields}
 
 
 def _rejected(asset: _Asset, region: _Region, number: int, reason: str, detail: str) -> ObjectRow:
     key, image = stable_id(asset.name, region.id, reason, number), stable_id(asset.name)
-    record = msgspec.json.encode({"id": key, "image_id": image, "bbox": region.box, "vott": region.told})
+    record = msgspec.json.encode({"id": key, "image_id": image, "bbox": region.box, "vott": region.fields})
     return rejected_object(str(key), reason, f"{asset.name}, region {region.id}: {detail}", str(image), record)

@@ -46,7 +46,7 @@ Pure = TypeVar("Pure", bound=PurePath)
 class _Item:
     name: str  # of the picture under the images folder, posix
     label: Path  # may not exist: a picture without objects
-    split: str  # "" where the layout does not say
+    split: str  # "" where the layout does not state it
 
 
 def read(settings: DatasetSettings) -> Dataset:
@@ -70,11 +70,11 @@ def read(settings: DatasetSettings) -> Dataset:
     return with_rejected(read_document(document, str(source), settings), others, rejected)
 
 
-_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # text files that are no picture's labels
+_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # text files that are not a picture's labels
 
 
 def _find(given: Path | None, root: Path) -> Path:
-    """The file, or the folder of labels, that says which layout this is."""
+    """The file, or the folder of labels, that shows which layout this is."""
     folders = [given] if given is not None else [root, root.parent]
     if given is not None and given.is_file():
         return given
@@ -148,7 +148,9 @@ def _names(names: list[Any] | dict[Any, Any], source: Path) -> list[str]:
     try:
         numbered = {int(number): str(name) for number, name in names.items()}
     except (TypeError, ValueError, OverflowError):
-        raise AugmentError(f"{source}: 'names' has a key that is no class number: {list(names)[:5]!r:.200}") from None
+        raise AugmentError(
+            f"{source}: 'names' has a key that is not a class number: {list(names)[:5]!r:.200}"
+        ) from None
     if strange := [number for number in numbered if not 0 <= number < _CLASSES]:
         raise AugmentError(f"{source}: 'names' has class {strange[0]!r:.80}: expected 0 to {_CLASSES - 1:,}")
     return [numbered.get(i, f"class_{i}") for i in range(max(numbered, default=-1) + 1)]
@@ -215,15 +217,15 @@ def _lines(path: Path) -> list[str]:
 def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, list[ObjectRow]]:
     """A COCO document, JSON bytes, and the rows of lines that cannot be in it."""
     images, annotations, rejected = [], list[dict[str, Any]](), list[ObjectRow]()
-    seen = set[str]()
+    done = set[str]()
     for item in items:
         width, height = picture_size(root, item.name)
         image_id = stable_id(item.name)
         image = {"id": image_id, "file_name": item.name, "width": width, "height": height}
         images.append(image | ({"split": item.split} if item.split else {}))
-        if item.name in seen:  # listed twice: the second picture becomes a rejected row, its boxes are there already
+        if item.name in done:  # listed twice: the second picture becomes a rejected row, its boxes are listed already
             continue
-        seen.add(item.name)
+        done.add(item.name)
         try:
             lines = label_lines(item.label) if _is_file(item.label) else []
         except ValueError as error:
@@ -242,7 +244,7 @@ def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, 
 
 
 def _annotation(line: str, width: int, height: int) -> dict[str, Any]:
-    """The COCO fields of a line; raises ValueError that says what is wrong with it."""
+    """The COCO fields of a line; raises ValueError with what is wrong with it."""
     if not width:
         raise ValueError("the picture cannot be read, so the box has no size in pixels")
     first, *rest = line.split()
