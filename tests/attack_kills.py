@@ -110,7 +110,7 @@ def attacking(folder: Path) -> Iterator[Attack]:
         if name == "model":
             from tiny import tiny_gligen
 
-            model = tiny_gligen(folder / "model", inpaint=True)
+            model = tiny_gligen(folder / "weights", inpaint=True)
             painter = {"name": "gligen-inpaint", "model": str(model), "steps": 2, "size": 64}
             values |= {"preset": "gligen-inpainting", "caption": {"captioner": "template"}, "painter": painter}
             values |= {"screen": {"black": 0, "blank": 0}, "variants": 1}
