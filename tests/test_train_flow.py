@@ -212,7 +212,8 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(AugmentError, match="the reason"), tasks.accounted(work, dataset):
-        monkeypatch.setattr(tasks, "atomic_write", full)
+        for write in ("write", "overwrite"):
+            monkeypatch.setattr(tasks.kept, write, full)
         raise AugmentError("the reason")
 
 
