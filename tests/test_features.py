@@ -224,7 +224,7 @@ def test_missing_mini_weights_name_the_folder_and_the_choice_without_them(
     monkeypatch.setattr("lib.core.checkpoints.MINI", tmp_path)
     with pytest.raises(AugmentError, match=r"data/models/mini/clip.*--extractor pixels"):
         extractor_of("mini").check()
-    with pytest.raises(AugmentError, match=r"absent': no such folder.*--extractor pixels"):
+    with pytest.raises(AugmentError, match=r"absent' is neither a folder nor a hub id.*--extractor pixels"):
         extractor_of("mini", {"model": str(tmp_path / "absent")}).check()
 
 
