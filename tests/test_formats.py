@@ -710,7 +710,7 @@ def test_utf_16_xml_is_read(tmp_path: Path) -> None:
         ("[" * 50_000, "nested more than 64 levels deep"),
         ("names: {2000000000: cat}\ntrain: images", "'names' has class 2000000000: expected 0 to 99,999"),
         ("names: {-1: cat}\ntrain: images", "'names' has class -1"),
-        ("names: {.inf: cat}\ntrain: images", "no class number"),
+        ("names: {.inf: cat}\ntrain: images", "is not a class number"),
         ("names: [cat]\ntrain: 5", "'train' is 5: expected a folder"),
         ("names: [cat]\ntrain: " + "y" * 3000, "not found"),
         ("names: [2001-99-99]", "is not valid YAML"),

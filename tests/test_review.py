@@ -91,7 +91,7 @@ def test_names_that_fit_no_picture_are_told(tmp_path):
 
 @pytest.mark.parametrize("pick", ["folder", "list"])
 def test_a_slip_in_the_path_is_refused_and_empties_nothing(tmp_path, pick):
-    with pytest.raises(AugmentError, match=r"slip is no .*: (copy|write)"):
+    with pytest.raises(AugmentError, match=r"slip is not a .*: (copy|write)"):
         picked(pick=pick, path=tmp_path / "slip")
 
 
