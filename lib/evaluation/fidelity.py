@@ -1,6 +1,6 @@
 """Layout fidelity: is in each box what its label says? As a judge sees it, beside what it says of real boxes.
 
-    judge = make_judge(resolve("mini:clip", {}))      # of lib/judges.py: a CLIP, or a classifier trained on real boxes
+    judge = make_judge(resolve("mini:clip", {}))      # of lib/judges: a CLIP, or a classifier of real boxes
     result = fidelity(Path("data/runs/mine/final"), judge)
     print(summary(result))
     write_json(result.document(), Path("fidelity.json"))     # of results.py
