@@ -42,10 +42,10 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
     height, width = canvas.shape[:2]
     needs = PAINTERS[name].NEEDS_DONOR
     donor = noise(3, 20, 20) if donor is None and needs else donor
-    donor = None
+    planned = None
     if needs:
         crop = (0, 0, donor.shape[1], donor.shape[0])
-        donor = Donor(annotation="9", digest="d", box=crop, frame="upright", flip=flip, polygon=None)
+        planned = Donor(annotation="9", digest="d", box=crop, frame="upright", flip=flip, polygon=None)
     if mask is None:
         mask = np.zeros((height, width), bool)
         mask[box[1] : box[3], box[0] : box[2]] = True
@@ -59,7 +59,7 @@ def item(name, seed=1, box=(16, 8, 48, 40), canvas=None, donor=None, flip=False,
         prompt="the sea",
         negative_prompt="",
         seed=seed,
-        donor=donor,
+        donor=planned,
     )
     return PassInput(step, canvas, mask, donor)
 
