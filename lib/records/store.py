@@ -6,14 +6,13 @@ counts as absent and is made again.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from lib.core.errors import AugmentError
-from lib.core.files import NO_FILE, atomic_path
+from lib.core.files import NO_FILE, atomic_path, digest
 
 T = TypeVar("T")
 
@@ -60,7 +59,7 @@ class Store:
 
     def put(self, kind: str, key: str, data: bytes) -> str:
         """Write an item by rename; returns the SHA-256 of its bytes."""
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = digest(data)
         with atomic_path(self.path(kind, key)) as temporary, temporary.open("wb") as file:
             file.write(sha256.encode() + b"\n")
             file.write(data)
@@ -73,7 +72,7 @@ class Store:
             header, _, data = path.read_bytes().partition(b"\n")
         except OSError as error:
             return _absent(error, None)
-        if header.decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
+        if header.decode("ascii", "replace") != digest(data):
             path.unlink(missing_ok=True)
             return None
         return data
