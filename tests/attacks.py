@@ -70,11 +70,14 @@ KINDS = {
 
 
 def run_kind(name: str, first: int, count: int, seconds: float, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Attacks first, first + 1, ... until so many are done or the time is up; each is told when it begins and ends."""
+    """Attacks first, first + 1, ... until so many are done or the time is up; each is told when it begins and ends.
+
+    There is one at least: where the preparation takes all the time, a kind would else never be tried.
+    """
     deadline = time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix=f"attack-{name}-") as folder, KINDS[name].open(Path(folder)) as attack:
         for number in range(first, first + count):
-            if time.monotonic() > deadline:
+            if number > first and time.monotonic() > deadline:
                 break
             tell({"begun": number})
             tell({"number": number, **outcome(attack, number)})
@@ -138,8 +141,8 @@ class Counts:
 
 
 def attack_all(counts: dict[str, Counts], minutes: float) -> None:
-    """Kinds in turn, each as long as its share, in rounds of about ten minutes."""
-    rounds, shares = max(1, round(minutes / 10)), sum(KINDS[name].share for name in counts)
+    """Kinds in turn, each as long as its share, in rounds of about twenty minutes."""
+    rounds, shares = max(1, round(minutes / 20)), sum(KINDS[name].share for name in counts)
     for _ in range(rounds):
         for name, own in counts.items():
             attack_in_process(name, minutes * 60 / rounds * KINDS[name].share / shares, own)
