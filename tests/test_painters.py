@@ -281,6 +281,79 @@ def test_tone_keeps_values_in_range():
     assert (image[8:40, 16:48] >= donor).all()  # brighter everywhere: nothing wrapped around
 
 
+@pytest.mark.parametrize("tone", [0.5, 1])
+def test_tone_keeps_black_black_and_white_white(tone):
+    donor = np.zeros((32, 32, 3), np.uint8)
+    donor[8:20, 8:20] = 255
+    canvas = np.full((64, 64, 3), 200, np.uint8)
+    (image,) = paint(plain(tone=tone), item("copy-paste", canvas=canvas, donor=donor))
+    np.testing.assert_array_equal(image[8:40, 16:48], donor)
+
+
+def cut_item(donor, polygon=None, box=(0, 0, 32, 32)):
+    """A pass that pastes the object in `box` of a picture alone, into a place of the same size."""
+    canvas = np.full((64, 64, 3), 40, np.uint8)
+    own = item("copy-paste", canvas=canvas, donor=donor)
+    planned = own.step.donor.model_copy(update={"cut": True, "box": box, "polygon": polygon})
+    return PassInput(own.step.model_copy(update={"donor": planned}), canvas, own.mask, donor)
+
+
+def disc(size=64, centre=(32, 32), radius=14):
+    """A bright disc on a dark ground, with a little noise; and its mask."""
+    rows, columns = np.indices((size, size))
+    mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2
+    picture = np.where(mask[..., None], (220, 180, 60), (60, 70, 90)) + noise(5, size, size) % 12
+    return picture.astype(np.uint8), mask
+
+
+def test_an_object_with_a_mask_is_cut_along_it_softly():
+    polygon = ((8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0),)
+    (made,) = plain().paint([cut_item(noise(3, 32, 32), polygon)])
+    place = made.alpha[8:40, 16:48]
+    assert (place[10:22, 10:22] == 255).all() and not place[:6].any() and not place[:, 26:].any()
+    assert 0 < place[8, 12] < 255  # the rim
+    assert not made.alpha[:8].any() and not made.alpha[:, :16].any()
+
+
+def test_an_object_without_a_mask_is_cut_out_where_its_outline_is_clear():
+    picture, mask = disc()
+    (made,) = plain().paint([cut_item(picture, box=(16, 16, 48, 48))])
+    found = made.alpha[8:40, 16:48] > 127
+    own = mask[16:48, 16:48]
+    assert (found & own).sum() / (found | own).sum() > 0.9
+
+
+@pytest.mark.parametrize("picture", [noise(5), np.full((64, 64, 3), 90, np.uint8)], ids=["noise", "flat"])
+def test_where_no_outline_is_sure_the_whole_box_is_pasted(picture):
+    (made,) = plain().paint([cut_item(picture, box=(16, 16, 48, 48))])
+    assert (made.alpha[8:40, 16:48] == 255).all() and made.alpha.sum() == 32 * 32 * 255
+
+
+def test_a_cut_out_is_lit_as_what_surrounds_its_new_place():
+    picture, _ = disc()
+    bright = cut_item(np.minimum(picture.astype(int) + 30, 255).astype(np.uint8), box=(16, 16, 48, 48))
+    (before,) = plain(tone=0).paint([bright])
+    (after,) = plain(tone=1).paint([bright])
+    assert after.image[24, 32].mean() < before.image[24, 32].mean() - 10  # the canvas is darker than the donor's ground
+
+
+def test_a_cut_out_leaves_every_pixel_beside_it_as_it_was():
+    from lib.painting.composites import COMPOSITES, compose
+
+    picture, _ = disc()
+    own = cut_item(picture, box=(16, 16, 48, 48))
+    (made,) = plain().paint([own])
+    for name in ("paste", "feather", "poisson"):
+        result = compose(own.canvas, made, own.step, COMPOSITES.build(COMPOSITES.member(name, {})))
+        np.testing.assert_array_equal(result[made.alpha == 0], own.canvas[made.alpha == 0])
+        assert (result[20:28, 28:36] != own.canvas[20:28, 28:36]).any()
+
+
+def test_a_donor_in_a_free_place_keeps_its_aspect():
+    sizes = CopyPaste.within(CopyPaste.Settings(), 100, 60, np.array([[50, 10], [10, 60], [20, 20]], float))
+    np.testing.assert_allclose(sizes, [[100, 20], [10, 60], [40, 40]])
+
+
 def test_a_pass_without_a_donor_is_refused():
     own = item("copy-paste")
     with pytest.raises(ValueError, match="without a donor"):

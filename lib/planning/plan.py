@@ -28,11 +28,11 @@ from lib.core.keys import canonical, hash_draw, key_of
 from lib.core.registry import Member
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool
+from lib.planning.donors import DonorPool, Donors, Identity
 from lib.planning.edits import EDITS, Box, Draft, Scene, Target
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
-from lib.records.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
+from lib.records.labels import VisibilitySettings, added, occluded, redrawn
 from lib.records.requests import Donor, Label, Pass, Request, Rle
 from lib.records.rle import decode_rle
 from lib.records.rows import OK, REJECTED, PlanRow
@@ -106,13 +106,14 @@ def plan_requests(
     statistics: Statistics,
     seed: int,
     variants: int,
+    former: Mapping[int, Identity] | None = None,
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why it has none.
 
     selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
-    needs.
+    needs; former: `former_donors` of an earlier plan, which stay where they still fit.
     """
-    planner = _Planner(recipe, statistics.donors, seed)
+    planner = _Planner(recipe, statistics.donors, seed, former or {})
     return [
         planner.row(row, replace(scene, draws=(seed, variant)), variant)
         for row, scene in scenes(selected, objects, prompts, seed, statistics)
@@ -130,11 +131,13 @@ def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, donors: DonorPool, seed: int) -> None:
-        self.recipe, self.donors, self.seed = recipe, donors, seed
+    def __init__(self, recipe: Recipe, donors: DonorPool, seed: int, former: Mapping[int, Identity]) -> None:
+        self.recipe, self.seed = recipe, seed
         self.edit = EDITS.build(recipe.edit)
         self.painter = PAINTERS[recipe.painter.name]
         self.painter_settings = PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
+        needed = self.painter.NEEDS_DONOR
+        self.donors = Donors(donors, self.painter, self.painter_settings, former) if needed else None
         # In steps, so that composites of about the same reach share their paints.
         self.margin = 16 * max(1, math.ceil(COMPOSITES.build(recipe.composite).margin() / 16))
 
@@ -144,7 +147,7 @@ class _Planner:
         if limit is not None and any(len(target.boxes) > limit for target in draft.targets):
             most = max(len(target.boxes) for target in draft.targets)
             return self._rejected(scene, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
-        steps = [(target, self._pass(target, scene, variant)) for target in draft.targets]
+        steps = [self._step(target, scene, variant) for target in draft.targets]
         painted = [(target, step) for target, step in steps if isinstance(step, Pass)]
         barred = [
             f"{key}: {reason}"
@@ -175,15 +178,27 @@ class _Planner:
         left = [*draft.barred, *barred, *hidden]
         return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left, _scale(request))
 
-    def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | str:
-        """A pass, or the reason why the target gets none."""
+    def _step(self, target: Target, scene: Scene, variant: int) -> tuple[Target, Pass | str]:
+        """The target, in a free place as large as its donor allows, and its pass, or the reason why it gets none."""
         role = (target.role,) if target.role else ()
         seed = hash_draw(self.seed, self.recipe.edit.name, scene.digest, target.about, variant, *role)
-        donor, region = None, target.region
-        if self.painter.NEEDS_DONOR:
-            donor, region = self._donor(target, scene, seed), tuple(outer_pixels(box) for box in target.boxes)
-            if donor is None:
-                return "no_donor"
+        if self.donors is None:
+            return target, self._pass(target, scene, seed, target.region, None)
+        box, key = outer_pixels(target.boxes[0]), target.about[0] if target.about else ""
+        free = bool(target.adds) and not target.redraws
+        least = self.edit.settings.min_side if free else None
+        found = self.donors.choose(box, _category(target, scene), seed, key, least)
+        if found is None:
+            return target, "no_donor"
+        donor, box = found
+        if free:
+            target = replace(target, region=(box,), boxes=(box,), adds=(box,))
+        return target, self._pass(target, scene, seed, (box,), donor)
+
+    def _pass(
+        self, target: Target, scene: Scene, seed: int, region: tuple[IntBox, ...], donor: Donor | None
+    ) -> Pass | str:
+        """A pass, or the reason why the target gets none."""
         holes = tuple(self._wider(hole, scene) for hole in target.holes)
         if holes and rectangles_mask(holes, (0, 0, scene.width, scene.height)).all():
             return "nothing_to_paint"
@@ -223,22 +238,6 @@ class _Planner:
         edit = self.edit.settings
         window = window_around(around, width, height, (1, 1), edit.context, edit.min_window)
         return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
-
-    def _donor(self, target: Target, scene: Scene, seed: int) -> Donor | None:
-        key, category = target.about[0] if target.about else "", _category(target, scene)
-        (x0, y0, x1, y1), settings = outer_pixels(target.boxes[0]), self.painter_settings
-        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, key)
-        if row is None:
-            return None
-        box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
-        return Donor(
-            annotation=row.key,
-            digest=row.digest,
-            box=outer_pixels(box.tolist()),
-            frame=row.frame,
-            flip=settings.flip and bool(hash_draw("flip", seed) % 2),
-            polygon=polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None,
-        )
 
     def _labels(
         self, draft: Draft, scene: Scene, painted: list[tuple[Target, Pass]]

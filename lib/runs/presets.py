@@ -30,11 +30,18 @@ _BLURRED = {**_VANILLA, "mask_blur": [13, 10]}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "copy-paste": {
-        "about": "real objects of the same category in the boxes of every picture; needs no model",
+        "about": "rectangles with real objects of the same category over the objects of every picture; needs no model",
         "replaces": "the free baseline",
         "edit": {"name": "replace"},
         "painter": {"name": "copy-paste"},
         "composite": {"name": "feather"},
+    },
+    "insert": {
+        "about": "real objects of the data set, cut out and set into free places of every picture; needs no model",
+        "replaces": "copy-paste without what lies around the objects",
+        "edit": {"name": "insert", "count": 3},
+        "painter": {"name": "copy-paste"},
+        "composite": {"name": "poisson"},
     },
     "gligen-generation": {
         "about": "a new picture for the same boxes, prompted by what BLIP-2 says of the old one",

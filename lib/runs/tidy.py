@@ -75,6 +75,7 @@ EVALUATED = ("feature", "note", "pair", "group")
 KINDS = (
     "caption",
     "paint",
+    "alpha",
     "latents",
     "picture",
     "jpeg",
@@ -245,7 +246,7 @@ def _of_captions(last: _Last) -> Iterator[Item]:
 def _of_requests(last: _Last) -> Iterator[Item]:
     for request in last.requests.values():
         for paint, picture in picture_keys(request):
-            yield from (("paint", paint), ("latents", paint), ("picture", picture))
+            yield from (("paint", paint), ("alpha", paint), ("latents", paint), ("picture", picture))
         yield "jpeg", jpeg_key(picture_keys(request)[-1][1], request.source)
 
 

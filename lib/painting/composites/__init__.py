@@ -61,6 +61,8 @@ def compose(picture: np.ndarray, paint: Paint, step: Pass, composite: Composite)
     x0, y0, x1, y1 = view = cut_window(step.window, width, height)
     scaled = _to_window(composite.repaint(paint, step, canvas_of(picture, step)), step.window, view)
     share = composite.alpha(step, view)
+    if paint.alpha is not None:
+        share = share * (_to_window(paint.alpha, step.window, view).astype(np.float32) / 255)
     result = picture.copy()
     below = result[y0:y1, x0:x1]
     result[y0:y1, x0:x1] = np.where(share[..., None] > 0, composite.mix(below, scaled, share), below)
