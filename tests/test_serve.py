@@ -265,7 +265,7 @@ def test_a_second_one_names_the_port_and_the_remedy(served):
     command = [sys.executable, "-m", "flows.serve", "--port", str(served.port)]
     done = subprocess.run(command, cwd=served.root, env=served.env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
-    assert re.search(rf"port {served.port} cannot be had .*: stop .* or take another port", done.stderr)
+    assert re.search(rf"port {served.port} is not available .*: stop .* or take another port", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 

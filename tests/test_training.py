@@ -606,7 +606,7 @@ def test_an_order_in_which_each_finds_what_it_needs_is_taken(tmp_path):
     [
         (["gligen-inpaint"], "needs vae, clip, neither named before it nor in"),
         (["clip", "gligen-inpaint", "vae"], "needs vae, neither"),
-        (["vae", "vae"], "'vae' stands there twice"),
+        (["vae", "vae"], "'vae' is listed twice"),
         (["nonesuch"], "unknown trainer 'nonesuch': known are blip2, classifier, clip"),
     ],
 )
