@@ -85,7 +85,7 @@ def connect() -> str:
     _forget_served()
     if _configured() and not _is_elsewhere(_note()):
         raise AugmentError(
-            f"Prefect is set to use {_configured()}, and nothing answers at that address: {START_ONE}, or unset PREFECT_API_URL "
+            f"Prefect is set to use {_configured()}, and nothing answers at it: {START_ONE}, or unset PREFECT_API_URL "
             "(or your profile's api url) to run on a temporary server"
         )
     return start_temporary_server()

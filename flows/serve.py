@@ -4,9 +4,9 @@ make serve                                         # or: python -m flows.serve -
 prefect deployment run augment/loco --watch        # in another shell, in the checkout
 
 Everything starts together and stops together, on Ctrl-C, on SIGTERM, or when one part ends by itself. While it runs, a
-git-ignored prefect.toml in the checkout, which only its owner can read, holds the server's address
-and the secret of this serve, for every shell there. The server listens on loopback only, with SQLite in Prefect's home (PREFECT_HOME, or the
-user's usual one). docs/security.md has who may use it.
+git-ignored prefect.toml in the checkout, which only its owner can read, holds the server's address and the secret of
+this serve, for every shell there. The server listens on loopback only, with SQLite in Prefect's home (PREFECT_HOME, or
+the user's usual one). docs/security.md has who may use it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
 
 def _account(result: Evaluation) -> dict[str, float]:
     """The numbers that stand in a run's account; those that mislead with few pictures come last."""
-    kept = {name: value for name, (number, value) in result.known.items() if number.account and isinstance(value, float)}
+    kept = {
+        name: value for name, (number, value) in result.known.items() if number.account and isinstance(value, float)
+    }
     return {name: round(kept[name], 6) for name in sorted(kept, key=lambda name: result.known[name][0].biased)}
 
 

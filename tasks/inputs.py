@@ -134,7 +134,9 @@ def judged_outcomes(plan: Ref, rows: pd.DataFrame, objects: Ref) -> dict[str, Ou
     if not rows.boxes.map(len).any():
         return outcomes
     boxes = boxes_of(objects)
-    return {key: judged_labels(outcomes[key], verdicts, boxes) for key, verdicts in zip(rows.key, rows.boxes, strict=True)}
+    return {
+        key: judged_labels(outcomes[key], verdicts, boxes) for key, verdicts in zip(rows.key, rows.boxes, strict=True)
+    }
 
 
 class SharedJudge:

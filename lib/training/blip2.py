@@ -2,9 +2,9 @@
 
 loss = cross-entropy of the caption's words + patches
 
-Published BLIP-2 starts from a vision tower that was trained on millions of pictures. This one starts from nothing, so each patch of it
-also learns which categories stand on it (binary cross-entropy by the boxes; that layer is not saved). A patch knows its
-place, and the Q-Former finds words for what the patches show.
+Published BLIP-2 starts from a vision tower that was trained on millions of pictures. This one starts from random
+weights, so each of its patches also learns which categories stand on it (binary cross-entropy by the boxes; that layer
+is not saved). A patch knows its place, and the Q-Former finds words for what the patches show.
 """
 
 from __future__ import annotations

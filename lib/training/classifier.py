@@ -1,8 +1,8 @@
 """The classifier: a small ResNet (He et al. 2016, arXiv 1512.03385) that says which category a crop of a box shows.
 
-Learned from the pictures' labelled boxes alone, it judges what painters put into boxes: `augment fidelity DATASET --model
-FOLDER`, or `screen.boxes.judge`. It sees crops as any judge does (lib/judges/clip.crop_region), of all categories alike
-often, and empty places as `background`, so that an empty box does not count as the likeliest category.
+Trained on the data set's labelled boxes alone, it judges what painters put into boxes: `augment fidelity DATASET
+--model FOLDER`, or `screen.boxes.judge`. It sees crops as any judge does (lib/core/vision.crop_region), equally often of
+every category, and empty places as `background`, so that an empty box does not count as the likeliest category.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ class ClassifierObjective(nn.Module):
         return np.concatenate(rows)
 
     def _check(self) -> None:
-        """Raise AugmentError for a category without examples, and for examples of a category that the model does not know."""
+        """Raise AugmentError for a category without examples, and for examples of one that the model does not know."""
         strange = sorted(set(self.examples) - set(self.labels))
         if strange:
             raise AugmentError(
-                f"the model to begin from does not know {', '.join(strange)}: it knows {', '.join(self.labels)}; train a "
-                "fresh one, without `start`"
+                f"the model to begin from does not know {', '.join(strange)}: it knows {', '.join(self.labels)}; train "
+                "a fresh one, without `start`"
             )
         empty = [name for name in self.labels if not self.examples.get(name) and name != BACKGROUND]
         if empty:

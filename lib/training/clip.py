@@ -1,8 +1,8 @@
 """The CLIP (Radford et al. 2021, arXiv 2103.00020): text tower of the painters, feature extractor, judge of regions.
 
-It learns from crops of objects with their phrases, crops of background, and whole windows with their captions. A text may
-belong to several crops of a batch (all forklifts are "a forklift"), so the contrast is between a crop's texts and all
-others: −mean over a row's positives of log softmax, rows of pictures and of texts alike.
+It learns from crops of objects with their phrases, crops of background, and whole windows with their captions. A text
+may belong to several crops of a batch (all forklifts are "a forklift"), so the contrast is between a crop's texts and
+all others: −mean over a row's positives of log softmax, rows of pictures and of texts alike.
 """
 
 from __future__ import annotations

@@ -349,7 +349,7 @@ def _objective(
 
 
 def load_unet(folder: Path, channels: int) -> Any:
-    """The gated U-Net of a checkpoint in float32; raises AugmentError where the folder has none with `channels` input channels."""
+    """The gated U-Net of a checkpoint in float32; raises AugmentError for other input channels."""
     from diffusers import UNet2DConditionModel
 
     with reading(ModelRef("folder", "", folder)):

@@ -122,7 +122,8 @@ def finished_model(
     if changed:
         differences = ", ".join(f"{key} {had[key]} instead of {wanted[key]}" for key in changed)
         raise AugmentError(
-            f"model {models / name} was trained with {differences}: name another workspace, or remove it and its checkpoints"
+            f"model {models / name} was trained with {differences}: name another workspace, or remove it and its "
+            "checkpoints"
         )
     return facts
 

@@ -108,7 +108,7 @@ def mirrored(window: Window) -> Window:
 
 
 def window_of(picture: TrainingPicture, x: int, y: int, width: int, height: int, size: int) -> Window:
-    """The part of a picture from x, y on, pixels, that lies inside it. Objects of which little is visible are left out."""
+    """The part of a picture from x, y on, pixels, that lies inside it, without objects of which little is visible."""
     boxes = picture.things.boxes - [x, y, x, y]
     inside = clip_xyxy(boxes, width, height)
     visible = np.flatnonzero(area_xyxy(inside) >= _LEAST_VISIBLE * area_xyxy(boxes)).tolist()
