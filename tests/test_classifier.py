@@ -309,7 +309,7 @@ def test_the_sheet_shows_crops_and_marks_what_is_wrong():
     assert (corners == (200, 30, 30)).all(1).sum() == 32  # of 48, all but the third that it is right about
 
 
-# On boards that it has not seen
+# On boards that are not in its training set
 
 
 def test_the_classifier_of_boards_tells_real_defects_and_clean_places_on_unseen_groups():

@@ -45,10 +45,10 @@ def dataset(folder: Path, **values: Any) -> Dataset:
 
 
 def read(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    told = dataset(folder, **values)
-    assert told.images.schema.equals(arrow_schema(ImageRow))
-    assert told.objects.schema.equals(arrow_schema(ObjectRow))
-    return told.images.to_pandas(), told.objects.to_pandas()
+    parsed = dataset(folder, **values)
+    assert parsed.images.schema.equals(arrow_schema(ImageRow))
+    assert parsed.objects.schema.equals(arrow_schema(ObjectRow))
+    return parsed.images.to_pandas(), parsed.objects.to_pandas()
 
 
 def only(rows: pd.DataFrame) -> Any:

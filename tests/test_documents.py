@@ -108,7 +108,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "fault"),
     [
         ("[" * 50_000, "nested more than 64 levels deep"),
         ("[" * 50_000 + "]" * 50_000, "nested more than 64 levels deep"),
@@ -134,9 +134,9 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
     ],
     ids=lambda text: text[:12].encode(errors="replace").decode(),
 )
-def test_yaml_that_would_grow_or_is_none_is_refused(text: str, told: str) -> None:
+def test_yaml_that_would_grow_or_is_none_is_refused(text: str, fault: str) -> None:
     message = refused(decode_yaml, text, "x.yaml")
-    assert message.startswith("x.yaml") and told in message
+    assert message.startswith("x.yaml") and fault in message
 
 
 @given(values.filter(lambda value: levels(value) > 0))
@@ -186,7 +186,7 @@ def test_a_path_that_is_no_file_is_one_sentence(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "fault"),
     [
         (b"<a>" * 65 + b"</a>" * 65, "nested more than 64 levels deep"),
         (b"<a>" * 3000 + b"</a>" * 3000, "nested more than 64 levels deep"),
@@ -201,8 +201,8 @@ def test_a_path_that_is_no_file_is_one_sentence(tmp_path: Path, name: str) -> No
     ],
     ids=lambda value: str(value[:20]),
 )
-def test_xml_that_would_grow_or_is_none_is_refused(data: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_xml_that_would_grow_or_is_none_is_refused(data: bytes, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
         decode_xml(data)
 
 

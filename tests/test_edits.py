@@ -241,15 +241,15 @@ def test_at_most_so_many_boxes_are_painted(most):
 
 @given(st.integers(1, 9), st.text(max_size=6))
 def test_one_more_box_moves_at_most_one_other_out_of_the_chosen(most, digest):
-    own = edit("replace", max_boxes=most)
-    before = set(redrawn(own.draft(scene_of(*APART[:-1], digest=digest))))
-    after = set(redrawn(own.draft(scene_of(*APART, digest=digest))))
+    made = edit("replace", max_boxes=most)
+    before = set(redrawn(made.draft(scene_of(*APART[:-1], digest=digest))))
+    after = set(redrawn(made.draft(scene_of(*APART, digest=digest))))
     assert len(before - after) <= 1 and after - before <= {APART[-1].key}
 
 
 def test_other_pictures_choose_other_boxes():
-    own = edit("replace", max_boxes=1)
-    assert len({redrawn(own.draft(scene_of(*APART, digest=str(i))))[0] for i in range(60)}) == 10
+    made = edit("replace", max_boxes=1)
+    assert len({redrawn(made.draft(scene_of(*APART, digest=str(i))))[0] for i in range(60)}) == 10
 
 
 def test_a_prompt_of_its_own_names_the_category():

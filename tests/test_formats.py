@@ -658,8 +658,8 @@ def test_a_record_of_many_polygons_is_not_taken_for_a_deep_one() -> None:
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 900, 100_000])
 @pytest.mark.parametrize("place", ["top", "category"])
 def test_what_else_nests_too_deep_is_told_with_file_and_place(levels: int, place: str) -> None:
-    told = error_of(coco_bytes(**{place: b'"info": ' + nested(levels)}))
-    assert told.startswith("x.json: $.") and "nested more than 64 levels deep" in told
+    fault = error_of(coco_bytes(**{place: b'"info": ' + nested(levels)}))
+    assert fault.startswith("x.json: $.") and "nested more than 64 levels deep" in fault
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5000])
@@ -705,7 +705,7 @@ def test_utf_16_xml_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "fault"),
     [
         ("[" * 50_000, "nested more than 64 levels deep"),
         ("names: {2000000000: cat}\ntrain: images", "'names' has class 2000000000: expected 0 to 99,999"),
@@ -717,12 +717,12 @@ def test_utf_16_xml_is_read(tmp_path: Path) -> None:
     ],
     ids=lambda text: text[:30],
 )
-def test_a_data_yaml_that_is_made_to_end_a_run_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+def test_a_data_yaml_that_is_made_to_end_a_run_is_one_sentence(tmp_path: Path, text: str, fault: str) -> None:
     write(tmp_path / "data.yaml", text)
     (tmp_path / "images").mkdir()
     with pytest.raises(AugmentError, match=r"data\.yaml") as caught:
         read_dataset(DatasetSettings(images=tmp_path / "images", annotations=tmp_path / "data.yaml", format="yolo"))
-    assert told in str(caught.value) and len(str(caught.value)) < 12_000
+    assert fault in str(caught.value) and len(str(caught.value)) < 12_000
 
 
 @pytest.mark.parametrize("line", ["/", ".", "..", "a\0b.png", "x" * 4000])

@@ -104,9 +104,9 @@ def test_a_batch_paints_each_with_its_own_boxes_text_and_noise_within_rounding(p
         item(2, boxes=((30, 30, 60, 60), (0, 0, 9, 9)), phrases=("boat", "man")),
         item(3, prompt="a storm", negative="fog", mask=np.ones((SIDE, SIDE), dtype=bool)),
     ]
-    own = painter(kind)
+    made = painter(kind)
     for batch in (work, work[::-1]):
-        for single, among in zip(own.paint(batch), own._paint(batch), strict=True):
+        for single, among in zip(made.paint(batch), made._paint(batch), strict=True):
             assert (single.latents - among.latents).abs().max() < 1e-3
 
 

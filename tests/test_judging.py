@@ -202,8 +202,8 @@ def test_a_picture_of_which_nothing_is_recognised_is_set_aside(store):
 
 def test_only_labels_that_were_painted_and_are_to_be_learned_are_judged(store):
     judge = ColourJudge()
-    own, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
-    assert judged(store, painted(), own, hidden, judge=judge).boxes == [] and judge.scored == 0
+    kept, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
+    assert judged(store, painted(), kept, hidden, judge=judge).boxes == [] and judge.scored == 0
 
 
 def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store):

@@ -215,7 +215,7 @@ def test_one_that_lacks_a_tensor_is_refused(folder, tmp_path):
     """It would be filled with random numbers."""
     shutil.copytree(folder, tmp_path / "less")
     weights = tmp_path / "less" / "unet" / "diffusion_pytorch_model.safetensors"
-    save_file({name: own for name, own in load_file(weights).items() if name != "trust"}, weights)
+    save_file({name: weight for name, weight in load_file(weights).items() if name != "trust"}, weights)
     with pytest.raises(AugmentError, match=r"cannot be loaded.*lack 1 tensors \(trust"):
         load_layout_unet(resolve(str(tmp_path / "less"), {}))
 

@@ -26,8 +26,8 @@ def sampled_scene(variant=0, mixes=MIXES, places=SMALL, boxes=()):
 
 def sampled_targets(**values):
     """The targets of forty variants."""
-    own = edit("layout", layouts="sampled", **values)
-    return [own.draft(sampled_scene(variant)).targets[0] for variant in range(40)]
+    made = edit("layout", layouts="sampled", **values)
+    return [made.draft(sampled_scene(variant)).targets[0] for variant in range(40)]
 
 
 # Jittered
@@ -95,16 +95,16 @@ def test_of_more_objects_than_asked_no_layout_is_sampled():
 
 
 def test_a_picture_without_boxes_gets_a_sampled_layout_and_those_of_others_are_gone():
-    own = edit("layout", layouts="sampled")
-    assert own.draft(sampled_scene()) == own.draft(sampled_scene(boxes=[make_box(1, 5, 5, 30, 30)]))
-    assert own.draft(sampled_scene()).keeps == ()
+    made = edit("layout", layouts="sampled")
+    assert made.draft(sampled_scene()) == made.draft(sampled_scene(boxes=[make_box(1, 5, 5, 30, 30)]))
+    assert made.draft(sampled_scene()).keeps == ()
 
 
 def test_categories_without_places_are_left_out_of_the_mixes():
-    own = edit("layout", layouts="sampled")
-    (target,) = own.draft(sampled_scene(mixes=[("cat", "gone")])).targets
+    made = edit("layout", layouts="sampled")
+    (target,) = made.draft(sampled_scene(mixes=[("cat", "gone")])).targets
     assert target.kinds == ("cat",)
-    draft = own.draft(sampled_scene(mixes=[("gone",)]))
+    draft = made.draft(sampled_scene(mixes=[("gone",)]))
     assert draft.targets == () and draft.reason == "no_examples"
 
 

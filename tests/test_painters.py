@@ -139,17 +139,17 @@ def test_paints_come_in_the_order_of_their_passes(painters, name):
 
 @every_painter
 def test_canvas_mask_and_donor_are_not_written_to(painters, name):
-    own, untouched = item(name), item(name)
-    paint(painters[name], own)
+    work, untouched = item(name), item(name)
+    paint(painters[name], work)
     for pixels in ("canvas", "mask", "donor"):
-        np.testing.assert_array_equal(getattr(own, pixels), getattr(untouched, pixels))
+        np.testing.assert_array_equal(getattr(work, pixels), getattr(untouched, pixels))
 
 
 @every_painter
 def test_something_is_painted_in_the_box(painters, name):
-    own = item(name)
-    (image,) = paint(painters[name], own)
-    assert (image != own.canvas)[own.mask].any()
+    work = item(name)
+    (image,) = paint(painters[name], work)
+    assert (image != work.canvas)[work.mask].any()
 
 
 @pytest.mark.parametrize("where", [(), (slice(None), slice(None)), (21, 43)], ids=["nothing", "everything", "a pixel"])
@@ -166,12 +166,12 @@ def test_any_mask_can_be_painted(painters, name, where):
 def test_any_number_of_boxes_is_painted_or_refused_whole(painters, name):
     most = PAINTERS[name].MAX_BOXES
     for count in (0, 1, 2, 7, 30, 31):
-        own = item(name, boxes=((16, 8, 48, 40),) * count)
+        work = item(name, boxes=((16, 8, 48, 40),) * count)
         if most is None or count <= most:
-            assert paint(painters[name], own)[0].shape == (64, 64, 3)
+            assert paint(painters[name], work)[0].shape == (64, 64, 3)
         else:
             with pytest.raises(ValueError, match=f"{count}"):
-                paint(painters[name], own)
+                paint(painters[name], work)
 
 
 @every_painter
@@ -228,10 +228,10 @@ SIDES = st.integers(1, 40)
 @settings(max_examples=60)
 def test_a_donor_fills_the_box_exactly_and_nothing_else(x, y, w, h, wide, high, flip):
     canvas, red = np.zeros((64, 64, 3), np.uint8), np.full((high, wide, 3), (200, 10, 10), np.uint8)
-    own = item("copy-paste", box=(x, y, x + w, y + h), canvas=canvas, donor=red, flip=flip)
-    (image,) = paint(plain(), own)
-    np.testing.assert_array_equal((image == (200, 10, 10)).all(axis=2), own.mask)
-    np.testing.assert_array_equal(image[~own.mask], canvas[~own.mask])
+    work = item("copy-paste", box=(x, y, x + w, y + h), canvas=canvas, donor=red, flip=flip)
+    (image,) = paint(plain(), work)
+    np.testing.assert_array_equal((image == (200, 10, 10)).all(axis=2), work.mask)
+    np.testing.assert_array_equal(image[~work.mask], canvas[~work.mask])
 
 
 def test_a_donor_of_the_boxs_size_keeps_its_pixels():
@@ -241,10 +241,10 @@ def test_a_donor_of_the_boxs_size_keeps_its_pixels():
 
 
 def test_a_window_beyond_the_frame_and_off_its_origin_is_no_matter():
-    own = item("copy-paste", donor=noise(4, 32, 32))
+    work = item("copy-paste", donor=noise(4, 32, 32))
     shift = {"window": (-10, 100, 54, 164), "region": ((6, 108, 38, 140),)}
-    moved = PassInput(own.step.model_copy(update=shift), own.canvas, own.mask, own.donor)
-    np.testing.assert_array_equal(*paint(plain(), own), *paint(plain(), moved))
+    moved = PassInput(work.step.model_copy(update=shift), work.canvas, work.mask, work.donor)
+    np.testing.assert_array_equal(*paint(plain(), work), *paint(plain(), moved))
 
 
 def test_a_flipped_donor_is_mirrored_left_to_right():
@@ -282,9 +282,9 @@ def test_tone_keeps_values_in_range():
 
 
 def test_a_pass_without_a_donor_is_refused():
-    own = item("copy-paste")
+    work = item("copy-paste")
     with pytest.raises(ValueError, match="without a donor"):
-        plain().paint([PassInput(own.step, own.canvas, own.mask, None)])
+        plain().paint([PassInput(work.step, work.canvas, work.mask, None)])
 
 
 def fits(box, donor, **values):

@@ -33,8 +33,8 @@ def box(key, image_key, x, y, w, h, category="forklift", crowd=False, segmentati
 
 
 def select(row, objects):
-    own = [o for o in objects if o.image_key == row.key and not o.crowd]
-    keys, labels = [o.key for o in own], [o.category for o in own]
+    usable = [o for o in objects if o.image_key == row.key and not o.crowd]
+    keys, labels = [o.key for o in usable], [o.category for o in usable]
     fields = (row.file_name, row.digest, row.frame, row.split, row.width, row.height)
     return SelectRow(row.key, OK, "", "", *fields, keys, labels)
 

@@ -103,8 +103,8 @@ def test_naming_the_members_imports_none_of_them():
         "import sys, lib.painting.painters as p, lib.captioning.captioners as c; list(p.PAINTERS), list(c.CAPTIONERS)\n"
     )
     code += "print([m for m in ('torch', 'diffusers', 'transformers', 'prefect', 'cv2') if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_wrong_value_names_member_setting_and_value(brushes):

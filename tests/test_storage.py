@@ -89,8 +89,10 @@ def test_a_command_without_a_workspace_says_it_too(capsys: Any, monkeypatch: Any
 
     monkeypatch.setattr(cli, "show_presets", full)
     assert cli.main(["presets"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("augment: scores.json cannot be written (No space left on device)") and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("augment: scores.json cannot be written (No space left on device)") and error.count("\n") == 1
+    )
 
 
 # --- status ------------------------------------------------------------------------------------------------------
@@ -125,8 +127,8 @@ def test_an_account_that_has_no_room_is_written_without_its_stages(tmp_path: Pat
     stage = {"rows": 1, "ok": 1, "painted": 0, "reused": 0, "rejected": {}}
     stages = {f"stage {i}": stage for i in range(1000)}
     write_failure(tmp_path, ACCOUNT | {"state": "failed", "error": "no room", "stages": stages})
-    told = read_account(tmp_path / "status.json")
-    assert (told["state"], told["error"], told["stages"]) == ("failed", "no room", {})
+    error = read_account(tmp_path / "status.json")
+    assert (error["state"], error["error"], error["stages"]) == ("failed", "no room", {})
 
 
 def test_a_file_is_not_begun_where_its_new_content_has_no_room(tmp_path: Path) -> None:

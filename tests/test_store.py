@@ -38,7 +38,7 @@ def test_a_damaged_item_counts_as_absent_and_is_removed(tmp_path):
     "key", ["../../mine.txt", "/etc/passwd", "", "..", "ab/../../../../mine.txt", "G" * 64, KEY + "\n"]
 )
 def test_what_is_no_key_reaches_no_file(tmp_path, key):
-    """A damaged item is removed: a key that leads elsewhere would remove what is there."""
+    """A damaged item is removed: a key that leads elsewhere would remove another file."""
     (tmp_path / "mine.txt").write_text("mine")
     store = Store(tmp_path / "store")
     for use in (store.get, store.has, store.size, store.sha256, store.path):
@@ -58,8 +58,8 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
     import hashlib
 
     store = Store(tmp_path)
-    told = store.put("paint", KEY, b"some pixels")
-    assert told == hashlib.sha256(b"some pixels").hexdigest() == store.sha256("paint", KEY)
+    noted = store.put("paint", KEY, b"some pixels")
+    assert noted == hashlib.sha256(b"some pixels").hexdigest() == store.sha256("paint", KEY)
 
 
 def test_no_temporary_file_stays(tmp_path):

@@ -65,17 +65,17 @@ def dataset(folder: Path, **values: Any) -> Dataset:
 
 
 def tables(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    told = dataset(folder, **values)
-    assert told.images.schema.equals(arrow_schema(ImageRow))
-    assert told.objects.schema.equals(arrow_schema(ObjectRow))
-    return told.images.to_pandas(), told.objects.to_pandas()
+    parsed = dataset(folder, **values)
+    assert parsed.images.schema.equals(arrow_schema(ImageRow))
+    assert parsed.objects.schema.equals(arrow_schema(ObjectRow))
+    return parsed.images.to_pandas(), parsed.objects.to_pandas()
 
 
 def ingested(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the ingest stage."""
-    told = dataset(folder, **values)
-    images = check_pictures(told.images.to_pandas(), folder, values.get("max_pixels", 10**6))
-    return images, settle_objects(images, told.objects).to_pandas()
+    parsed = dataset(folder, **values)
+    images = check_pictures(parsed.images.to_pandas(), folder, values.get("max_pixels", 10**6))
+    return images, settle_objects(images, parsed.objects).to_pandas()
 
 
 def only(rows: pd.DataFrame) -> Any:
@@ -103,7 +103,7 @@ def fault(folder: Path, **values: Any) -> Any:
 
 def test_a_triple_is_a_picture_with_its_prompt_and_one_masked_object(tmp_path: Path) -> None:
     triple(tmp_path)
-    told = dataset(tmp_path)
+    parsed = dataset(tmp_path)
     images, objects = ingested(tmp_path)
     image, row = only(images), only(objects)
     record = json.loads(image.record)
@@ -116,7 +116,7 @@ def test_a_triple_is_a_picture_with_its_prompt_and_one_masked_object(tmp_path: P
     assert (note["area"], note["iscrowd"], note["bbox"]) == (HOLE.sum(), 0, [5, 10, 35, 20])
     assert note["segmentation"]["size"] == [HEIGHT, WIDTH]
     np.testing.assert_array_equal(area_of(row), HOLE)
-    assert json.loads(told.envelope)["categories"] == [{"id": 1, "name": "masked", "supercategory": ""}]
+    assert json.loads(parsed.envelope)["categories"] == [{"id": 1, "name": "masked", "supercategory": ""}]
 
 
 @pytest.mark.parametrize(
@@ -424,11 +424,11 @@ def test_the_final_set_loads_in_pycocotools_with_its_masks(tmp_path: Path) -> No
     triple(source, "a")
     triple(source, "b", prompt=None)
     picture(source / "c.jpg")
-    told = dataset(source)
-    images = check_pictures(told.images.to_pandas(), source, 10**6)
-    objects = settle_objects(images, told.objects).to_pandas()
+    parsed = dataset(source)
+    images = check_pictures(parsed.images.to_pandas(), source, 10**6)
+    objects = settle_objects(images, parsed.objects).to_pandas()
     reviewed, final = to_table([], ReviewRow).to_pandas(), tmp_path / "final"
-    sources = Sources(images, objects, told.envelope, source)
+    sources = Sources(images, objects, parsed.envelope, source)
     finalise(final, sources, reviewed, {}, Ids({}, {}), FinaliseSettings(), Store(tmp_path / "store"), None)
     document = json.loads((final / "annotations.json").read_bytes())
     assert document["images"] == [json.loads(record) for record in images.record]
