@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
-from lib.planning.edits import EDITS, Box, Scene
+from lib.planning.edits import EDITS, Box, LabelledPicture
 from lib.planning.edits.background import NEUTRAL, without_objects
 from lib.records.rle import decode_rle
 
@@ -35,7 +35,7 @@ PLACES = {"cat": np.array([[0.5, 0.2, 0.2], [0.9, 0.3, 0.25]]), "dog": np.array(
 
 
 def scene_of(*boxes, prompt="a scene", digest="d", draws=(0, 0), places=PLACES):
-    return Scene("1", digest, WIDTH, HEIGHT, prompt, draws, boxes, places)
+    return LabelledPicture("1", digest, WIDTH, HEIGHT, prompt, draws, boxes, places)
 
 
 def drawn_scene(drawn, **values):
@@ -272,7 +272,7 @@ def test_a_box_is_painted_wider_and_higher_by_the_padding():
     width, height = 1920, 1280
     x, y, w, h = 0.494337 * width, 0.541262 * height, 0.745955 * width, 0.684466 * height
     box = Box("1", "cat", (x - w / 2, y - h / 2, x + w / 2, y + h / 2), (x - w / 2, y - h / 2, w, h), True)
-    scene = Scene("1", "d", width, height, "", (0, 0), [box])
+    scene = LabelledPicture("1", "d", width, height, "", (0, 0), [box])
     (target,) = edit("replace", padding=0.03).draft(scene).targets
     ((x0, y0, x1, y1),) = target.region
     assert (x1 - x0, y1 - y0) == (1489, 914) and (x0 + 1489 // 2, y0 + 914 // 2) == (949, 692)

@@ -1,4 +1,4 @@
-"""Fetching LOCO: from a small server on loopback that can break, lie and leave ranges out. No real host receives a request."""
+"""Fetching LOCO: from a small server on loopback that can break, lie and leave ranges out. No real host is needed."""
 
 import io
 import json

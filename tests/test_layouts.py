@@ -11,7 +11,7 @@ from test_edits import BOXES, HEIGHT, WIDTH, drawn_scene, edit, make_box, scene_
 from test_plan import box, frame, image, plan, recipe, requests, select
 
 from lib.core.geometry import to_window, xywh_to_xyxy
-from lib.planning.edits import Scene
+from lib.planning.edits import LabelledPicture
 from lib.planning.plan import plan_requests
 from lib.planning.statistics import Statistics
 from lib.records.rows import ObjectRow, SelectRow
@@ -21,7 +21,7 @@ MIXES = [("cat",), ("cat", "cat", "dog"), ("dog", "dog")]
 
 
 def sampled_scene(variant=0, mixes=MIXES, places=SMALL, boxes=()):
-    return Scene("1", "d", WIDTH, HEIGHT, "a scene", (0, variant), boxes, places, mixes)
+    return LabelledPicture("1", "d", WIDTH, HEIGHT, "a scene", (0, variant), boxes, places, mixes)
 
 
 def sampled_targets(**values):

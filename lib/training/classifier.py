@@ -1,8 +1,8 @@
 """The classifier: a small ResNet (He et al. 2016, arXiv 1512.03385) that says which category a crop of a box shows.
 
 Trained on the data set's labelled boxes alone, it judges what painters put into boxes: `augment fidelity DATASET
---model FOLDER`, or `screen.boxes.judge`. It sees crops as any judge does (lib/core/vision.crop_region), of every category
-equally often, and empty places as `background`, so that an empty box does not count as the likeliest category.
+--model FOLDER`, or `screen.boxes.judge`. Its crops are those of any judge (lib/core/vision.crop_region), of all
+categories equally often, and empty places as `background`, so that an empty box does not count as the likeliest category.
 """
 
 from __future__ import annotations

@@ -53,3 +53,14 @@ class Captioner(Protocol):
 
     @property
     def batch_size(self) -> int: ...
+
+
+class LabelCaptioner:
+    """What the captioners share that need neither a model nor the pixels."""
+
+    MODEL: ClassVar[str | None] = None
+    NEEDS_PICTURES: ClassVar[bool] = False
+    batch_size = 256
+
+    def __init__(self, settings: Any, model: Any = None) -> None:
+        self.settings = settings
