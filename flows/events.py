@@ -40,6 +40,7 @@ class Server:
 
     @property
     def headers(self) -> dict[str, str]:
+        """HTTP headers with the credentials; none without any."""
         return basic(self.secret) or ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
 

@@ -78,7 +78,7 @@ def stop_on_signals() -> None:
 
 
 def serve(port: int) -> NoReturn:
-    """Start everything, say so, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
+    """Start everything, print how to use it, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
     listening = listen(port)
     outside = [os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
     url, name, secret = f"http://{HOST}:{port}/api", f"{socket.gethostname()}-{port}", new_secret()
@@ -211,7 +211,7 @@ def zombie_automation() -> Any:
     from prefect.client.schemas.objects import StateType
     from prefect.events import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 
-    # A run that waits (for a person, for its retry) has no process and no heartbeat, and is no zombie.
+    # A run that waits (for a person, for its retry) has no process and no heartbeat, and is not a zombie.
     signs = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
     return AutomationCore(
         name=ZOMBIES,

@@ -60,10 +60,12 @@ class Job(BaseModel):
 
     @property
     def out(self) -> Path:
+        """The Parquet file with the job's rows."""
         return Path(self.workspace) / "parts" / self.stage / f"{self.key[:32]}.parquet"
 
     @property
     def store(self) -> Store:
+        """The workspace's store of pictures and scores."""
         return Store(Path(self.workspace) / "store")
 
     def read(self, name: str, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:

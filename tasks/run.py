@@ -56,6 +56,7 @@ class Work:
 
     @property
     def store(self) -> Store:
+        """The workspace's store of pictures and scores."""
         return Store(self.root / "store")
 
     @cached_property
@@ -69,6 +70,7 @@ class Work:
         return self.dataset.images
 
     def manifest(self, stage: str) -> Path:
+        """The Parquet file with a stage's rows of the last run."""
         return self.root / "manifests" / f"{stage}.parquet"
 
     def count(self, stage: str, rows: pd.DataFrame, painted: int, reused: int, **more: Any) -> None:

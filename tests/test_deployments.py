@@ -12,8 +12,8 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from lib.core.errors import AugmentError
-from lib.records.settings import CompareSettings
-from lib.runs.parameters import check_parameters, resolve_parameters
+from lib.records.settings import CompareSettings, TrainSettings
+from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
 from lib.training.train import check_training
 
 CHECKOUT = Path(__file__).parents[1]
@@ -132,11 +132,10 @@ def test_a_wrong_parameter_is_refused_before_a_run_starts(flow, given):
         assert form_errors(flow, parameters)
 
 
-def test_every_parameter_of_the_flow_train_is_in_its_form_and_in_its_settings():
-    from lib.records.settings import TrainSettings
-
-    form = parameter_schema(FLOWS["flows/train.py:train"]).properties
-    assert set(form) == set(TrainSettings.model_fields)
+@pytest.mark.parametrize(("name", "settings"), [("augment", Parameters), ("train", TrainSettings)])
+def test_every_parameter_of_a_flow_is_in_its_form_and_in_its_settings(name, settings):
+    form = parameter_schema(FLOWS[f"flows/{name}.py:{name}"]).properties
+    assert set(form) == set(settings.model_fields)
     assert all(one.get("description") for one in form.values())
 
 

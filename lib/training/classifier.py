@@ -2,7 +2,7 @@
 
 Trained on the data set's labelled boxes alone, it judges what painters put into boxes: `augment fidelity DATASET
 --model FOLDER`, or `screen.boxes.judge`. Its crops are those of any judge (lib/core/vision.crop_region), of all
-categories equally often, and empty places as `background`, so that an empty box does not count as the likeliest category.
+categories equally often, and empty places as `background`, or an empty box would count as the likeliest category.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _RIGHT, _WRONG = (40, 120, 60), (200, 30, 30)
 
 
 class ClassifierSettings(LoopSettings):
+    """Settings of the trainer `classifier`."""
+
     steps: int = Field(3000, ge=0, description="optimiser steps")
     batch: int = Field(64, ge=2, description="crops a step")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")

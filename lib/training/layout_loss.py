@@ -31,9 +31,11 @@ class LayoutLoss:
                 module.attn.register_forward_pre_hook(self._look)
 
     def start(self, boxes: torch.Tensor, masks: torch.Tensor) -> None:
+        """Begin to record. boxes: (B, K, 4) xyxy in 0 .. 1; masks: (B, K), 1 = a box."""
         self.boxes, self.masks, self.terms = boxes, masks, []
 
     def stop(self) -> None:
+        """Record no more, as before sampling."""
         self.boxes = None
 
     def loss(self) -> torch.Tensor:

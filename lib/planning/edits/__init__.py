@@ -105,7 +105,7 @@ class EditSettings(MemberSettings):
     prompt: str | list[str] | None = Field(
         None,
         description="what to paint, {category} and {caption} filled in; of several, each target takes one by its hash; "
-        "none: the edit's own",
+        "none: the edit's default",
     )
     negative_prompt: str = Field("", description="what the painter should keep away from")
 

@@ -23,7 +23,7 @@ class OccluderSettings(WindowSettings):
     right: tuple[Share, Share] = Field((1, 1), description="range of its right edge")
     bottom: tuple[Share, Share] = Field((1, 1), description="range of its bottom edge")
     occluder_category: str | None = Field(
-        None, description="the occluder's category, which must be one of the data set's, for a label of its own"
+        None, description="the occluder's category, which must be one of the data set's, to give it a label"
     )
 
     @model_validator(mode="after")
