@@ -78,7 +78,7 @@ def stop_on_signals() -> None:
 
 
 def serve(port: int) -> NoReturn:
-    """Start everything, print how to use it, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
+    """Start everything, print a summary, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
     listening = listen(port)
     outside = [os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
     url, name, secret = f"http://{HOST}:{port}/api", f"{socket.gethostname()}-{port}", new_secret()

@@ -1,4 +1,4 @@
-"""evaluate: how good are the generated pictures? In a run of its own, or at the end of one that painted them."""
+"""evaluate: how good are the generated pictures? In a separate run, or at the end of one that painted them."""
 
 from __future__ import annotations
 

@@ -132,11 +132,11 @@ class Blip2Objective(nn.Module):
         draw = ImageDraw.Draw(sheet)
         for i, window in enumerate(windows):
             sheet.paste(Image.fromarray(window.pixels), (0, i * SIZE))
-            draw.text((SIZE + 8, i * SIZE + 20), f"model: {self.say(window.pixels)}", fill="black")
+            draw.text((SIZE + 8, i * SIZE + 20), f"model: {self.caption_of(window.pixels)}", fill="black")
             draw.text((SIZE + 8, i * SIZE + 50), f"truth: {window.caption}", fill="gray")
         return np.asarray(sheet)
 
-    def say(self, pixels: Pixels) -> str:
+    def caption_of(self, pixels: Pixels) -> str:
         """The caption of one square picture."""
         device = next(self.blip2.parameters()).device
         with torch.no_grad():

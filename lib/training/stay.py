@@ -6,7 +6,7 @@ L_simple is the squared error of v (or ε), in which painted cells weigh `object
 kept ones little. L_vlb teaches the variance alone: it receives the mean without its gradient.
 
 Most windows stand around one object at the resolution of the picture, for defects are lost in a whole picture. The
-boxes of one object, or several, are painted, with a random margin; the others are kept, and are no condition. In the
+boxes of one object, or several, are painted, with a random margin; the others are kept, and are not conditions. In the
 share `generation` nothing is kept and every object is a condition. Of more objects than the model takes, the largest
 are conditions.
 """

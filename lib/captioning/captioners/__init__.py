@@ -46,7 +46,7 @@ class Captioner(Protocol):
     ) -> Sequence[str | None]:
         """One raw caption each, None for a picture that has none.
 
-        pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box; records: those of the data set, a JSON
+        pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box; records: of the data set, one JSON
         object each.
         """
         ...
