@@ -44,7 +44,7 @@ def _raise(error):
     raise error
 
 
-def test_what_is_raised_is_a_fault_and_faults_of_one_kind_are_told_once():
+def test_what_is_raised_is_a_fault_and_faults_of_one_kind_are_reported_once():
     counts = Counts()
     for number in range(3):
         counts.add({"number": number, **outcome(lambda n: _raise(Fault(f"file /tmp/x{n} is gone")), number)})

@@ -63,7 +63,7 @@ def test_a_layout_is_the_partner_s_boxes_on_the_clean_picture(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("format", ["deep-pcb", "deep-pcb-layout"])
-def test_the_split_is_by_group_unless_told_and_the_record_keeps_the_group(tmp_path: Path, format: str) -> None:
+def test_the_split_is_by_group_unless_set_and_the_record_keeps_the_group(tmp_path: Path, format: str) -> None:
     for group in ("12000", *TEST_GROUPS):
         board(tmp_path, group, 1, "1 2 3 4 5")
     for split in (None, "official"):

@@ -84,7 +84,7 @@ def test_json_that_nests_too_deep_is_refused_with_its_file(tmp_path: Path, level
 
 
 @pytest.mark.parametrize("data", [b"", b"[1]", b"{", b'{"a": 1e999}', b'{"a": NaN}', b'{"a": "\xff"}', b"\xff\xfe"])
-def test_what_is_no_json_object_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
+def test_what_is_not_a_json_object_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(data)
     text = refused(read_json, path, "a thing")
@@ -178,7 +178,7 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing", ".", "x" * 300, "a\0b"])
-def test_a_path_that_is_no_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_a_path_that_is_not_a_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     assert "cannot be read" in refused(read_file, tmp_path / name)
 
 

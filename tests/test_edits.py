@@ -125,7 +125,7 @@ def test_the_region_lies_in_the_frame_and_holds_the_boxes(name, drawn):
 
 
 @every_edit_and_scene
-def test_targets_about_the_same_annotations_have_roles_that_tell_them_apart(name, drawn):
+def test_targets_about_the_same_annotations_have_different_roles(name, drawn):
     """Their noise would be the same otherwise."""
     targets = edit(name).draft(drawn_scene(drawn)).targets
     assert len({(target.about, target.role) for target in targets}) == len(targets)
@@ -285,7 +285,7 @@ def test_a_padded_region_still_holds_its_box_and_stays_in_the_frame(drawn, paddi
         assert 0 <= x0 <= bx0 and 0 <= y0 <= by0 and bx1 <= x1 <= WIDTH and by1 <= y1 <= HEIGHT
 
 
-def test_a_new_category_is_what_is_painted_and_the_old_ones_caption_is_not_asked():
+def test_a_new_category_is_what_is_painted_and_the_old_ones_caption_is_not_used():
     (target,) = edit("replace", category="dog").draft(scene_of(APART[0])).targets
     assert (target.category, target.phrases, target.prompt) == ("dog", ("dog",), "a dog")
 
@@ -423,7 +423,7 @@ def test_background_has_a_neutral_prompt_and_takes_the_objects_out_of_a_caption(
         ("", ""),
     ],
 )
-def test_without_objects_a_caption_tells_of_the_place_alone(caption, left):
+def test_without_objects_a_caption_describes_the_place_alone(caption, left):
     assert without_objects(caption, ["forklift", "pallet", "pallet_truck"]) == left
 
 
@@ -460,7 +460,7 @@ def test_an_annotation_without_a_mask_of_use_is_left_alone_with_the_reason(recor
 
 
 @pytest.mark.parametrize("name", ["replace", "mask"])
-def test_painters_that_read_no_phrases_are_told_the_object_alone(name):
+def test_painters_that_read_no_phrases_receive_the_object_alone(name):
     (target,) = edit(name).draft(scene_of(APART[0])).targets
     assert (target.prompt, target.plain) == ("a scene", "a cat")
     (target,) = edit(name, category="dog").draft(scene_of(APART[0])).targets

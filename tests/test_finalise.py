@@ -242,7 +242,7 @@ def test_ids_read_back_as_written(tmp_path):
         ([], "array"),
     ],
 )
-def test_ids_that_cannot_be_are_told_with_file_and_remedy(tmp_path, content, fault):
+def test_impossible_ids_are_reported_with_file_and_remedy(tmp_path, content, fault):
     path = tmp_path / "ids.json"
     path.write_text(json.dumps(content))
     with pytest.raises(
@@ -489,7 +489,7 @@ def test_which_originals_join_is_a_setting(folder, originals, expected):
 # Synthetic pictures
 
 
-def test_a_synthetic_picture_tells_where_it_comes_from(folder):
+def test_a_synthetic_picture_records_where_it_comes_from(folder):
     folder.add(7, "deep/a.png", [10], license=2)
     folder.paint(7, redrawn(10), variant=3, regions=((2, 3, 9, 7), (4, 4, 5, 6)))
     folder.finish()
@@ -592,7 +592,7 @@ def test_a_new_object_has_a_record_of_its_own(folder):
     }
 
 
-def test_what_was_true_of_the_old_object_alone_is_not_said_of_the_new_one(folder):
+def test_what_was_true_of_the_old_object_alone_is_not_kept_for_the_new_one(folder):
     folder.add(7)
     folder.note(10, 7, keypoints=[1, 2, 2], num_keypoints=1, visible=0.4, ignore=1, ignored="occluded", score=0.5)
     folder.paint(7, redrawn(10))
@@ -696,7 +696,7 @@ def test_a_damaged_picture_is_a_row_and_not_in_the_set(folder):
     assert folder.files() == {"ws/final/annotations.json", "ws/final/images/1.png"}
 
 
-def test_a_jpeg_is_written_where_it_is_asked_for(folder):
+def test_a_jpeg_is_written_where_it_is_requested(folder):
     folder.add(1, note_ids=[10])
     key = folder.paint(1, kept(10))
     folder.finish(format="jpeg")
@@ -738,7 +738,7 @@ def test_the_s3_pair_holds_the_new_pictures_and_their_sources(folder):
 # Files
 
 
-def test_every_row_tells_the_file_that_is_there(folder):
+def test_every_row_names_the_file_that_exists(folder):
     folder.add(1, note_ids=[10])
     folder.paint(1, kept(10))
     for row in folder.finish():
@@ -996,7 +996,7 @@ def test_a_box_of_anything_costs_no_other_its_yolo_line(folder, bbox):
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "\n" * 120 + ".png", "a/" + "ä" * 140 + ".png", "." + "y" * 300])
-def test_a_name_that_no_disk_takes_is_cut_and_told_apart(name):
+def test_a_name_that_no_disk_takes_is_cut_and_stays_distinct(name):
     pair = pd.DataFrame({"key": ["1", "2"], "file_name": [name, "z" + name], "path": [name, "z" + name]})
     names = list(final_names(pair, yolo=True).values())
     assert len(set(names)) == 2 and all(len(os.fsencode(part)) <= 251 for n in names for part in n.split("/"))

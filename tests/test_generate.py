@@ -133,7 +133,7 @@ def test_a_picture_is_its_source_with_the_paint_in_the_region(store):
     np.testing.assert_array_equal(pixels(store, row), expected)
 
 
-def test_a_row_tells_key_digest_name_and_size(store):
+def test_a_row_has_key_digest_name_and_size(store):
     request = make_request()
     (row,) = generate(store, [request], Fake())
     assert row.picture == picture_keys(request)[-1][1]
@@ -309,7 +309,7 @@ def test_the_loaded_source_is_not_written_to(store):
     np.testing.assert_array_equal(SOURCES["d0"], before)
 
 
-def test_progress_is_told_for_every_row_failed_ones_too(store):
+def test_progress_is_reported_for_every_row_failed_ones_too(store):
     steps = []
     requests = [make_request(i, source="gone" if i == 1 else None) for i in range(5)]
     generate(store, requests, Fake(2), advance=steps.append)

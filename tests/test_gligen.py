@@ -166,7 +166,7 @@ def test_pictures_are_not_grey_and_keep_their_shape_where_sides_differ(painter, 
     assert np.array_equal(paint.decoder(paint.latents), paint.image)
 
 
-def test_boxes_are_told_as_shares_of_the_painted_shape(painter):
+def test_boxes_are_given_as_shares_of_the_painted_shape(painter):
     model = painter(Gligen)._model
     grounding = _grounding(model, [item(boxes=((16, 8, 128, 64),), shape=(64, 128))], guided=True)
     assert grounding["boxes"].shape == (2, 30, 4)

@@ -246,7 +246,7 @@ def test_without_its_ids_file_a_run_gives_new_ids_and_every_picture_has_its_own(
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b"\xff\xff", b"[" * 100_000, b'{"stages": 7}'])
-def test_a_damaged_status_ends_nothing_and_is_told_in_a_sentence(again, data, capsys):
+def test_a_damaged_status_ends_nothing_and_is_reported_in_a_sentence(again, data, capsys):
     from flows.cli import main
 
     workspace, rerun = again
@@ -258,7 +258,7 @@ def test_a_damaged_status_ends_nothing_and_is_told_in_a_sentence(again, data, ca
 
 
 @pytest.mark.parametrize("data", [b"garbage", b"[]", b'{"org/name": 7}', b'{"org/name": "refs/pr/9"}'])
-def test_a_damaged_lock_of_models_is_told_with_its_remedy(again, data):
+def test_a_damaged_lock_of_models_is_reported_with_its_remedy(again, data):
     workspace, _ = again
     (workspace / "models.lock").write_bytes(data)
     assert "remove it to pin the checkpoints anew" in failed(again, "models.lock")

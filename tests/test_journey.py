@@ -106,7 +106,7 @@ def test_originals_are_as_they_were(whole):
         assert (folder / "images" / name).read_bytes() == (made_set.images / name).read_bytes()
 
 
-def test_synthetic_records_tell_where_they_come_from(whole):
+def test_synthetic_records_name_where_they_come_from(whole):
     made_set = whole.made
     final = json.loads((whole.workspace / "final" / "annotations.json").read_bytes())
     sources = {a["id"]: a for a in made_set.coco["annotations"]}

@@ -46,7 +46,7 @@ def test_equal_values_give_equal_bytes(path, tmp_path):
     assert (tmp_path / "other.json").read_bytes() == path.read_bytes()
 
 
-def test_another_layout_of_the_same_content_is_no_damage(path):
+def test_another_layout_of_the_same_content_is_not_damage(path):
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     assert kept.read(path, Thing) == THING
 
@@ -147,7 +147,7 @@ def test_what_is_not_as_it_was_noted_is_unknown(part, damage):
         b'{"metadata": {"serializer": {"type": "pickle"}}, "result": "gASV"}',
     ],
 )
-def test_a_record_that_is_none_of_ours_is_no_record(part, data):
+def test_a_record_that_is_none_of_ours_is_ignored(part, data):
     sha256 = part.sha256.encode()
     part.file.with_suffix(".json").write_bytes(data.replace(b"%s", sha256))
     assert kept.noted_ref(part.file) is None

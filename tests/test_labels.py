@@ -215,7 +215,7 @@ def test_a_mapped_mask_lies_in_the_region_and_its_area_scales_with_it(crop, regi
 
 
 @given(BOXES, SHARES)
-def test_mirroring_twice_is_no_mirroring(crop, shares):
+def test_mirroring_twice_changes_nothing(crop, shares):
     x0, y0, x1, y1 = crop
     polygon = tuple((x0, y0)[i % 2] + v * (x1 - x0, y1 - y0)[i % 2] for i, v in enumerate(shares))
     once = donor_mask(donor(crop, True, (polygon,)), step(crop))
@@ -403,7 +403,7 @@ def test_a_box_that_falls_apart_has_a_polygon_a_piece():
     assert len(label.segmentation) == 2 and label.bbox == BOX
 
 
-def test_a_box_with_a_hole_is_told_in_runs():
+def test_a_box_with_a_hole_is_encoded_in_runs():
     label = occluded(OWN, BOX, None, SIZE, [(20, 20, 30, 25)], CUT)
     expected = frame_pixels([(10, 12, 41, 33)]) & ~frame_pixels([(20, 20, 30, 25)])
     np.testing.assert_array_equal(decode_rle(label.segmentation), expected)
@@ -438,7 +438,7 @@ def test_the_limit_itself_is_visible_enough():
     assert occluded(OWN, box, None, SIZE, occluder, VisibilitySettings(min_visible=0.31)).ignored == "occluded"
 
 
-def test_full_labels_only_learn_how_much_is_seen():
+def test_full_labels_only_learn_how_much_is_visible():
     label = Label(source=None, painted=True, bbox=BOX, segmentation=None, area=611.03, category="pallet")
     new = occluded(label, BOX, None, SIZE, [(30, 0, 80, 60)], FULL)
     assert new == label.model_copy(update={"visible": round((30 - 10.25) / 30.1, 4)})
@@ -464,7 +464,7 @@ def test_a_mask_that_came_in_runs_stays_in_runs(kind):
     assert label.area == expected.sum() and label.bbox == tight_box(expected)
 
 
-def test_a_mask_with_a_hole_cut_into_it_is_told_in_runs():
+def test_a_mask_with_a_hole_cut_into_it_is_encoded_in_runs():
     polygons = polygons_of(record(compressed(blob())), *SIZE)
     label = occluded(OWN, tight_box(blob()), record(polygons), SIZE, [(30, 25, 36, 30)], CUT)
     np.testing.assert_array_equal(decode_rle(label.segmentation), blob() & ~frame_pixels([(30, 25, 36, 30)]))

@@ -90,7 +90,7 @@ def test_sampled_objects_stand_clear_of_each_other():
             assert all(a1 <= x0 or x1 <= a0 or b1 <= y0 or y1 <= b0 for x0, y0, x1, y1 in target.adds[:i])
 
 
-def test_of_more_objects_than_asked_no_layout_is_sampled():
+def test_of_more_objects_than_requested_no_layout_is_sampled():
     assert {len(target.adds) for target in sampled_targets(max_objects=2)} == {1, 2}
 
 

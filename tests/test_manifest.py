@@ -37,7 +37,7 @@ def test_a_missing_manifest_names_the_stage_that_writes_it(tmp_path):
         read_manifest(tmp_path / "plan.parquet", DrawRow)
 
 
-def test_a_foreign_manifest_tells_expected_and_found(tmp_path):
+def test_a_foreign_manifest_is_reported_with_expected_and_found(tmp_path):
     write_manifest(tmp_path / "draw.parquet", ROWS, DrawRow)
     with pytest.raises(AugmentError, match=r"(?s)found .*sha256.*expected .*picture"):
         read_manifest(tmp_path / "draw.parquet", ReviewRow)

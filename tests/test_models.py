@@ -108,7 +108,7 @@ def test_a_hub_id_in_the_lock_is_not_looked_up_again(hub):
     assert hub.requests == []
 
 
-def test_a_hub_id_outside_the_lock_is_asked_for_with_its_branch(hub):
+def test_a_hub_id_outside_the_lock_is_requested_with_its_branch(hub):
     assert resolve("org/name", {}).revision == SHA
     assert resolve("org/name@refs/pr/2", {}).id == "org/name@refs/pr/2"
     assert hub.requests == [("org/name", "main"), ("org/name", "refs/pr/2")]
@@ -119,7 +119,7 @@ def test_a_commit_behind_the_id_needs_no_hub(hub):
     assert hub.requests == []
 
 
-def test_an_unknown_or_gated_id_is_told_as_such(hub):
+def test_an_unknown_or_gated_id_is_reported_as_such(hub):
     hub.says["sha"] = refused(404)
     with pytest.raises(AugmentError, match=r"'org/name': the hub has no such checkpoint.*no such repository$"):
         resolve("org/name", {})
@@ -207,7 +207,7 @@ def test_a_mini_model_is_a_folder_of_the_checkout_and_a_missing_one_says_what_to
     assert "models: full" in str(caught.value)
 
 
-def test_a_broken_checkpoint_is_told_as_such_and_faults_of_storage_and_memory_pass():
+def test_a_broken_checkpoint_is_reported_as_such_and_faults_of_storage_and_memory_pass():
     ref = ModelRef("org/name", SHA, None)
     for error in (OSError("no such key"), ValueError("bad"), RuntimeError("size mismatch")):
         with pytest.raises(AugmentError, match=r"org/name .* cannot be loaded"), reading(ref):
@@ -217,7 +217,7 @@ def test_a_broken_checkpoint_is_told_as_such_and_faults_of_storage_and_memory_pa
             raise error
 
 
-def test_weights_that_are_cut_short_are_told_as_such(tmp_path):
+def test_weights_that_are_cut_short_are_reported_as_such(tmp_path):
     folder = tiny_gligen(tmp_path / "gligen")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

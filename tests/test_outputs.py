@@ -145,7 +145,7 @@ def test_every_setting_that_names_something_to_read_is_an_input(tmp_path, values
     assert message == {"dataset.images": tmp_path, named: tmp_path / "x"}
 
 
-def test_hub_ids_and_what_is_not_there_are_no_inputs(tmp_path):
+def test_hub_ids_and_what_is_not_there_are_not_inputs(tmp_path):
     values = {"dataset": {"images": tmp_path / "nowhere"}, "painter": {"name": "gligen", "model": "masterful/gligen"}}
     assert inputs_of(check_parameters(values)) == {}
     assert inputs_of(check_training({"dataset": {"images": tmp_path}, "start": tmp_path})).keys() == {
@@ -158,7 +158,7 @@ def test_hub_ids_and_what_is_not_there_are_no_inputs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["final/annotations.json", "status.json", "settings.json", "contact_sheet.jpg"])
-def test_a_folder_with_files_of_our_names_is_no_workspace(tmp_path, name):
+def test_a_folder_with_files_of_our_names_is_not_a_workspace(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     for _ in range(2):
@@ -347,7 +347,7 @@ def test_a_circle_of_links_in_the_workspace_is_a_sentence_with_the_remedy(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
-def test_a_lock_that_is_no_file_is_named_with_the_remedy(tmp_path, kind):
+def test_a_lock_that_is_not_a_file_is_named_with_the_remedy(tmp_path, kind):
     lock = tmp_path / "ws" / ".lock"
     lock.parent.mkdir()
     lock.mkdir() if kind == "folder" else lock.symlink_to(lock.parent / "other")

@@ -240,7 +240,7 @@ def test_a_donor_of_the_boxs_size_keeps_its_pixels():
     np.testing.assert_array_equal(image[8:40, 16:48], donor)
 
 
-def test_a_window_beyond_the_frame_and_off_its_origin_is_no_matter():
+def test_a_window_beyond_the_frame_and_off_its_origin_does_not_matter():
     work = item("copy-paste", donor=noise(4, 32, 32))
     shift = {"window": (-10, 100, 54, 164), "region": ((6, 108, 38, 140),)}
     moved = PassInput(work.step.model_copy(update=shift), work.canvas, work.mask, work.donor)

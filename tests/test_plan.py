@@ -122,7 +122,7 @@ def test_a_large_pool_is_drawn_from_evenly_and_moves_little():
     assert sum(a != b for a, b in zip(before, after, strict=True)) <= 4
 
 
-def test_an_object_with_a_piece_of_another_in_its_box_is_no_donor():
+def test_an_object_with_a_piece_of_another_in_its_box_is_not_a_donor():
     boxes = [box("1", "1", 10, 10, 60, 50), box("2", "2", 10, 10, 60, 50), box("3", "2", 55, 10, 60, 50, "pallet")]
     (row,) = plan(IMAGES[:2], boxes, chosen=IMAGES[:1])
     assert row.reason == "no_donor"
@@ -202,7 +202,7 @@ def test_a_painter_that_does_not_serve_an_edit_is_refused_with_what_is_allowed()
         recipe("layout", "copy-paste")
 
 
-def test_the_composite_is_no_part_of_the_paints_key():
+def test_the_composite_is_not_part_of_the_paints_key():
     one = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="paste")))[0]
     two = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="none")))[0]
     assert picture_keys(one)[0][0] == picture_keys(two)[0][0]
@@ -279,7 +279,7 @@ def test_an_occluder_across_a_whole_side_moves_that_side():
     assert labels["1"].bbox == (100, 100, 80, 30) and labels["1"].visible == 0.5
 
 
-def test_full_labels_keep_their_shape_and_say_what_is_seen():
+def test_full_labels_keep_their_shape_and_record_the_visible_share():
     _, _, labels = occluded([box("1", "1", 100, 100, 80, 60)], labels="full", left=(0, 0), top=(0.5, 0.5))
     assert (labels["1"].bbox, labels["1"].visible) == (None, 0.5)
 

@@ -138,7 +138,7 @@ def test_the_identity_holds_name_version_settings_and_the_pinned_checkpoint(brus
     }
 
 
-def test_where_the_checkpoint_lies_and_how_many_at_once_are_no_part_of_the_identity(brushes):
+def test_where_the_checkpoint_lies_and_how_many_at_once_are_not_part_of_the_identity(brushes):
     elsewhere = ModelRef(REF.id, REF.revision, Path("/another/place"))
     one, two = brushes.member("round", {"batch_size": 1}, REF), brushes.member("round", {"batch_size": 9}, elsewhere)
     assert one.identity() == two.identity()

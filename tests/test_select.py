@@ -47,7 +47,7 @@ def test_by_default_every_picture_is_selected_with_all_its_boxes():
     assert rows["2"]["labels"] == ["dog", "cat"] and chosen(rows) == {"0", "1", "2"}
 
 
-def test_a_row_tells_what_its_picture_is():
+def test_a_row_describes_its_picture():
     (row,) = select([image("7", width=30, height=20)]).values()
     del row["objects"], row["labels"]
     assert row == {
@@ -68,7 +68,7 @@ def test_only_readable_pictures_have_a_row():
     assert list(select([image("1"), image("2", status=REJECTED)])) == ["1"]
 
 
-def test_no_pictures_at_all_is_no_fault():
+def test_no_pictures_at_all_is_not_a_fault():
     assert select([], [box("a", "1")], limit=3, max_per_category=2, max_categories=1) == {}
 
 
@@ -109,7 +109,7 @@ def test_a_group_on_two_sides_of_a_split_is_left_alone():
     }
 
 
-def test_a_picture_with_a_shorter_side_than_asked_is_too_small():
+def test_a_picture_with_a_shorter_side_than_required_is_too_small():
     rows = select([image("1", width=64, height=500), image("2", width=63, height=500)], min_picture=64)
     assert reasons(rows) == {"1": "", "2": "picture_too_small"}
 

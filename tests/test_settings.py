@@ -170,7 +170,7 @@ def test_a_command_refuses_a_name_that_no_file_can_have(
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
 @pytest.mark.parametrize("text", [*TEXTS, *PATHS], ids=lambda text: ascii(text[:8]))
-def test_an_argument_that_is_no_path_is_refused_by_its_name(
+def test_an_argument_that_is_not_a_path_is_refused_by_its_name(
     capsys: Any, monkeypatch: Any, tmp_path: Path, arguments: list[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

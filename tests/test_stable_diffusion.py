@@ -316,7 +316,7 @@ def test_sdxl_receives_sizes_and_both_encoders_texts(painter, watch):
 
 
 @pytest.mark.parametrize("zero", [True, False])
-def test_sdxl_tells_no_negative_prompt_as_zeros_where_the_checkpoint_says_so(tmp_path, zero):
+def test_sdxl_encodes_no_negative_prompt_as_zeros_where_its_checkpoint_sets_so(tmp_path, zero):
     folder = tiny_sdxl(tmp_path / "sdxl")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zero}))
@@ -327,7 +327,7 @@ def test_sdxl_tells_no_negative_prompt_as_zeros_where_the_checkpoint_says_so(tmp
     assert torch.equal(*model.encode_prompts(["fog"], ["fog"])[0])
 
 
-def test_sdxls_second_encoder_tells_texts_apart(painter):
+def test_sdxls_second_encoder_distinguishes_texts(painter):
     model = painter("sdxl-inpaint")._model
     (one, first), (two, second) = (model.encode_text(text) for text in ("fish", "boat"))
     assert (first - second).abs().max() > 0.1
@@ -729,7 +729,7 @@ def test_a_pass_too_large_for_the_memory_is_a_reason_with_sizes_and_what_to_do(p
         assert word in error.value.detail
 
 
-def test_other_faults_of_the_unet_are_no_matter_of_memory(painter, monkeypatch):
+def test_other_faults_of_the_unet_are_not_of_memory(painter, monkeypatch):
     loaded = painter("vanilla")
     wrong = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     monkeypatch.setattr(loaded._model.unet, "forward", lambda *_, **__: (_ for _ in ()).throw(wrong))

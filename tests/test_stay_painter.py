@@ -83,7 +83,7 @@ def test_latents_are_decoded_by_the_models_own_autoencoder(folders):
 
 
 @pytest.mark.parametrize("kind", ["grey", "latent"])
-def test_what_is_known_around_it_tells_on_the_paint(folders, kind):
+def test_what_is_known_around_it_affects_the_paint(folders, kind):
     one, other = (item("stay", canvas=np.full((64, 64, 3), grey, np.uint8)) for grey in (40, 220))
     made = painter(folders[kind])
     (first,), (second,) = paint(made, one), paint(made, other)
@@ -91,7 +91,7 @@ def test_what_is_known_around_it_tells_on_the_paint(folders, kind):
 
 
 @pytest.mark.parametrize("what", ["phrase", "box"])
-def test_category_and_box_tell_on_the_paint(folders, what):
+def test_category_and_box_affect_the_paint(folders, what):
     work = item("stay", canvas=GREY)
     other = with_layout(work, ["dog"]) if what == "phrase" else with_layout(work, ["a fish"], ((16, 8, 30, 40),))
     (one,), (two,) = paint(painter(folders["grey"]), work), paint(painter(folders["grey"]), other)
@@ -197,7 +197,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         painter(tmp_path).check()
 
 
-def test_a_model_that_says_no_numbers_is_no_picture(folders, monkeypatch):
+def test_a_model_that_predicts_no_numbers_makes_no_picture(folders, monkeypatch):
     made = painter(folders["grey"])
     with torch.no_grad():
         made._loaded().unet.outward.bias.fill_(float("nan"))

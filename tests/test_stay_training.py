@@ -68,7 +68,7 @@ def test_boxes_go_where_the_window_shows_their_objects(symmetries):
     assert len(labelled) > 20 and min(dark(given, row, given["boxes"][row, column]) for row, column in labelled) > 0.8
 
 
-def test_turning_four_times_is_no_turn():
+def test_turning_four_times_changes_nothing():
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     window = Window(pixels, "", Things(np.array([[0.1, 0.2, 0.5, 0.9]]), ("open",), ("an open",)))
     again = turned(turned(window, 3), 1)
@@ -84,7 +84,7 @@ def test_small_objects_keep_their_pixels_or_nearly():
     assert sides.min() > 24 / 1.5 - 1 and sides.max() < 24 + 1e-3
 
 
-def test_what_is_a_condition_is_painted_and_what_is_kept_is_no_condition():
+def test_what_is_a_condition_is_painted_and_what_is_kept_is_not_a_condition():
     given = batch(objective(generation=0, dropped=0), 40)
     for row in range(40):
         for box, label in zip(given["boxes"][row], given["labels"][row], strict=True):
@@ -119,7 +119,7 @@ def test_objects_weigh_more_than_what_is_around_them():
     assert weight[black].mean() > 4 and weight[~black].mean() < 2
 
 
-def test_a_rare_category_is_seen_as_often_as_others():
+def test_a_rare_category_is_drawn_as_often_as_others():
     rare = boards()
     rare += [TrainingPicture(p.pixels, "", p.things.take([0])) for p in boards(20)]
     given = batch(objective(rare, generation=0, dropped=0), 200)

@@ -201,7 +201,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 @pytest.mark.parametrize("options", ["size=2m", "ro"])
-def test_whatever_writes_to_a_disk_that_takes_nothing_is_told_in_a_sentence(
+def test_whatever_writes_to_a_disk_that_takes_nothing_is_reported_in_a_sentence(
     disk: Path, write: Any, options: str
 ) -> None:
     fill(disk, 4096)
@@ -210,14 +210,14 @@ def test_whatever_writes_to_a_disk_that_takes_nothing_is_told_in_a_sentence(
         write(disk / "x")
 
 
-def test_a_read_only_status_tells_that_nobody_runs(disk: Path) -> None:
+def test_a_read_only_status_shows_that_nobody_runs(disk: Path) -> None:
     write_account(disk, ACCOUNT)
     (disk / ".lock").touch()
     remount(disk, "ro")
     assert read_account(disk / "status.json")["state"] == "stopped"
 
 
-def test_a_full_home_of_prefect_is_told_beside_what_came_of_it(disk: Path, monkeypatch: Any) -> None:
+def test_a_full_home_of_prefect_is_reported_beside_its_result(disk: Path, monkeypatch: Any) -> None:
     import prefect.settings
 
     error = AugmentError("the server ended by itself")

@@ -37,7 +37,7 @@ def test_a_damaged_item_counts_as_absent_and_is_removed(tmp_path):
 @pytest.mark.parametrize(
     "key", ["../../mine.txt", "/etc/passwd", "", "..", "ab/../../../../mine.txt", "G" * 64, KEY + "\n"]
 )
-def test_what_is_no_key_reaches_no_file(tmp_path, key):
+def test_what_is_not_a_key_reaches_no_file(tmp_path, key):
     """A damaged item is removed: a key that leads elsewhere would remove another file."""
     (tmp_path / "mine.txt").write_text("mine")
     store = Store(tmp_path / "store")
@@ -68,7 +68,7 @@ def test_no_temporary_file_stays(tmp_path):
 
 
 @pytest.mark.parametrize("instead", ["folder", "circle of links", "file for its folder"])
-def test_what_is_no_file_counts_as_absent(tmp_path, instead):
+def test_what_is_not_a_file_counts_as_absent(tmp_path, instead):
     store = Store(tmp_path)
     path = store.path("paint", KEY)
     place = path.parent if instead == "file for its folder" else path

@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_with_its_reason(scenes, tmp_p
     ],
     ids=str,
 )
-def test_what_cannot_work_is_told_in_a_sentence(scenes, tmp_path, more, reason):
+def test_what_cannot_work_is_reported_in_a_sentence(scenes, tmp_path, more, reason):
     assert reason in failed(scenes, tmp_path / "ws", **more)
 
 
@@ -217,7 +217,7 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
         raise AugmentError("the reason")
 
 
-def test_an_output_that_cannot_be_written_is_told_before_any_training(scenes, tmp_path):
+def test_an_output_that_cannot_be_written_is_reported_before_any_training(scenes, tmp_path):
     message = failed(scenes, tmp_path / "ws", output=str(scenes / "annotations.json" / "models"))
     assert "cannot be written (Not a directory): set `output` to another folder" in message
 
@@ -257,7 +257,7 @@ def test_what_may_pass_is_tried_again(scenes, tmp_path, monkeypatch):
 # The command line
 
 
-def test_a_deployment_of_the_other_flow_is_told_with_its_command(capsys):
+def test_a_deployment_of_the_other_flow_is_reported_with_its_command(capsys):
     from flows import cli
 
     for command, name, hint in (("run", "mini", "augment train mini"), ("train", "demo", "augment run demo")):

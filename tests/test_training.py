@@ -160,7 +160,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, monke
     assert_equal(state_of(whole), state_of(again))
 
 
-def test_a_file_of_another_name_is_no_checkpoint_and_stays(tmp_path):
+def test_a_file_of_another_name_is_not_a_checkpoint_and_stays(tmp_path):
     mine = [tmp_path / name for name in ("2024-mine.safetensors", "99999999-mine.safetensors", "mine.safetensors")]
     for path in mine:
         path.write_bytes(b"mine")
@@ -169,7 +169,7 @@ def test_a_file_of_another_name_is_no_checkpoint_and_stays(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["{", "[]", '{"step": "6"}', '{"__class__": "os.system"}'])
-def test_a_checkpoint_that_tells_something_else_counts_as_damaged(tmp_path, monkeypatch, header):
+def test_a_checkpoint_with_another_header_counts_as_damaged(tmp_path, monkeypatch, header):
     """Its name's digest fits: anybody can write that."""
     from safetensors.torch import load, save
 
@@ -200,7 +200,7 @@ def test_where_all_are_damaged_it_starts_anew_and_says_so(tmp_path, monkeypatch)
     assert_equal(state_of(whole), state_of(again))
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays_good(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_last_checkpoint_stays_good(tmp_path, monkeypatch):
     def full(path, data, durable=False):
         if path.name.startswith("00000007"):
             raise OSError(28, "No space left on device")
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_ends_it_before_any_checkpoint_holds_it(tmp_pa
     assert train(again, tmp_path, settings()).steps == 12
 
 
-def test_a_full_device_is_told_with_the_setting_to_lower(tmp_path, monkeypatch):
+def test_a_full_device_is_reported_with_the_setting_to_lower(tmp_path, monkeypatch):
     def full(batch):
         raise torch.OutOfMemoryError
 
@@ -258,7 +258,7 @@ def test_a_full_device_is_told_with_the_setting_to_lower(tmp_path, monkeypatch):
         train(model, tmp_path / "vae", settings())
 
 
-def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_left_alone(tmp_path):
     other = tmp_path / "my-own.safetensors"
     other.write_bytes(b"mine")
     train(Line(), tmp_path, settings())

@@ -119,7 +119,7 @@ def test_real_boxes_that_are_too_small_are_not_learned_from():
     np.testing.assert_array_equal(learned.keep, thresholds(shares, labels).keep)
 
 
-def test_no_limit_is_above_the_most_that_is_asked():
+def test_no_limit_is_above_the_highest_allowed():
     learned = thresholds(*made(), most=0.3)
     assert learned.keep.max() == 0.3 and (learned.drop <= learned.keep).all()
 
@@ -130,7 +130,7 @@ def test_percentiles_out_of_order_are_refused(keep: float, drop: float):
         thresholds(*made(50), keep=keep, drop=drop)
 
 
-def test_limits_are_told_by_name():
+def test_limits_are_reported_by_name():
     learned = thresholds(*made()).by_name(["a", "b", "c", "d"])
     assert json.loads(json.dumps(learned))["b"].keys() == {"keep", "drop", "boxes", "pooled"}
 

@@ -39,7 +39,7 @@ def test_a_file_of_another_size_or_time_is_read_again(tmp_path, file, damage):
     assert not whole(tmp_path, file, read) and len(read) == 2
 
 
-def test_what_is_asked_of_a_file_is_part_of_what_is_remembered(tmp_path, file):
+def test_the_expected_digest_is_part_of_what_is_remembered(tmp_path, file):
     whole(tmp_path, file, [])
     assert not VerifiedFiles(tmp_path).whole(file, "another digest", lambda: False)
 

@@ -170,7 +170,7 @@ def test_a_polygon_is_a_segmentation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", [None, 5, [], {"regions": []}, {"asset": "a.png"}])
-def test_what_is_no_asset_is_a_row_that_names_it(tmp_path: Path, entry: Any) -> None:
+def test_what_is_not_an_asset_is_a_row_that_names_it(tmp_path: Path, entry: Any) -> None:
     picture(tmp_path / "a.png")
     export(tmp_path, asset("a.png", region()), entry)
     images, _ = read(tmp_path)
@@ -186,7 +186,7 @@ def test_regions_of_another_kind_do_no_harm(tmp_path: Path, regions: Any) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets": 5}', "\x00", pytest.param("[" * 10**5, id="nested")])
-def test_a_file_that_is_no_export_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_an_export_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "p-export.json").write_text(text)
     with pytest.raises(AugmentError, match=r"p-export\.json.*VoTT 2"):
         read(tmp_path)
@@ -311,7 +311,7 @@ def test_a_csv_without_the_columns_is_refused(tmp_path: Path, header: str) -> No
         read(tmp_path)
 
 
-def test_json_and_csv_tell_the_same_boxes(tmp_path: Path) -> None:
+def test_json_and_csv_give_the_same_boxes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     export(tmp_path, asset("a.png", region(tags=["cat", "dog"])))
     table(tmp_path, "a.png,10,20,40,60,cat", "a.png,10,20,40,60,dog")

@@ -41,7 +41,7 @@ def white_box(pixels: np.ndarray) -> np.ndarray:
     height=st.integers(40, 200),
     data=st.data(),
 )
-def test_a_windows_box_lies_where_its_object_is_seen(seed, width, height, data):
+def test_a_windows_box_lies_where_its_object_is_visible(seed, width, height, data):
     x0, y0 = data.draw(st.integers(0, width - 20)), data.draw(st.integers(0, height - 20))
     x1, y1 = data.draw(st.integers(x0 + 15, width)), data.draw(st.integers(y0 + 15, height))
     window = cut(marked(width, height, (x0, y0, x1, y1)), 64, np.random.default_rng(seed))
