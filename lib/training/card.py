@@ -26,7 +26,7 @@ _INK, _GRID, _PAPER, _LINE = (60, 60, 66), (226, 226, 230), (255, 255, 255), (20
 def write_card(
     folder: Path,
     measured: Mapping[str, Any] | None = None,
-    how: str = "`augment measure`, on scenes that are in no training set",
+    how: str = "`augment measure`, on scenes that no training has seen",
 ) -> None:
     """README.md of a finished model in Hugging Face form; a former one is replaced.
 
