@@ -10,13 +10,14 @@ import msgspec
 import pandas as pd
 
 from lib.planning.donors import Identity, former_donors
+from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.records.manifest import Ref, former_manifest
 from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, kept, survey_of, usable_objects
+from tasks.inputs import donors_of, kept, sources_of, survey_of, usable_objects
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -68,8 +69,12 @@ def plan_part(job: Job) -> Ref:
     objects = usable_objects(job.inputs["objects"], selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
     seed, variants = job.settings["seed"], job.settings["variants"]
-    former = _former_donors(job, selected.key) if recipe.needs_donors else {}
-    rows = plan_requests(selected, objects, prompts, recipe, _statistics(job, recipe), seed, variants, former)
+    former, outlines = None, None
+    if recipe.needs_donors:
+        former = _former_donors(job, selected.key)
+        outlines = Outlines(sources_of(job.inputs["images"], job.sources), job.store)
+    statistics = _statistics(job, recipe)
+    rows = plan_requests(selected, objects, prompts, recipe, statistics, seed, variants, former, outlines)
     job.advance(len(captions))
     return job.write(rows, PlanRow)
 

@@ -133,7 +133,7 @@ def test_a_picture_is_its_source_with_the_paint_in_the_region(store):
     np.testing.assert_array_equal(pixels(store, row), expected)
 
 
-def test_a_row_tells_key_digest_name_and_size(store):
+def test_a_row_has_key_digest_name_and_size(store):
     request = make_request()
     (row,) = generate(store, [request], Fake())
     assert row.picture == picture_keys(request)[-1][1]
@@ -269,6 +269,9 @@ def test_a_donor_that_cannot_be_read_is_a_reason_and_its_batch_mates_survive(sto
     assert [row.reason for row in rows] == ["image_missing", ""]
 
 
+OUTLINE = ((4.0, 3.0, 8.0, 3.0, 8.0, 6.0),)
+
+
 class Cutting(Fake):
     """Gives each paint a share that falls from left to right."""
 
@@ -278,7 +281,9 @@ class Cutting(Fake):
 
 
 def test_the_shares_of_a_cut_out_are_kept_with_its_paint(store):
-    donor = Donor(annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None, cut=True)
+    donor = Donor(
+        annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None, outline=OUTLINE
+    )
     first, second = Cutting(), Cutting()
     request = make_request(0, step(10, donor=donor))
     (row,) = generate(store, [request], first)
@@ -289,7 +294,9 @@ def test_the_shares_of_a_cut_out_are_kept_with_its_paint(store):
 
 
 def test_a_cut_out_whose_shares_are_lost_is_painted_again(store):
-    donor = Donor(annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None, cut=True)
+    donor = Donor(
+        annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None, outline=OUTLINE
+    )
     request = make_request(0, step(10, donor=donor))
     (row,) = generate(store, [request], Cutting())
     store.path("picture", row.picture).unlink()
@@ -339,7 +346,7 @@ def test_the_loaded_source_is_not_written_to(store):
     np.testing.assert_array_equal(SOURCES["d0"], before)
 
 
-def test_progress_is_told_for_every_row_failed_ones_too(store):
+def test_progress_is_reported_for_every_row_failed_ones_too(store):
     steps = []
     requests = [make_request(i, source="gone" if i == 1 else None) for i in range(5)]
     generate(store, requests, Fake(2), advance=steps.append)

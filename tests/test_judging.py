@@ -145,7 +145,7 @@ def test_no_real_boxes_are_no_rows_and_hold_nothing_back(store):
     assert len(empty) == 0 and not rules.known and set(rules.keep) == {0}
 
 
-def test_limits_are_learned_once_and_asked_of_new_pictures_only(store):
+def test_limits_are_learned_once_and_applied_to_new_pictures_only(store):
     judge = ColourJudge()
     rules = learned(store, judge)
     assert rules.known and rules.names == ("green", "red", "background") and rules.boxes == (30, 30, 0)
@@ -202,8 +202,8 @@ def test_a_picture_of_which_nothing_is_recognised_is_set_aside(store):
 
 def test_only_labels_that_were_painted_and_are_to_be_learned_are_judged(store):
     judge = ColourJudge()
-    own, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
-    assert judged(store, painted(), own, hidden, judge=judge).boxes == [] and judge.scored == 0
+    kept, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
+    assert judged(store, painted(), kept, hidden, judge=judge).boxes == [] and judge.scored == 0
 
 
 def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store):
@@ -213,7 +213,7 @@ def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store)
     assert [entry[1] for entry in entries(row)] == ["keep", "keep"]
 
 
-def test_boxes_that_are_too_small_are_kept_unasked(store):
+def test_boxes_that_are_too_small_are_kept_unjudged(store):
     judge = ColourJudge()
     labels = new("1", (10.0, 10.0, 7.0, 30.0)), new("1", (95.0, 10.0, 20.0, 20.0)), new("2", (-30.0, 0.0, 20.0, 20.0))
     row = judged(store, painted(), *labels, judge=judge)
@@ -237,7 +237,7 @@ def test_a_picture_that_left_the_store_is_a_reason(store):
     assert (judged_row.status, judged_row.reason, judged_row.boxes) == (REJECTED, "picture_lost", [])
 
 
-def test_rows_set_aside_before_pass_as_they_are_and_progress_is_told(store):
+def test_rows_set_aside_before_pass_as_they_are_and_progress_is_reported(store):
     row, steps = ScreenRow("x", REJECTED, "black", "", "7", "", "", "x.png", 0, 0, ""), []
     assert judge_pictures([row], {}, OBJECTS, learned(store), ColourJudge(), store, steps.append) == [row]
     assert steps == [1]
@@ -262,7 +262,7 @@ def test_without_verdicts_the_outcome_is_itself():
     assert judged_labels(outcome, [], OBJECTS) is outcome
 
 
-def test_what_becomes_of_a_label_is_no_part_of_a_requests_key():
+def test_what_becomes_of_a_label_is_not_part_of_a_requests_key():
     request = Request(**outcome_of(new("1")).model_dump(), passes=())
     marked = request.model_copy(update={"labels": (new("1", dropped="not_recognised"),)})
     assert key_of(marked) == key_of(request) and "dropped" not in request.model_dump_json()

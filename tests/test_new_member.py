@@ -92,5 +92,5 @@ def test_help_names_every_metric_extractor_and_format(capsys):
 
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
-    told = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
-    assert all(name in told for family in (METRICS, EXTRACTORS, FORMATS) for name in family)
+    text = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
+    assert all(name in text for family in (METRICS, EXTRACTORS, FORMATS) for name in family)

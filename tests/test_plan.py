@@ -32,8 +32,8 @@ def box(key, image_key, x, y, w, h, category="forklift", crowd=False, segmentati
 
 
 def select(row, objects):
-    own = [o for o in objects if o.image_key == row.key and not o.crowd]
-    keys, labels = [o.key for o in own], [o.category for o in own]
+    usable = [o for o in objects if o.image_key == row.key and not o.crowd]
+    keys, labels = [o.key for o in usable], [o.category for o in usable]
     fields = (row.file_name, row.digest, row.frame, row.split, row.width, row.height)
     return SelectRow(row.key, OK, "", "", *fields, keys, labels)
 
@@ -161,14 +161,25 @@ def test_a_donor_too_small_for_a_free_place_makes_a_smaller_object():
     assert (x1 - x0, y1 - y0) == (40, 40)
 
 
+MASK = [[20, 20, 90, 20, 90, 90, 20, 90]]
+
+
 def test_in_a_free_place_the_object_is_cut_out_and_over_an_old_one_it_is_not():
-    boxes = [box("101", "1", 10, 10, 90, 90), box("102", "2", 10, 10, 90, 90)]
+    boxes = [box(str(100 + i), str(i), 10, 10, 90, 90, segmentation=MASK) for i in (1, 2)]
     (inserted, *_) = requests(plan(IMAGES[:2], boxes, chain=recipe("insert"), places=PLACES))
     (replaced, *_) = requests(plan(IMAGES[:2], boxes))
-    assert inserted.passes[0].donor.cut and not replaced.passes[0].donor.cut
+    assert inserted.passes[0].donor.outline == (tuple(map(float, MASK[0])),)
+    assert replaced.passes[0].donor.outline is None
 
 
-def test_an_object_with_a_piece_of_another_in_its_box_is_no_donor():
+def test_in_a_free_place_an_object_with_an_outline_comes_before_one_without():
+    images = [image(str(i)) for i in range(1, 10)]
+    boxes = [box(str(100 + i), str(i), 10, 10, 90, 90, segmentation=MASK if i == 7 else None) for i in range(1, 10)]
+    found = requests(plan(images, boxes, chain=recipe("insert"), places=PLACES))
+    assert {request.passes[0].donor.annotation for request in found} == {"107"}
+
+
+def test_an_object_with_a_piece_of_another_in_its_box_is_not_a_donor():
     boxes = [box("1", "1", 10, 10, 60, 50), box("2", "2", 10, 10, 60, 50), box("3", "2", 55, 10, 60, 50, "pallet")]
     (row,) = plan(IMAGES[:2], boxes, chosen=IMAGES[:1])
     assert row.reason == "no_donor"
@@ -248,7 +259,7 @@ def test_a_painter_that_does_not_serve_an_edit_is_refused_with_what_is_allowed()
         recipe("layout", "copy-paste")
 
 
-def test_the_composite_is_no_part_of_the_paints_key():
+def test_the_composite_is_not_part_of_the_paints_key():
     one = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="paste")))[0]
     two = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="none")))[0]
     assert picture_keys(one)[0][0] == picture_keys(two)[0][0]
@@ -325,7 +336,7 @@ def test_an_occluder_across_a_whole_side_moves_that_side():
     assert labels["1"].bbox == (100, 100, 80, 30) and labels["1"].visible == 0.5
 
 
-def test_full_labels_keep_their_shape_and_say_what_is_seen():
+def test_full_labels_keep_their_shape_and_record_the_visible_share():
     _, _, labels = occluded([box("1", "1", 100, 100, 80, 60)], labels="full", left=(0, 0), top=(0.5, 0.5))
     assert (labels["1"].bbox, labels["1"].visible) == (None, 0.5)
 

@@ -128,7 +128,7 @@ def _kept(work: _Work, number: int, painter: Any, store: Store) -> Paint | None:
     if image is None:
         return None
     alpha = None
-    if step.donor is not None and step.donor.cut:
+    if step.donor is not None and step.donor.outline is not None:
         shares = _image(store.get("alpha", key), step.shape)
         if shares is None:
             return None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from lib.core.geometry import IntBox, clip_xyxy, most_covered, outer_pixels, xywh_to_xyxy
+from lib.core.geometry import IntBox, Polygons, clip_xyxy, most_covered, outer_pixels, xywh_to_xyxy
 from lib.core.keys import hash_draw
+from lib.planning.outlines import Outlines
 from lib.records.labels import polygons_of
 from lib.records.requests import Donor
 from lib.records.rows import OK
@@ -59,25 +61,23 @@ class DonorPool:
         place = None if donors is None else donors.places.get(donor)
         return None if donors is None or place is None else donors.rows.iloc[place]
 
-    def choose(self, fits: Fits, category: str, seed: int, target: str) -> Any:
-        """The fitting donor's row with the smallest hash for this seed, never that of annotation `target`; None where
-        none fits.
+    def candidates(self, fits: Fits, category: str, seed: int, target: str) -> Iterator[Any]:
+        """Rows of fitting donors in the order of their hashes for this seed, never that of annotation `target`.
 
         Of a large pool only the next _LOOK donors after the seed's place in the order of hashes are looked at, then the
-        next ones, until one fits: so a choice costs the same for a million donors, and adding one moves few choices.
+        next ones: so a choice costs the same for a million donors, and adding one moves few choices.
         """
         if category not in self.categories:
-            return None
+            return
         donors = self.categories[category]
         count, start = len(donors.hashes), int(np.searchsorted(donors.hashes, _mix(np.array([seed], np.uint64))[0]))
         for first in range(0, count, _LOOK):
             places = (start + np.arange(first, min(first + _LOOK, count))) % count
             places = places[fits(donors.sizes[places])]
             order = np.argsort(_mix(donors.hashes[places] ^ np.uint64(seed)))
-            for place in places[order[:2]]:  # the first may be the object itself
+            for place in places[order]:
                 if donors.rows.key.iat[place] != target:
-                    return donors.rows.iloc[place]
-        return None
+                    yield donors.rows.iloc[place]
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,16 @@ class Donors:
     painter: Any  # a PAINTERS member that needs donors
     settings: Any  # the painter's
     former: Mapping[int, Identity] = field(default_factory=dict)  # `former_donors` of an earlier plan, by a pass's seed
+    outlines: Outlines | None = None  # of objects without a mask; None: these are pasted as boxes
 
     def choose(
         self, box: IntBox, category: str, seed: int, target: str, least: int | None = None
     ) -> tuple[Donor, IntBox] | None:
         """The donor for a box (xyxy, pixels), and the box that it fills; None where no donor fits.
 
-        Best is one of about the box's size and aspect. A free place takes any other that does not become too small in
-        it, and the box becomes as large as the donor is there, on the same ground. The donor of an earlier plan stays
-        where it still fits.
+        Best is one of about the box's size and aspect. In a free place, objects with an outline come first, and then
+        any that does not become too small; the box becomes as large as the donor is there, on the same ground. The
+        donor of an earlier plan stays where it still fits.
 
         Args:
             seed: of the pass.
@@ -113,19 +114,33 @@ class Donors:
 
         ways: list[Fits] = [fits] if least is None else [fits, fits_inside]
         row = self._former(seed, category, target, ways)
-        for way in ways if row is None else ():
-            row = self.pool.choose(way, category, seed, target)
-            if row is not None:
-                break
+        if row is None:
+            found = [self.pool.candidates(way, category, seed, target) for way in ways]
+            row = next(chain(*found), None) if least is None else self._best(found)
         if row is None:
             return None
-        return self._donor(row, seed, least is not None), box if least is None else self._shrunk(box, row)
+        if least is None:
+            return self._donor(row, seed, None), box
+        return self._donor(row, seed, self._outline(row)), self._shrunk(box, row)
 
     def _former(self, seed: int, category: str, target: str, ways: Sequence[Fits]) -> Any:
         row = self.pool.row(self.former[seed], category) if seed in self.former else None
         if row is None or row.key == target:
             return None
         return row if any(fits(_sizes(row.to_frame().T))[0] for fits in ways) else None
+
+    def _best(self, ways: Sequence[Iterator[Any]]) -> Any:
+        """The first candidate with an outline among the first _OUTLINED of each way; the first of all where none has
+        one, as of defects that are textures; None for no candidate."""
+        looked = [list(islice(rows, _OUTLINED)) for rows in ways]
+        rows = [row for some in looked for row in some]
+        return next((row for row in rows if self._outline(row)), rows[0] if rows else None)
+
+    def _outline(self, row: Any) -> Polygons | None:
+        """The object's mask, or what the picture shows of its outline; None for neither."""
+        if not self.settings.cut:
+            return None
+        return _polygons(row) or (self.outlines(row.digest, row.frame, crop_of(row)) if self.outlines else None)
 
     def _shrunk(self, box: IntBox, row: Any) -> IntBox:
         """A free place made as large as the donor becomes in it, on the same ground."""
@@ -135,17 +150,26 @@ class Donors:
         left = x0 + (x1 - x0 - wide) // 2
         return left, y1 - high, left + wide, y1
 
-    def _donor(self, row: Any, seed: int, free: bool) -> Donor:
-        box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
+    def _donor(self, row: Any, seed: int, outline: Polygons | None) -> Donor:
         return Donor(
             annotation=row.key,
             digest=row.digest,
-            box=outer_pixels(box.tolist()),
+            box=crop_of(row),
             frame=row.frame,
             flip=self.settings.flip and bool(hash_draw("flip", seed) % 2),
-            polygon=polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None,
-            cut=free and self.settings.cut,
+            polygon=_polygons(row),
+            outline=outline,
         )
+
+
+def crop_of(row: Any) -> IntBox:
+    """The donor's box, xyxy whole pixels in its picture. row: has x, y, w, h, and its picture's width and height."""
+    box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
+    return outer_pixels(box.tolist())
+
+
+def _polygons(row: Any) -> Polygons | None:
+    return polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None
 
 
 def former_donors(requests: Iterable[bytes]) -> dict[int, Identity]:
@@ -172,6 +196,7 @@ _FORMER = msgspec.json.Decoder(_FormerRequest)
 
 
 _LOOK = 1024
+_OUTLINED = 12  # candidates whose outline is looked for
 
 
 def _donors(group: pd.DataFrame) -> _Donors:

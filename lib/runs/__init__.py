@@ -1,1 +1,1 @@
-"""What a run is told: parameters and presets in, a resolved run in its locked workspace out."""
+"""Parameters and presets in, a resolved run in its locked workspace out."""

@@ -37,6 +37,7 @@ from lib.datasets.select import OBJECT_COLUMNS, select_pictures
 from lib.painting.generate import generate_pictures
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
+from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests, targets_of
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey
@@ -247,9 +248,13 @@ class _Bench:
         prompt = self._prompt(source, selected, settings, captioner)
         statistics = self._statistics(source, selected, prompt, settings, recipe)
         prompts, objects = {source.row.key: prompt}, source.usable
-        rows = plan_requests(selected, objects, prompts, recipe, statistics, settings.seed, 1)
+        load = source_loader(self.paths)
+        outlines = Outlines(load, self.store) if recipe.needs_donors else None
+        rows = plan_requests(
+            selected, objects, prompts, recipe, statistics, settings.seed, variants=1, outlines=outlines
+        )
         _demand("plan", rows[0], counted=": " in rows[0].detail)
-        planned, load = to_table(rows, PlanRow).to_pandas(), source_loader(self.paths)
+        planned = to_table(rows, PlanRow).to_pandas()
         request = Request.model_validate_json(planned.request[0])
         (row,) = generate_pictures(planned, PAINTERS.build(recipe.painter), load, self.store)
         _demand("generate", row)

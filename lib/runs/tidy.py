@@ -34,7 +34,9 @@ from lib.core.images import PictureError
 from lib.datasets.finalise import jpeg_key
 from lib.evaluation.evaluate import ask_cache
 from lib.evaluation.sides import read_side, side_of
+from lib.planning.donors import crop_of
 from lib.planning.edits import EDITS
+from lib.planning.outlines import outline_key
 from lib.planning.recipe import new_categories
 from lib.records import kept
 from lib.records.manifest import former_manifest
@@ -74,6 +76,7 @@ STAGES: dict[str, type[Row]] = {
 EVALUATED = ("feature", "note", "pair", "group")
 KINDS = (
     "caption",
+    "outline",
     "paint",
     "alpha",
     "latents",
@@ -215,7 +218,7 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    reached = {*_of_captions(last), *_of_requests(last), *_of_screen(last)}
+    reached = {*_of_captions(last), *_of_outlines(last), *_of_requests(last), *_of_screen(last)}
     evaluated = _of_evaluation(last)
     shown = {file_digest(path).encode() for path in _shown(last.root)}
     numbers = _numbers(last.root)
@@ -241,6 +244,14 @@ def _of_captions(last: _Last) -> Iterator[Item]:
             identity = json.loads(row.captioner)
             captioner = CAPTIONERS[identity["name"]]
             yield "caption", caption_key(selected[row.key], captioner, identity, records.get(row.key))
+
+
+def _of_outlines(last: _Last) -> Iterator[Item]:
+    pictures = last.manifests["ingest"][["key", "digest", "frame", "width", "height"]]
+    objects = last.manifests["objects"][["image_key", "status", "x", "y", "w", "h"]]
+    objects = objects[objects.status == OK].merge(pictures.rename(columns={"key": "image_key"}), on="image_key")
+    for row in objects.itertuples(index=False):
+        yield "outline", outline_key(row.digest, row.frame, crop_of(row))
 
 
 def _of_requests(last: _Last) -> Iterator[Item]:

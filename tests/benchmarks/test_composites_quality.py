@@ -54,12 +54,12 @@ def replaced(number):
     region = outer_pixels(np.clip(box + np.array([-pad, -pad, pad, pad]), 0, SIDE))
     window = window_around(region, SIDE, SIDE, SHAPE, context=1, least=SHAPE[0])
     assert (window[3] - window[1], window[2] - window[0]) == SHAPE
-    own = tuple(box - [window[0], window[1]] * 2)
+    in_window = tuple(box - [window[0], window[1]] * 2)
     step = Pass(
         window=window,
         shape=SHAPE,
         region=(region,),
-        boxes=(own,),
+        boxes=(in_window,),
         phrases=(thing.category,),
         prompt=thing.phrase,
         negative_prompt="",

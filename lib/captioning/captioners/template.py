@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from lib.captioning.captioners import LabelCaptioner
 from lib.core.registry import MemberSettings
 from lib.core.words import NUMBERS, article, plural, spoken
 
 EMPTY = "an empty scene"
 
 
-class Template:
+class Template(LabelCaptioner):
     """Counts the labels and lists them, in alphabetical order."""
 
     VERSION: ClassVar[int] = 1
-    MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
-    NEEDS_PICTURES: ClassVar[bool] = False
     NEEDS_RECORDS: ClassVar[bool] = False
 
     class Settings(MemberSettings):
         pass
-
-    batch_size = 256
-
-    def __init__(self, settings: Settings, model: Any = None) -> None:
-        self.settings = settings
 
     def caption(
         self,

@@ -2,8 +2,8 @@
 
 The free baseline (Ghiasi et al. 2021, arXiv 2012.07177) and the painter of the first run. The donor's box fills the
 box exactly, so the label is exact; plan only offers donors whose size and aspect come close. In a free place the object
-alone is pasted, softly along its mask, or along one that GrabCut finds where it is sure; over an old object, of which
-nothing may be left, and where no outline is sure, the whole box.
+alone is pasted, softly along the outline that plan gives it; over an old object, of which nothing may be left, and
+where no outline is sure, the whole box.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from pydantic import Field
 from lib.core.geometry import IntBox, to_window
 from lib.core.registry import MemberSettings
 from lib.painting.painters import Paint, PassInput
-from lib.painting.painters.cutting import grab_cut, polygons_mask
-from lib.records.requests import Donor
 
 _GAMMA = 0.25, 4.0  # a tone moves no further: beyond, noise and banding show
 
@@ -85,7 +83,9 @@ class CopyPaste:
         if len(step.boxes) > 1:
             raise ValueError(f"copy-paste fills one box a pass, and got {len(step.boxes)}")
         x0, y0, x1, y1 = donor.box
-        pixels, mask = item.donor[y0:y1, x0:x1], _outline(item.donor, donor) if donor.cut else None
+        pixels, mask = item.donor[y0:y1, x0:x1], None
+        if donor.outline is not None:
+            mask = polygons_mask(donor.outline, donor.box)
         if donor.flip:
             pixels, mask = pixels[:, ::-1], None if mask is None else mask[:, ::-1]
         left, top, right, bottom = _place(step.region[0], step.window, step.shape)
@@ -94,10 +94,10 @@ class CopyPaste:
         way = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
         scaled = cv2.resize(pixels, size, interpolation=way)
         place = np.s_[top:bottom, left:right]
-        alpha = np.ones(size[::-1], np.float32) if mask is None else _soft(mask, size)
+        alpha = None if mask is None else _soft(mask, size)
         result = item.canvas.copy()
-        result[place] = toned(scaled, result[place], None if mask is None else alpha < 0.5, self.settings.tone)
-        if not donor.cut:
+        result[place] = toned(scaled, result[place], None if alpha is None else alpha < 0.5, self.settings.tone)
+        if alpha is None:
             return Paint(result)
         shares = np.zeros(step.shape, np.uint8)
         shares[place] = np.rint(alpha * 255)
@@ -110,12 +110,17 @@ def _place(region: IntBox, window: IntBox, shape: tuple[int, int]) -> IntBox:
     return left, top, right, bottom
 
 
-def _outline(picture: np.ndarray, donor: Donor) -> np.ndarray | None:
-    """float32 (h, w), 0 to 1: what of the donor's box is the object; None where that is not sure."""
-    if donor.polygon is not None:
-        mask = polygons_mask(donor.polygon, donor.box)
-        return mask if mask.any() else None
-    return grab_cut(picture, donor.box)
+def polygons_mask(polygons: tuple[tuple[float, ...], ...], box: IntBox) -> np.ndarray:
+    """float32 (h, w), 0 to 1: the share of each pixel of `box` (xyxy) that polygons (x, y, x, y, …, pixels) cover."""
+    import cv2
+
+    x0, y0, x1, y1 = box
+    finer = 4 if max(x1 - x0, y1 - y0) <= 1024 else 1  # drawn so many times larger: OpenCV's own smooth edge spreads
+    mask = np.zeros(((y1 - y0) * finer, (x1 - x0) * finer), np.uint8)
+    for polygon in polygons:
+        corners = (np.reshape(polygon, (-1, 2)) - (x0, y0)) * finer - 0.5  # OpenCV's pixels have their centres at 0
+        cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], 1)
+    return cv2.resize(mask.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
 
 
 def _soft(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

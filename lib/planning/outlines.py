@@ -1,10 +1,18 @@
-"""Cut-outs: which pixels of a donor's box are the object, so that it can be pasted without what lay around it."""
+"""Outlines: which pixels of a donor's box are the object, so that it can be pasted without what lay around it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import msgspec
 import numpy as np
 
-from lib.core.geometry import IntBox
+from lib.core.geometry import IntBox, Polygons, outlines
+from lib.core.images import Load, PictureError
+from lib.core.keys import key_of
+from lib.records.store import Store
+
+VERSION = 1  # raised whenever the same box would get another outline
 
 _SIDE = 128  # pixels at which GrabCut looks at a box; more costs time and finds no better outline
 _ROUNDS = 5
@@ -14,17 +22,40 @@ _FILLS = 0.2, 0.95  # share of the box that an object covers; above, nothing wou
 _CONTRAST = 2.0  # the outline's gradient, as a multiple of the median of the box and its surroundings
 
 
-def polygons_mask(polygons: tuple[tuple[float, ...], ...], box: IntBox) -> np.ndarray:
-    """float32 (h, w), 0 to 1: the share of each pixel of `box` (xyxy) that polygons (x, y, x, y, …, pixels) cover."""
-    import cv2
+def outline_key(digest: str, frame: str, box: IntBox) -> str:
+    """Store key of the outline of what a box (xyxy) of a picture shows."""
+    return key_of("outline", VERSION, digest, frame, box)
 
-    x0, y0, x1, y1 = box
-    finer = 4 if max(x1 - x0, y1 - y0) <= 1024 else 1  # drawn so many times larger: OpenCV's own smooth edge spreads
-    mask = np.zeros(((y1 - y0) * finer, (x1 - x0) * finer), np.uint8)
-    for polygon in polygons:
-        corners = (np.reshape(polygon, (-1, 2)) - (x0, y0)) * finer - 0.5  # OpenCV's pixels have their centres at 0
-        cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], 1)
-    return cv2.resize(mask.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+
+@dataclass(frozen=True)
+class Outlines:
+    """Finds the outline of an object that has no mask, once: what was found, or not, is kept."""
+
+    load: Load
+    store: Store
+
+    def __call__(self, digest: str, frame: str, box: IntBox) -> Polygons | None:
+        """Polygons (x, y, x, y, … pixels of the picture) around what a box (xyxy) shows; None: not sure."""
+        key = outline_key(digest, frame, box)
+        polygons = _decoded(self.store.get("outline", key))
+        if polygons is None:
+            try:
+                picture = self.load(digest, frame)
+            except PictureError:  # gone since it was listed: painting says so
+                return None
+            mask = grab_cut(picture, box)
+            pieces = () if mask is None else outlines(mask > 0)
+            polygons = tuple(tuple((piece + box[:2]).astype(np.float64).ravel().tolist()) for piece in pieces)
+            self.store.put("outline", key, msgspec.json.encode(polygons))
+        return polygons or None
+
+
+def _decoded(data: bytes | None) -> Polygons | None:
+    """What the store holds; () where no outline was sure; None for nothing, or for anything else."""
+    try:
+        return None if data is None else msgspec.json.decode(data, type=Polygons)
+    except msgspec.MsgspecError:
+        return None
 
 
 def grab_cut(picture: np.ndarray, box: IntBox) -> np.ndarray | None:
