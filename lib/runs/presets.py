@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "insert": {
         "about": "real objects of the data set, cut out and set into free places of every picture; needs no model",
         "replaces": "copy-paste without what lies around the objects",
-        "edit": {"name": "insert", "count": 3},
+        "edit": {"name": "insert", "count": 2},
         "painter": {"name": "copy-paste"},
         "composite": {"name": "poisson"},
     },
