@@ -141,8 +141,8 @@ def test_every_setting_that_names_something_to_read_is_an_input(tmp_path, values
         return {"X": str(tmp_path / "x"), "I": str(tmp_path)}.get(value, value)
 
     (tmp_path / "x").mkdir()
-    message = inputs_of(check_parameters({"dataset": {"images": str(tmp_path)}, **filled(values)}))
-    assert message == {"dataset.images": tmp_path, named: tmp_path / "x"}
+    inputs = inputs_of(check_parameters({"dataset": {"images": str(tmp_path)}, **filled(values)}))
+    assert inputs == {"dataset.images": tmp_path, named: tmp_path / "x"}
 
 
 def test_hub_ids_and_what_is_not_there_are_not_inputs(tmp_path):
@@ -351,5 +351,5 @@ def test_a_lock_that_is_not_a_file_is_named_with_the_remedy(tmp_path, kind):
     lock = tmp_path / "ws" / ".lock"
     lock.parent.mkdir()
     lock.mkdir() if kind == "folder" else lock.symlink_to(lock.parent / "other")
-    with pytest.raises(AugmentError, match=rf"{lock} is no file .*: remove it"), locked(lock.parent):
+    with pytest.raises(AugmentError, match=rf"{lock} is not a file .*: remove it"), locked(lock.parent):
         pass

@@ -1,6 +1,6 @@
 """Presets: a name for a triple edit × painter × composite and its values, and how a run's parameters are resolved.
 
-To add one: an entry in PRESETS; `replaces` names the system that it stands for. Explicit values override
+To add one: an entry in PRESETS; `replaces` names the system that it can replace. Explicit values override
 a preset; a bare name means that member with its defaults.
 """
 
@@ -86,7 +86,7 @@ def check_parameters(values: dict[str, Any]) -> Parameters:
 
 
 def preset_of(name: str) -> dict[str, Any]:
-    """The entry of a preset; raises AugmentError that lists the known ones."""
+    """The values of a preset; raises AugmentError that lists the known ones."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]
@@ -137,13 +137,13 @@ def _choice(preset: dict[str, Any] | None, explicit: str | dict[str, Any] | Choi
 def _captioner(preset: dict[str, Any], explicit: CaptionSettings, models: Models) -> Choice:
     """As `_choice`, where a preset need not name one."""
     base = _choice(None, preset.get("caption", {}).get("captioner", CaptionSettings().captioner))
-    given = explicit.captioner if "captioner" in explicit.model_fields_set else None
-    chosen = _choice(base.model_dump(), given)
-    return _for_mini(CAPTIONERS, chosen, given) if models == "mini" else chosen
+    captioner = explicit.captioner if "captioner" in explicit.model_fields_set else None
+    chosen = _choice(base.model_dump(), captioner)
+    return _for_mini(CAPTIONERS, chosen, captioner) if models == "mini" else chosen
 
 
 def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> Choice:
-    """With what the mini model was made for, where it was not given: a preset's values are for published models."""
+    """The values that the mini model was made for, unless given: a preset's values are for published models."""
     given = explicit.values if isinstance(explicit, Choice) else {}
     return Choice(**{"name": chosen.name, **chosen.values, **getattr(family[chosen.name], "MINI", {}), **given})
 
@@ -177,8 +177,8 @@ def member_rows() -> list[dict[str, str]]:
             serves = ", ".join(sorted(getattr(member, "EDITS", ()))) or "captions"
             checkpoint = member.MODEL or "none needed"
             licence = member.LICENCE if member.MODEL else ""
-            row = {"member": f"{family.kind} {name}", "serves": serves, "checkpoint": checkpoint, "licence": licence}
-            rows.append(row)
+            columns = {"serves": serves, "checkpoint": checkpoint, "licence": licence}
+            rows.append({"member": f"{family.kind} {name}", **columns})
     return rows
 
 
