@@ -24,8 +24,8 @@ def disc(radius=14, centre=(32, 32)):
 
 def test_the_outline_of_a_clear_object_is_found():
     picture, mask = disc()
-    found, own = grab_cut(picture, BOX) > 0, mask[16:48, 16:48]
-    assert (found & own).sum() / (found | own).sum() > 0.9
+    found, expected = grab_cut(picture, BOX) > 0, mask[16:48, 16:48]
+    assert (found & expected).sum() / (found | expected).sum() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -294,9 +294,9 @@ def test_tone_keeps_black_black_and_white_white(tone):
 def cut_item(donor, outline=((8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0),)):
     """A pass that pastes of a donor of 32 x 32 pixels what its outline encloses, into a place of the same size."""
     canvas = np.full((64, 64, 3), 40, np.uint8)
-    own = item("copy-paste", canvas=canvas, donor=donor)
-    planned = own.step.donor.model_copy(update={"outline": outline})
-    return PassInput(own.step.model_copy(update={"donor": planned}), canvas, own.mask, donor)
+    work = item("copy-paste", canvas=canvas, donor=donor)
+    planned = work.step.donor.model_copy(update={"outline": outline})
+    return PassInput(work.step.model_copy(update={"donor": planned}), canvas, work.mask, donor)
 
 
 def test_an_object_with_an_outline_is_cut_along_it_softly():
@@ -316,11 +316,11 @@ def test_a_cut_out_is_lit_as_what_surrounds_its_new_place():
 
 @pytest.mark.parametrize("name", ["paste", "feather", "poisson"])
 def test_a_cut_out_leaves_every_pixel_beside_it_as_it_was(name):
-    own = cut_item(noise(3, 32, 32))
-    (made,) = plain().paint([own])
-    result = compose(own.canvas, made, own.step, COMPOSITES.build(COMPOSITES.member(name, {})))
-    np.testing.assert_array_equal(result[made.alpha == 0], own.canvas[made.alpha == 0])
-    assert (result[20:28, 28:36] != own.canvas[20:28, 28:36]).any()
+    work = cut_item(noise(3, 32, 32))
+    (made,) = plain().paint([work])
+    result = compose(work.canvas, made, work.step, COMPOSITES.build(COMPOSITES.member(name, {})))
+    np.testing.assert_array_equal(result[made.alpha == 0], work.canvas[made.alpha == 0])
+    assert (result[20:28, 28:36] != work.canvas[20:28, 28:36]).any()
 
 
 def test_a_donor_in_a_free_place_keeps_its_aspect():

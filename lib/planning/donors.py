@@ -101,7 +101,7 @@ class Donors:
 
         Args:
             seed: of the pass.
-            target: annotation key of the object that is replaced, which is no donor of its own; "" for none.
+            target: annotation key of the object that is replaced, which is not its donor; "" for none.
             least: of a free place, the least side of a new object, pixels; None: the box is not free.
         """
         wh = box[2] - box[0], box[3] - box[1]
