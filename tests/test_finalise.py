@@ -130,7 +130,7 @@ class Folder:
         self.known = to_table(rows, FinalRow).to_pandas()
         return rows
 
-    def written(self, name="annotations.json"):
+    def result(self, name="annotations.json"):
         return json.loads((self.final / name).read_bytes())
 
     def files(self):
@@ -358,7 +358,7 @@ def test_without_synthetic_pictures_the_final_set_is_the_source(folder):
     folder.add(2, "b/c.png")
     folder.note(12, 2, bbox=[1.25, 2.5, 3.125, 4], segmentation=[[1, 2, 3, 4, 5, 6]], score=1e-7)
     folder.finish()
-    assert folder.written() == folder.coco
+    assert folder.result() == folder.coco
     for name in ("a.png", "b/c.png"):
         assert (folder.final / "images" / name).read_bytes() == (folder.pictures / name).read_bytes()
 
@@ -408,7 +408,7 @@ def test_any_coco_file_comes_out_as_it_went_in(coco):
             Image.fromarray(picture(1)).save(made.pictures / image["file_name"])
         made.coco = coco
         made.finish()
-        assert made.written() == coco and list(made.written()) == list(coco)
+        assert made.result() == coco and list(made.result()) == list(coco)
     finally:
         shutil.rmtree(root)
 
@@ -437,13 +437,13 @@ def test_boxes_that_cannot_be_edited_stay(folder):
     folder.note(13, 1, bbox=[5, 5])
     folder.note(14, 1, category_id=99)
     folder.finish()
-    assert folder.written() == folder.coco
+    assert folder.result() == folder.coco
 
 
 def test_a_picture_of_another_size_than_annotated_stays(folder):
     folder.add(1, note_ids=[10], width=WIDTH + 1)
     folder.finish()
-    assert folder.written() == folder.coco
+    assert folder.result() == folder.coco
 
 
 def test_a_missing_picture_goes_with_its_boxes_and_the_rest_stays(folder):
@@ -451,15 +451,15 @@ def test_a_missing_picture_goes_with_its_boxes_and_the_rest_stays(folder):
     folder.add(2, note_ids=[20])
     (folder.pictures / "1.png").unlink()
     folder.finish()
-    assert [i["id"] for i in folder.written()["images"]] == [2]
-    assert [a["id"] for a in folder.written()["annotations"]] == [20]
+    assert [i["id"] for i in folder.result()["images"]] == [2]
+    assert [a["id"] for a in folder.result()["annotations"]] == [20]
 
 
 def test_of_colliding_ids_the_first_stays(folder):
     folder.add(1, "a.png", [10, 10])
     folder.add(1, "b.png")
     folder.finish()
-    written = folder.written()
+    written = folder.result()
     assert [i["file_name"] for i in written["images"]] == ["a.png"] and len(written["annotations"]) == 1
 
 
@@ -471,7 +471,7 @@ def test_a_source_that_changed_since_ingest_is_a_row_and_its_boxes_are_left_out(
     monkeypatch.setattr(folder, "ingest", lambda: sources)
     rows = folder.finish()
     assert [(row.key, row.reason) for row in rows] == [("original:1", "image_changed"), ("original:2", "")]
-    assert [a["id"] for a in folder.written()["annotations"]] == [20]
+    assert [a["id"] for a in folder.result()["annotations"]] == [20]
     assert folder.files() == {"ws/final/annotations.json", "ws/final/images/2.png"}
 
 
@@ -481,7 +481,7 @@ def test_which_originals_join_is_a_setting(folder, originals, expected):
     folder.add(2, note_ids=[20])
     folder.paint(2, kept(20))
     folder.finish(originals=originals)
-    written = folder.written()
+    written = folder.result()
     assert [i["id"] for i in written["images"] if "source_image_id" not in i] == expected
     assert len(written["images"]) == len(expected) + 1 and len(written["annotations"]) == len(expected) + 1
 
@@ -493,7 +493,7 @@ def test_a_synthetic_picture_records_where_it_comes_from(folder):
     folder.add(7, "deep/a.png", [10], license=2)
     folder.paint(7, redrawn(10), variant=3, regions=((2, 3, 9, 7), (4, 4, 5, 6)))
     folder.finish()
-    image = folder.written()["images"][-1]
+    image = folder.result()["images"][-1]
     assert image == {
         "id": 8,
         "file_name": folder.reviewed[0].name,
@@ -517,7 +517,7 @@ def test_an_edited_box_has_its_new_shape_and_the_sources_other_fields(folder):
     folder.finish()
     changed = {"id": 11, "image_id": 8, "bbox": [6, 7, 10, 5], "area": 25, "source_annotation_id": 10}
     changed |= {"segmentation": [[6, 7, 16, 7, 16, 12]], "painted": True}
-    assert folder.written()["annotations"][-1] == folder.coco["annotations"][0] | changed
+    assert folder.result()["annotations"][-1] == folder.coco["annotations"][0] | changed
 
 
 def test_a_kept_box_is_its_sources_record_byte_for_byte_but_for_ids(folder):
@@ -544,7 +544,7 @@ def test_a_hidden_box_stays_as_a_crowd_that_detectors_look_away_from(folder):
     shape = {"bbox": (4, 5, 20, 10), "segmentation": encode_rle(mask), "area": 200.0}
     folder.paint(7, Label(source="10", painted=False, visible=0.1, ignored="occluded", **shape))
     folder.finish()
-    note = folder.written()["annotations"][-1]
+    note = folder.result()["annotations"][-1]
     assert (note["iscrowd"], note["ignore"], note["ignored"], note["visible"]) == (1, 1, "occluded", 0.1)
     assert note["segmentation"]["size"] == [HEIGHT, WIDTH] and "painted" not in note
     coco = COCO(folder.final / "annotations.json")
@@ -556,7 +556,7 @@ def test_a_box_that_is_cut_has_its_new_shape_and_is_not_called_painted(folder):
     cut = {"bbox": (4.0, 5.0, 20.0, 5.0), "segmentation": ((4.0, 5.0, 24.0, 5.0, 24.0, 10.0),), "area": 50.0}
     folder.paint(7, Label(source="10", painted=False, visible=0.5, **cut))
     folder.finish()
-    note = folder.written()["annotations"][-1]
+    note = folder.result()["annotations"][-1]
     assert (note["bbox"], note["area"], note["visible"], note["iscrowd"]) == ([4, 5, 20, 5], 50, 0.5, 0)
     assert "painted" not in note and "ignore" not in note
 
@@ -565,12 +565,12 @@ def test_a_label_that_was_dropped_has_no_record_and_the_others_keep_their_ids(fo
     folder.add(7, note_ids=[10, 11])
     key = folder.paint(7, redrawn(10), redrawn(11))
     folder.finish()
-    before = folder.written()["annotations"]
+    before = folder.result()["annotations"]
     request = folder.requests[key]
     first = request.labels[0].model_copy(update={"dropped": "not_recognised"})
     folder.requests[key] = request.model_copy(update={"labels": (first, *request.labels[1:])})
     rows = folder.finish()
-    assert folder.written()["annotations"] == [note for note in before if note["id"] != 12]
+    assert folder.result()["annotations"] == [note for note in before if note["id"] != 12]
     assert rows[-1].annotations == 1
 
 
@@ -580,7 +580,7 @@ def test_a_new_object_has_a_record_of_its_own(folder):
     shape = {"bbox": (6.0, 7.0, 10.0, 5.0), "segmentation": ((6.0, 7.0, 16.0, 7.0, 16.0, 12.0),), "area": 25.0}
     folder.paint(7, kept(10), Label(source=None, painted=True, category="box", **shape))
     folder.finish(yolo=True)
-    assert folder.written()["annotations"][-1] == {
+    assert folder.result()["annotations"][-1] == {
         "iscrowd": 0,
         "id": 12,
         "image_id": 8,
@@ -597,7 +597,7 @@ def test_what_was_true_of_the_old_object_alone_is_not_kept_for_the_new_one(folde
     folder.note(10, 7, keypoints=[1, 2, 2], num_keypoints=1, visible=0.4, ignore=1, ignored="occluded", score=0.5)
     folder.paint(7, redrawn(10))
     folder.finish()
-    old, new = folder.written()["annotations"]
+    old, new = folder.result()["annotations"]
     assert old["keypoints"] == [1, 2, 2] and new["score"] == 0.5
     assert not {"keypoints", "num_keypoints", "visible", "ignore", "ignored"} & set(new)
 
@@ -607,7 +607,7 @@ def test_an_object_of_another_kind_has_that_kinds_category(folder):
     folder.add(7, note_ids=[10])
     folder.paint(7, redrawn(10).model_copy(update={"category": "box"}))
     folder.finish()
-    assert [note["category_id"] for note in folder.written()["annotations"]] == [3, "b"]
+    assert [note["category_id"] for note in folder.result()["annotations"]] == [3, "b"]
 
 
 def test_what_a_source_says_of_being_painted_stays_with_it(folder):
@@ -616,7 +616,7 @@ def test_what_a_source_says_of_being_painted_stays_with_it(folder):
         folder.note(10 + number, 7, painted=painted)
     folder.paint(7, kept(10), redrawn(11), kept(12))
     folder.finish()
-    notes = folder.written()["annotations"]
+    notes = folder.result()["annotations"]
     assert notes[:3] == folder.coco["annotations"]
     assert [note.get("painted") for note in notes[3:]] == [None, True, None]
 
@@ -625,7 +625,7 @@ def test_ids_that_are_text_survive_and_new_ones_are_numbers(folder):
     folder.add("seven", "a.png", ["ten", 'q"uote'])
     folder.paint("seven", kept("ten"), redrawn('q"uote'))
     folder.finish()
-    written = folder.written()
+    written = folder.result()
     assert {name: written[name][:-n] for name, n in (("images", 1), ("annotations", 2))} == {
         name: folder.coco[name] for name in ("images", "annotations")
     }
@@ -641,7 +641,7 @@ def test_ids_of_64_bits_survive_to_the_last_digit(folder, largest):
     folder.add(largest, "a.png", [largest - 1])
     folder.paint(largest, kept(largest - 1))
     folder.finish()
-    written = folder.written()
+    written = folder.result()
     assert [i["id"] for i in written["images"]] == [largest, largest + 1]
     assert written["images"][1]["source_image_id"] == largest
     assert [a["source_annotation_id"] for a in written["annotations"][1:]] == [largest - 1]
@@ -651,19 +651,19 @@ def test_ids_that_are_fractions_stay_apart_from_new_ones(folder):
     folder.add(1, note_ids=[1.0, 2.0])
     folder.paint(1, kept(1.0), redrawn(2.0))
     folder.finish()
-    assert unique(folder.written()["annotations"])
+    assert unique(folder.result()["annotations"])
 
 
 def test_ids_stay_when_pictures_and_variants_come_and_go(folder):
     folder.add(1, note_ids=[10])
     first = folder.paint(1, kept(10), variant=0)
     folder.finish()
-    before = folder.written()["images"][-1]["id"]
+    before = folder.result()["images"][-1]["id"]
     folder.paint(1, kept(10), variant=1)
     folder.reviewed.reverse()
     folder.finish()
-    after = {i["file_name"]: i["id"] for i in folder.written()["images"]}
-    assert after[f"{first[:12]}.png"] == before and unique(folder.written()["images"])
+    after = {i["file_name"]: i["id"] for i in folder.result()["images"]}
+    assert after[f"{first[:12]}.png"] == before and unique(folder.result()["images"])
 
 
 def test_a_new_original_with_a_synthetic_ones_id_keeps_it(folder):
@@ -672,7 +672,7 @@ def test_a_new_original_with_a_synthetic_ones_id_keeps_it(folder):
     folder.finish()
     folder.add(2, note_ids=[11])
     folder.finish()
-    written = folder.written()
+    written = folder.result()
     assert unique(written["images"]) and unique(written["annotations"])
     assert [i["id"] for i in written["images"] if "source_image_id" not in i] == [1, 2]
     assert written["annotations"][-1]["image_id"] == written["images"][-1]["id"] == 3
@@ -684,7 +684,7 @@ def test_a_picture_that_left_the_store_is_a_row_and_not_in_the_set(folder):
     folder.store.path("picture", key).unlink()
     rows = folder.finish()
     assert [(row.key, row.reason) for row in rows] == [("original:1", ""), (f"synthetic:{key}", "picture_lost")]
-    assert folder.written() == folder.coco
+    assert folder.result() == folder.coco
 
 
 def test_a_damaged_picture_is_a_row_and_not_in_the_set(folder):
@@ -701,7 +701,7 @@ def test_a_jpeg_is_written_where_it_is_requested(folder):
     key = folder.paint(1, kept(10))
     folder.finish(format="jpeg")
     path = folder.final / "images" / f"{key[:12]}.jpg"
-    assert path.read_bytes()[:2] == b"\xff\xd8" and folder.written()["images"][-1]["file_name"] == path.name
+    assert path.read_bytes()[:2] == b"\xff\xd8" and folder.result()["images"][-1]["file_name"] == path.name
 
 
 def test_with_several_splits_a_synthetic_picture_is_in_its_sources(folder):
@@ -710,9 +710,9 @@ def test_with_several_splits_a_synthetic_picture_is_in_its_sources(folder):
     folder.add(2, note_ids=[20], split="val")
     folder.paint(1, kept(10))
     folder.finish()
-    assert folder.written()["images"][-1]["split"] == "train"
-    assert [i["id"] for i in folder.written("annotations-train.json")["images"]] == [1, 3]
-    assert [i["id"] for i in folder.written("annotations-val.json")["images"]] == [2]
+    assert folder.result()["images"][-1]["split"] == "train"
+    assert [i["id"] for i in folder.result("annotations-train.json")["images"]] == [1, 3]
+    assert [i["id"] for i in folder.result("annotations-val.json")["images"]] == [2]
 
 
 def test_a_record_that_could_not_be_read_makes_no_second_split(folder):
@@ -721,7 +721,7 @@ def test_a_record_that_could_not_be_read_makes_no_second_split(folder):
     folder.coco["images"].append({"id": 2})
     folder.paint(1, kept(10))
     folder.finish()
-    assert "split" not in folder.written()["images"][-1]
+    assert "split" not in folder.result()["images"][-1]
     assert not list(folder.final.glob("annotations-*.json"))
 
 
@@ -730,7 +730,7 @@ def test_the_s3_pair_holds_the_new_pictures_and_their_sources(folder):
     folder.add(2, note_ids=[20, 21])
     folder.paint(2, redrawn(20), kept(21))
     folder.finish(s3_pair=True)
-    new, old = folder.written("selected_ann.json"), folder.written("original_selected_ann.json")
+    new, old = folder.result("selected_ann.json"), folder.result("original_selected_ann.json")
     assert [i["source_image_id"] for i in new["images"]] == [2] and len(new["annotations"]) == 2
     assert old == folder.coco | {"images": folder.coco["images"][1:], "annotations": folder.coco["annotations"][1:]}
 
@@ -828,7 +828,7 @@ def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folde
     folder.coco["info"] = {"year": 2025}
     folder.finish()
     files = {"ws/final/annotations.json", "ws/final/images/1.png", "ws/final/images/mine.png"}
-    assert folder.files() == files and folder.written()["info"] == {"year": 2025}
+    assert folder.files() == files and folder.result()["info"] == {"year": 2025}
 
 
 def test_what_a_killed_run_had_begun_to_write_is_ours(folder, monkeypatch):
@@ -897,7 +897,7 @@ def test_an_odd_name_still_leads_to_its_picture(folder, name):
     file = name.replace("\\", "/")
     folder.add(1, name, [10], file=file)
     folder.finish(yolo=True)
-    (image,) = folder.written()["images"]
+    (image,) = folder.result()["images"]
     path = folder.final / "images" / image["file_name"]
     assert path.read_bytes() == (folder.pictures / file).read_bytes()
 
@@ -963,7 +963,7 @@ def test_a_category_is_one_line_of_classes_and_keeps_its_name_in_coco(folder):
         == text.split("\n")[:-1]
         == ["fork lift", "category 4", "a b", "category 6", "plain", "tab bed"]
     )
-    assert [category["name"] for category in folder.written()["categories"]] == called
+    assert [category["name"] for category in folder.result()["categories"]] == called
     assert (folder.final / "labels" / "a%0Ab.txt").is_file() and (folder.final / "images" / "a%0Ab.png").is_file()
 
 
@@ -1027,7 +1027,7 @@ def test_pictures_that_differ_in_their_suffix_keep_their_own_yolo_lines(folder):
     folder.add(1, "a.png", [10])
     folder.add(2, "a.bmp", [20, 21])
     folder.finish(yolo=True)
-    for image, count in zip(folder.written()["images"], (1, 2), strict=True):
+    for image, count in zip(folder.result()["images"], (1, 2), strict=True):
         assert len(lines(folder, PurePosixPath(image["file_name"]).with_suffix(".txt"))) == count
 
 
