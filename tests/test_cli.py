@@ -10,6 +10,8 @@ import yaml
 from PIL import Image
 
 from flows import cli
+from flows.commands import COMMANDS, connection
+from flows.commands.presets import Presets
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
@@ -152,7 +154,7 @@ def test_a_folder_is_no_file_with_parameters(capsys, tmp_path):
 )
 def test_wrong_parameters_are_told_before_anything_starts(capsys, tmp_path, monkeypatch, text, arguments, reason):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_prepare_prefect", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text(text)
     assert reason in failed(capsys, "run", "mine.yaml", *arguments)
 
@@ -165,8 +167,8 @@ def test_verify_is_a_parameter_of_the_flow(tmp_path, monkeypatch, arguments):
     given = []
     (tmp_path / "mine.yaml").write_text("dataset: {images: .}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_run", lambda flow, name, values: given.append(values.get("verify")))
-    monkeypatch.setattr(cli, "_tell", lambda workspace: None)
+    monkeypatch.setattr(connection, "run_flow", lambda flow, name, values: given.append(values.get("verify")))
+    monkeypatch.setattr("flows.commands.run.print_run", lambda workspace: None)
     assert cli.main(["run", "mine.yaml", *arguments]) == 0 and given == [True if arguments else None]
 
 
@@ -178,7 +180,7 @@ def test_an_interrupt_says_how_to_go_on_and_returns_130(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "show_presets", interrupted)
+    monkeypatch.setattr(Presets, "run", interrupted)
     assert cli.main(["presets"]) == 130
     assert "goes on where it was" in capsys.readouterr().err
 
@@ -187,7 +189,7 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
     def broken(options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "show_presets", broken)
+    monkeypatch.setattr(Presets, "run", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["presets"])
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:  # a third of the command line's start otherwise
+    from pydantic import BaseModel, ValidationError
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound="BaseModel")
 
 
 MOST = 2000  # characters of an error: what it quotes may have no end
@@ -55,6 +56,8 @@ def checked(model: type[M], values: Mapping[str, Any], what: str = "parameter") 
     what: how its fields are called in an error. Raises AugmentError that names the first wrong field, its value and
     what is expected; for an unknown one the nearest known name and all known names.
     """
+    from pydantic import ValidationError
+
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
