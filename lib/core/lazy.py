@@ -3,6 +3,7 @@
 COMMANDS = Registry("command", {"status": "flows.commands.workspace:Status"})
 COMMANDS["status"]                                  # imports and returns the class
 with COMMANDS.adding("mine", "mine:Mine"): ...      # one more, for tests and trials
+import_later("numpy")                               # `import numpy` binds it, its first use imports it
 """
 
 from __future__ import annotations

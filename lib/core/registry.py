@@ -11,6 +11,7 @@ families of classes (painters, captioners, composites, edits, metrics, extractor
     identity        property, where results are kept by it: a text that names all that they depend on, and no path
 
 Constants of the class are in capitals; what depends on the settings or on the weights is a property in small letters.
+Painters and captioners import numpy, torch and the like inside of functions: a list of members imports them all.
 Formats and perceptual networks are families of functions: an entry is the function itself. Trainers are classes that
 are not built: `Trainer.objective` makes what is trained.
 """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lib.core.registry import MemberSettings
 from lib.core.words import NUMBERS, article, plural, spoken
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EMPTY = "an empty scene"
 

@@ -7,14 +7,15 @@ exactly, so the label is exact; plan only offers donors whose size and aspect co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from lib.core.geometry import to_window
 from lib.core.registry import MemberSettings
 from lib.painting.painters import Paint, PassInput
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class CopyPaste:
@@ -51,6 +52,8 @@ class CopyPaste:
     @staticmethod
     def fits(settings: Settings, width: float, height: float, donors_wh: np.ndarray) -> np.ndarray:
         """(N,) bool: which of the (N, 2) donor sizes, pixels, may fill a box of width × height pixels."""
+        import numpy as np
+
         grow = np.array([width, height]) / donors_wh
         stretch = grow.max(axis=1) / grow.min(axis=1)
         return (grow.max(axis=1) <= settings.max_upscale) & (stretch <= settings.max_stretch)
@@ -61,6 +64,9 @@ class CopyPaste:
 
     def _paste(self, item: PassInput) -> np.ndarray:
         import cv2
+        import numpy as np
+
+        from lib.core.geometry import to_window
 
         if item.donor is None:
             raise ValueError("copy-paste got a pass without a donor: plan chooses one per pass")
@@ -80,5 +86,7 @@ class CopyPaste:
 
     def _toned(self, donor: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Shift the donor's mean brightness part of the way to that of the place it covers."""
+        import numpy as np
+
         shift = self.settings.tone * (float(place.mean()) - float(donor.mean()))
         return np.clip(np.rint(donor.astype(np.float32) + shift), 0, 255).astype(np.uint8)
