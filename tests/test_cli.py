@@ -222,11 +222,11 @@ def test_every_command_explains_itself(capsys, command):
         (["--verison"], "augment", "unknown option '--verison' (do you mean '--version'?): known are"),
         (["run", "demo", "--verfy"], "augment run", "unknown option '--verfy' (do you mean '--verify'?)"),
         (["evaluate", "a", "b", "--margn=3"], "augment evaluate", "unknown option '--margn' (do you mean '--margin'?)"),
-        (["measure", "defect"], "augment measure", "unknown what 'defect' (do you mean 'defects'?): known are"),
+        (["measure", "defect"], "augment measure", "unknown choice 'defect' (do you mean 'defects'?): known are"),
         (
             ["--print-completion", "bsh"],
             "augment",
-            "argument --print-completion: unknown shell 'bsh' (do you mean 'bash'",
+            "argument --print-completion: unknown choice 'bsh' (do you mean 'bash'",
         ),
         (["status", "mine", "yours"], "augment", "unrecognized arguments: yours"),
     ],
@@ -274,7 +274,7 @@ def test_the_completion_for_zsh_names_every_command(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--print-completion", "zsh"])
     script = capsys.readouterr().out
-    assert script.startswith("#compdef augment") and all(f'"{name}:' in script for name in COMMANDS)
+    assert script.startswith("#compdef augment") and all(f"    {name}:'" in script for name in COMMANDS)
 
 
 HEAVY = ("prefect", "torch", "pandas", "pyarrow", "numpy", "PIL", "cv2", "diffusers", "cyclopts")
@@ -396,7 +396,7 @@ def terminal(monkeypatch):
 
     def opened(width):
         file = Terminal()
-        monkeypatch.setattr(cli.OUT, "file", file)
+        monkeypatch.setattr(cli.OUT, "_file", file)
         monkeypatch.setattr(cli.OUT, "width", width)
         return file
 

@@ -343,7 +343,7 @@ def test_a_new_command_is_in_the_help_parses_its_arguments_runs_and_is_completed
         (["greet", "--help"], "usage: augment greet"),
         (["--print-completion", "bash"], "greet"),
         (["gret"], "unknown command 'gret' (do you mean 'greet'?)"),
-        (["greet", "Adda"], "unknown name 'Adda' (do you mean 'Ada'?)"),
+        (["greet", "Adda"], "unknown choice 'Adda' (do you mean 'Ada'?)"),
     ):
         with pytest.raises(SystemExit):
             cli.main(arguments)

@@ -24,12 +24,13 @@ def make_parser() -> Parser:
     """The parser of all commands in COMMANDS."""
     parser = Parser(prog="augment", description="Grow labelled detection data sets.")
     parser.add_argument("--version", action=_Print, nargs=0, text=_version, help="print the version")
-    shells = {
-        "choices": ("bash", "zsh"),
-        "dest": "shell",
-        "help": "print a script that completes commands, flags and names",
-    }
-    parser.add_argument("--print-completion", action=_Print, text=_completion, **shells)
+    parser.add_argument(
+        "--print-completion",
+        action=_Print,
+        text=_completion,
+        choices=("bash", "zsh"),
+        help="print a script that completes commands, flags and choices",
+    )
     # Not required here: a wrong flag before it would be reported as a missing command.
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            kind = "command" if isinstance(action, argparse._SubParsersAction) else action.dest
+            kind = "command" if isinstance(action, argparse._SubParsersAction) else "choice"
             flag = f"argument {action.option_strings[0]}: " if action.option_strings else ""
             self.error(f"{flag}{unknown(kind, value, list(action.choices))}")
 
