@@ -43,7 +43,7 @@ class Life:
 
     @classmethod
     def of(cls, pid: int) -> Life:
-        """Raises psutil.NoSuchProcess where there is none."""
+        """The process of this id; raises psutil.NoSuchProcess where none runs."""
         return cls(socket.gethostname(), pid, psutil.Process(pid).create_time())
 
     @classmethod
@@ -74,7 +74,7 @@ class Life:
 
 @dataclass
 class Child:
-    """A part that runs in a process group of its own, with its output in a log."""
+    """A part that runs in a separate process group, with its output in a log."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -168,10 +168,10 @@ def noted(pid: int) -> Iterator[None]:
     """A note of a child of this process, for end_leftovers() of a later life."""
     note = _home("augment-children") / f"{socket.gethostname()}-{pid}.json"
     try:
-        told = {"child": asdict(Life.of(pid)), "starter": asdict(Life.of(os.getpid()))}
-        note.write_text(json.dumps(told))
+        lives = {"child": asdict(Life.of(pid)), "starter": asdict(Life.of(os.getpid()))}
+        note.write_text(json.dumps(lives))
     except psutil.NoSuchProcess:
-        pass  # it has ended already, which check() tells
+        pass  # it has ended already, which check() reports
     try:
         yield
     finally:
@@ -191,10 +191,10 @@ def end_leftovers() -> None:
 
 
 def _read_note(note: Path) -> tuple[Life | None, Life | None]:
-    """(child, its starter), None for what is not readable."""
+    """(child, its starter), None for one that is not readable."""
     try:
-        told = json.loads(note.read_bytes())
-        return Life.read(told["child"]), Life.read(told["starter"])
+        lives = json.loads(note.read_bytes())
+        return Life.read(lives["child"]), Life.read(lives["starter"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None, None
 

@@ -40,7 +40,7 @@ def evaluate(
     Args:
         real: real pictures: a folder, a COCO file beside them, or a run's final folder.
         generated: generated pictures, in the same ways; both may be one final folder.
-        metrics: names, or names with their settings; docs/evaluation.md tells of each.
+        metrics: names, or names with their settings; docs/evaluation.md describes each.
         extractor: features for metrics of sets: inception, mini, pixels.
         boxes: labels of the real pictures, where `real` is a folder of them.
         format: of those annotations; none: loco for a CSV, else coco.

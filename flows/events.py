@@ -1,4 +1,4 @@
-"""The Prefect server that this shell can reach, and word to it that a data set was updated.
+"""The Prefect server that this shell can reach, and the event for it that a data set was updated.
 
 augment notify loco                                # with `make serve` running; starts the runs that wait for it
 
@@ -32,7 +32,7 @@ _PATIENCE = 5.0  # seconds: a loopback server answers in milliseconds, a busy on
 
 @dataclass(frozen=True)
 class Server:
-    """Where one may be, and what it wants to see."""
+    """An address where a server may answer, and the credentials for it."""
 
     url: str
     secret: str | None = None
@@ -40,6 +40,7 @@ class Server:
 
     @property
     def headers(self) -> dict[str, str]:
+        """HTTP headers with the credentials; none without any."""
         return basic(self.secret) or ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
 
@@ -55,7 +56,7 @@ def notify(name: str) -> None:
         raise AugmentError(f"no Prefect server answers {where}, so no run can be started: {START_ONE}")
     event = Event(event=UPDATED, resource={"prefect.resource.id": f"dataset.{name}"}, payload={"dataset": name})
     used = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.secret}
-    # The events client sends in the background and gives up in silence; a plain request tells.
+    # The events client sends in the background and gives up in silence; a plain request reports the fault.
     try:
         with temporary_settings(used), get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
@@ -70,7 +71,7 @@ def live_api_url() -> str | None:
 
 
 def connect() -> str:
-    """Use the server that answers for the rest of this process, or a temporary one of its own; returns its API URL.
+    """Use the server that answers for the rest of this process, or a temporary one; returns its API URL.
 
     Call it before a flow starts. The prefect.toml of a `make serve` that was killed is removed. Raises AugmentError
     where a server is configured otherwise and does not answer, or refuses this shell.
@@ -85,7 +86,7 @@ def connect() -> str:
     _forget_served()
     if _configured() and not _is_elsewhere(_note()):
         raise AugmentError(
-            f"Prefect is set to use {_configured()}, and nothing answers there: {START_ONE}, or unset PREFECT_API_URL "
+            f"Prefect is set to use {_configured()}, and nothing answers at it: {START_ONE}, or unset PREFECT_API_URL "
             "(or your profile's api url) to run on a temporary server"
         )
     return start_temporary_server()
@@ -130,7 +131,7 @@ def _live() -> Server | None:
 
 
 def _candidates() -> list[Server]:
-    """The configured server, then the served one; what one of them wants to see is shown to no other."""
+    """The configured server, then the served one; the credentials of one are sent to no other."""
     settings, url, note = get_current_settings().api, _configured(), _note()
     found = []
     if url and (note is None or note.url != url):

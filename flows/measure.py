@@ -1,4 +1,4 @@
-"""The mini models' figures, on scenes that no training has seen: what stands in their cards.
+"""The mini models' figures, on scenes that are in no training set, for their cards.
 
 augment measure                                   # data/models/mini; 100 scenes
 augment measure --models data/runs/mini/models
@@ -28,10 +28,10 @@ from lib.training.train import read_facts
 SEED = 999  # data/demo is drawn from 7, the training scenes from 101 and 102
 SIDE = 256  # pixels of a scene
 
-Tell = Callable[[str], object]
+Report = Callable[[str], object]
 
 
-def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text: None) -> dict[str, Any]:
+def measure(models: Path, count: int, workspace: Path, report: Report = lambda text: None) -> dict[str, Any]:
     """Draw `count` scenes, measure every model in `models` on them, write the figures into the models' cards.
 
     Returns {model: {figure: value}}. Raises AugmentError where a model is missing or a run failed.
@@ -40,14 +40,14 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
     if missing:
         raise AugmentError(f"{models} lacks {', '.join(missing)} as `augment train` leaves them: name another folder")
     scenes = workspace / "scenes"
-    tell(f"drawing {count} scenes")
+    report(f"drawing {count} scenes")
     write_dataset(scenes, count, SEED, (SIDE, SIDE))
     dataset = DatasetSettings(images=scenes / "images", annotations=scenes / "annotations.json")
     read = read_dataset(dataset)
     images = check_pictures(read.images.to_pandas(), dataset.images, dataset.max_pixels)
     pictures, _ = training_pictures(images, read.objects.to_pandas(), dataset.images, SIDE // 2)
     scorer = make_judge(resolve(str(models / "clip"), {}))
-    tell("autoencoder, captions")
+    report("autoencoder, captions")
     found: dict[str, dict[str, Any]] = {
         "vae": reconstruction(models / "vae", pictures, SIDE // 2),
         "blip2": captions(models / "blip2", pictures),
@@ -56,8 +56,8 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
         ("gligen-inpaint", "gligen-inpainting", {"min_window": SIDE // 2}),
         ("gligen", "gligen-generation", {}),
     ):
-        tell(f"{painter}: painting {count} pictures")
-        own = workspace / painter
+        report(f"{painter}: painting {count} pictures")
+        run = workspace / painter
         state = augment(
             dataset=dataset.model_dump(mode="json"),
             preset=preset,
@@ -66,12 +66,12 @@ def measure(models: Path, count: int, workspace: Path, tell: Tell = lambda text:
             painter={"model": str(models / painter)},
             caption={"captioner": {"name": "blip2", "model": str(models / "blip2")}},
             evaluate={"extractor": None},
-            workspace=own,
+            workspace=run,
             return_state=True,
         )
         if not state.is_completed():
             raise AugmentError(f"{painter}: {state.message or state.name}")
-        judged = fidelity(own / "final", scorer)
+        judged = fidelity(run / "final", scorer)
         found[painter] = {
             "layout_fidelity": judged.fidelity,
             "interval": judged.interval,

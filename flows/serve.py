@@ -4,9 +4,9 @@ make serve                                         # or: python -m flows.serve -
 prefect deployment run augment/loco --watch        # in another shell, in the checkout
 
 Everything starts together and stops together, on Ctrl-C, on SIGTERM, or when one part ends by itself. While it runs, a
-git-ignored prefect.toml in the checkout, which only its owner can read, tells every shell there where the server is and
-the secret of this serve. The server listens on loopback only, with SQLite in Prefect's home (PREFECT_HOME, or the
-user's usual one). docs/security.md has who may use it.
+git-ignored prefect.toml in the checkout, which only its owner can read, holds the server's address and the secret of
+this serve, for every shell there. The server listens on loopback only, with SQLite in Prefect's home (PREFECT_HOME, or
+the user's usual one). docs/security.md has who may use it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; returns the exit code. What a user can mend is one sentence on stderr."""
+    """Serve until SIGINT or SIGTERM; returns the exit code. A fault that a user can mend is one sentence on stderr."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description="A local Prefect server with everything")
     parser.add_argument("--port", type=int, default=4200, help="of the server, on loopback; default %(default)s")
     port = parser.parse_args(arguments).port
@@ -78,7 +78,7 @@ def stop_on_signals() -> None:
 
 
 def serve(port: int) -> NoReturn:
-    """Start everything, say so, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
+    """Start everything, print a summary, and wait. Leaves only by Stop or AugmentError, with every child stopped."""
     listening = listen(port)
     outside = [os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
     url, name, secret = f"http://{HOST}:{port}/api", f"{socket.gethostname()}-{port}", new_secret()
@@ -105,15 +105,15 @@ def serve(port: int) -> NoReturn:
 
 
 def environment(url: str, secret: str) -> dict[str, str]:
-    """What the children need in their environment; the user's own settings of the same names give way."""
+    """What the children need in their environment; they replace the user's settings of the same names."""
     page = url.removesuffix("/api")
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **SETTINGS,
         **access(url, secret),
-        "PREFECT_SERVER_UI_API_URL": url,  # the UI takes port 4200 unless told
+        "PREFECT_SERVER_UI_API_URL": url,  # without it the UI takes port 4200
         "PREFECT_UI_URL": page,
-        # Only the UI's own pages may call the API from a browser, not every site that one visits.
+        # Only the pages of the UI may call the API from a browser, not every site that one visits.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{page},{page.replace(HOST, 'localhost')}",
         "PWD": str(CHECKOUT),  # prefect.yaml's pull step goes there
         "PYTHONPATH": os.pathsep.join(paths),  # flows import lib and tasks, installed or not
@@ -132,12 +132,12 @@ def prepare_server() -> None:
         pool = WorkPoolCreate(name=POOL, type="process", base_job_template=job_template())
         client.create_work_pool(pool, overwrite=True)
         wanted = zombie_automation()
-        there = client.read_automations_by_name(ZOMBIES)
-        if not there:
+        former = client.read_automations_by_name(ZOMBIES)
+        if not former:
             client.create_automation(wanted)
         # An unchanged one is left alone, with its open windows.
-        elif told(there[0]) != told(wanted):
-            client.update_automation(there[0].id, wanted)
+        elif content_of(former[0]) != content_of(wanted):
+            client.update_automation(former[0].id, wanted)
         watch_leftovers(client)
 
 
@@ -163,9 +163,9 @@ def unfinished_runs(client: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def settling_runs(url: str, worker: str) -> Iterator[None]:
-    """At the end of the block, when the worker is gone with its runs: tell the server that these crashed.
+    """At the end of the block, when the worker is gone with its runs: report to the server that these crashed.
 
-    They are killed with the worker and cannot say it themselves; the automation would take 90 s of the next life, in
+    They are killed with the worker and cannot report it themselves; the automation would take 90 s of the next life, in
     which other runs of the data set queue behind them.
     """
     import httpx
@@ -182,8 +182,8 @@ def settling_runs(url: str, worker: str) -> Iterator[None]:
                         client.set_flow_run_state(run.id, Crashed(message=STOPPED), force=True)
 
 
-def told(automation: Any) -> dict[str, Any]:
-    """What an automation says, without ids."""
+def content_of(automation: Any) -> dict[str, Any]:
+    """The fields of an automation that this project sets, without ids."""
     shown: dict[str, Any] = automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
     shown["trigger"].pop("id", None)
     return shown
@@ -192,7 +192,7 @@ def told(automation: Any) -> dict[str, Any]:
 def job_template() -> dict[str, Any]:
     """The process pool's template: runs start straight in the checkout, and outlive their worker.
 
-    With stream_output, a killed worker takes its flow runs along. A command of our own spares the supervising process
+    With stream_output, a killed worker takes its flow runs along. An explicit command spares the supervising process
     that Prefect starts otherwise, and its offer to install the project with uv. There are no variables: a request for a
     run names a deployment and its parameters, and no command, environment or folder, each of which could run anything.
     """
@@ -211,7 +211,7 @@ def zombie_automation() -> Any:
     from prefect.client.schemas.objects import StateType
     from prefect.events import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 
-    # A run that waits (for a person, for its retry) has no process and no heartbeat, and is no zombie.
+    # A run that waits (for a person, for its retry) has no process and no heartbeat, and is not a zombie.
     signs = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
     return AutomationCore(
         name=ZOMBIES,

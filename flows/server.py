@@ -4,7 +4,7 @@ python -m flows.server --socket FD --starter PID [--temporary]      # flows/serv
 
 Every request needs the secret of PREFECT_SERVER_API_AUTH_STRING, which Prefect checks itself; without one nothing
 starts. Before that, Guard refuses requests that name another host (a web page whose name was bound to 127.0.0.1 counts
-as this server's own, for a browser) and requests of other pages. It ends when the process that started it has ended.
+as this server's, for a browser) and requests of other pages. It ends when the process that started it has ended.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
-OWN_NAMES = (HOST, "localhost", "[::1]")
+LOCAL_NAMES = (HOST, "localhost", "[::1]")
 NOTE = "# Written by `make serve`, which removes it when it stops.\n"
 LIFE = "# by "
 LOGIN = "/open"  # the page that hands the secret to the UI
@@ -77,7 +77,7 @@ def access(url: str, secret: str) -> dict[str, str]:
 
 
 def past_proxies() -> dict[str, str]:
-    """NO_PROXY with this machine's own names in it: no proxy reaches a server on loopback."""
+    """NO_PROXY with this machine's names added: no proxy reaches a server on loopback."""
     known = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for text in known for host in text.split(",")]
     value = ",".join(dict.fromkeys(filter(None, [*hosts, HOST, "localhost", "::1"])))
@@ -93,7 +93,7 @@ def listen(port: int = 0) -> socket.socket:
     except (OSError, OverflowError) as error:
         one.close()
         raise AugmentError(
-            f"port {port} cannot be had ({error}): stop what listens there (another make serve?), or take another "
+            f"port {port} is not available ({error}): stop what listens there (another make serve?), or take another "
             f"port: make serve PORT={port + 1 if port < 65535 else 4201}"
         ) from None
     return one
@@ -135,11 +135,11 @@ class Note:
     url: str
     secret: str | None
     server: Life | None  # None: written by hand, or by an earlier version
-    ours: bool  # False: a person's own file
+    ours: bool  # False: a person wrote it
 
 
 def note_text(url: str, secret: str) -> str:
-    """Prefect's own settings, for every shell in the folder, and whose they are."""
+    """The text of prefect.toml: the settings for every shell in the folder, and the process that wrote them."""
     life = json.dumps(asdict(Life.of(os.getpid())))
     return f"{NOTE}{LIFE}{life}\n[api]\nauth_string = {json.dumps(secret)}\nurl = {json.dumps(url)}\n"
 
@@ -147,13 +147,13 @@ def note_text(url: str, secret: str) -> str:
 def write_note(path: Path, text: str) -> bool:
     """Write it so that its owner alone can read it; False where that cannot be, or where a file is in the way.
 
-    In the way are a person's own file, and a living serve's on another machine that shares the disk.
+    In the way are a person's file, and that of a running serve on another machine that shares the disk.
     """
     try:
         if path.exists() and not path.read_text("utf-8").startswith(NOTE):
             return False
-        there = read_note(path)
-        if there and there.server and there.server.is_elsewhere():
+        former = read_note(path)
+        if former and former.server and former.server.is_elsewhere():
             return False
         handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # mode 0600
     except OSError:
@@ -172,7 +172,7 @@ def write_note(path: Path, text: str) -> bool:
 
 
 def read_note(path: Path) -> Note | None:
-    """None where there is none, or where it is not readable as one."""
+    """The note in a prefect.toml; None where the file is missing or not readable as one."""
     try:
         text = path.read_text("utf-8")
         api = tomllib.loads(text)["api"]
@@ -193,11 +193,11 @@ def read_note(path: Path) -> Note | None:
 
 
 class Guard:
-    """ASGI: passes on what this machine's own names were asked for, by a program or by a page of this server."""
+    """ASGI: passes on requests to one of this machine's names, from a program or from a page of this server."""
 
     def __init__(self, app: ASGIApp, port: int, with_ui: bool) -> None:
         self.app, self.with_ui = app, with_ui
-        self.hosts = {f"{name}:{port}" for name in OWN_NAMES} | (set(OWN_NAMES) if port == 80 else set())
+        self.hosts = {f"{name}:{port}" for name in LOCAL_NAMES} | (set(LOCAL_NAMES) if port == 80 else set())
         self.origins = {f"http://{host}" for host in self.hosts}
         pages = " ".join(f"{scheme}://{name}:{port}" for scheme in ("http", "ws") for name in (HOST, "localhost"))
         # A page of the UI loads nothing from elsewhere, and stands in no other page's frame. Prefect's would send what

@@ -1,6 +1,6 @@
 """What a person sees of a run in the UI: a table per stage, the contact sheet, the metrics.
 
-Nothing is built on it, so nothing of it can end a run: what fails is left out, with a line in the log.
+No stage depends on it, so no fault here ends a run: what fails is left out, with a line in the log.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _COMMON = ("rows", "ok", "painted", "reused", "rejected")
 
 @contextlib.contextmanager
 def only_shown(what: str) -> Iterator[None]:
-    """Around what a person looks at and nothing needs: a fault is a line in the log."""
+    """Around what only a person looks at: a fault becomes a line in the log."""
     try:
         yield
-    except Exception as error:  # of drawing, of the disk, of the server: whatever it is
+    except Exception as error:  # of drawing, of the disk, of the server
         text = " ".join(str(error).split())[:200]
         _log().warning("%s is left out: %s: %s", what, type(error).__name__, text)
 
@@ -43,11 +43,11 @@ def _log() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 def show_counts(run: Work, stage: str) -> None:
     """A table of a stage's rows: new, reused, and set aside by reason."""
-    told = run.account["stages"][stage]
-    rows = [{"rows": "all", "count": told["rows"]}, {"rows": "ok", "count": told["ok"]}]
-    rows += [{"rows": name, "count": told[name]} for name in ("painted", "reused")]
-    rows += [{"rows": f"set aside: {reason}", "count": count} for reason, count in told["rejected"].items()]
-    rows += [{"rows": name, "count": told[name]} for name in told if name not in _COMMON]
+    counts = run.account["stages"][stage]
+    rows = [{"rows": "all", "count": counts["rows"]}, {"rows": "ok", "count": counts["ok"]}]
+    rows += [{"rows": name, "count": counts[name]} for name in ("painted", "reused")]
+    rows += [{"rows": f"set aside: {reason}", "count": count} for reason, count in counts["rejected"].items()]
+    rows += [{"rows": name, "count": counts[name]} for name in counts if name not in _COMMON]
     with only_shown(f"the table of {stage} in the UI"):
         create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 

@@ -27,7 +27,7 @@ def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
         for part in selected.parts
     ]
     total = sum(part.rows for part in selected.parts)
-    return run_stage(run, Stage(caption_part, CaptionRow, by="key", made=_new, there=_settled), jobs, total)
+    return run_stage(run, Stage(caption_part, CaptionRow, by="key", made=_new, valid=_settled), jobs, total)
 
 
 def _settled(part: Ref) -> bool:

@@ -27,19 +27,19 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     where = {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
     parts = split_parts(run, "screened", rows, ScreenRow, by="image_key")
     jobs = [make_job(run, "draw", VERSION, {"screened": part}, _boxes(ingested, part), where) for part in parts]
-    folder, seen = run.root / "drawn", run.seen
+    folder, verified = run.root / "drawn", run.verified
     former = former_manifest(run.manifest("draw"), DrawRow, ["name"])
     ours = Outputs(folder, () if former is None else former.name)
     ours.claim(map(drawn_name, rows.name))
-    stage = Stage(draw_part, DrawRow, there=lambda part: _drawings_there(part, folder, seen))
+    stage = Stage(draw_part, DrawRow, valid=lambda part: _drawings_whole(part, folder, verified))
     staged = run_stage(run, stage, jobs, len(rows))
     prune_parts(run, "screened", parts)
     drawn = read_manifest(staged.manifest.file, DrawRow)
     ours.sweep(set(drawn.name))  # of pictures no longer in the run
     drawn = drawn[drawn.status == OK]
     for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):
-        seen.whole(folder / name, sha256, lambda: True)  # written or read just now
-    seen.save()
+        verified.whole(folder / name, sha256, lambda: True)  # written or read just now
+    verified.save()
     if not rows.empty:
         with only_shown("contact_sheet.jpg"):
             _draw_sheet(run, ingested, plan, spread(rows))
@@ -54,23 +54,23 @@ def _draw_sheet(run: Run, ingested: Ingested, plan: Staged, shown: pd.DataFrame)
         load = sources_of(ingested.images, str(run.sources))
         return sheet_jpeg(contact_sheet(shown, outcomes, boxes_of(ingested.objects), load, run.store))
 
-    told = [[row.key, row.picture, row.sha256, list(row.boxes)] for row in shown.itertuples(index=False)]
-    key = key_of("sheet", VERSION, told, boxes_digest(ingested.objects, shown.image_key))
+    inputs = [[row.key, row.picture, row.sha256, list(row.boxes)] for row in shown.itertuples(index=False)]
+    key = key_of("sheet", VERSION, inputs, boxes_digest(ingested.objects, shown.image_key))
     keep_shown(run.root / "contact_sheet.jpg", run.store, key, draw)
 
 
 def _boxes(ingested: Ingested, part: Ref) -> dict[str, str]:
-    """What is drawn beside the pictures: a renamed category or a moved box is drawn anew."""
+    """Digest of the boxes that are drawn: a renamed category or a moved box is drawn again."""
     return {"boxes": boxes_digest(ingested.objects, read_manifest(part.file, ScreenRow, ("image_key",)).image_key)}
 
 
-def _drawings_there(part: Ref, folder: Path, seen: VerifiedFiles) -> bool:
-    """Are all drawings of a part there, as they were drawn?"""
+def _drawings_whole(part: Ref, folder: Path, verified: VerifiedFiles) -> bool:
+    """Do all drawings of a part exist, undamaged?"""
     rows = read_manifest(part.file, DrawRow, ("name", "sha256"))
 
     def whole(name: str, sha256: str) -> bool:
         path = folder / name
-        return seen.whole(path, sha256, lambda: file_digest(path) == sha256)
+        return verified.whole(path, sha256, lambda: file_digest(path) == sha256)
 
     return all(whole(name, sha256) for name, sha256 in zip(rows.name, rows.sha256, strict=True))
 

@@ -1,4 +1,4 @@
-"""evaluate: how good are the generated pictures? In a run of its own, or at the end of one that painted them."""
+"""evaluate: how good are the generated pictures? In a separate run, or at the end of one that painted them."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     if min(len(real), len(made)) < 2:
         show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
     else:
-        asked = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
+        metrics = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
         labels = [ingested.objects.sha256, file_digest(run.root / "final" / "annotations.json")]
         pictures = [sorted(real.digest), sorted(made.sha256)]
-        key = key_of(VERSION, extractor_of(settings.extractor).identity, asked, labels, pictures)
+        key = key_of(VERSION, extractor_of(settings.extractor).identity, metrics, labels, pictures)
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
         result = evaluate_final(str(run.root), str(run.sources), inputs, settings, key)
         _report(result, run.root, run.name)
@@ -55,7 +55,9 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
 
 def _account(result: Evaluation) -> dict[str, float]:
     """The numbers that stand in a run's account; those that mislead with few pictures come last."""
-    kept = {name: value for name, (told, value) in result.known.items() if told.account and isinstance(value, float)}
+    kept = {
+        name: value for name, (number, value) in result.known.items() if number.account and isinstance(value, float)
+    }
     return {name: round(kept[name], 6) for name in sorted(kept, key=lambda name: result.known[name][0].biased)}
 
 
@@ -71,7 +73,7 @@ def _rows(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.Data
 def evaluate_final(
     workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str
 ) -> Evaluation:
-    """Scores by key in the store; of a picture only what is not there is computed."""
+    """Scores by key in the store; of a picture only what the store lacks is computed."""
     store = Store(Path(workspace) / "store")
     known = kept_scores(store, key)
     if known is not None:
@@ -91,7 +93,7 @@ def evaluate_final(
 
 
 def kept_scores(store: Store, key: str) -> Evaluation | None:
-    """What was measured before; None where nothing was, or what is kept is not a result of this version."""
+    """The stored result; None where there is none, or it is of another version."""
     try:
         return Evaluation.parse(json.loads(store.get("metrics", key) or b"null"))
     except (ValueError, RecursionError):
@@ -115,10 +117,10 @@ def _report(result: Evaluation, root: Path, name: str) -> None:
 
 def _holds(numbers: Path, result: Evaluation) -> bool:
     try:
-        told: Any = json.loads(numbers.read_bytes())
+        kept: Any = json.loads(numbers.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return bool(told == result.document())
+    return bool(kept == result.document())
 
 
 def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> Evaluation:

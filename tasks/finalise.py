@@ -24,7 +24,7 @@ from tasks.run import Run
 
 
 class FinalJob(BaseModel):
-    """What the task is given."""
+    """The parameters of the task `finalise`."""
 
     workspace: str
     sources: str
@@ -56,8 +56,8 @@ def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) 
     rows = read_manifest(ref.file, FinalRow)
     same = ["file_name", "sha256", "mtime_ns"]
     reused = 0 if before is None else len(rows.merge(before[same], on=same))
-    told = read_manifest(reviewed.file, ReviewRow)
-    verdicts = count_verdicts(told[told.status == OK])
+    reviews = read_manifest(reviewed.file, ReviewRow)
+    verdicts = count_verdicts(reviews[reviews.status == OK])
     run.count("finalise", rows, painted=len(rows) - reused, reused=reused, **verdicts)
     show_counts(run, "finalise")
     return ref

@@ -19,18 +19,18 @@ def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
     """PictureRows of the planned requests."""
     where = {"images": ingested.images.model_dump(), "painter": run.recipe.painter.model_dump(mode="json")}
     jobs = [make_job(run, "generate", VERSION, {"plan": part}, where=where) for part in plan.parts]
-    store, seen = run.store, run.seen
-    stage = Stage(generate_part, PictureRow, there=lambda part: _pictures_there(part, store, seen), made=_painted)
+    store, verified = run.store, run.verified
+    stage = Stage(generate_part, PictureRow, valid=lambda part: _pictures_whole(part, store, verified), made=_painted)
     staged = run_stage(run, stage, jobs, plan.manifest.rows)
     rows = read_manifest(staged.manifest.file, PictureRow, ("status", "picture", "sha256"))
     rows = rows[rows.status == OK]
     for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
-        seen.whole(store.path("picture", key), sha256, lambda: True)  # written or read just now
+        verified.whole(store.path("picture", key), sha256, lambda: True)  # written or read just now
     return staged
 
 
-def _pictures_there(part: Ref, store: Store, seen: VerifiedFiles) -> bool:
-    """Are all pictures that a part promises in the store, whole, and was nothing missing that may be there now?"""
+def _pictures_whole(part: Ref, store: Store, verified: VerifiedFiles) -> bool:
+    """Are all pictures of a part in the store, undamaged, and were none rejected for a reason that may have passed?"""
     rows = read_manifest(part.file, PictureRow, ("status", "reason", "picture", "sha256"))
     ok = rows[rows.status == OK]
 
@@ -38,7 +38,7 @@ def _pictures_there(part: Ref, store: Store, seen: VerifiedFiles) -> bool:
         def check() -> bool:
             return store.get("picture", key) is not None and store.sha256("picture", key) == sha256
 
-        return seen.whole(store.path("picture", key), sha256, check)
+        return verified.whole(store.path("picture", key), sha256, check)
 
     return settled(rows) and all(whole(key, sha256) for key, sha256 in zip(ok.picture, ok.sha256, strict=True))
 

@@ -38,8 +38,8 @@ class Ingested(BaseModel):
 
 def ingest_dataset(run: Work) -> Ingested:
     """Read the annotations, check every picture (again only where size or time changed), settle the boxes."""
-    told = read_annotations(run.dataset, str(run.root / "annotated"))
-    images = read_manifest(told.images.file, ImageRow)
+    annotated = read_annotations(run.dataset, str(run.root / "annotated"))
+    images = read_manifest(annotated.images.file, ImageRow)
     run.order = {key: position for position, key in enumerate(images.key)}
     last = run.manifest("ingest")
     before = former_manifest(last, ImageRow)
@@ -52,7 +52,7 @@ def ingest_dataset(run: Work) -> Ingested:
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
     run.progress.finish("ingest")
     rows = join_parts(run, checked, ImageRow, by="key")
-    settled = settle_objects(rows, read_table(told.objects.file, ObjectRow))
+    settled = settle_objects(rows, read_table(annotated.objects.file, ObjectRow))
     ref = write_manifest(run.manifest("ingest"), rows, ImageRow)
     boxes = write_manifest(run.manifest("objects"), settled, ObjectRow)
     prune_parts(run, "ingest", checked)
@@ -61,11 +61,11 @@ def ingest_dataset(run: Work) -> Ingested:
     run.count("ingest", rows, painted=len(rows) - reused, reused=reused)
     run.count("objects", settled.select(["status", "reason"]).to_pandas(), painted=0, reused=0)
     show_counts(run, "ingest")
-    return Ingested(images=ref, objects=boxes, envelope=told.envelope)
+    return Ingested(images=ref, objects=boxes, envelope=annotated.envelope)
 
 
 def _doubted(run: Work, before: pd.DataFrame | None) -> list[str]:
-    """Digests of pictures that a later stage of the last run found to be others: size and time say too little."""
+    """Digests of pictures that a later stage of the last run found changed: their size and time prove nothing."""
     pictures: list[str] = []
     requests: list[str] = []
     for stage, row_type in _FINDERS.items():
@@ -90,26 +90,26 @@ _FINDERS: dict[str, type[Row]] = {
 
 @task(name="read annotations", persist_result=False)
 def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
-    """Rows as the annotations tell them, and the source's other top-level keys, as files in `folder`."""
-    told = read_dataset(dataset)
-    check_sources(Path(folder).parent, dataset.images, told.images["path"].to_pylist())
+    """Rows of the annotations, and the source's other top-level keys, as files in `folder`."""
+    read = read_dataset(dataset)
+    check_sources(Path(folder).parent, dataset.images, read.images["path"].to_pylist())
     envelope = Path(folder) / "dataset.json"
-    atomic_write(envelope, told.envelope)
+    atomic_write(envelope, read.envelope)
     return Ingested(
-        images=write_manifest(Path(folder) / "images.parquet", told.images, ImageRow),
-        objects=write_manifest(Path(folder) / "objects.parquet", told.objects, ObjectRow),
+        images=write_manifest(Path(folder) / "images.parquet", read.images, ImageRow),
+        objects=write_manifest(Path(folder) / "objects.parquet", read.objects, ObjectRow),
         envelope=Ref(path=str(envelope), rows=0, sha256=file_digest(envelope)),
     )
 
 
 @task(name="ingest", task_run_name="ingest-{job.label}", persist_result=False)
 def check_part(job: Job) -> Ref:
-    """Check the pictures of one part. Not cached: only a look at each file tells whether it changed."""
+    """Check the pictures of one part. Not cached: whether a file changed is known only from the file."""
     doubted = job.where["doubted"]
     known = []
     if doubted is not None:
-        told = (_last_run(**job.where["known"]), former_manifest(job.out, ImageRow))
-        known = [rows[~rows.digest.isin(doubted)] for rows in told if rows is not None]
+        former = (_last_run(**job.where["known"]), former_manifest(job.out, ImageRow))
+        known = [rows[~rows.digest.isin(doubted)] for rows in former if rows is not None]
     rows = check_pictures(
         job.read("images", ImageRow),
         Path(job.sources),

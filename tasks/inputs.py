@@ -1,4 +1,4 @@
-"""What many jobs of a run read again: kept per process, by path and digest."""
+"""What many jobs of a run read repeatedly: kept per process, by path and digest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kept(count: int) -> Callable[[F], F]:
-    """Keep a function's last `count` results, each made once: threads that ask while it is made wait for it."""
+    """Keep a function's last `count` results, each made once: threads that need it meanwhile wait for it."""
     return cast("Callable[[F], F]", cached(LRUCache(count), condition=threading.Condition()))
 
 
@@ -76,7 +76,7 @@ def _usable_objects(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, 
 
 
 def boxes_digest(objects: Ref, image_keys: pd.Series) -> str:
-    """Digest of what is drawn of some pictures' own boxes."""
+    """Digest of the labelled boxes of some source pictures, as they are drawn."""
     rows = usable_objects(objects, image_keys.drop_duplicates())[["key", "category", "x", "y", "w", "h"]]
     return digest(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
 
@@ -117,8 +117,8 @@ def _boxes(path: str, sha256: str) -> Mapping[str, tuple[str, tuple[float, float
 
 def outcomes_of(plan: Ref, keys: Iterable[str]) -> dict[str, Outcome]:
     """What requests end in, by key, of PlanRows that are ok."""
-    told = _requests(plan.path, plan.sha256)
-    return {key: Outcome.model_validate_json(told[key]) for key in keys}
+    requests = _requests(plan.path, plan.sha256)
+    return {key: Outcome.model_validate_json(requests[key]) for key in keys}
 
 
 @kept(2)
@@ -134,11 +134,13 @@ def judged_outcomes(plan: Ref, rows: pd.DataFrame, objects: Ref) -> dict[str, Ou
     if not rows.boxes.map(len).any():
         return outcomes
     boxes = boxes_of(objects)
-    return {key: judged_labels(outcomes[key], told, boxes) for key, told in zip(rows.key, rows.boxes, strict=True)}
+    return {
+        key: judged_labels(outcomes[key], verdicts, boxes) for key, verdicts in zip(rows.key, rows.boxes, strict=True)
+    }
 
 
 class SharedJudge:
-    """A judge that many threads ask: each crops alone, and one at a time has the model."""
+    """A judge that many threads share: each crops alone, and one at a time uses the model."""
 
     def __init__(self, ref: ModelRef) -> None:
         self._judge, self._lock = make_judge(ref), threading.Lock()
@@ -159,13 +161,13 @@ class SharedJudge:
 
 @kept(2)
 def judge_for(ref: ModelRef) -> SharedJudge:
-    """The judge of boxes, built once per process; its weights are read when it is first asked."""
+    """The judge of boxes, built once per process; its weights are read at the first use."""
     return SharedJudge(ref)
 
 
 def _build(member: str) -> Any:
-    told = Member.model_validate_json(member)
-    return {"painter": PAINTERS, "captioner": CAPTIONERS}[told.kind].build(told)
+    parsed = Member.model_validate_json(member)
+    return {"painter": PAINTERS, "captioner": CAPTIONERS}[parsed.kind].build(parsed)
 
 
 @kept(4)
@@ -176,10 +178,10 @@ def _built(member: str) -> tuple[Any, threading.Lock]:
 @contextlib.contextmanager
 def use_member(member: dict[str, Any]) -> Iterator[Any]:
     """A painter or captioner. One with weights is built once per process and serves one part at a time."""
-    told = json.dumps(member, sort_keys=True)
+    text = json.dumps(member, sort_keys=True)
     if member["model"] is None:
-        yield _build(told)
+        yield _build(text)
         return
-    built, lock = _built(told)
+    built, lock = _built(text)
     with lock:
         yield built

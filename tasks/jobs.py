@@ -2,8 +2,8 @@
 
 A stage's rows lie in parts, hash buckets of the pictures, so that a new picture touches one part. A job's key is
 SHA-256 over the stage, its VERSION, its settings and its inputs' digests; its output is parts/<stage>/<key>.parquet,
-and <key>.json beside it, written last, says what that must be. Prefect itself keeps no results: it would believe the
-serializer that a result's file names, and so run what somebody wrote into a workspace.
+and <key>.json beside it, written last, holds its digest and number of rows. Prefect itself keeps no results: it would
+trust the serializer that a result's file names, and so run code that somebody wrote into a workspace.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.(parquet|json)")  # as Job
 
 
 class Job(BaseModel):
-    """What a task is given: paths, digests and small values."""
+    """The parameters of a task: paths, digests and small values."""
 
     stage: str
     key: str  # content key; names the output
@@ -60,10 +60,12 @@ class Job(BaseModel):
 
     @property
     def out(self) -> Path:
+        """The Parquet file with the job's rows."""
         return Path(self.workspace) / "parts" / self.stage / f"{self.key[:32]}.parquet"
 
     @property
     def store(self) -> Store:
+        """The workspace's store of pictures and scores."""
         return Store(Path(self.workspace) / "store")
 
     def read(self, name: str, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -117,7 +119,7 @@ def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]:
-    """Make a function of a Job a retried task that notes its output; of a known one it says "Cached" and no more."""
+    """Make a function of a Job a retried task that notes its output; a known output makes the state "Cached"."""
 
     def decorate(make: Callable[[Job], Ref]) -> Task[[Job], Ref]:
         @functools.wraps(make)
@@ -145,25 +147,24 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
-def run_jobs(run: Work, jobs: Sequence[Job], work: Task[[Job], Ref], there: Callable[[Ref], bool]) -> list[Done]:
-    """Run jobs side by side; an earlier run's output counts while its record and its digest hold, and `there` finds
-    what it promises."""
-    known = [_known(job, there) for job in jobs]
+def run_jobs(run: Work, jobs: Sequence[Job], work: Task[[Job], Ref], valid: Callable[[Ref], bool]) -> list[Done]:
+    """Run jobs in parallel; an earlier run's output is used while its record and its digest hold, and it is `valid`."""
+    known = [_known(job, valid) for job in jobs]
     futures = [work.submit(job.model_copy(update={"known": ref})) for job, ref in zip(jobs, known, strict=True)]
     wait(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
     return [(future.result(), ref is None) for future, ref in zip(futures, known, strict=True)]
 
 
-def _known(job: Job, there: Callable[[Ref], bool]) -> Ref | None:
+def _known(job: Job, valid: Callable[[Ref], bool]) -> Ref | None:
     try:
         ref = noted_ref(job.out)
-        return ref if ref is not None and there(ref) else None
+        return ref if ref is not None and valid(ref) else None
     except AugmentError:
         return None
 
 
 def settled(rows: pd.DataFrame) -> bool:
-    """Are all rows final: set aside by no reason that the next run may see otherwise?"""
+    """Are all rows final, none rejected for a reason that may have passed by the next run?"""
     return not rows.reason.isin(MAY_PASS).any()
 
 
@@ -204,9 +205,9 @@ class Stage:
     work: Task[[Job], Ref]  # makes the rows of one part; its name is the stage's
     row_type: type[Row]
     by: str = "image_key"  # column with the image key
-    there: Callable[[Ref], bool] = lambda part: True  # is there what an earlier run's part promises?
-    tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows  # what only all rows together can tell
-    # New rows of a part that was made now; None: those that the last manifest had not, or had otherwise.
+    valid: Callable[[Ref], bool] = lambda part: True  # do the files exist that an earlier run's part names?
+    tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows  # what depends on all rows together
+    # New rows of a part that was made now; None: those that are missing or different in the last manifest.
     made: Callable[[Ref], int] | None = None
     more: Callable[[pd.DataFrame], dict[str, Any]] = lambda rows: {}  # entries for the account
 
@@ -215,7 +216,7 @@ def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Stage
     """Run a stage's jobs, write its manifest, account for its rows, show them. total: items for the progress bar."""
     name, row_type = stage.work.name, stage.row_type
     run.progress.start(name, total)
-    done = run_jobs(run, jobs, stage.work, stage.there)
+    done = run_jobs(run, jobs, stage.work, stage.valid)
     run.progress.finish(name)
     parts = [ref for ref, _ in done]
     rows = stage.tidy(join_parts(run, parts, row_type, stage.by))
@@ -230,11 +231,11 @@ def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Stage
 
 
 def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequence[Ref]) -> int:
-    """Rows that the last manifest had not, or had otherwise; where all are the same, those that were made again."""
+    """Number of rows missing or different in the last manifest; where none is, of those that were made again."""
     again = sum(ref.rows for ref in fresh)
     if not again:
         return again
-    # Told apart by their text: a new picture makes a whole part run, and about its own rows new. Bytes are left out:
+    # Compared by their text: a new picture makes a whole part run, and about its own rows new. Bytes are left out:
     # they are a plan's requests, whose digest is the key.
     columns = [field.name for field in arrow_schema(row_type) if field.type != pa.large_binary()]
     former = former_manifest(before, row_type, columns)
@@ -245,7 +246,7 @@ def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequ
 
 
 def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
-    """Remove parts of a stage that this run did not use, and their records; a folder of such a name is not ours."""
+    """Remove parts of a stage that this run did not use, and their records; folders of such names are left alone."""
     used = {ref.path for ref in keep}
     for path in (run.root / "parts" / stage).glob("*"):
         ours = _PART.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())

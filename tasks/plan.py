@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 
+from lib.planning.donors import Identity, former_donors
+from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.records.manifest import Ref, former_manifest
 from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, survey_of, usable_objects
+from tasks.inputs import donors_of, kept, sources_of, survey_of, usable_objects
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
-VERSION = 2
+VERSION = 3
 
 
 def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
@@ -65,9 +69,34 @@ def plan_part(job: Job) -> Ref:
     objects = usable_objects(job.inputs["objects"], selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
     seed, variants = job.settings["seed"], job.settings["variants"]
-    rows = plan_requests(selected, objects, prompts, recipe, _statistics(job, recipe), seed, variants)
+    former, outlines = None, None
+    if recipe.needs_donors:
+        former = _former_donors(job, selected.key)
+        outlines = Outlines(sources_of(job.inputs["images"], job.sources), job.store)
+    statistics = _statistics(job, recipe)
+    rows = plan_requests(selected, objects, prompts, recipe, statistics, seed, variants, former, outlines)
     job.advance(len(captions))
     return job.write(rows, PlanRow)
+
+
+def _former_donors(job: Job, image_keys: pd.Series) -> dict[int, Identity]:
+    """Those of the last run's plan for these pictures."""
+    path = Path(job.workspace) / "manifests" / "plan.parquet"
+    if not path.is_file():
+        return {}
+    state = path.stat()
+    requests = _former_requests(str(path), state.st_mtime_ns, state.st_size)
+    with contextlib.suppress(msgspec.MsgspecError):  # of another version: chosen anew
+        return former_donors(requests[requests.index.isin(image_keys)])
+    return {}
+
+
+@kept(1)
+def _former_requests(path: str, mtime: int, size: int) -> pd.Series:
+    rows = former_manifest(Path(path), PlanRow, ["image_key", "status", "request"])
+    rows = pd.DataFrame({"image_key": [], "status": [], "request": []}) if rows is None else rows
+    rows = rows[rows.status == OK]
+    return pd.Series(rows.request.to_numpy(object), index=rows.image_key)
 
 
 def _statistics(job: Job, recipe: Recipe) -> Statistics:

@@ -1,4 +1,4 @@
-"""Progress of long work: to whoever watches on the command line, and to the UI as a progress artifact."""
+"""Progress of long work: to the command line, and to the UI as a progress artifact."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Progress:
         with self._lock:
             self._done[stage], self._total[stage] = 0, total
             if FlowRunContext.get() and total:
-                with contextlib.suppress(Exception):  # what only shows cannot end a run
+                with contextlib.suppress(Exception):  # a display cannot end a run
                     self._artifact[stage] = create_progress_artifact(0.0, key=f"progress-{stage}", description=stage)
                     self._shown[stage] = time.monotonic()
         self.watch(stage, 0, total)

@@ -31,7 +31,7 @@ def review_images(run: Run, screened: Staged) -> Ref:
 
 @task(name="review", persist_result=False)
 def pick_pictures(screened: Ref, settings: ReviewSettings, out: str) -> tuple[Ref, int]:
-    """Match picked names; how many fit no picture. Not cached: only a look at the folder tells what was picked."""
+    """Match picked names; how many fit no picture. Not cached: what was picked is known only from the folder."""
     rows = read_manifest(screened.file, ScreenRow)
     picked, strange = review_pictures(rows[rows.status == OK], settings)
     if strange:

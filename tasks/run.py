@@ -50,18 +50,19 @@ class Work:
     dataset: DatasetSettings
     root: Path
     progress: Progress
-    verify: bool = False  # believe no memory of files: read them again, and compare digests
+    verify: bool = False  # read all files again, and compare digests
     order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
     account: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def store(self) -> Store:
+        """The workspace's store of pictures and scores."""
         return Store(self.root / "store")
 
     @cached_property
-    def seen(self) -> VerifiedFiles:
-        """Which pictures in the store, and drawn ones, are whole."""
+    def verified(self) -> VerifiedFiles:
+        """The pictures in the store, and drawn ones, that are known to be undamaged."""
         return VerifiedFiles(self.root, anew=self.verify)
 
     @property
@@ -70,6 +71,7 @@ class Work:
         return self.dataset.images
 
     def manifest(self, stage: str) -> Path:
+        """The Parquet file with a stage's rows of the last run."""
         return self.root / "manifests" / f"{stage}.parquet"
 
     def count(self, stage: str, rows: pd.DataFrame, painted: int, reused: int, **more: Any) -> None:
@@ -141,12 +143,12 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
     check_review(settings.review)
     with locked(root, inputs_of(settings)):
         if settings.evaluate.extractor is not None:
-            extractor_of(settings.evaluate.extractor).check()  # now, not after hours of painting
+            extractor_of(settings.evaluate.extractor).check()  # before hours of painting
             built(settings.evaluate.metrics)
         pins = Pins(root / "models.lock")
         pins.seal()
         captioner, recipe = captioner_of(settings, pins), recipe_of(settings, pins)
-        with contextlib.suppress(ConnectionError):  # what a download may mend is no reason to stop here
+        with contextlib.suppress(ConnectionError):  # the painting itself tries the download again
             PAINTERS.build(recipe.painter).check()
         run = Run(
             name=name,

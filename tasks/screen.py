@@ -26,7 +26,7 @@ _MODEL = TypeAdapter(ModelRef)
 
 
 class LimitsJob(BaseModel):
-    """What the task is given."""
+    """The parameters of the task `limits`."""
 
     workspace: str
     sources: str
@@ -38,9 +38,9 @@ class LimitsJob(BaseModel):
 
 
 def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
-    """What painted boxes are to be held to, from real ones; None where no judge is asked.
+    """The limits that painted boxes have to meet, learned from real ones; None without a judge.
 
-    Before anything is painted: what is wrong with the judge shows at once.
+    Before anything is painted, so that a fault of the judge shows at once.
     """
     if run.judge is None or run.settings.screen.boxes is None:
         return None
@@ -86,7 +86,7 @@ def judge_real(job: LimitsJob) -> BoxRules:
 
 
 def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, rules: BoxRules | None) -> Staged:
-    """ScreenRows of the generated pictures; duplicates are told once all parts are known."""
+    """ScreenRows of the generated pictures; duplicates are marked once all parts are known."""
     where: dict[str, Any] = {"images": ingested.images.model_dump()}
     if rules is not None and run.judge is not None:
         where |= {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
@@ -97,17 +97,17 @@ def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, 
     ]
     tidy = mark_duplicates if run.settings.screen.duplicates else lambda rows: rows
     more = count_verdicts if rules is not None else lambda rows: {}
-    stage = Stage(screen_part, ScreenRow, tidy=tidy, there=_settled, more=more)
+    stage = Stage(screen_part, ScreenRow, tidy=tidy, valid=_settled, more=more)
     return run_stage(run, stage, jobs, pictures.manifest.rows)
 
 
 def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, part: Ref) -> dict[str, Any]:
     """What a part's rows depend on; with a judge that is the source's boxes and categories as well."""
-    told: dict[str, Any] = {"pictures": run.settings.screen.model_dump(mode="json", exclude={"boxes"})}
+    settings: dict[str, Any] = {"pictures": run.settings.screen.model_dump(mode="json", exclude={"boxes"})}
     if rules is None:
-        return told
+        return settings
     keys = read_manifest(part.file, PictureRow, ("image_key",)).image_key
-    return told | {"boxes": rules.model_dump(mode="json"), "objects": boxes_digest(ingested.objects, keys)}
+    return settings | {"boxes": rules.model_dump(mode="json"), "objects": boxes_digest(ingested.objects, keys)}
 
 
 def _settled(part: Ref) -> bool:

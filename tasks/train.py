@@ -80,7 +80,7 @@ class Learned(BaseModel):
 
 
 class TrainJob(BaseModel):
-    """What a training task is given."""
+    """The parameters of a training task."""
 
     name: str
     settings: dict[str, Any]
@@ -91,7 +91,7 @@ class TrainJob(BaseModel):
 
 @contextlib.contextmanager
 def open_training(settings: TrainSettings, name: str, progress: Progress) -> Iterator[Training]:
-    """Check what was asked for, lock the workspace, save what was resolved.
+    """Check the settings, lock the workspace, save what was resolved.
 
     Raises AugmentError where a trainer lacks what it needs, `start` holds nothing to begin from, `output` cannot be
     written or has a model of another origin, an input lies in what is written, or another run holds the workspace.
@@ -114,7 +114,7 @@ def open_training(settings: TrainSettings, name: str, progress: Progress) -> Ite
         }
     )
     with locked(root, inputs_of(settings), more=[output / name for name in names], models=TRAINERS):
-        _check_output(output)  # now, not after hours of training
+        _check_output(output)  # before hours of training
         run = Training(
             name=name,
             dataset=settings.dataset,
@@ -143,8 +143,8 @@ def _check_output(output: Path) -> None:
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
-        told = error.strerror or error
-        raise AugmentError(f"output {output} cannot be written ({told}): set `output` to another folder") from None
+        why = error.strerror or error
+        raise AugmentError(f"output {output} cannot be written ({why}): set `output` to another folder") from None
 
 
 def load_pictures(run: Training, ingested: Ingested) -> Learned:
@@ -171,7 +171,7 @@ def load_pictures(run: Training, ingested: Ingested) -> Learned:
 
 
 def train_one(run: Training, learned: Learned, name: str) -> None:
-    """Train a model of TRAINERS into the output folder, or find it there; its account counts steps and minutes."""
+    """Train a model of TRAINERS into the output folder, or find it finished; its account counts steps and minutes."""
     stage, settings = f"train-{name}", run.settings.settings[name]
     start = str(run.settings.start.absolute()) if run.settings.start else None
     run.progress.start(stage, settings["steps"])
@@ -233,9 +233,9 @@ def _pictures_of(learned: Learned) -> tuple[list[TrainingPicture], dict[str, int
 
 
 @kept(1)
-def _pictures(told: str) -> tuple[list[TrainingPicture], dict[str, int]]:
+def _pictures(text: str) -> tuple[list[TrainingPicture], dict[str, int]]:
     """All pictures in memory, and how many were left out by reason; those that ingest set aside are not among them."""
-    learned = Learned.model_validate_json(told)
+    learned = Learned.model_validate_json(text)
     images = read_manifest(learned.images.file, ImageRow)
     return training_pictures(
         images[images.status == OK],
@@ -260,7 +260,7 @@ class _Watcher:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def watch(self, report: Report) -> None:
-        """As the loop tells."""
+        """Take a report of the loop: a note goes into the log, a step to the progress and the curve."""
         if report.note:
             get_run_logger().warning(report.note)
             return

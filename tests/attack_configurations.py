@@ -31,7 +31,7 @@ from lib.training.train import check_training
 
 @contextmanager
 def attacking(folder: Path) -> Iterator[Attack]:
-    """Attack n: fields changed; what is wrong is said in a sentence with the parameter's name."""
+    """Attack n: fields changed; a sentence names the wrong parameter."""
     from tasks.progress import Progress
     from tasks.run import open_run
 
@@ -136,5 +136,10 @@ def _train(random: Random, dataset: dict[str, str]) -> dict[str, Any]:
 
 def _evaluate(random: Random, dataset: dict[str, str]) -> dict[str, Any]:
     metrics = [_member(METRICS, random) for _ in range(2)]
-    own = {"real": dataset["images"], "generated": dataset["images"], "boxes": dataset["annotations"], "format": "coco"}
-    return {**own, "metrics": metrics, "extractor": "pixels", "seed": 0, "workspace": "ws"}
+    sets = {
+        "real": dataset["images"],
+        "generated": dataset["images"],
+        "boxes": dataset["annotations"],
+        "format": "coco",
+    }
+    return {**sets, "metrics": metrics, "extractor": "pixels", "seed": 0, "workspace": "ws"}

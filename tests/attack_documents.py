@@ -65,10 +65,10 @@ def moved(value: Any, old: Path, new: Path) -> Any:
 
 def follow(settings: DatasetSettings, out: Path) -> str:
     """A data set read, its pictures checked, selected, and written as a final set that can be read again."""
-    told = read_dataset(settings)
-    images = check_pictures(told.images.to_pandas(), settings.images, settings.max_pixels)
-    objects = settle_objects(images, told.objects)
-    categories_of(told.envelope)
+    parsed = read_dataset(settings)
+    images = check_pictures(parsed.images.to_pandas(), settings.images, settings.max_pixels)
+    objects = settle_objects(images, parsed.objects)
+    categories_of(parsed.envelope)
     select_pictures(to_table(images, ImageRow), objects.select(OBJECT_COLUMNS), SelectSettings(), 0, None)
     bad = images.reason.ne("").sum() + objects.to_pandas().reason.ne("").sum()
     if unexplained := [
@@ -78,7 +78,7 @@ def follow(settings: DatasetSettings, out: Path) -> str:
         if row.status != "ok" and not row.reason
     ]:
         raise Fault(f"set aside without a reason: {unexplained[0]}")
-    sources = Sources(images, objects.to_pandas(), told.envelope, settings.images)
+    sources = Sources(images, objects.to_pandas(), parsed.envelope, settings.images)
     none = to_table(list[Row](), ReviewRow).to_pandas()
     wanted = FinaliseSettings(yolo=True, s3_pair=True)
     finalise(fresh(out) / "final", sources, none, {}, Ids({}, {}), wanted, Store(out / "store"), None)

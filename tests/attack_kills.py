@@ -1,4 +1,4 @@
-"""`augment run` killed at any moment, on a server of its own or on another one, and run again.
+"""`augment run` killed at any moment, on a temporary server or on a shared one, and run again.
 
 What must hold: the final set is that of a run that nobody killed, nothing is painted twice, nothing half written stays,
 no process is left over, and status.json tells how it ended.
@@ -35,7 +35,7 @@ TOKEN = "AUGMENT_ATTACK"
 
 @dataclass
 class Killed:
-    """A data set to run on, in workspaces of its own; `token` marks every process that comes of it."""
+    """A data set to run on, in its workspaces; `token` marks every process that comes of it."""
 
     folder: Path
     values: dict[str, Any]
@@ -48,7 +48,7 @@ class Killed:
         return self.folder / "ws"
 
     def start(self, server: str | None) -> subprocess.Popen[bytes]:
-        """`augment run`; server: API URL, none: a temporary one of its own."""
+        """`augment run`; server: API URL, none: a temporary one."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         home = {"PREFECT_HOME": str(self.folder / "home"), "PREFECT_PROFILES_PATH": str(self.folder / "profiles.toml")}
         environment = kept | home | {TOKEN: self.token} | ({"PREFECT_API_URL": server} if server else {})
@@ -77,7 +77,7 @@ class Killed:
             raise Fault(f"exit code {code}: {self.log()}")
 
     def log(self) -> str:
-        """The end of what the last process said."""
+        """The end of the last process's output."""
         return (self.folder / "log").read_text("utf-8", "replace")[-1500:]
 
     def alive(self) -> list[int]:
@@ -104,8 +104,8 @@ def attacking(folder: Path) -> Iterator[Attack]:
     prepared: dict[str, Killed] = {}
 
     def prepare(name: str, server: str) -> Killed:
-        own = folder / name
-        own.mkdir()
+        place = folder / name
+        place.mkdir()
         values: dict[str, Any] = {"dataset": made.dataset, "variants": 2, "finalise": {"yolo": True}}
         if name == "model":
             from tiny import tiny_gligen
@@ -114,7 +114,7 @@ def attacking(folder: Path) -> Iterator[Attack]:
             painter = {"name": "gligen-inpaint", "model": str(model), "steps": 2, "size": 64}
             values |= {"preset": "gligen-inpainting", "caption": {"captioner": "template"}, "painter": painter}
             values |= {"screen": {"black": 0, "blank": 0}, "variants": 1}
-        one = Killed(own, values)
+        one = Killed(place, values)
         one.finish(server)
         one.whole, one.files = files_of(one.workspace / "final"), len(files_of(one.workspace))
         return one
@@ -123,12 +123,12 @@ def attacking(folder: Path) -> Iterator[Attack]:
 
         def attack(number: int) -> str:
             random = Random(f"kills {number}")
-            name, own = random.choice(["copies", "copies", "model"]), random.random() < 0.3
+            name, alone = random.choice(["copies", "copies", "model"]), random.random() < 0.3
             if name not in prepared:
                 prepared[name] = prepare(name, server)
             one = prepared[name]
             try:
-                return kill_and_finish(one, None if own else server, random)
+                return kill_and_finish(one, None if alone else server, random)
             finally:
                 one.end_all()
 
@@ -148,22 +148,22 @@ def kill_and_finish(one: Killed, server: str | None, random: Random) -> str:
         kept |= {p: p.stat().st_ino for p in one.workspace.glob("store/picture/*/*") if not p.name.startswith(".tmp")}
     one.finish(server)
     wait_for_none(one, "after the end")
-    said = f"killed by {', '.join(killed) or 'nothing'}, {'a server' if server else 'no server'}"
-    check_final(one, said)
+    how = f"killed by {', '.join(killed) or 'nothing'}, {'a server' if server else 'no server'}"
+    check_final(one, how)
     if twice := [path.name for path, inode in kept.items() if not path.exists() or path.stat().st_ino != inode]:
-        raise Fault(f"{len(twice)} of {len(kept)} pictures made again: {said}")
+        raise Fault(f"{len(twice)} of {len(kept)} pictures made again: {how}")
     return f"killed, {'on a server' if server else 'on its own server'}" if killed else "ended before"
 
 
-def check_final(one: Killed, said: str) -> None:
+def check_final(one: Killed, how: str) -> None:
     """Raises Fault where a workspace is not as if nobody had killed its run."""
     if changed := difference(one.whole, files_of(one.workspace / "final")):
-        raise Fault(f"the final set, {changed}: {said}")
+        raise Fault(f"the final set, {changed}: {how}")
     if left := [p.name for p in one.workspace.rglob(".tmp-*")]:
-        raise Fault(f"half written files stay, {left[:3]}: {said}")
+        raise Fault(f"half written files stay, {left[:3]}: {how}")
     account = check_account_state(one.workspace, completed=True)
     if account["painted"] + account["reused"] != account["stages"]["generate"]["rows"]:
-        raise Fault(f"status.json does not add up: {json.dumps(account)[:500]}: {said}")
+        raise Fault(f"status.json does not add up: {json.dumps(account)[:500]}: {how}")
 
 
 def kill_at(one: Killed, process: subprocess.Popen[bytes], number: int, random: Random) -> bool:

@@ -428,8 +428,8 @@ BYTES: list[Mutation] = [flipped, cut, emptied, garbled, zeroed, doubled, stuffe
 
 def mutated(name: str, data: bytes, random: Random) -> bytes:
     """A document damaged as its suffix allows, or as bytes."""
-    own: dict[str, Mutation] = {".json": json_mutated, ".lock": json_mutated, ".parquet": parquet_mutated}
-    by_kind = own.get(Path(name).suffix.lower(), text_mutated)
+    by_suffix: dict[str, Mutation] = {".json": json_mutated, ".lock": json_mutated, ".parquet": parquet_mutated}
+    by_kind = by_suffix.get(Path(name).suffix.lower(), text_mutated)
     for _ in range(random.choice([1, 1, 1, 2])):
         data = by_kind(data, random) if random.random() < 0.75 else random.choice(BYTES)(data, random)
     return data

@@ -224,5 +224,5 @@ SAMPLES: dict[str, list[Sample]] = {
 def write_sample(format: str, number: int, folder: Path) -> dict[str, Any]:
     """The format's sample `number` (they go round); returns DatasetSettings as plain values."""
     folder.mkdir(parents=True, exist_ok=True)
-    samples = SAMPLES.get(format) or [one for own in SAMPLES.values() for one in own]
+    samples = SAMPLES.get(format) or [one for group in SAMPLES.values() for one in group]
     return {"format": format} | samples[number % len(samples)](folder)

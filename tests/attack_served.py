@@ -35,7 +35,7 @@ with start_server("attacked", listening):
     sys.stdin.read()
 """
 
-_FREE = ("/api/health", "/api/ready")  # probes: they tell nothing
+_FREE = ("/api/health", "/api/ready")  # probes: they reveal nothing
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Served:
             except (ConnectionError, http.client.HTTPException):
                 return 0, b""
 
-    def friendly(self, method: str, path: str, told: Any = None) -> Any:
+    def friendly(self, method: str, path: str, value: Any = None) -> Any:
         """What a program with the secret is answered."""
-        body = None if told is None else json.dumps(told).encode()
+        body = None if value is None else json.dumps(value).encode()
         status, data = self.ask(method, path, [*self.own_host, *basic(self.secret)], body)
         if status // 100 != 2:
             raise Fault(f"a program with the secret is refused: {method} {path} {status} {data[:300]!r}")
@@ -155,14 +155,14 @@ def request(server: Served, random: Random) -> str:
         type_ = random.choice([None, "application/json", "text/plain", "application/x-www-form-urlencoded", "a/b; c"])
         headers += [("Content-Type", type_)] if type_ else []
     status, answer = server.ask(method, path, headers, body if method != "GET" else None)
-    said = f"{method} {path} {headers} → {status} {answer[:200]!r}"
-    check_answer(server, wrong, method, path, status, answer, said)
+    exchange = f"{method} {path} {headers} → {status} {answer[:200]!r}"
+    check_answer(server, wrong, method, path, status, answer, exchange)
     if kind == "flow" and server.friendly("POST", "/api/flows/filter", {"flows": {"name": {"any_": [name]}}}):
-        raise Fault(f"it had an effect: {said}")
+        raise Fault(f"it had an effect: {exchange}")
     return f"{wrong} refused"
 
 
-def check_answer(server: Served, wrong: str, method: str, path: str, status: int, answer: bytes, said: str) -> None:
+def check_answer(server: Served, wrong: str, method: str, path: str, status: int, answer: bytes, exchange: str) -> None:
     """Raises Fault where it is no refusal."""
     plain = urllib.parse.unquote(path).split("?")[0]
     if status == 101 and wrong == "secret" and answer[:1] not in (b"\x81", b"\x82"):
@@ -170,9 +170,9 @@ def check_answer(server: Served, wrong: str, method: str, path: str, status: int
     if 200 <= status < 400 or status == 101:
         static = wrong == "secret" and method in ("GET", "HEAD") and not plain.lower().lstrip("/").startswith("api")
         if not static and not (wrong == "secret" and plain.endswith(_FREE)):
-            raise Fault(f"answered: {said}")
+            raise Fault(f"answered: {exchange}")
     if server.secret.encode() in answer:
-        raise Fault(f"it tells the secret: {said}")
+        raise Fault(f"it reveals the secret: {exchange}")
 
 
 def _spelled(path: str, server: Served, random: Random) -> str:
@@ -202,7 +202,7 @@ def _hosts(server: Served, random: Random, wrong: str) -> list[tuple[str, str]]:
     """Of this server; or where the host is what is wrong, of another."""
     if wrong != "host":
         return [("Host", random.choice([f"127.0.0.1:{server.port}", f"localhost:{server.port}"]))]
-    own, evil = f"127.0.0.1:{server.port}", "rebound.example"
+    host, evil = f"127.0.0.1:{server.port}", "rebound.example"
     return random.choice(
         [
             [],
@@ -210,17 +210,17 @@ def _hosts(server: Served, random: Random, wrong: str) -> list[tuple[str, str]]:
             [("Host", evil)],
             [("Host", f"{evil}:{server.port}")],
             [("Host", f"127.0.0.1.{evil}:{server.port}")],
-            [("Host", f"{own}@{evil}")],
-            [("Host", f"{evil}/{own}")],
+            [("Host", f"{host}@{evil}")],
+            [("Host", f"{evil}/{host}")],
             [("Host", f"127.0.0.1:{server.port + 1}")],
             [("Host", "127.0.0.1")],
             [("Host", f"0.0.0.0:{server.port}")],
             [("Host", f"[::ffff:127.0.0.1]:{server.port}")],
-            [("Host", own), ("Host", evil)],
-            [("Host", evil), ("Host", own)],
-            [("Host", f"{evil}, {own}")],
-            [("Host", evil), ("X-Forwarded-Host", own)],
-            [("Host", evil), ("Forwarded", f"host={own}")],
+            [("Host", host), ("Host", evil)],
+            [("Host", evil), ("Host", host)],
+            [("Host", f"{evil}, {host}")],
+            [("Host", evil), ("X-Forwarded-Host", host)],
+            [("Host", evil), ("Forwarded", f"host={host}")],
             [("Host", f"localhost.:{server.port}.")],
         ]
     )
@@ -264,5 +264,5 @@ def _origins(server: Served, random: Random, wrong: str) -> list[tuple[str, str]
         "file://",
         "",
     ]
-    own = [("Origin", f"http://127.0.0.1:{server.port}")]
-    return [*random.choice([[], own]), ("Origin", random.choice(evil)), *random.choice([[], own])]
+    page = [("Origin", f"http://127.0.0.1:{server.port}")]
+    return [*random.choice([[], page]), ("Origin", random.choice(evil)), *random.choice([[], page])]

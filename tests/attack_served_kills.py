@@ -45,14 +45,14 @@ class Restarted(Served):
         with self.out.open("ab") as out:
             command = [sys.executable, "-m", "flows.serve", "--port", str(self.port)]
             self.process = subprocess.Popen(command, cwd=self.root, env=self.env, stdout=out, stderr=out)
-        self.wait(self.said().count("Ready after") + 1)
+        self.wait(self.output().count("Ready after") + 1)
 
     def wait(self, times: int = 1) -> None:
         """Until it has said so often that it is ready."""
         deadline = time.monotonic() + PATIENCE
-        while self.said().count("Ready after") < times:
+        while self.output().count("Ready after") < times:
             if time.monotonic() > deadline or self.process.poll() is not None:
-                raise Fault(f"make serve does not start: {self.said()[-1500:]}")
+                raise Fault(f"make serve does not start: {self.output()[-1500:]}")
             time.sleep(0.2)
 
 
@@ -81,9 +81,9 @@ def start(served: Restarted, one: Killed, *options: str) -> None:
     """A run of the deployment; raises Fault where it does not complete, if it is watched."""
     given = [f"{name}={json.dumps(value)}" for name, value in (one.values | {"workspace": str(one.workspace)}).items()]
     parameters = [part for text in given for part in ("--param", text)]
-    told = served.shell("prefect", "deployment", "run", "augment/coco", *options, *parameters)
-    if options and "Completed" not in told:
-        raise Fault(f"the run does not complete: {told[-800:]}")
+    output = served.shell("prefect", "deployment", "run", "augment/coco", *options, *parameters)
+    if options and "Completed" not in output:
+        raise Fault(f"the run does not complete: {output[-800:]}")
 
 
 def kill_and_finish(served: Restarted, one: Killed, random: Random) -> str:
@@ -94,7 +94,7 @@ def kill_and_finish(served: Restarted, one: Killed, random: Random) -> str:
     deadline = time.monotonic() + PATIENCE
     while sum(len(names) for _, _, names in os.walk(one.workspace)) < wanted:
         if time.monotonic() > deadline:
-            raise Fault(f"a run on make serve does not begin: {served.said()[-800:]}")
+            raise Fault(f"a run on make serve does not begin: {served.output()[-800:]}")
         time.sleep(0.002)
     for pid in processes(one, PARTS[part]):
         with contextlib.suppress(ProcessLookupError):
@@ -103,7 +103,7 @@ def kill_and_finish(served: Restarted, one: Killed, random: Random) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             served.process.wait(LEFT)
         if served.process.poll() is None:
-            raise Fault(f"make serve goes on without {part}: {served.said()[-800:]}")
+            raise Fault(f"make serve goes on without {part}: {served.output()[-800:]}")
         wait_for_none(one, f"after {part} was killed")
         served.restart()
     start(served, one, "--watch")

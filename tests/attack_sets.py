@@ -87,7 +87,7 @@ BAD_PICTURES: list[Callable[[Random], bytes]] = [
     lambda random: _png_of(0, 10),
     lambda random: _png_of(96, 72, b"short"),
     lambda random: _png_of(96, 72, bytes(72 * (96 * 6 + 1)), depth=16),
-    lambda random: _png_of(96, 72, bytes(72 * 97), colour=3),  # a palette that is not there
+    lambda random: _png_of(96, 72, bytes(72 * 97), colour=3),  # without its palette
     lambda random: _saved(Image.fromarray(np.full((72, 96), 40_000, np.uint16)), "PNG"),
     lambda random: _saved(Image.fromarray(np.full((72, 96), np.nan, np.float32)), "TIFF"),
     lambda random: _saved(_noise("CMYK"), "JPEG"),
@@ -189,7 +189,7 @@ CHANGES: list[Change] = [_renamed, _renamed, _category, _picture, _picture, _no_
 
 @contextmanager
 def attacking(folder: Path) -> Iterator[Attack]:
-    """Attack n: a data set with a few changes, run in a workspace of its own."""
+    """Attack n: a data set with a few changes, run in a fresh workspace."""
 
     def attack(number: int) -> str:
         forget()
@@ -243,10 +243,10 @@ def run_on(given: dict[str, Any], ground: Ground, random: Random) -> str:
 
 def check_final(ws: Path, dataset: DatasetSettings) -> str:
     """Raises Fault where a picture is not accounted for, or where the final set is not what its rows say."""
-    told = read_dataset(dataset).images.num_rows
+    parsed = read_dataset(dataset).images.num_rows
     images = read_manifest(ws / "manifests" / "ingest.parquet", ImageRow)
-    if len(images) != told or images.reason[images.status != OK].eq("").any():
-        raise Fault(f"{told} pictures in, {len(images)} rows out, or one without a reason")
+    if len(images) != parsed or images.reason[images.status != OK].eq("").any():
+        raise Fault(f"{parsed} pictures in, {len(images)} rows out, or one without a reason")
     rows = read_manifest(ws / "manifests" / "finalise.parquet", FinalRow)
     placed = rows[rows.status == OK]
     final = ws / "final"

@@ -346,37 +346,37 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
     """How it ended; raises Fault."""
     for name, damage in damaged.items():
         DAMAGES[damage](made.root / name, ground, random)
-    said = "; ".join(f"{damage} {name}" for name, damage in list(damaged.items())[:6])
+    damages = "; ".join(f"{damage} {name}" for name, damage in list(damaged.items())[:6])
     before = ground.outside()
     ended = "healed by itself"
     for _ in range(len(damaged) + 2):
         state = made.run()
         if ground.canary.exists():
             ground.canary.rmdir()
-            raise Fault(f"it ran code: {said}")
+            raise Fault(f"it ran code: {damages}")
         if changed := difference(before, ground.outside()):
-            raise Fault(f"outside, {changed}: {said}")
-        check_account(made, state.is_completed(), sum(name.startswith("store/") for name in damaged), said)
+            raise Fault(f"outside, {changed}: {damages}")
+        check_account(made, state.is_completed(), sum(name.startswith("store/") for name in damaged), damages)
         if state.is_completed():
             break
-        _follow(made, state.message, damaged, said)
+        _follow(made, state.message, damaged, damages)
         ended = "healed by its remedy"
     else:
-        raise Fault(f"it does not end: {said}")
+        raise Fault(f"it does not end: {damages}")
     if changed := difference(made.result(made.pristine), made.result()):
-        raise Fault(f"the result, {changed}: {said}")
+        raise Fault(f"the result, {changed}: {damages}")
     return ended
 
 
-def check_account(made: Made, completed: bool, most: int, said: str) -> None:
-    """Raises Fault where status.json does not tell how it ended, or where more than `most` pictures were painted."""
+def check_account(made: Made, completed: bool, most: int, damages: str) -> None:
+    """Raises Fault where status.json does not say how it ended, or where more than `most` pictures were painted."""
     account = check_account_state(made.root, completed)
     if account.get("painted", 0) > most:
-        raise Fault(f"{account['painted']} painted again: {said}")
+        raise Fault(f"{account['painted']} painted again: {damages}")
 
 
 def check_account_state(root: Path, completed: bool) -> dict[str, Any]:
-    """The account of a run; raises Fault where it does not tell how the run ended."""
+    """The account of a run; raises Fault where it does not say how the run ended."""
     try:
         account: dict[str, Any] = json.loads((root / "status.json").read_bytes())
     except (OSError, ValueError) as error:
@@ -388,16 +388,16 @@ def check_account_state(root: Path, completed: bool) -> dict[str, Any]:
     return account
 
 
-def _follow(made: Made, message: str, damaged: dict[str, str], said: str) -> None:
+def _follow(made: Made, message: str, damaged: dict[str, str], damages: str) -> None:
     """Do what the sentence says to the damaged file that it names."""
     if "encountered an exception" in message:
-        raise Fault(f"{message[:600]}: {said}")
+        raise Fault(f"{message[:600]}: {damages}")
     check_error(Exception(message))
     named = [name for name in damaged if re.search(rf"(^|[/\s'\"]){re.escape(name)}(?![\w.])", message)]
     if not named:
-        raise Fault(f"it names no damaged file: {message[:600]}: {said}")
+        raise Fault(f"it names no damaged file: {message[:600]}: {damages}")
     if not re.search("remove|delete|move it away", message):
-        raise Fault(f"it names no remedy: {message[:600]}: {said}")
+        raise Fault(f"it names no remedy: {message[:600]}: {damages}")
     for name in named:
         path = made.root / name
         if path.is_dir() and not path.is_symlink():

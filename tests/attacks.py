@@ -4,7 +4,7 @@ make attack MINUTES=60                                   # or: python tests/atta
 python tests/attacks.py --kind documents --first 1234    # one attack again
 
 Attack `number` of a kind is the same every time. It ends as it should, with a word for how, or it is a fault, which is
-listed with the command that repeats it. Kinds run one after another in processes of their own, so that one that hangs,
+listed with the command that repeats it. Kinds run one after another in separate processes, so that one that hangs,
 crashes or eats memory is a fault too and the others go on. A new kind is a module with `attacking` and a line in KINDS.
 """
 
@@ -69,8 +69,8 @@ KINDS = {
 # --- one process: attacks of one kind ------------------------------------------------------------------------------
 
 
-def run_kind(name: str, first: int, count: int, seconds: float, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Attacks first, first + 1, ... until so many are done or the time is up; each is told when it begins and ends.
+def run_kind(name: str, first: int, count: int, seconds: float, send: Callable[[dict[str, Any]], None]) -> None:
+    """Attacks first, first + 1, ... until so many are done or the time is up; each is reported when it begins and ends.
 
     There is one at least: where the preparation takes all the time, a kind would else never be tried.
     """
@@ -79,8 +79,8 @@ def run_kind(name: str, first: int, count: int, seconds: float, tell: Callable[[
         for number in range(first, first + count):
             if number > first and time.monotonic() > deadline:
                 break
-            tell({"begun": number})
-            tell({"number": number, **outcome(attack, number)})
+            send({"begun": number})
+            send({"number": number, **outcome(attack, number)})
 
 
 def outcome(attack: Attack, number: int) -> dict[str, str]:
@@ -97,8 +97,8 @@ def outcome(attack: Attack, number: int) -> dict[str, str]:
 def _frame(error: BaseException) -> str:
     """The innermost line of the project that an error went through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename).parent != TESTS and Path(f.filename).is_relative_to(CHECKOUT)]
-    last = (own or frames)[-1]
+    of_kind = [f for f in frames if Path(f.filename).parent != TESTS and Path(f.filename).is_relative_to(CHECKOUT)]
+    last = (of_kind or frames)[-1]
     return f"{Path(last.filename).name}:{last.lineno} {last.name}"
 
 
@@ -126,14 +126,14 @@ class Counts:
     def tried(self) -> int:
         return self.ended.total() + self.faulty
 
-    def add(self, told: dict[str, Any]) -> None:
-        self.next = told["number"] + 1
-        if "ended" in told:
-            self.ended[told["ended"]] += 1
+    def add(self, report: dict[str, Any]) -> None:
+        self.next = report["number"] + 1
+        if "ended" in report:
+            self.ended[report["ended"]] += 1
         else:
-            self.faults.setdefault(told["where"], []).append((told["number"], told["fault"]))
+            self.faults.setdefault(report["where"], []).append((report["number"], report["fault"]))
 
-    def told(self, name: str) -> str:
+    def summary(self, name: str) -> str:
         words = ", ".join(f"{word} {n}" for word, n in sorted(self.ended.items()))
         return (
             f"{name:>15}: {self.tried} tried, {self.ended.total()} ended as they should, {self.faulty} faults ({words})"
@@ -144,9 +144,9 @@ def attack_all(counts: dict[str, Counts], minutes: float) -> None:
     """Kinds in turn, each as long as its share, in rounds of about twenty minutes."""
     rounds, shares = max(1, round(minutes / 20)), sum(KINDS[name].share for name in counts)
     for _ in range(rounds):
-        for name, own in counts.items():
-            attack_in_process(name, minutes * 60 / rounds * KINDS[name].share / shares, own)
-            print(own.told(name), flush=True)
+        for name, of_kind in counts.items():
+            attack_in_process(name, minutes * 60 / rounds * KINDS[name].share / shares, of_kind)
+            print(of_kind.summary(name), flush=True)
 
 
 def attack_in_process(name: str, seconds: float, counts: Counts) -> None:
@@ -162,9 +162,9 @@ def attack_in_process(name: str, seconds: float, counts: Counts) -> None:
 
 
 def watch(command: list[str], limit: float, counts: Counts, folder: Path) -> None:
-    """Count what a process tells; one that ends badly, or is silent for too long, is a fault of the attack begun.
+    """Count what a process reports; one that ends badly, or is silent for too long, is a fault of the attack begun.
 
-    limit: seconds for an attack, and half of what there are for the preparation; folder: for all that it writes.
+    limit: seconds for an attack, and half as many for the preparation; folder: for all that it writes.
     """
     with (folder / "errors").open("wb") as errors:
         process = subprocess.Popen(
@@ -180,10 +180,10 @@ def watch(command: list[str], limit: float, counts: Counts, folder: Path) -> Non
     begun, patience, wrong = None, 2 * limit, ""
     try:
         while line := lines.get(timeout=patience):
-            told = json.loads(line)
-            begun, patience = told.get("begun"), limit
+            report = json.loads(line)
+            begun, patience = report.get("begun"), limit
             if begun is None:
-                counts.add(told)
+                counts.add(report)
         code = process.wait(limit)
         wrong = f"the process ended with code {code}" if code or begun is not None else ""
     except (queue.Empty, subprocess.TimeoutExpired):
@@ -199,8 +199,8 @@ def watch(command: list[str], limit: float, counts: Counts, folder: Path) -> Non
 
 def _pump(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
     assert process.stdout is not None
-    with process.stdout as told:
-        for line in told:
+    with process.stdout as output:
+        for line in output:
             lines.put(line)
     lines.put(b"")
 
@@ -212,24 +212,24 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def said(told: dict[str, Any], name: str, counts: Counts) -> None:
+def show_attack(report: dict[str, Any], name: str, counts: Counts) -> None:
     """Count an attack, and say how it ended."""
-    if "begun" not in told:
-        counts.add(told)
-        print(f"{name} {told['number']}: {told.get('ended') or 'FAULT ' + told['where']}", flush=True)
+    if "begun" not in report:
+        counts.add(report)
+        print(f"{name} {report['number']}: {report.get('ended') or 'FAULT ' + report['where']}", flush=True)
 
 
 def show(counts: dict[str, Counts]) -> None:
     """Faults with how to repeat them, then the counts."""
-    for name, own in counts.items():
-        for where, faults in own.faults.items():
+    for name, of_kind in counts.items():
+        for where, faults in of_kind.faults.items():
             number, text = faults[0]
             print(f"\nFAULT {name}, {len(faults)} times: {where}\n{text.rstrip()}")
             numbers = ", ".join(str(n) for n, _ in faults[:8])
             print(f"again: python tests/attacks.py --kind {name} --first {number}   (numbers: {numbers})")
     print()
-    for name, own in counts.items():
-        print(own.told(name))
+    for name, of_kind in counts.items():
+        print(of_kind.summary(name))
 
 
 def main() -> int:
@@ -248,19 +248,25 @@ def main() -> int:
         out = os.dup(1)  # what the program itself prints is not ours
         os.dup2(2, 1)
         with os.fdopen(out, "w") as lines:
-            tell: Any = lambda told: print(json.dumps(told), file=lines, flush=True)  # noqa: E731
-            run_kind(names[0], options.first, 10**9, options.seconds, tell)
+            send: Any = lambda report: print(json.dumps(report), file=lines, flush=True)  # noqa: E731
+            run_kind(names[0], options.first, 10**9, options.seconds, send)
         return 0
     alone = options.first is not None
     counts = {name: Counts(next=options.first if alone else 1_000_000) for name in names}  # not those of `make test`
     try:
         if not alone:
             attack_all(counts, options.minutes)
-        for name, own in counts.items() if alone else ():
-            run_kind(name, options.first, options.count, 10**9, lambda told, own=own, name=name: said(told, name, own))
+        for name, of_kind in counts.items() if alone else ():
+            run_kind(
+                name,
+                options.first,
+                options.count,
+                10**9,
+                lambda report, of_kind=of_kind, name=name: show_attack(report, name, of_kind),
+            )
     finally:  # stopped early, too
         show(counts)
-    return 1 if any(own.faults for own in counts.values()) else 0
+    return 1 if any(of_kind.faults for of_kind in counts.values()) else 0
 
 
 # --- what several kinds use ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""About a minute of every kind of attack (`make attack` goes on for an hour), and that faults would be seen."""
+"""About a minute of every kind of attack (`make attack` goes on for an hour), and that faults would be found."""
 
 import sys
 
@@ -18,7 +18,7 @@ def test_every_kind_of_attack_is_tried_here():
     assert set(COUNTS) == set(KINDS) - LONG
 
 
-@pytest.mark.timeout(1200)  # a minute on a machine of its own; kills and reruns on one that is busy
+@pytest.mark.timeout(1200)  # a minute on an idle machine; kills and reruns on one that is busy
 @pytest.mark.parametrize("kind", COUNTS)
 def test_attacks_end_as_they_should(kind, tmp_path, prefect_server, monkeypatch):
     monkeypatch.setattr(attacks, "SERVER", prefect_server)
@@ -26,7 +26,7 @@ def test_attacks_end_as_they_should(kind, tmp_path, prefect_server, monkeypatch)
     with KINDS[kind].open(tmp_path) as attack:
         for number in range(COUNTS[kind]):
             counts.add({"number": number, **outcome(attack, number)})
-    print(counts.told(kind))
+    print(counts.summary(kind))
     assert not counts.faults, f"again: python tests/attacks.py --kind {kind} --first NUMBER\n{counts.faults}"
     assert counts.tried == COUNTS[kind]
 
@@ -35,23 +35,23 @@ def test_attacks_end_as_they_should(kind, tmp_path, prefect_server, monkeypatch)
 def test_every_format_has_samples_to_attack_in_which_nothing_is_set_aside(format, tmp_path):
     assert format in SAMPLES, "add a sample of the format to tests/attack_samples.py"
     for number in range(len(SAMPLES[format])):
-        told = read_dataset(DatasetSettings(**write_sample(format, number, tmp_path / str(number))))
-        assert told.images.num_rows >= 3 and told.objects.num_rows >= 3
-        assert set(told.images["status"].to_pylist()) == set(told.objects["status"].to_pylist()) == {"ok"}
+        parsed = read_dataset(DatasetSettings(**write_sample(format, number, tmp_path / str(number))))
+        assert parsed.images.num_rows >= 3 and parsed.objects.num_rows >= 3
+        assert set(parsed.images["status"].to_pylist()) == set(parsed.objects["status"].to_pylist()) == {"ok"}
 
 
 def _raise(error):
     raise error
 
 
-def test_what_is_raised_is_a_fault_and_faults_of_one_kind_are_told_once():
+def test_what_is_raised_is_a_fault_and_faults_of_one_kind_are_reported_once():
     counts = Counts()
     for number in range(3):
         counts.add({"number": number, **outcome(lambda n: _raise(Fault(f"file /tmp/x{n} is gone")), number)})
     counts.add({"number": 3, **outcome(lambda n: [].pop(), 3)})
     counts.add({"number": 4, **outcome(lambda n: "refused", 4)})
     assert (counts.tried, counts.faulty, counts.ended["refused"], counts.next) == (5, 4, 1, 5)
-    assert [len(own) for own in counts.faults.values()] == [3, 1]
+    assert [len(found) for found in counts.faults.values()] == [3, 1]
 
 
 @pytest.mark.parametrize(

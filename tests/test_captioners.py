@@ -129,7 +129,7 @@ def test_given_says_the_text_or_the_first_of_a_list(value, text):
     assert Given(Given.Settings()).caption([None], [["dog"]], [record]) == [text]
 
 
-def test_given_reads_the_field_that_it_is_told():
+def test_given_reads_the_field_of_its_settings():
     record = json.dumps({"id": 1, 'a "text"': "a dog", "caption": "a cat"}).encode()
     assert Given(Given.Settings(field='a "text"')).caption([None], [[]], [record]) == ["a dog"]
     assert Given(Given.Settings(field="none")).caption([None], [[]], [record]) == [None]
@@ -174,7 +174,7 @@ def test_rules_and_the_prompts_form_apply_to_given_texts(tmp_path):
     assert (rows["1"].reason, rows["1"].detail) == ("label_missing", "an aquarium")
 
 
-def test_a_changed_text_is_said_anew_and_others_are_not(tmp_path):
+def test_a_changed_text_is_captioned_anew_and_others_are_not(tmp_path):
     records = {"0": {"caption": "a dog"}, "1": {"caption": "a cat"}}
     stage(tmp_path, selected([], []), records)
     rows = stage(tmp_path, selected([], []), records | {"1": {"caption": "a cow"}})
@@ -187,7 +187,7 @@ def test_another_field_is_another_caption(tmp_path):
     assert stage(tmp_path, selected([]), records, settings={"field": "title"})["0"].caption == "Rex"
 
 
-def test_records_are_no_part_of_the_key_where_they_are_not_read(tmp_path):
+def test_records_are_not_part_of_the_key_where_they_are_not_read(tmp_path):
     assert not stage(tmp_path, selected(["cat"]), name="template")["0"].reused
     assert stage(tmp_path, selected(["cat"]), {"0": {"caption": "a dog"}}, name="template")["0"].reused
     key = key_of("caption", "d0", "upright", ["cat"], CAPTIONERS.member("template", {}).identity())

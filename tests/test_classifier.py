@@ -88,7 +88,7 @@ def test_scores_are_the_softmax_that_transformers_gives_for_its_own_processor(fo
     assert model.config.id2label == dict(enumerate(LABELS))
 
 
-def test_only_the_names_that_are_asked_for_share(judge: CropClassifier):
+def test_only_the_requested_names_share(judge: CropClassifier):
     of_all, of_two = judge.score(crops(3), LABELS), judge.score(crops(3), ["open", "background"])
     np.testing.assert_allclose(of_two, of_all[:, [2, 1]] / of_all[:, [2, 1]].sum(1, keepdims=True), rtol=1e-6)
 
@@ -198,7 +198,7 @@ def test_missing_tensors_are_not_filled_with_random_numbers(copied: Path):
         judge_of(copied).load()
 
 
-def test_weights_that_are_no_numbers_are_told_at_the_first_score(copied: Path):
+def test_weights_that_are_not_numbers_are_reported_at_the_first_score(copied: Path):
     tensors = load_file(copied / "model.safetensors")
     tensors["classifier.1.weight"] *= float("nan")
     save_file(tensors, copied / "model.safetensors", {"format": "pt"})
@@ -216,7 +216,7 @@ def test_a_missing_file_is_named(name: str, copied: Path):
 # What it learns
 
 
-def test_a_short_training_tells_colours_and_empty_places_apart(tmp_path: Path):
+def test_a_short_training_distinguishes_colours_and_empty_places(tmp_path: Path):
     pictures = [picture("red", "green", "blue"), picture("blue", "red"), picture("green"), picture()]
     settings = ClassifierSettings(
         steps=50, batch=32, side=32, warmup=5, decay=0.9, precision="no", checkpoint_minutes=9
@@ -241,7 +241,7 @@ def test_all_categories_are_drawn_alike_often_however_rare(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("symmetries", "count"), [("none", 1), ("mirror", 2), ("all", 8)])
-def test_crops_are_turned_as_far_as_is_asked(symmetries: str, count: int, monkeypatch: pytest.MonkeyPatch):
+def test_crops_are_turned_as_far_as_is_set(symmetries: str, count: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "worn", lambda pixels, rng: pixels)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     one = TrainingPicture(noise, "", Things(np.array([[20.0, 20, 40, 40]]), ("red",), ("a red",)))
@@ -281,7 +281,7 @@ def test_pictures_full_of_objects_have_no_background():
     assert objective(full, background=False).labels == ["red"]
 
 
-def test_a_piece_of_a_large_object_is_no_empty_place():
+def test_a_piece_of_a_large_object_is_not_an_empty_place():
     boxes = np.array([[0, 0, 96, 80], [4, 84, 8, 88]], float)
     large = TrainingPicture(np.zeros((96, 96, 3), np.uint8), "", Things(boxes, ("red",) * 2, ("a red",) * 2))
     made = objective(large, large)
@@ -309,10 +309,10 @@ def test_the_sheet_shows_crops_and_marks_what_is_wrong():
     assert (corners == (200, 30, 30)).all(1).sum() == 32  # of 48, all but the third that it is right about
 
 
-# On boards that it has not seen
+# On boards that are not in its training set
 
 
-def test_the_classifier_of_boards_tells_real_defects_and_clean_places_on_unseen_groups():
+def test_the_classifier_of_boards_recognises_real_defects_and_clean_places_on_unseen_groups():
     model = MINI.parent / "pcb" / "classifier"
     if not model.is_dir():
         pytest.skip("the classifier of circuit boards is not here: data/models/pcb/classifier is missing")

@@ -45,10 +45,10 @@ def dataset(folder: Path, **values: Any) -> Dataset:
 
 
 def read(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    told = dataset(folder, **values)
-    assert told.images.schema.equals(arrow_schema(ImageRow))
-    assert told.objects.schema.equals(arrow_schema(ObjectRow))
-    return told.images.to_pandas(), told.objects.to_pandas()
+    parsed = dataset(folder, **values)
+    assert parsed.images.schema.equals(arrow_schema(ImageRow))
+    assert parsed.objects.schema.equals(arrow_schema(ObjectRow))
+    return parsed.images.to_pandas(), parsed.objects.to_pandas()
 
 
 def only(rows: pd.DataFrame) -> Any:
@@ -145,7 +145,7 @@ def test_a_picture_that_the_file_of_things_does_not_list_is_set_aside(tmp_path: 
     assert len(objects) == 6
 
 
-def test_a_size_that_is_not_told_is_that_of_the_picture(tmp_path: Path) -> None:
+def test_a_size_that_is_not_given_is_that_of_the_picture(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (1000, 1000)).save(tmp_path / "1.jpg")

@@ -343,19 +343,19 @@ def test_reconstruct_by_hand(decoder):
 
     step = make_pass()
     picture, paint, mask = smooth(0), painted(decoder, step.shape), torch.from_numpy(region_mask(step, FRAME))
-    own = copy.deepcopy(decoder)
-    own.vae.decoder.requires_grad_(True)
-    known, first = torch.from_numpy(picture / 127.5 - 1).permute(2, 0, 1).float(), own.pixels(paint.latents).detach()
-    optimizer = torch.optim.Adam(own.vae.decoder.parameters(), lr=1e-2)
+    copied = copy.deepcopy(decoder)
+    copied.vae.decoder.requires_grad_(True)
+    known, first = torch.from_numpy(picture / 127.5 - 1).permute(2, 0, 1).float(), copied.pixels(paint.latents).detach()
+    optimizer = torch.optim.Adam(copied.vae.decoder.parameters(), lr=1e-2)
     mse = torch.nn.functional.mse_loss
     for _ in range(3):
-        made = own.pixels(paint.latents)
+        made = copied.pixels(paint.latents)
         loss = mse(made * mask, first * mask) + 100 * mse(made * ~mask, known * ~mask)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     result = compose(picture, paint, step, built("reconstruct", iterations=3, learning_rate=1e-2))
-    np.testing.assert_allclose(result.astype(int), own(paint.latents), atol=1)
+    np.testing.assert_allclose(result.astype(int), copied(paint.latents), atol=1)
 
 
 def state(vae):

@@ -31,11 +31,11 @@ def board(root: Path, group: str, number: int, text: str | None, kinds: tuple[st
 
 def read(folder: Path, format: str = "deep-pcb", **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the ingest stage, headers alone looked at."""
-    told = read_dataset(DatasetSettings(images=folder, format=format, **values))
-    assert told.images.schema.equals(arrow_schema(ImageRow))
-    assert told.objects.schema.equals(arrow_schema(ObjectRow))
-    images = check_pictures(told.images.to_pandas(), folder, 10**6, decode=False)
-    return images, settle_objects(images, told.objects).to_pandas()
+    parsed = read_dataset(DatasetSettings(images=folder, format=format, **values))
+    assert parsed.images.schema.equals(arrow_schema(ImageRow))
+    assert parsed.objects.schema.equals(arrow_schema(ObjectRow))
+    images = check_pictures(parsed.images.to_pandas(), folder, 10**6, decode=False)
+    return images, settle_objects(images, parsed.objects).to_pandas()
 
 
 def only(rows: pd.DataFrame) -> Any:
@@ -63,7 +63,7 @@ def test_a_layout_is_the_partner_s_boxes_on_the_clean_picture(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("format", ["deep-pcb", "deep-pcb-layout"])
-def test_the_split_is_by_group_unless_told_and_the_record_keeps_the_group(tmp_path: Path, format: str) -> None:
+def test_the_split_is_by_group_unless_set_and_the_record_keeps_the_group(tmp_path: Path, format: str) -> None:
     for group in ("12000", *TEST_GROUPS):
         board(tmp_path, group, 1, "1 2 3 4 5")
     for split in (None, "official"):

@@ -12,14 +12,14 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from lib.core.errors import AugmentError
-from lib.records.settings import CompareSettings
-from lib.runs.parameters import check_parameters, resolve_parameters
+from lib.records.settings import CompareSettings, TrainSettings
+from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
 from lib.training.train import check_training
 
 CHECKOUT = Path(__file__).parents[1]
-TOLD = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))
+DECLARED = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
-    ("evaluate/" if ":evaluate" in told["entrypoint"] else "") + told["name"]: told for told in TOLD["deployments"]
+    ("evaluate/" if ":evaluate" in one["entrypoint"] else "") + one["name"]: one for one in DECLARED["deployments"]
 }
 
 every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
@@ -27,7 +27,7 @@ every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
 
 FLOWS = {
     entrypoint: load_flow_from_entrypoint(str(CHECKOUT / entrypoint))
-    for entrypoint in sorted({told["entrypoint"] for told in DEPLOYMENTS.values()})
+    for entrypoint in sorted({one["entrypoint"] for one in DEPLOYMENTS.values()})
 }
 
 
@@ -70,8 +70,8 @@ def test_parameters_are_what_its_flow_takes(name):
 
 @every_deployment
 def test_each_has_a_workspace_of_its_own_and_its_runs_queue(name):
-    own = "loco-evaluation" if name == "evaluate/loco" else name
-    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{own}"
+    workspace = "loco-evaluation" if name == "evaluate/loco" else name
+    assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{workspace}"
     assert DEPLOYMENTS[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
@@ -83,7 +83,7 @@ def test_the_pool_is_the_one_that_serve_makes(name):
 
 
 def test_no_path_belongs_to_one_machine():
-    assert not [text for text in strings(TOLD) if PurePath(text).is_absolute() or text.startswith("~")]
+    assert not [text for text in strings(DECLARED) if PurePath(text).is_absolute() or text.startswith("~")]
 
 
 def test_the_demo_set_lies_in_the_checkout():
@@ -98,8 +98,8 @@ def test_loco_has_a_schedule_that_is_paused():
 
 
 def test_loco_is_started_by_its_update():
-    (told,) = DEPLOYMENTS["loco"]["triggers"]
-    trigger = DeploymentEventTrigger(**told)
+    (trigger_fields,) = DEPLOYMENTS["loco"]["triggers"]
+    trigger = DeploymentEventTrigger(**trigger_fields)
     assert trigger.enabled and trigger.expect == {"dataset.updated"}
     assert trigger.match.matches({"prefect.resource.id": "dataset.loco"})
     assert not trigger.match.matches({"prefect.resource.id": "dataset.coco"})
@@ -132,12 +132,11 @@ def test_a_wrong_parameter_is_refused_before_a_run_starts(flow, given):
         assert form_errors(flow, parameters)
 
 
-def test_every_parameter_of_the_flow_train_is_in_its_form_and_in_its_settings():
-    from lib.records.settings import TrainSettings
-
-    form = parameter_schema(FLOWS["flows/train.py:train"]).properties
-    assert set(form) == set(TrainSettings.model_fields)
-    assert all(told.get("description") for told in form.values())
+@pytest.mark.parametrize(("name", "settings"), [("augment", Parameters), ("train", TrainSettings)])
+def test_every_parameter_of_a_flow_is_in_its_form_and_in_its_settings(name, settings):
+    form = parameter_schema(FLOWS[f"flows/{name}.py:{name}"]).properties
+    assert set(form) == set(settings.model_fields)
+    assert all(one.get("description") for one in form.values())
 
 
 @pytest.mark.parametrize(

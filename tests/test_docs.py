@@ -87,14 +87,14 @@ def test_the_page_of_the_architecture_shows_the_rooms_as_they_are():
 
 
 def test_every_reason_in_the_code_stands_in_the_docs():
-    told = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs" / "workspace.md").read_text()))
+    documented = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs" / "workspace.md").read_text()))
     code = "\n".join(p.read_text() for p in (ROOT / "lib").rglob("*.py"))
     pattern = (
         r'(?:PictureError\(|REJECTED, |reasons?\.append\(\(|rules\.append\(\(|reason=|return ")"?([a-z]+(?:_[a-z]+)+)"'
     )
     used = {r for r in re.findall(pattern, code) if "_" in r}
-    assert {"no_donor", "image_broken", "too_many_boxes"} - told == set()
-    assert used - told == set()
+    assert {"no_donor", "image_broken", "too_many_boxes"} - documented == set()
+    assert used - documented == set()
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test", "make serve"])

@@ -84,7 +84,7 @@ def test_json_that_nests_too_deep_is_refused_with_its_file(tmp_path: Path, level
 
 
 @pytest.mark.parametrize("data", [b"", b"[1]", b"{", b'{"a": 1e999}', b'{"a": NaN}', b'{"a": "\xff"}', b"\xff\xfe"])
-def test_what_is_no_json_object_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
+def test_what_is_not_a_json_object_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(data)
     text = refused(read_json, path, "a thing")
@@ -108,7 +108,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "fault"),
     [
         ("[" * 50_000, "nested more than 64 levels deep"),
         ("[" * 50_000 + "]" * 50_000, "nested more than 64 levels deep"),
@@ -134,9 +134,9 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
     ],
     ids=lambda text: text[:12].encode(errors="replace").decode(),
 )
-def test_yaml_that_would_grow_or_is_none_is_refused(text: str, told: str) -> None:
+def test_yaml_that_would_grow_or_is_none_is_refused(text: str, fault: str) -> None:
     message = refused(decode_yaml, text, "x.yaml")
-    assert message.startswith("x.yaml") and told in message
+    assert message.startswith("x.yaml") and fault in message
 
 
 @given(values.filter(lambda value: levels(value) > 0))
@@ -178,7 +178,7 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing", ".", "x" * 300, "a\0b"])
-def test_a_path_that_is_no_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_a_path_that_is_not_a_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     assert "cannot be read" in refused(read_file, tmp_path / name)
 
 
@@ -186,7 +186,7 @@ def test_a_path_that_is_no_file_is_one_sentence(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "fault"),
     [
         (b"<a>" * 65 + b"</a>" * 65, "nested more than 64 levels deep"),
         (b"<a>" * 3000 + b"</a>" * 3000, "nested more than 64 levels deep"),
@@ -201,8 +201,8 @@ def test_a_path_that_is_no_file_is_one_sentence(tmp_path: Path, name: str) -> No
     ],
     ids=lambda value: str(value[:20]),
 )
-def test_xml_that_would_grow_or_is_none_is_refused(data: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_xml_that_would_grow_or_is_none_is_refused(data: bytes, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
         decode_xml(data)
 
 

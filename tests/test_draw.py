@@ -190,7 +190,7 @@ def test_a_drawing_that_is_there_already_is_left_alone(store, tmp_path):
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
-def test_progress_is_told_for_every_picture(store, tmp_path):
+def test_progress_is_reported_for_every_picture(store, tmp_path):
     rows, steps = screened(store, 3), []
     draw_pictures(rows, requests_for(rows), OBJECTS, store, tmp_path, steps.append)
     assert sum(steps) == 3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
-from lib.planning.edits import EDITS, Box, Scene
+from lib.planning.edits import EDITS, Box, LabelledPicture
 from lib.planning.edits.background import NEUTRAL, without_objects
 from lib.records.rle import decode_rle
 
@@ -35,7 +35,7 @@ PLACES = {"cat": np.array([[0.5, 0.2, 0.2], [0.9, 0.3, 0.25]]), "dog": np.array(
 
 
 def scene_of(*boxes, prompt="a scene", digest="d", draws=(0, 0), places=PLACES):
-    return Scene("1", digest, WIDTH, HEIGHT, prompt, draws, boxes, places)
+    return LabelledPicture("1", digest, WIDTH, HEIGHT, prompt, draws, boxes, places)
 
 
 def drawn_scene(drawn, **values):
@@ -125,7 +125,7 @@ def test_the_region_lies_in_the_frame_and_holds_the_boxes(name, drawn):
 
 
 @every_edit_and_scene
-def test_targets_about_the_same_annotations_have_roles_that_tell_them_apart(name, drawn):
+def test_targets_about_the_same_annotations_have_different_roles(name, drawn):
     """Their noise would be the same otherwise."""
     targets = edit(name).draft(drawn_scene(drawn)).targets
     assert len({(target.about, target.role) for target in targets}) == len(targets)
@@ -241,15 +241,15 @@ def test_at_most_so_many_boxes_are_painted(most):
 
 @given(st.integers(1, 9), st.text(max_size=6))
 def test_one_more_box_moves_at_most_one_other_out_of_the_chosen(most, digest):
-    own = edit("replace", max_boxes=most)
-    before = set(redrawn(own.draft(scene_of(*APART[:-1], digest=digest))))
-    after = set(redrawn(own.draft(scene_of(*APART, digest=digest))))
+    made = edit("replace", max_boxes=most)
+    before = set(redrawn(made.draft(scene_of(*APART[:-1], digest=digest))))
+    after = set(redrawn(made.draft(scene_of(*APART, digest=digest))))
     assert len(before - after) <= 1 and after - before <= {APART[-1].key}
 
 
 def test_other_pictures_choose_other_boxes():
-    own = edit("replace", max_boxes=1)
-    assert len({redrawn(own.draft(scene_of(*APART, digest=str(i))))[0] for i in range(60)}) == 10
+    made = edit("replace", max_boxes=1)
+    assert len({redrawn(made.draft(scene_of(*APART, digest=str(i))))[0] for i in range(60)}) == 10
 
 
 def test_a_prompt_of_its_own_names_the_category():
@@ -272,7 +272,7 @@ def test_a_box_is_painted_wider_and_higher_by_the_padding():
     width, height = 1920, 1280
     x, y, w, h = 0.494337 * width, 0.541262 * height, 0.745955 * width, 0.684466 * height
     box = Box("1", "cat", (x - w / 2, y - h / 2, x + w / 2, y + h / 2), (x - w / 2, y - h / 2, w, h), True)
-    scene = Scene("1", "d", width, height, "", (0, 0), [box])
+    scene = LabelledPicture("1", "d", width, height, "", (0, 0), [box])
     (target,) = edit("replace", padding=0.03).draft(scene).targets
     ((x0, y0, x1, y1),) = target.region
     assert (x1 - x0, y1 - y0) == (1489, 914) and (x0 + 1489 // 2, y0 + 914 // 2) == (949, 692)
@@ -285,7 +285,7 @@ def test_a_padded_region_still_holds_its_box_and_stays_in_the_frame(drawn, paddi
         assert 0 <= x0 <= bx0 and 0 <= y0 <= by0 and bx1 <= x1 <= WIDTH and by1 <= y1 <= HEIGHT
 
 
-def test_a_new_category_is_what_is_painted_and_the_old_ones_caption_is_not_asked():
+def test_a_new_category_is_what_is_painted_and_the_old_ones_caption_is_not_used():
     (target,) = edit("replace", category="dog").draft(scene_of(APART[0])).targets
     assert (target.category, target.phrases, target.prompt) == ("dog", ("dog",), "a dog")
 
@@ -423,7 +423,7 @@ def test_background_has_a_neutral_prompt_and_takes_the_objects_out_of_a_caption(
         ("", ""),
     ],
 )
-def test_without_objects_a_caption_tells_of_the_place_alone(caption, left):
+def test_without_objects_a_caption_describes_the_place_alone(caption, left):
     assert without_objects(caption, ["forklift", "pallet", "pallet_truck"]) == left
 
 
@@ -460,7 +460,7 @@ def test_an_annotation_without_a_mask_of_use_is_left_alone_with_the_reason(recor
 
 
 @pytest.mark.parametrize("name", ["replace", "mask"])
-def test_painters_that_read_no_phrases_are_told_the_object_alone(name):
+def test_painters_that_read_no_phrases_receive_the_object_alone(name):
     (target,) = edit(name).draft(scene_of(APART[0])).targets
     assert (target.prompt, target.plain) == ("a scene", "a cat")
     (target,) = edit(name, category="dog").draft(scene_of(APART[0])).targets

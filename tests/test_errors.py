@@ -19,7 +19,7 @@ def test_nothing_in_a_name_controls_a_terminal_or_cannot_be_printed(bad):
     text.encode()
 
 
-def test_of_what_is_too_long_both_ends_are_told():
+def test_of_what_is_too_long_both_ends_are_shown():
     text = str(AugmentError(f"names {'x' * 100_000}: give another"))
     assert len(text) < MOST and text.startswith("names xxx") and text.endswith("x: give another")
 

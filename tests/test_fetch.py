@@ -1,4 +1,4 @@
-"""Fetching LOCO: from a small server on loopback that can break, lie and leave ranges out. No real host is asked."""
+"""Fetching LOCO: from a small server on loopback that can break, lie and leave ranges out. No real host is needed."""
 
 import io
 import json
@@ -42,7 +42,7 @@ class Web(ThreadingHTTPServer):
         self.types: dict[str, str] = {}
         self.cut: list[int] = []
         self.ranges = True
-        self.asked: list[tuple[str, str | None]] = []  # (path, Range header)
+        self.requests: list[tuple[str, str | None]] = []  # (path, Range header)
 
     def source(self, path: str, size: int | None = None) -> Source:
         return Source(path.strip("/"), f"http://127.0.0.1:{self.server_port}{path}", "the data set's page", size)
@@ -55,8 +55,8 @@ class _Answer(BaseHTTPRequestHandler):
     server: Web
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.asked.append((self.path, asked))
+        range_header = self.headers.get("Range")
+        self.server.requests.append((self.path, range_header))
         if self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/pictures.zip")
@@ -66,7 +66,7 @@ class _Answer(BaseHTTPRequestHandler):
         if data is None:
             self.send_error(404)
             return
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
+        start = int(re.fullmatch(r"bytes=(\d+)-", range_header)[1]) if range_header and self.server.ranges else 0
         if start >= len(data):
             self.send_error(416)
             return
@@ -107,9 +107,9 @@ def test_annotations_and_pictures_end_in_one_folder_without_the_zip(web, tmp_pat
 
 def test_what_is_there_is_not_fetched_again(web, tmp_path):
     get(web, tmp_path)
-    web.asked.clear()
+    web.requests.clear()
     get(web, tmp_path)
-    assert web.asked == []
+    assert web.requests == []
 
 
 def test_redirects_are_followed(web, tmp_path):
@@ -120,7 +120,7 @@ def test_redirects_are_followed(web, tmp_path):
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(web, tmp_path):
     web.cut = [1000, 2000, 100]
     get(web, tmp_path)
-    ranges = [asked for path, asked in web.asked if path == "/pictures.zip"]
+    ranges = [range_header for path, range_header in web.requests if path == "/pictures.zip"]
     assert ranges == [None, "bytes=1000-", "bytes=3000-", "bytes=3100-"]
     assert (tmp_path / "subset-2/deep/x.y.jpg").read_bytes() == b"second" * 50_000
 
@@ -128,7 +128,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(web, tmp_path):
 def test_an_interrupted_download_goes_on_in_the_next_run(web, tmp_path):
     (tmp_path / "dataset.zip.part").write_bytes(PICTURES[:1234])
     get(web, tmp_path)
-    assert ("/pictures.zip", "bytes=1234-") in web.asked
+    assert ("/pictures.zip", "bytes=1234-") in web.requests
     assert (tmp_path / "subset-1/a,b.jpg").read_bytes() == b"first"
 
 
@@ -157,19 +157,19 @@ def test_a_part_that_is_longer_than_the_file_is_fetched_anew(web, tmp_path):
 
 
 def test_progress_counts_both_files_and_ends_at_the_total(web, tmp_path):
-    told: list[tuple[int, int]] = []
-    get(web, tmp_path, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (len(NOTES) + len(PICTURES),) * 2
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert all(done < total for done, total in told[:-1])
+    reports: list[tuple[int, int]] = []
+    get(web, tmp_path, progress=lambda done, total: reports.append((done, total)))
+    assert reports[-1] == (len(NOTES) + len(PICTURES),) * 2
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert all(done < total for done, total in reports[:-1])
 
 
 def test_a_wrong_size_is_refused_before_it_is_downloaded(web, tmp_path):
     with pytest.raises(
         AugmentError, match=rf"offers {len(PICTURES):,} bytes, expected 5,000,000.*dataset\.zip"
-    ) as told:
+    ) as caught:
         get(web, tmp_path, size=5_000_000)
-    assert "the data set's page" in str(told.value) and not (tmp_path / "dataset.zip").exists()
+    assert "the data set's page" in str(caught.value) and not (tmp_path / "dataset.zip").exists()
 
 
 def test_a_web_page_instead_of_the_file_is_refused(web, tmp_path):
@@ -196,7 +196,7 @@ def test_files_put_there_by_hand_are_unpacked_without_a_network(web, tmp_path):
     (tmp_path / "loco-all-v1.json").write_bytes(NOTES)
     (tmp_path / "dataset.zip").write_bytes(PICTURES)
     get(web, tmp_path)
-    assert web.asked == [] and (tmp_path / "subset-1/a,b.jpg").is_file()
+    assert web.requests == [] and (tmp_path / "subset-1/a,b.jpg").is_file()
 
 
 def test_a_half_zip_put_there_by_hand_is_refused(web, tmp_path):

@@ -82,10 +82,10 @@ class Folder:
         self.pictures.mkdir(parents=True, exist_ok=True)
         path = self.root / "source.json"
         path.write_text(self.written(json.dumps(self.coco)))
-        told = read_dataset(DatasetSettings(images=self.pictures, annotations=path, **self.dataset))
-        images = check_pictures(told.images.to_pandas(), self.pictures, 10**6)
-        objects = settle_objects(images, told.objects)
-        return Sources(images, objects.to_pandas(), told.envelope, self.pictures)
+        parsed = read_dataset(DatasetSettings(images=self.pictures, annotations=path, **self.dataset))
+        images = check_pictures(parsed.images.to_pandas(), self.pictures, 10**6)
+        objects = settle_objects(images, parsed.objects)
+        return Sources(images, objects.to_pandas(), parsed.envelope, self.pictures)
 
     def paint(self, id, *labels, variant=0, **changes):
         """A synthetic picture of the source picture `id`; its request's key."""
@@ -130,7 +130,7 @@ class Folder:
         self.known = to_table(rows, FinalRow).to_pandas()
         return rows
 
-    def told(self, name="annotations.json"):
+    def written(self, name="annotations.json"):
         return json.loads((self.final / name).read_bytes())
 
     def files(self):
@@ -197,9 +197,9 @@ def test_ids_that_are_text_do_not_count():
     assert assign(keys=["a"], originals=['"900"', '"x"', "5", '"7#2"', "5#2", "#4"]) == {"a": 6}
 
 
-@pytest.mark.parametrize("told", ["900.0", "9e2", "899.5"])  # all JSON numbers
-def test_ids_that_are_fractions_count_as_the_numbers_that_readers_see(told):
-    assert assign(keys=["a"], originals=["5", told])["a"] == 901
+@pytest.mark.parametrize("number", ["900.0", "9e2", "899.5"])  # all JSON numbers
+def test_ids_that_are_fractions_count_as_the_numbers_that_readers_see(number):
+    assert assign(keys=["a"], originals=["5", number])["a"] == 901
 
 
 def test_a_remembered_id_equal_to_an_originals_fraction_is_given_anew():
@@ -229,7 +229,7 @@ def test_ids_read_back_as_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "fault"),
+    ("content", "fault"),
     [
         ({"images": {"a": 3, "b": 3}, "annotations": {}}, "id 3 appears twice among its images"),
         ({"images": {}, "annotations": {"a:0": 7, "a:1": 7}}, "id 7 appears twice among its annotations"),
@@ -242,9 +242,9 @@ def test_ids_read_back_as_written(tmp_path):
         ([], "array"),
     ],
 )
-def test_ids_that_cannot_be_are_told_with_file_and_remedy(tmp_path, told, fault):
+def test_impossible_ids_are_reported_with_file_and_remedy(tmp_path, content, fault):
     path = tmp_path / "ids.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(content))
     with pytest.raises(
         AugmentError, match=rf"ids\.json is damaged \(.*{fault}.*\): restore it, or remove it: all .* new ids"
     ):
@@ -330,9 +330,9 @@ def test_a_name_has_no_backslash_and_no_line_break(name, path, expected):
 
 
 def test_an_encoded_name_does_not_take_the_place_of_another():
-    told = names(("a%0Ab.png", "a%0Ab.png"), ("a\nb.png", "a\nb.png"), ("A\nb.png", "A\nb.png"))
-    assert told[0] == "a%0Ab.png" and len({name.casefold() for name in told}) == 3
-    assert told == names(("a%0Ab.png", "a%0Ab.png"), ("a\nb.png", "a\nb.png"), ("A\nb.png", "A\nb.png"))
+    written = names(("a%0Ab.png", "a%0Ab.png"), ("a\nb.png", "a\nb.png"), ("A\nb.png", "A\nb.png"))
+    assert written[0] == "a%0Ab.png" and len({name.casefold() for name in written}) == 3
+    assert written == names(("a%0Ab.png", "a%0Ab.png"), ("a\nb.png", "a\nb.png"), ("A\nb.png", "A\nb.png"))
 
 
 def test_one_odd_file_under_two_records_has_one_name():
@@ -345,9 +345,9 @@ PARTS = st.lists(st.sampled_from(["a", "A", "b", ".", "..", "", "c.png"]), min_s
 @given(st.lists(PARTS, max_size=6), st.data())
 def test_final_names_are_unique_and_stay_inside(file_names, data):
     pairs = [(name, f"{i}/p.png") for i, name in enumerate(file_names)]
-    told = names(*pairs) if pairs else []
-    assert len({str(PurePosixPath(name)).casefold() for name in told}) == len(told)
-    assert not any(".." in PurePosixPath(name).parts or name.startswith("/") for name in told)
+    written = names(*pairs) if pairs else []
+    assert len({str(PurePosixPath(name)).casefold() for name in written}) == len(written)
+    assert not any(".." in PurePosixPath(name).parts or name.startswith("/") for name in written)
 
 
 # Originals
@@ -358,7 +358,7 @@ def test_without_synthetic_pictures_the_final_set_is_the_source(folder):
     folder.add(2, "b/c.png")
     folder.note(12, 2, bbox=[1.25, 2.5, 3.125, 4], segmentation=[[1, 2, 3, 4, 5, 6]], score=1e-7)
     folder.finish()
-    assert folder.told() == folder.coco
+    assert folder.written() == folder.coco
     for name in ("a.png", "b/c.png"):
         assert (folder.final / "images" / name).read_bytes() == (folder.pictures / name).read_bytes()
 
@@ -402,13 +402,13 @@ def cocos(draw):
 def test_any_coco_file_comes_out_as_it_went_in(coco):
     root = Path(tempfile.mkdtemp())
     try:
-        own = Folder(root)
-        own.pictures.mkdir()
+        made = Folder(root)
+        made.pictures.mkdir()
         for image in coco["images"]:
-            Image.fromarray(picture(1)).save(own.pictures / image["file_name"])
-        own.coco = coco
-        own.finish()
-        assert own.told() == coco and list(own.told()) == list(coco)
+            Image.fromarray(picture(1)).save(made.pictures / image["file_name"])
+        made.coco = coco
+        made.finish()
+        assert made.written() == coco and list(made.written()) == list(coco)
     finally:
         shutil.rmtree(root)
 
@@ -421,9 +421,9 @@ def test_records_are_copied_byte_for_byte(folder):
     document = b'{"images": [' + odd + b'], "annotations": [' + note + b'], "categories": [{"id": 3, "name": "cat"}]}'
     path = folder.root / "source.json"
     path.write_bytes(document)
-    told = read_dataset(DatasetSettings(images=folder.pictures, annotations=path))
-    images = check_pictures(told.images.to_pandas(), folder.pictures, 10**6)
-    sources = Sources(images, settle_objects(images, told.objects).to_pandas(), told.envelope, folder.pictures)
+    parsed = read_dataset(DatasetSettings(images=folder.pictures, annotations=path))
+    images = check_pictures(parsed.images.to_pandas(), folder.pictures, 10**6)
+    sources = Sources(images, settle_objects(images, parsed.objects).to_pandas(), parsed.envelope, folder.pictures)
     none = to_table([], ReviewRow).to_pandas()
     finalise(folder.final, sources, none, {}, Ids({}, {}), FinaliseSettings(), folder.store, None)
     written = (folder.final / "annotations.json").read_bytes()
@@ -437,13 +437,13 @@ def test_boxes_that_cannot_be_edited_stay(folder):
     folder.note(13, 1, bbox=[5, 5])
     folder.note(14, 1, category_id=99)
     folder.finish()
-    assert folder.told() == folder.coco
+    assert folder.written() == folder.coco
 
 
 def test_a_picture_of_another_size_than_annotated_stays(folder):
     folder.add(1, note_ids=[10], width=WIDTH + 1)
     folder.finish()
-    assert folder.told() == folder.coco
+    assert folder.written() == folder.coco
 
 
 def test_a_missing_picture_goes_with_its_boxes_and_the_rest_stays(folder):
@@ -451,16 +451,16 @@ def test_a_missing_picture_goes_with_its_boxes_and_the_rest_stays(folder):
     folder.add(2, note_ids=[20])
     (folder.pictures / "1.png").unlink()
     folder.finish()
-    assert [i["id"] for i in folder.told()["images"]] == [2]
-    assert [a["id"] for a in folder.told()["annotations"]] == [20]
+    assert [i["id"] for i in folder.written()["images"]] == [2]
+    assert [a["id"] for a in folder.written()["annotations"]] == [20]
 
 
 def test_of_colliding_ids_the_first_stays(folder):
     folder.add(1, "a.png", [10, 10])
     folder.add(1, "b.png")
     folder.finish()
-    told = folder.told()
-    assert [i["file_name"] for i in told["images"]] == ["a.png"] and len(told["annotations"]) == 1
+    written = folder.written()
+    assert [i["file_name"] for i in written["images"]] == ["a.png"] and len(written["annotations"]) == 1
 
 
 def test_a_source_that_changed_since_ingest_is_a_row_and_its_boxes_are_left_out(folder, monkeypatch):
@@ -471,7 +471,7 @@ def test_a_source_that_changed_since_ingest_is_a_row_and_its_boxes_are_left_out(
     monkeypatch.setattr(folder, "ingest", lambda: sources)
     rows = folder.finish()
     assert [(row.key, row.reason) for row in rows] == [("original:1", "image_changed"), ("original:2", "")]
-    assert [a["id"] for a in folder.told()["annotations"]] == [20]
+    assert [a["id"] for a in folder.written()["annotations"]] == [20]
     assert folder.files() == {"ws/final/annotations.json", "ws/final/images/2.png"}
 
 
@@ -481,19 +481,19 @@ def test_which_originals_join_is_a_setting(folder, originals, expected):
     folder.add(2, note_ids=[20])
     folder.paint(2, kept(20))
     folder.finish(originals=originals)
-    told = folder.told()
-    assert [i["id"] for i in told["images"] if "source_image_id" not in i] == expected
-    assert len(told["images"]) == len(expected) + 1 and len(told["annotations"]) == len(expected) + 1
+    written = folder.written()
+    assert [i["id"] for i in written["images"] if "source_image_id" not in i] == expected
+    assert len(written["images"]) == len(expected) + 1 and len(written["annotations"]) == len(expected) + 1
 
 
 # Synthetic pictures
 
 
-def test_a_synthetic_picture_tells_where_it_comes_from(folder):
+def test_a_synthetic_picture_records_where_it_comes_from(folder):
     folder.add(7, "deep/a.png", [10], license=2)
     folder.paint(7, redrawn(10), variant=3, regions=((2, 3, 9, 7), (4, 4, 5, 6)))
     folder.finish()
-    image = folder.told()["images"][-1]
+    image = folder.written()["images"][-1]
     assert image == {
         "id": 8,
         "file_name": folder.reviewed[0].name,
@@ -517,7 +517,7 @@ def test_an_edited_box_has_its_new_shape_and_the_sources_other_fields(folder):
     folder.finish()
     changed = {"id": 11, "image_id": 8, "bbox": [6, 7, 10, 5], "area": 25, "source_annotation_id": 10}
     changed |= {"segmentation": [[6, 7, 16, 7, 16, 12]], "painted": True}
-    assert folder.told()["annotations"][-1] == folder.coco["annotations"][0] | changed
+    assert folder.written()["annotations"][-1] == folder.coco["annotations"][0] | changed
 
 
 def test_a_kept_box_is_its_sources_record_byte_for_byte_but_for_ids(folder):
@@ -525,8 +525,8 @@ def test_a_kept_box_is_its_sources_record_byte_for_byte_but_for_ids(folder):
     folder.note(10, 7, segmentation={"size": [30, 40], "counts": "abc"}, u="é", nested={"b": 1, "a": [1.50]})
     folder.paint(7, kept(10))
     folder.finish()
-    told = msgspec.json.decode((folder.final / "annotations.json").read_bytes(), type=dict[str, msgspec.Raw])
-    one, two = msgspec.json.decode(told["annotations"], type=list[dict[str, msgspec.Raw]])
+    written = msgspec.json.decode((folder.final / "annotations.json").read_bytes(), type=dict[str, msgspec.Raw])
+    one, two = msgspec.json.decode(written["annotations"], type=list[dict[str, msgspec.Raw]])
     ids = {"id": b"11", "image_id": b"8", "source_annotation_id": b"10"}
     assert {name: bytes(value) for name, value in two.items()} == {
         name: bytes(value) for name, value in one.items()
@@ -541,10 +541,10 @@ def test_a_hidden_box_stays_as_a_crowd_that_detectors_look_away_from(folder):
     folder.note(10, 7, segmentation=[[4, 5, 24, 5, 24, 15]])
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[5:15, 4:24] = True
-    told = {"bbox": (4, 5, 20, 10), "segmentation": encode_rle(mask), "area": 200.0}
-    folder.paint(7, Label(source="10", painted=False, visible=0.1, ignored="occluded", **told))
+    shape = {"bbox": (4, 5, 20, 10), "segmentation": encode_rle(mask), "area": 200.0}
+    folder.paint(7, Label(source="10", painted=False, visible=0.1, ignored="occluded", **shape))
     folder.finish()
-    note = folder.told()["annotations"][-1]
+    note = folder.written()["annotations"][-1]
     assert (note["iscrowd"], note["ignore"], note["ignored"], note["visible"]) == (1, 1, "occluded", 0.1)
     assert note["segmentation"]["size"] == [HEIGHT, WIDTH] and "painted" not in note
     coco = COCO(folder.final / "annotations.json")
@@ -556,7 +556,7 @@ def test_a_box_that_is_cut_has_its_new_shape_and_is_not_called_painted(folder):
     cut = {"bbox": (4.0, 5.0, 20.0, 5.0), "segmentation": ((4.0, 5.0, 24.0, 5.0, 24.0, 10.0),), "area": 50.0}
     folder.paint(7, Label(source="10", painted=False, visible=0.5, **cut))
     folder.finish()
-    note = folder.told()["annotations"][-1]
+    note = folder.written()["annotations"][-1]
     assert (note["bbox"], note["area"], note["visible"], note["iscrowd"]) == ([4, 5, 20, 5], 50, 0.5, 0)
     assert "painted" not in note and "ignore" not in note
 
@@ -565,12 +565,12 @@ def test_a_label_that_was_dropped_has_no_record_and_the_others_keep_their_ids(fo
     folder.add(7, note_ids=[10, 11])
     key = folder.paint(7, redrawn(10), redrawn(11))
     folder.finish()
-    before = folder.told()["annotations"]
+    before = folder.written()["annotations"]
     request = folder.requests[key]
     first = request.labels[0].model_copy(update={"dropped": "not_recognised"})
     folder.requests[key] = request.model_copy(update={"labels": (first, *request.labels[1:])})
     rows = folder.finish()
-    assert folder.told()["annotations"] == [note for note in before if note["id"] != 12]
+    assert folder.written()["annotations"] == [note for note in before if note["id"] != 12]
     assert rows[-1].annotations == 1
 
 
@@ -580,7 +580,7 @@ def test_a_new_object_has_a_record_of_its_own(folder):
     shape = {"bbox": (6.0, 7.0, 10.0, 5.0), "segmentation": ((6.0, 7.0, 16.0, 7.0, 16.0, 12.0),), "area": 25.0}
     folder.paint(7, kept(10), Label(source=None, painted=True, category="box", **shape))
     folder.finish(yolo=True)
-    assert folder.told()["annotations"][-1] == {
+    assert folder.written()["annotations"][-1] == {
         "iscrowd": 0,
         "id": 12,
         "image_id": 8,
@@ -592,12 +592,12 @@ def test_a_new_object_has_a_record_of_its_own(folder):
     }
 
 
-def test_what_was_true_of_the_old_object_alone_is_not_said_of_the_new_one(folder):
+def test_what_was_true_of_the_old_object_alone_is_not_kept_for_the_new_one(folder):
     folder.add(7)
     folder.note(10, 7, keypoints=[1, 2, 2], num_keypoints=1, visible=0.4, ignore=1, ignored="occluded", score=0.5)
     folder.paint(7, redrawn(10))
     folder.finish()
-    old, new = folder.told()["annotations"]
+    old, new = folder.written()["annotations"]
     assert old["keypoints"] == [1, 2, 2] and new["score"] == 0.5
     assert not {"keypoints", "num_keypoints", "visible", "ignore", "ignored"} & set(new)
 
@@ -607,16 +607,16 @@ def test_an_object_of_another_kind_has_that_kinds_category(folder):
     folder.add(7, note_ids=[10])
     folder.paint(7, redrawn(10).model_copy(update={"category": "box"}))
     folder.finish()
-    assert [note["category_id"] for note in folder.told()["annotations"]] == [3, "b"]
+    assert [note["category_id"] for note in folder.written()["annotations"]] == [3, "b"]
 
 
 def test_what_a_source_says_of_being_painted_stays_with_it(folder):
     folder.add(7)
-    for number, told in enumerate((True, False, "by hand")):
-        folder.note(10 + number, 7, painted=told)
+    for number, painted in enumerate((True, False, "by hand")):
+        folder.note(10 + number, 7, painted=painted)
     folder.paint(7, kept(10), redrawn(11), kept(12))
     folder.finish()
-    notes = folder.told()["annotations"]
+    notes = folder.written()["annotations"]
     assert notes[:3] == folder.coco["annotations"]
     assert [note.get("painted") for note in notes[3:]] == [None, True, None]
 
@@ -625,12 +625,12 @@ def test_ids_that_are_text_survive_and_new_ones_are_numbers(folder):
     folder.add("seven", "a.png", ["ten", 'q"uote'])
     folder.paint("seven", kept("ten"), redrawn('q"uote'))
     folder.finish()
-    told = folder.told()
-    assert {name: told[name][:-n] for name, n in (("images", 1), ("annotations", 2))} == {
+    written = folder.written()
+    assert {name: written[name][:-n] for name, n in (("images", 1), ("annotations", 2))} == {
         name: folder.coco[name] for name in ("images", "annotations")
     }
-    assert told["images"][-1]["id"] == 1 and told["images"][-1]["source_image_id"] == "seven"
-    assert [(a["id"], a["image_id"], a["source_annotation_id"]) for a in told["annotations"][-2:]] == [
+    assert written["images"][-1]["id"] == 1 and written["images"][-1]["source_image_id"] == "seven"
+    assert [(a["id"], a["image_id"], a["source_annotation_id"]) for a in written["annotations"][-2:]] == [
         (1, 1, "ten"),
         (2, 1, 'q"uote'),
     ]
@@ -641,29 +641,29 @@ def test_ids_of_64_bits_survive_to_the_last_digit(folder, largest):
     folder.add(largest, "a.png", [largest - 1])
     folder.paint(largest, kept(largest - 1))
     folder.finish()
-    told = folder.told()
-    assert [i["id"] for i in told["images"]] == [largest, largest + 1]
-    assert told["images"][1]["source_image_id"] == largest
-    assert [a["source_annotation_id"] for a in told["annotations"][1:]] == [largest - 1]
+    written = folder.written()
+    assert [i["id"] for i in written["images"]] == [largest, largest + 1]
+    assert written["images"][1]["source_image_id"] == largest
+    assert [a["source_annotation_id"] for a in written["annotations"][1:]] == [largest - 1]
 
 
 def test_ids_that_are_fractions_stay_apart_from_new_ones(folder):
     folder.add(1, note_ids=[1.0, 2.0])
     folder.paint(1, kept(1.0), redrawn(2.0))
     folder.finish()
-    assert unique(folder.told()["annotations"])
+    assert unique(folder.written()["annotations"])
 
 
 def test_ids_stay_when_pictures_and_variants_come_and_go(folder):
     folder.add(1, note_ids=[10])
     first = folder.paint(1, kept(10), variant=0)
     folder.finish()
-    before = folder.told()["images"][-1]["id"]
+    before = folder.written()["images"][-1]["id"]
     folder.paint(1, kept(10), variant=1)
     folder.reviewed.reverse()
     folder.finish()
-    after = {i["file_name"]: i["id"] for i in folder.told()["images"]}
-    assert after[f"{first[:12]}.png"] == before and unique(folder.told()["images"])
+    after = {i["file_name"]: i["id"] for i in folder.written()["images"]}
+    assert after[f"{first[:12]}.png"] == before and unique(folder.written()["images"])
 
 
 def test_a_new_original_with_a_synthetic_ones_id_keeps_it(folder):
@@ -672,10 +672,10 @@ def test_a_new_original_with_a_synthetic_ones_id_keeps_it(folder):
     folder.finish()
     folder.add(2, note_ids=[11])
     folder.finish()
-    told = folder.told()
-    assert unique(told["images"]) and unique(told["annotations"])
-    assert [i["id"] for i in told["images"] if "source_image_id" not in i] == [1, 2]
-    assert told["annotations"][-1]["image_id"] == told["images"][-1]["id"] == 3
+    written = folder.written()
+    assert unique(written["images"]) and unique(written["annotations"])
+    assert [i["id"] for i in written["images"] if "source_image_id" not in i] == [1, 2]
+    assert written["annotations"][-1]["image_id"] == written["images"][-1]["id"] == 3
 
 
 def test_a_picture_that_left_the_store_is_a_row_and_not_in_the_set(folder):
@@ -684,7 +684,7 @@ def test_a_picture_that_left_the_store_is_a_row_and_not_in_the_set(folder):
     folder.store.path("picture", key).unlink()
     rows = folder.finish()
     assert [(row.key, row.reason) for row in rows] == [("original:1", ""), (f"synthetic:{key}", "picture_lost")]
-    assert folder.told() == folder.coco
+    assert folder.written() == folder.coco
 
 
 def test_a_damaged_picture_is_a_row_and_not_in_the_set(folder):
@@ -696,12 +696,12 @@ def test_a_damaged_picture_is_a_row_and_not_in_the_set(folder):
     assert folder.files() == {"ws/final/annotations.json", "ws/final/images/1.png"}
 
 
-def test_a_jpeg_is_written_where_it_is_asked_for(folder):
+def test_a_jpeg_is_written_where_it_is_requested(folder):
     folder.add(1, note_ids=[10])
     key = folder.paint(1, kept(10))
     folder.finish(format="jpeg")
     path = folder.final / "images" / f"{key[:12]}.jpg"
-    assert path.read_bytes()[:2] == b"\xff\xd8" and folder.told()["images"][-1]["file_name"] == path.name
+    assert path.read_bytes()[:2] == b"\xff\xd8" and folder.written()["images"][-1]["file_name"] == path.name
 
 
 def test_with_several_splits_a_synthetic_picture_is_in_its_sources(folder):
@@ -710,9 +710,9 @@ def test_with_several_splits_a_synthetic_picture_is_in_its_sources(folder):
     folder.add(2, note_ids=[20], split="val")
     folder.paint(1, kept(10))
     folder.finish()
-    assert folder.told()["images"][-1]["split"] == "train"
-    assert [i["id"] for i in folder.told("annotations-train.json")["images"]] == [1, 3]
-    assert [i["id"] for i in folder.told("annotations-val.json")["images"]] == [2]
+    assert folder.written()["images"][-1]["split"] == "train"
+    assert [i["id"] for i in folder.written("annotations-train.json")["images"]] == [1, 3]
+    assert [i["id"] for i in folder.written("annotations-val.json")["images"]] == [2]
 
 
 def test_a_record_that_could_not_be_read_makes_no_second_split(folder):
@@ -721,7 +721,7 @@ def test_a_record_that_could_not_be_read_makes_no_second_split(folder):
     folder.coco["images"].append({"id": 2})
     folder.paint(1, kept(10))
     folder.finish()
-    assert "split" not in folder.told()["images"][-1]
+    assert "split" not in folder.written()["images"][-1]
     assert not list(folder.final.glob("annotations-*.json"))
 
 
@@ -730,7 +730,7 @@ def test_the_s3_pair_holds_the_new_pictures_and_their_sources(folder):
     folder.add(2, note_ids=[20, 21])
     folder.paint(2, redrawn(20), kept(21))
     folder.finish(s3_pair=True)
-    new, old = folder.told("selected_ann.json"), folder.told("original_selected_ann.json")
+    new, old = folder.written("selected_ann.json"), folder.written("original_selected_ann.json")
     assert [i["source_image_id"] for i in new["images"]] == [2] and len(new["annotations"]) == 2
     assert old == folder.coco | {"images": folder.coco["images"][1:], "annotations": folder.coco["annotations"][1:]}
 
@@ -738,7 +738,7 @@ def test_the_s3_pair_holds_the_new_pictures_and_their_sources(folder):
 # Files
 
 
-def test_every_row_tells_the_file_that_is_there(folder):
+def test_every_row_names_the_file_that_exists(folder):
     folder.add(1, note_ids=[10])
     folder.paint(1, kept(10))
     for row in folder.finish():
@@ -828,7 +828,7 @@ def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folde
     folder.coco["info"] = {"year": 2025}
     folder.finish()
     files = {"ws/final/annotations.json", "ws/final/images/1.png", "ws/final/images/mine.png"}
-    assert folder.files() == files and folder.told()["info"] == {"year": 2025}
+    assert folder.files() == files and folder.written()["info"] == {"year": 2025}
 
 
 def test_what_a_killed_run_had_begun_to_write_is_ours(folder, monkeypatch):
@@ -897,7 +897,7 @@ def test_an_odd_name_still_leads_to_its_picture(folder, name):
     file = name.replace("\\", "/")
     folder.add(1, name, [10], file=file)
     folder.finish(yolo=True)
-    (image,) = folder.told()["images"]
+    (image,) = folder.written()["images"]
     path = folder.final / "images" / image["file_name"]
     assert path.read_bytes() == (folder.pictures / file).read_bytes()
 
@@ -957,13 +957,13 @@ def test_a_category_is_one_line_of_classes_and_keeps_its_name_in_coco(folder):
     folder.coco["categories"] = [{"id": i + 3, "name": name} for i, name in enumerate(called)]
     folder.add("a\nb", "a\nb.png", [10])
     folder.finish(yolo=True)
-    told = (folder.final / "classes.txt").read_text()
+    text = (folder.final / "classes.txt").read_text()
     assert (
-        told.splitlines()
-        == told.split("\n")[:-1]
+        text.splitlines()
+        == text.split("\n")[:-1]
         == ["fork lift", "category 4", "a b", "category 6", "plain", "tab bed"]
     )
-    assert [category["name"] for category in folder.told()["categories"]] == called
+    assert [category["name"] for category in folder.written()["categories"]] == called
     assert (folder.final / "labels" / "a%0Ab.txt").is_file() and (folder.final / "images" / "a%0Ab.png").is_file()
 
 
@@ -996,7 +996,7 @@ def test_a_box_of_anything_costs_no_other_its_yolo_line(folder, bbox):
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "\n" * 120 + ".png", "a/" + "ä" * 140 + ".png", "." + "y" * 300])
-def test_a_name_that_no_disk_takes_is_cut_and_told_apart(name):
+def test_a_name_that_no_disk_takes_is_cut_and_stays_distinct(name):
     pair = pd.DataFrame({"key": ["1", "2"], "file_name": [name, "z" + name], "path": [name, "z" + name]})
     names = list(final_names(pair, yolo=True).values())
     assert len(set(names)) == 2 and all(len(os.fsencode(part)) <= 251 for n in names for part in n.split("/"))
@@ -1027,7 +1027,7 @@ def test_pictures_that_differ_in_their_suffix_keep_their_own_yolo_lines(folder):
     folder.add(1, "a.png", [10])
     folder.add(2, "a.bmp", [20, 21])
     folder.finish(yolo=True)
-    for image, count in zip(folder.told()["images"], (1, 2), strict=True):
+    for image, count in zip(folder.written()["images"], (1, 2), strict=True):
         assert len(lines(folder, PurePosixPath(image["file_name"]).with_suffix(".txt"))) == count
 
 

@@ -294,12 +294,12 @@ def test_a_file_name_that_leaves_the_folder_is_set_aside(name: str) -> None:
         (b'{"images": ["\xff\xfe"]}', "byte 13 is not UTF-8"),
     ],
 )
-def test_a_file_that_is_no_coco_is_refused_in_one_sentence_with_the_place(data: bytes, words: str) -> None:
+def test_a_file_that_is_not_coco_is_refused_in_one_sentence_with_the_place(data: bytes, words: str) -> None:
     message = error_of(data)
     assert message.startswith("x.json: ") and words in message and "\n" not in message
 
 
-def test_a_truncated_file_tells_its_length() -> None:
+def test_a_truncated_file_is_reported_with_its_length() -> None:
     data = json.dumps(coco()).encode()[:-5]
     assert f"byte {len(data)}" in error_of(data)
 
@@ -373,7 +373,7 @@ def test_loco_json_finds_pictures_by_path_or_else_by_name(tmp_path: Path) -> Non
     assert (only(objects).category, only(objects).crowd) == ("forklift", False)
 
 
-def test_loco_json_is_split_by_subset_unless_told(tmp_path: Path) -> None:
+def test_loco_json_is_split_by_subset_unless_set(tmp_path: Path) -> None:
     records = [loco_image(i, f"/dataset/subset-{i}/x.jpg") for i in range(1, 6)]
     assert read_loco(tmp_path, records)[0].split.tolist() == ["val", "train", "train", "val", "train"]
     assert set(read_loco(tmp_path, records, split="test")[0].split) == {"test"}
@@ -507,7 +507,7 @@ def test_ultralytics_swaps_images_for_labels_and_has_splits(tmp_path: Path, name
     assert images.split.tolist() == ["train", "val"] and objects.category.tolist() == ["dog", "dog"]
 
 
-def test_yaml_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+def test_yaml_that_is_not_a_data_set_is_refused(tmp_path: Path) -> None:
     for text in ("a: [", "- 1", "train: x", "names: [a]\ntrain: nowhere"):
         write(tmp_path / "data.yaml", text)
         with pytest.raises(AugmentError, match=r"data\.yaml"):
@@ -657,14 +657,14 @@ def test_a_record_of_many_polygons_is_not_taken_for_a_deep_one() -> None:
 
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 900, 100_000])
 @pytest.mark.parametrize("place", ["top", "category"])
-def test_what_else_nests_too_deep_is_told_with_file_and_place(levels: int, place: str) -> None:
-    told = error_of(coco_bytes(**{place: b'"info": ' + nested(levels)}))
-    assert told.startswith("x.json: $.") and "nested more than 64 levels deep" in told
+def test_what_else_nests_too_deep_is_reported_with_file_and_place(levels: int, place: str) -> None:
+    fault = error_of(coco_bytes(**{place: b'"info": ' + nested(levels)}))
+    assert fault.startswith("x.json: $.") and "nested more than 64 levels deep" in fault
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5000])
 @pytest.mark.parametrize("place", ["top", "image", "note", "category"])
-def test_a_number_beyond_all_floats_does_no_harm_where_it_is_not_asked_for(number: bytes, place: str) -> None:
+def test_a_number_beyond_all_floats_does_no_harm_where_it_is_not_used(number: bytes, place: str) -> None:
     dataset = read_document(coco_bytes(**{place: b'"info": ' + number}), "x.json", HERE)
     assert categories_of(dataset.envelope) == {"cat": b"1"}
     assert (dataset.objects.to_pandas().status == "ok").all()
@@ -673,7 +673,7 @@ def test_a_number_beyond_all_floats_does_no_harm_where_it_is_not_asked_for(numbe
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity"])
 @pytest.mark.parametrize("place", ["top", "image", "note", "category"])
-def test_what_is_no_json_number_is_told_with_its_byte(number: bytes, place: str) -> None:
+def test_what_is_not_a_json_number_is_reported_with_its_byte(number: bytes, place: str) -> None:
     assert f"{number.decode()} at byte" in error_of(coco_bytes(**{place: b'"info": ' + number}))
 
 
@@ -705,7 +705,7 @@ def test_utf_16_xml_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "fault"),
     [
         ("[" * 50_000, "nested more than 64 levels deep"),
         ("names: {2000000000: cat}\ntrain: images", "'names' has class 2000000000: expected 0 to 99,999"),
@@ -717,12 +717,12 @@ def test_utf_16_xml_is_read(tmp_path: Path) -> None:
     ],
     ids=lambda text: text[:30],
 )
-def test_a_data_yaml_that_is_made_to_end_a_run_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+def test_a_data_yaml_that_is_made_to_end_a_run_is_one_sentence(tmp_path: Path, text: str, fault: str) -> None:
     write(tmp_path / "data.yaml", text)
     (tmp_path / "images").mkdir()
     with pytest.raises(AugmentError, match=r"data\.yaml") as caught:
         read_dataset(DatasetSettings(images=tmp_path / "images", annotations=tmp_path / "data.yaml", format="yolo"))
-    assert told in str(caught.value) and len(str(caught.value)) < 12_000
+    assert fault in str(caught.value) and len(str(caught.value)) < 12_000
 
 
 @pytest.mark.parametrize("line", ["/", ".", "..", "a\0b.png", "x" * 4000])
@@ -774,7 +774,7 @@ def test_an_enormous_number_in_a_label_is_a_row(tmp_path: Path, format: str, num
 @pytest.mark.parametrize(
     "cell", ["[" * 100_000 + "]" * 100_000, "-" * 100_000 + "1", "1+" * 50_000 + "1", "9" * 4000, "{1, 2}", "1e999"]
 )
-def test_a_cell_that_is_no_value_of_json_is_a_row_or_stays_text(tmp_path: Path, cell: str) -> None:
+def test_a_cell_that_is_not_a_json_value_is_a_row_or_stays_text(tmp_path: Path, cell: str) -> None:
     head = "id,image_id,category_id,bbox,segmentation,file_name,width,height\n"
     rows = f'1,1,5,"[1, 1, 5, 5]","{cell}",a.png,20,10\n2,1,5,"{cell}",[],a.png,20,10\n'
     write(tmp_path / "x.csv", head + rows)

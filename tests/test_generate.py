@@ -133,7 +133,7 @@ def test_a_picture_is_its_source_with_the_paint_in_the_region(store):
     np.testing.assert_array_equal(pixels(store, row), expected)
 
 
-def test_a_row_tells_key_digest_name_and_size(store):
+def test_a_row_has_key_digest_name_and_size(store):
     request = make_request()
     (row,) = generate(store, [request], Fake())
     assert row.picture == picture_keys(request)[-1][1]
@@ -269,11 +269,48 @@ def test_a_donor_that_cannot_be_read_is_a_reason_and_its_batch_mates_survive(sto
     assert [row.reason for row in rows] == ["image_missing", ""]
 
 
-def test_a_donor_is_its_pictures_crop(store):
+OUTLINE = ((4.0, 3.0, 8.0, 3.0, 8.0, 6.0),)
+
+
+class Cutting(Fake):
+    """Gives each paint a share that falls from left to right."""
+
+    def paint(self, batch):
+        shares = np.linspace(255, 0, 32).astype(np.uint8)[None].repeat(24, 0)
+        return [Paint(paint.image, alpha=shares) for paint in super().paint(batch)]
+
+
+def test_the_shares_of_a_cut_out_are_kept_with_its_paint(store):
+    donor = Donor(
+        annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None, outline=OUTLINE
+    )
+    first, second = Cutting(), Cutting()
+    request = make_request(0, step(10, donor=donor))
+    (row,) = generate(store, [request], first)
+    picture = store.get("picture", row.picture)
+    store.path("picture", row.picture).unlink()
+    (again,) = generate(store, [request], second)
+    assert store.get("picture", again.picture) == picture and again.reused == 1 and again.painted == 0
+
+
+def test_a_cut_out_whose_shares_are_lost_is_painted_again(store):
+    donor = Donor(
+        annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None, outline=OUTLINE
+    )
+    request = make_request(0, step(10, donor=donor))
+    (row,) = generate(store, [request], Cutting())
+    store.path("picture", row.picture).unlink()
+    (shares,) = [store.path(kind, key) for kind, key in store.items() if kind == "alpha"]
+    shares.unlink()
+    (again,) = generate(store, [request], Cutting())
+    assert again.painted == 1
+
+
+def test_a_donor_comes_with_its_picture(store):
     donor = Donor(annotation="1", digest="d5", box=(3, 2, 9, 7), frame="upright", flip=True, polygon=None)
     fake = Fake()
     generate(store, [make_request(0, step(10, donor=donor))], fake)
-    np.testing.assert_array_equal(fake.donors[0], SOURCES["d5"][2:7, 3:9])
+    np.testing.assert_array_equal(fake.donors[0], SOURCES["d5"])
 
 
 def test_only_passes_of_one_shape_are_painted_together(store):
@@ -309,7 +346,7 @@ def test_the_loaded_source_is_not_written_to(store):
     np.testing.assert_array_equal(SOURCES["d0"], before)
 
 
-def test_progress_is_told_for_every_row_failed_ones_too(store):
+def test_progress_is_reported_for_every_row_failed_ones_too(store):
     steps = []
     requests = [make_request(i, source="gone" if i == 1 else None) for i in range(5)]
     generate(store, requests, Fake(2), advance=steps.append)

@@ -54,9 +54,9 @@ def test_a_window_stays_in_a_frame_that_can_hold_it(framed, context):
 def test_boxes_map_into_a_window_and_back(framed, shape):
     box, width, height = framed
     window = g.window_around(box, width, height, shape, 1.5, 64)
-    there = g.to_window(np.array(box), window, shape)
-    np.testing.assert_allclose(g.from_window(there, window, shape), box, atol=1e-6)
-    assert (there >= -1e-6).all() and (there <= np.array([shape[1], shape[0]] * 2) + 1e-6).all()
+    mapped = g.to_window(np.array(box), window, shape)
+    np.testing.assert_allclose(g.from_window(mapped, window, shape), box, atol=1e-6)
+    assert (mapped >= -1e-6).all() and (mapped <= np.array([shape[1], shape[0]] * 2) + 1e-6).all()
 
 
 def test_the_window_of_a_whole_frame_is_never_squashed():

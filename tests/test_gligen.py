@@ -104,9 +104,9 @@ def test_a_batch_paints_each_with_its_own_boxes_text_and_noise_within_rounding(p
         item(2, boxes=((30, 30, 60, 60), (0, 0, 9, 9)), phrases=("boat", "man")),
         item(3, prompt="a storm", negative="fog", mask=np.ones((SIDE, SIDE), dtype=bool)),
     ]
-    own = painter(kind)
+    made = painter(kind)
     for batch in (work, work[::-1]):
-        for single, among in zip(own.paint(batch), own._paint(batch), strict=True):
+        for single, among in zip(made.paint(batch), made._paint(batch), strict=True):
             assert (single.latents - among.latents).abs().max() < 1e-3
 
 
@@ -166,7 +166,7 @@ def test_pictures_are_not_grey_and_keep_their_shape_where_sides_differ(painter, 
     assert np.array_equal(paint.decoder(paint.latents), paint.image)
 
 
-def test_boxes_are_told_as_shares_of_the_painted_shape(painter):
+def test_boxes_are_given_as_shares_of_the_painted_shape(painter):
     model = painter(Gligen)._model
     grounding = _grounding(model, [item(boxes=((16, 8, 128, 64),), shape=(64, 128))], guided=True)
     assert grounding["boxes"].shape == (2, 30, 4)

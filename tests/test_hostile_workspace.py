@@ -168,9 +168,9 @@ def test_a_workspace_of_a_former_version_paints_nothing_twice(again):
     (workspace / "manifests" / "seen.parquet").unlink()
     shutil.rmtree(workspace / "store" / "shown")
     for name in ("ids.json", "status.json", "settings.json"):
-        told = json.loads((workspace / name).read_bytes())
-        assert told.pop("sha256")
-        (workspace / name).write_text(json.dumps(told))
+        content = json.loads((workspace / name).read_bytes())
+        assert content.pop("sha256")
+        (workspace / name).write_text(json.dumps(content))
     account = rerun()
     assert account["painted"] == 0 and account["reused"] == account["stages"]["generate"]["rows"]
     assert tree(workspace / "final") == before
@@ -207,9 +207,9 @@ def failed(again, name: str) -> str:
     workspace, rerun = again
     with pytest.raises(AssertionError) as caught:
         rerun()
-    told = str(caught.value)
-    assert str(workspace / name) in told and "Error" not in told.partition("\n")[0], told
-    return told
+    content = str(caught.value)
+    assert str(workspace / name) in content and "Error" not in content.partition("\n")[0], content
+    return content
 
 
 @pytest.mark.parametrize(
@@ -218,20 +218,20 @@ def failed(again, name: str) -> str:
 def test_damaged_ids_end_the_run_with_file_and_remedy_before_anything_is_written(again, damage):
     workspace, _ = again
     path, before = workspace / "ids.json", tree(workspace / "final")
-    told = json.loads(path.read_bytes())
-    first, second, *_ = told["images"]
+    content = json.loads(path.read_bytes())
+    first, second, *_ = content["images"]
     if damage == "flipped":
-        number = str(told["images"][first])
+        number = str(content["images"][first])
         data = path.read_text()
         path.write_text(data.replace(f": {number}", f": {int(number) ^ 1}", 1))
     elif damage in ("garbage", "empty", "list"):
         path.write_bytes({"garbage": b"\x00garbage", "empty": b"", "list": b"[1, 2]"}[damage])
     else:
         if damage != "doubled":
-            del told["sha256"]
-        value = {"negative": -5, "text": "7"}.get(damage, told["images"][second])
-        told["images"][first] = value
-        path.write_text(json.dumps(told))
+            del content["sha256"]
+        value = {"negative": -5, "text": "7"}.get(damage, content["images"][second])
+        content["images"][first] = value
+        path.write_text(json.dumps(content))
     assert "restore it, or remove it: all synthetic pictures and boxes then get new ids" in failed(again, "ids.json")
     assert tree(workspace / "final") == before
 
@@ -240,13 +240,13 @@ def test_without_its_ids_file_a_run_gives_new_ids_and_every_picture_has_its_own(
     workspace, rerun = again
     (workspace / "ids.json").unlink()
     rerun()
-    told = json.loads((workspace / "final" / "annotations.json").read_bytes())
-    assert len({image["id"] for image in told["images"]}) == len(told["images"])
+    content = json.loads((workspace / "final" / "annotations.json").read_bytes())
+    assert len({image["id"] for image in content["images"]}) == len(content["images"])
     assert Ids.read(workspace / "ids.json").images
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b"\xff\xff", b"[" * 100_000, b'{"stages": 7}'])
-def test_a_damaged_status_ends_nothing_and_is_told_in_a_sentence(again, data, capsys):
+def test_a_damaged_status_ends_nothing_and_is_reported_in_a_sentence(again, data, capsys):
     from flows.cli import main
 
     workspace, rerun = again
@@ -258,7 +258,7 @@ def test_a_damaged_status_ends_nothing_and_is_told_in_a_sentence(again, data, ca
 
 
 @pytest.mark.parametrize("data", [b"garbage", b"[]", b'{"org/name": 7}', b'{"org/name": "refs/pr/9"}'])
-def test_a_damaged_lock_of_models_is_told_with_its_remedy(again, data):
+def test_a_damaged_lock_of_models_is_reported_with_its_remedy(again, data):
     workspace, _ = again
     (workspace / "models.lock").write_bytes(data)
     assert "remove it to pin the checkpoints anew" in failed(again, "models.lock")
@@ -397,14 +397,14 @@ def test_a_hostile_status_is_one_sentence_on_the_command_line(again):
     """Through the command line, as a person meets it."""
     workspace, _ = again
     (workspace / "status.json").write_bytes(b"[" * 100_000)
-    told = subprocess.run(
+    content = subprocess.run(
         [sys.executable, "-m", "flows.cli", "status", str(workspace)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
         check=False,
     )
-    assert told.returncode == 1 and "damaged" in told.stderr and "Traceback" not in told.stderr
+    assert content.returncode == 1 and "damaged" in content.stderr and "Traceback" not in content.stderr
 
 
 def test_a_folder_by_the_name_of_an_unused_part_ends_no_run(tmp_path):

@@ -193,7 +193,7 @@ def test_the_users_limit_replaces_pillows(tmp_path: Path, monkeypatch: pytest.Mo
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
-def test_a_picture_is_told_by_digest_size_and_mtime(tmp_path: Path) -> None:
+def test_a_picture_is_identified_by_digest_size_and_mtime(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(NOISE))
     info, data = inspect(path, LIMIT), path.read_bytes()
     assert (info.digest, info.size) == (hashlib.sha256(data).hexdigest(), len(data))

@@ -72,7 +72,7 @@ def test_a_good_picture_gets_digest_size_time_and_frame(tmp_path: Path) -> None:
     ("claimed", "frame", "size"),
     [((30, 40), "upright", (30, 40)), ((40, 30), "stored", (40, 30)), ((0, 0), "upright", (30, 40))],
 )
-def test_the_claimed_size_tells_the_frame_of_a_turned_picture(
+def test_the_claimed_size_decides_the_frame_of_a_turned_picture(
     tmp_path: Path, claimed: tuple[int, int], frame: str, size: tuple[int, int]
 ) -> None:
     picture(tmp_path / "0.jpg", orientation=6)

@@ -64,7 +64,7 @@ class Whole(NamedTuple):
     made: MadeSet
     workspace: Path  # a copy
     account: dict[str, Any]
-    own: Path  # where it ran: keys of some rows hold the path
+    place: Path  # where it ran: keys of some rows hold the path
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def whole(tmp_path_factory, prefect_server) -> Whole:
 @pytest.fixture
 def again(whole) -> Path:
     """Its workspace as the run left it, to be changed and run again."""
-    shutil.rmtree(whole.own)
-    return shutil.copytree(whole.workspace, whole.own)
+    shutil.rmtree(whole.place)
+    return shutil.copytree(whole.workspace, whole.place)
 
 
 def test_a_run_ends_with_a_merged_set_that_pycocotools_loads(whole):
@@ -106,7 +106,7 @@ def test_originals_are_as_they_were(whole):
         assert (folder / "images" / name).read_bytes() == (made_set.images / name).read_bytes()
 
 
-def test_synthetic_records_tell_where_they_come_from(whole):
+def test_synthetic_records_name_where_they_come_from(whole):
     made_set = whole.made
     final = json.loads((whole.workspace / "final" / "annotations.json").read_bytes())
     sources = {a["id"]: a for a in made_set.coco["annotations"]}
@@ -302,10 +302,10 @@ def test_a_picture_that_changes_between_ingest_and_painting_is_a_reason(made_set
 def rot(path: Path, data: bytes) -> None:
     """Other bytes under the same size and time, as of a bad disk, for a process that has decoded nothing yet."""
     inputs._sources.cache_clear()
-    told = path.stat()
-    assert len(data) <= told.st_size
-    path.write_bytes(data.ljust(told.st_size, b"\0"))
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    info = path.stat()
+    assert len(data) <= info.st_size
+    path.write_bytes(data.ljust(info.st_size, b"\0"))
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def flat(size=(160, 120)) -> bytes:

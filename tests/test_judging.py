@@ -22,9 +22,19 @@ from lib.records.requests import Label, Outcome, Request
 from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
 from lib.records.store import Store
+from lib.runs.tidy import tidy
 from lib.screening import boxes as judging
 from lib.screening import verdicts as reasons
-from lib.screening.boxes import BoxVerdict, count_verdicts, judge_pictures, judged_labels, learn_rules, real_boxes
+from lib.screening.boxes import (
+    BoxVerdict,
+    count_verdicts,
+    judge_pictures,
+    judged_labels,
+    learn_rules,
+    painted_key,
+    real_boxes,
+    rule_keys,
+)
 
 RED, GREEN, GREY = (250, 0, 0), (0, 250, 0), (128, 128, 128)
 NAMES = ["green", "red"]
@@ -145,7 +155,7 @@ def test_no_real_boxes_are_no_rows_and_hold_nothing_back(store):
     assert len(empty) == 0 and not rules.known and set(rules.keep) == {0}
 
 
-def test_limits_are_learned_once_and_asked_of_new_pictures_only(store):
+def test_limits_are_learned_once_and_applied_to_new_pictures_only(store):
     judge = ColourJudge()
     rules = learned(store, judge)
     assert rules.known and rules.names == ("green", "red", "background") and rules.boxes == (30, 30, 0)
@@ -202,8 +212,8 @@ def test_a_picture_of_which_nothing_is_recognised_is_set_aside(store):
 
 def test_only_labels_that_were_painted_and_are_to_be_learned_are_judged(store):
     judge = ColourJudge()
-    own, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
-    assert judged(store, painted(), own, hidden, judge=judge).boxes == [] and judge.scored == 0
+    kept, hidden = Label(source="1", painted=False), new("2", OBJECTS["2"][1], ignored="occluded")
+    assert judged(store, painted(), kept, hidden, judge=judge).boxes == [] and judge.scored == 0
 
 
 def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store):
@@ -213,7 +223,7 @@ def test_new_objects_and_other_categories_are_judged_by_what_they_are_now(store)
     assert [entry[1] for entry in entries(row)] == ["keep", "keep"]
 
 
-def test_boxes_that_are_too_small_are_kept_unasked(store):
+def test_boxes_that_are_too_small_are_kept_unjudged(store):
     judge = ColourJudge()
     labels = new("1", (10.0, 10.0, 7.0, 30.0)), new("1", (95.0, 10.0, 20.0, 20.0)), new("2", (-30.0, 0.0, 20.0, 20.0))
     row = judged(store, painted(), *labels, judge=judge)
@@ -230,6 +240,17 @@ def test_a_picture_is_judged_once_and_not_read_again(store):
     assert again == before and judge.scored == 1
 
 
+def test_the_keys_of_what_is_kept_are_found_without_a_judge(store):
+    too_small = new("1", (95.0, 10.0, 20.0, 20.0))
+    row, real = judged(store, painted(), new("1"), too_small), real_boxes(objects_of(30), images_of(30), "train", 8)
+    of_judge = NAMES, BoxScreenSettings(), ColourJudge.identity
+    limits, shares = rule_keys(real, *of_judge)
+    shares.append(painted_key(row, outcome_of(new("1"), too_small), OBJECTS, *of_judge))
+    kept = {item for item in store.items() if item[0] != "picture"}
+    assert kept == {("limits", limits), *(("shares", key) for key in shares)} and len(kept) == 32
+    assert painted_key(row, outcome_of(too_small), OBJECTS, *of_judge) is None
+
+
 def test_a_picture_that_left_the_store_is_a_reason(store):
     row = row_of(store, painted())
     store.path("picture", row.picture).unlink()
@@ -237,7 +258,7 @@ def test_a_picture_that_left_the_store_is_a_reason(store):
     assert (judged_row.status, judged_row.reason, judged_row.boxes) == (REJECTED, "picture_lost", [])
 
 
-def test_rows_set_aside_before_pass_as_they_are_and_progress_is_told(store):
+def test_rows_set_aside_before_pass_as_they_are_and_progress_is_reported(store):
     row, steps = ScreenRow("x", REJECTED, "black", "", "7", "", "", "x.png", 0, 0, ""), []
     assert judge_pictures([row], {}, OBJECTS, learned(store), ColourJudge(), store, steps.append) == [row]
     assert steps == [1]
@@ -262,7 +283,7 @@ def test_without_verdicts_the_outcome_is_itself():
     assert judged_labels(outcome, [], OBJECTS) is outcome
 
 
-def test_what_becomes_of_a_label_is_no_part_of_a_requests_key():
+def test_what_becomes_of_a_label_is_not_part_of_a_requests_key():
     request = Request(**outcome_of(new("1")).model_dump(), passes=())
     marked = request.model_copy(update={"labels": (new("1", dropped="not_recognised"),)})
     assert key_of(marked) == key_of(request) and "dropped" not in request.model_dump_json()
@@ -343,6 +364,10 @@ def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(
     assert all(stage["painted"] == 0 for stage in account["stages"].values())
     account = journey(tmp_path / "ws", keep=0, drop=0)
     assert account["painted"] == 0 and tree(tmp_path / "ws" / "final") == before
+    groups = {group.name: group for group in tidy(tmp_path / "ws")}
+    assert (groups["store/limits"].kept, groups["store/limits"].removed) == (1, 1)  # of the former percentiles
+    assert groups["store/shares"].removed == groups["store/verdict"].removed == 0
+    assert journey(tmp_path / "ws", keep=0, drop=0)["painted"] == 0
 
 
 def test_pictures_of_nothing_are_set_aside(prefect_server, tmp_path, grey):

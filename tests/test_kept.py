@@ -46,7 +46,7 @@ def test_equal_values_give_equal_bytes(path, tmp_path):
     assert (tmp_path / "other.json").read_bytes() == path.read_bytes()
 
 
-def test_another_layout_of_the_same_content_is_no_damage(path):
+def test_another_layout_of_the_same_content_is_not_damage(path):
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     assert kept.read(path, Thing) == THING
 
@@ -86,13 +86,13 @@ def test_a_folder_in_a_files_place_is_the_same(tmp_path):
 
 
 def test_a_change_that_was_meant_needs_its_digest_gone(path):
-    told = json.loads(path.read_text())
-    told["name"] = "another"
-    path.write_text(json.dumps(told))
+    value = json.loads(path.read_text())
+    value["name"] = "another"
+    path.write_text(json.dumps(value))
     with pytest.raises(AugmentError, match=r'altered since.*remove its line "sha256"'):
         kept.read(path, Thing)
-    del told["sha256"]
-    path.write_text(json.dumps(told))
+    del value["sha256"]
+    path.write_text(json.dumps(value))
     assert kept.read(path, Thing) == Thing("another", THING.numbers)
 
 
@@ -100,7 +100,7 @@ def test_a_change_that_was_meant_needs_its_digest_gone(path):
 def test_what_is_not_of_the_type_counts_as_absent(data):
     assert kept.typed(data, dict[str, int]) is None
     assert kept.typed(b'{"a": 1}', dict[str, int]) == {"a": 1}
-    assert kept.typed(b'{"a": 1}', dict[str, int], lambda told: "b" in told) is None
+    assert kept.typed(b'{"a": 1}', dict[str, int], lambda value: "b" in value) is None
 
 
 # Records of jobs
@@ -147,7 +147,7 @@ def test_what_is_not_as_it_was_noted_is_unknown(part, damage):
         b'{"metadata": {"serializer": {"type": "pickle"}}, "result": "gASV"}',
     ],
 )
-def test_a_record_that_is_none_of_ours_is_no_record(part, data):
+def test_a_record_that_is_none_of_ours_is_ignored(part, data):
     sha256 = part.sha256.encode()
     part.file.with_suffix(".json").write_bytes(data.replace(b"%s", sha256))
     assert kept.noted_ref(part.file) is None

@@ -68,7 +68,7 @@ def final_set(workspace: Path) -> dict[str, bytes]:
 
 
 def kill_when(process: subprocess.Popen[bytes], workspace: Path, pattern: str, count: int) -> None:
-    """SIGKILL as soon as so many items are there."""
+    """SIGKILL as soon as so many items exist."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if len(list(workspace.glob(pattern))) >= count:

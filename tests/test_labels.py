@@ -115,10 +115,10 @@ def test_a_malformed_mask_counts_as_none_and_stops_nothing(odd):
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1" + b"0" * 400], ids=["1e999", "-1e999", "10**400"])
 def test_numbers_that_no_float_holds_count_as_no_mask(number):
-    told = b'{"segmentation": [[' + number + b", 2, 3, 4, 5, 9]]}"
-    assert polygons_of(told, 60, 80) is None
+    source = b'{"segmentation": [[' + number + b", 2, 3, 4, 5, 9]]}"
+    assert polygons_of(source, 60, 80) is None
     box = (10.0, 10.0, 20.0, 20.0)
-    assert occluded(OWN, box, told, SIZE, [(20, 0, 40, 60)], CUT).bbox == (10, 10, 10, 20)
+    assert occluded(OWN, box, source, SIZE, [(20, 0, 40, 60)], CUT).bbox == (10, 10, 10, 20)
 
 
 def test_a_polygon_with_a_coordinate_too_many_is_left_out():
@@ -215,7 +215,7 @@ def test_a_mapped_mask_lies_in_the_region_and_its_area_scales_with_it(crop, regi
 
 
 @given(BOXES, SHARES)
-def test_mirroring_twice_is_no_mirroring(crop, shares):
+def test_mirroring_twice_changes_nothing(crop, shares):
     x0, y0, x1, y1 = crop
     polygon = tuple((x0, y0)[i % 2] + v * (x1 - x0, y1 - y0)[i % 2] for i, v in enumerate(shares))
     once = donor_mask(donor(crop, True, (polygon,)), step(crop))
@@ -235,8 +235,8 @@ def test_the_label_of_any_box_can_be_written(values):
 def test_a_traced_mask_has_the_masks_own_area(seed):
     blobs = binary_fill_holes(np.random.default_rng(seed).random((12, 16)) < 0.4)
     rle = coco_mask.encode(np.asfortranarray(blobs.astype(np.uint8)))
-    told = msgspec.json.encode({"segmentation": {"size": list(blobs.shape), "counts": rle["counts"].decode()}})
-    polygons = polygons_of(told, *blobs.shape) or ()
+    source = msgspec.json.encode({"segmentation": {"size": list(blobs.shape), "counts": rle["counts"].decode()}})
+    polygons = polygons_of(source, *blobs.shape) or ()
     assert polygon_area(polygons) == blobs.sum()
 
 
@@ -333,20 +333,20 @@ def test_the_order_of_occluders_and_telling_one_twice_change_nothing(box, occlud
 
 @given(MASKS, OCCLUDERS, st.sampled_from(["polygons", "compressed", "uncompressed", "own polygons", "own runs"]))
 def test_of_a_mask_the_visible_pixels_are_counted(mask, occluders, kind):
-    label, told, shape = OWN, None, mask
+    label, source, shape = OWN, None, mask
     if kind.endswith("polygons"):
         polygons = polygons_of(record(compressed(mask)), *SIZE)
         shape = drawn(polygons, *SIZE)  # hollows filled
     box = tight_box(shape)
     if kind == "polygons":
-        told = record(polygons)
+        source = record(polygons)
     elif kind in ("compressed", "uncompressed"):
-        told = record(compressed(mask) if kind == "compressed" else uncompressed(mask))
+        source = record(compressed(mask) if kind == "compressed" else uncompressed(mask))
     else:
-        own = encode_rle(mask) if kind == "own runs" else polygons
-        label = Label(source="7", painted=True, bbox=box, segmentation=own, area=float(shape.sum()))
+        segmentation = encode_rle(mask) if kind == "own runs" else polygons
+        label = Label(source="7", painted=True, bbox=box, segmentation=segmentation, area=float(shape.sum()))
     left = shape & ~frame_pixels(occluders)
-    new = occluded(label, box, told, SIZE, occluders, CUT)
+    new = occluded(label, box, source, SIZE, occluders, CUT)
     if (left == shape).all():
         assert new is label
     elif not left.any():
@@ -360,8 +360,8 @@ def test_of_a_mask_the_visible_pixels_are_counted(mask, occluders, kind):
 
 @given(FLOAT_BOXES, OCCLUDERS, st.sampled_from([CUT, FULL, VisibilitySettings()]), MASKS)
 def test_labels_are_equal_after_a_round_trip_through_json(box, occluders, policy, mask):
-    for told in (None, record(compressed(mask)), record(polygons_of(record(compressed(mask)), *SIZE))):
-        label = occluded(OWN, box, told, SIZE, occluders, policy)
+    for source in (None, record(compressed(mask)), record(polygons_of(record(compressed(mask)), *SIZE))):
+        label = occluded(OWN, box, source, SIZE, occluders, policy)
         assert Label.model_validate_json(canonical(label)) == label
         assert Label.model_validate(label.model_dump()) == label
 
@@ -403,7 +403,7 @@ def test_a_box_that_falls_apart_has_a_polygon_a_piece():
     assert len(label.segmentation) == 2 and label.bbox == BOX
 
 
-def test_a_box_with_a_hole_is_told_in_runs():
+def test_a_box_with_a_hole_is_encoded_in_runs():
     label = occluded(OWN, BOX, None, SIZE, [(20, 20, 30, 25)], CUT)
     expected = frame_pixels([(10, 12, 41, 33)]) & ~frame_pixels([(20, 20, 30, 25)])
     np.testing.assert_array_equal(decode_rle(label.segmentation), expected)
@@ -438,10 +438,10 @@ def test_the_limit_itself_is_visible_enough():
     assert occluded(OWN, box, None, SIZE, occluder, VisibilitySettings(min_visible=0.31)).ignored == "occluded"
 
 
-def test_full_labels_only_learn_how_much_is_seen():
+def test_full_labels_only_learn_how_much_is_visible():
     label = Label(source=None, painted=True, bbox=BOX, segmentation=None, area=611.03, category="pallet")
-    told = occluded(label, BOX, None, SIZE, [(30, 0, 80, 60)], FULL)
-    assert told == label.model_copy(update={"visible": round((30 - 10.25) / 30.1, 4)})
+    new = occluded(label, BOX, None, SIZE, [(30, 0, 80, 60)], FULL)
+    assert new == label.model_copy(update={"visible": round((30 - 10.25) / 30.1, 4)})
     assert occluded(label, BOX, None, SIZE, [(0, 0, 80, 60)], FULL) == label.model_copy(update={"visible": 0.0})
 
 
@@ -451,9 +451,9 @@ def test_nothing_left_is_hidden_whatever_the_limit():
 
 def test_a_label_of_its_own_counts_and_not_the_annotation():
     label = Label(source="7", painted=True, bbox=(0, 0, 20, 20), segmentation=None, area=400, category="pallet")
-    told = occluded(label, BOX, record([list(TRIANGLE)]), SIZE, [(10, 0, 80, 60)], CUT)
-    assert (told.source, told.painted, told.category) == ("7", True, "pallet")
-    assert (told.bbox, told.area, told.visible) == ((0, 0, 10, 20), 200, 0.5)
+    new = occluded(label, BOX, record([list(TRIANGLE)]), SIZE, [(10, 0, 80, 60)], CUT)
+    assert (new.source, new.painted, new.category) == ("7", True, "pallet")
+    assert (new.bbox, new.area, new.visible) == ((0, 0, 10, 20), 200, 0.5)
 
 
 @pytest.mark.parametrize("kind", [uncompressed, compressed])
@@ -464,7 +464,7 @@ def test_a_mask_that_came_in_runs_stays_in_runs(kind):
     assert label.area == expected.sum() and label.bbox == tight_box(expected)
 
 
-def test_a_mask_with_a_hole_cut_into_it_is_told_in_runs():
+def test_a_mask_with_a_hole_cut_into_it_is_encoded_in_runs():
     polygons = polygons_of(record(compressed(blob())), *SIZE)
     label = occluded(OWN, tight_box(blob()), record(polygons), SIZE, [(30, 25, 36, 30)], CUT)
     np.testing.assert_array_equal(decode_rle(label.segmentation), blob() & ~frame_pixels([(30, 25, 36, 30)]))

@@ -82,7 +82,7 @@ def test_every_weight_learns():
     assert idle == []
 
 
-def test_label_0_is_no_object_wherever_its_box_and_whatever_its_style():
+def test_label_0_is_not_an_object_wherever_its_box_and_whatever_its_style():
     unet, given = awake().eval(), inputs_of(awake())
     nothing = given | {"labels": given["labels"] * 0}
     empty = given | {"boxes": given["boxes"][:, :0], "labels": given["labels"][:, :0], "style": given["style"][:, :0]}
@@ -103,7 +103,7 @@ def test_objects_may_stand_in_any_order_and_among_empty_rows():
             torch.testing.assert_close(unet(**given | other), output, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_kept_is_the_same_as_none_told():
+def test_nothing_kept_is_the_same_as_no_condition():
     unet, given = awake().eval(), inputs_of(awake())
     with torch.no_grad():
         output = unet(**given | {"keep": given["keep"] * 0})
@@ -188,7 +188,7 @@ def folder(tmp_path_factory):
     return tiny_stay(tmp_path_factory.mktemp("tiny") / "stay")
 
 
-def test_a_saved_one_says_what_it_said(tmp_path):
+def test_a_saved_one_predicts_the_same(tmp_path):
     unet = awake().eval()
     unet.save_pretrained(tmp_path)
     again = LayoutUNet.from_pretrained(tmp_path)
@@ -215,7 +215,7 @@ def test_one_that_lacks_a_tensor_is_refused(folder, tmp_path):
     """It would be filled with random numbers."""
     shutil.copytree(folder, tmp_path / "less")
     weights = tmp_path / "less" / "unet" / "diffusion_pytorch_model.safetensors"
-    save_file({name: own for name, own in load_file(weights).items() if name != "trust"}, weights)
+    save_file({name: weight for name, weight in load_file(weights).items() if name != "trust"}, weights)
     with pytest.raises(AugmentError, match=r"cannot be loaded.*lack 1 tensors \(trust"):
         load_layout_unet(resolve(str(tmp_path / "less"), {}))
 
@@ -239,7 +239,7 @@ def test_another_class_is_refused(folder, tmp_path):
         load_layout_unet(resolve(str(tmp_path / "other"), {}))
 
 
-def test_missing_and_damaged_files_are_told(folder, tmp_path):
+def test_missing_and_damaged_files_are_reported(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "broken")
     weights = tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-50])

@@ -11,7 +11,7 @@ from test_edits import BOXES, HEIGHT, WIDTH, drawn_scene, edit, make_box, scene_
 from test_plan import box, frame, image, plan, recipe, requests, select
 
 from lib.core.geometry import to_window, xywh_to_xyxy
-from lib.planning.edits import Scene
+from lib.planning.edits import LabelledPicture
 from lib.planning.plan import plan_requests
 from lib.planning.statistics import Statistics
 from lib.records.rows import ObjectRow, SelectRow
@@ -21,13 +21,13 @@ MIXES = [("cat",), ("cat", "cat", "dog"), ("dog", "dog")]
 
 
 def sampled_scene(variant=0, mixes=MIXES, places=SMALL, boxes=()):
-    return Scene("1", "d", WIDTH, HEIGHT, "a scene", (0, variant), boxes, places, mixes)
+    return LabelledPicture("1", "d", WIDTH, HEIGHT, "a scene", (0, variant), boxes, places, mixes)
 
 
 def sampled_targets(**values):
     """The targets of forty variants."""
-    own = edit("layout", layouts="sampled", **values)
-    return [own.draft(sampled_scene(variant)).targets[0] for variant in range(40)]
+    made = edit("layout", layouts="sampled", **values)
+    return [made.draft(sampled_scene(variant)).targets[0] for variant in range(40)]
 
 
 # Jittered
@@ -90,21 +90,21 @@ def test_sampled_objects_stand_clear_of_each_other():
             assert all(a1 <= x0 or x1 <= a0 or b1 <= y0 or y1 <= b0 for x0, y0, x1, y1 in target.adds[:i])
 
 
-def test_of_more_objects_than_asked_no_layout_is_sampled():
+def test_of_more_objects_than_requested_no_layout_is_sampled():
     assert {len(target.adds) for target in sampled_targets(max_objects=2)} == {1, 2}
 
 
 def test_a_picture_without_boxes_gets_a_sampled_layout_and_those_of_others_are_gone():
-    own = edit("layout", layouts="sampled")
-    assert own.draft(sampled_scene()) == own.draft(sampled_scene(boxes=[make_box(1, 5, 5, 30, 30)]))
-    assert own.draft(sampled_scene()).keeps == ()
+    made = edit("layout", layouts="sampled")
+    assert made.draft(sampled_scene()) == made.draft(sampled_scene(boxes=[make_box(1, 5, 5, 30, 30)]))
+    assert made.draft(sampled_scene()).keeps == ()
 
 
 def test_categories_without_places_are_left_out_of_the_mixes():
-    own = edit("layout", layouts="sampled")
-    (target,) = own.draft(sampled_scene(mixes=[("cat", "gone")])).targets
+    made = edit("layout", layouts="sampled")
+    (target,) = made.draft(sampled_scene(mixes=[("cat", "gone")])).targets
     assert target.kinds == ("cat",)
-    draft = own.draft(sampled_scene(mixes=[("gone",)]))
+    draft = made.draft(sampled_scene(mixes=[("gone",)]))
     assert draft.targets == () and draft.reason == "no_examples"
 
 

@@ -37,7 +37,7 @@ def test_a_missing_manifest_names_the_stage_that_writes_it(tmp_path):
         read_manifest(tmp_path / "plan.parquet", DrawRow)
 
 
-def test_a_foreign_manifest_tells_expected_and_found(tmp_path):
+def test_a_foreign_manifest_is_reported_with_expected_and_found(tmp_path):
     write_manifest(tmp_path / "draw.parquet", ROWS, DrawRow)
     with pytest.raises(AugmentError, match=r"(?s)found .*sha256.*expected .*picture"):
         read_manifest(tmp_path / "draw.parquet", ReviewRow)
@@ -69,8 +69,8 @@ def test_a_flipped_bit_is_an_error_of_ours_or_changes_nothing(tmp_path, place, b
 def test_what_a_file_says_of_pandas_is_not_believed(tmp_path):
     """It could turn a column into an index, or name types."""
     table = to_table(ROWS, DrawRow)
-    told = {"index_columns": ["key"], "columns": [], "column_indexes": [], "pandas_version": "2.0.0"}
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(told)}), tmp_path / "draw.parquet")
+    metadata = {"index_columns": ["key"], "columns": [], "column_indexes": [], "pandas_version": "2.0.0"}
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(metadata)}), tmp_path / "draw.parquet")
     assert read_manifest(tmp_path / "draw.parquet", DrawRow).key.tolist() == ["a", "b"]
 
 

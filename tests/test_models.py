@@ -1,4 +1,4 @@
-"""Where weights come from: pinned, found offline, and a clear word where they are not there."""
+"""Where weights come from: pinned, found offline, and a clear sentence where they are missing."""
 
 import json
 import os
@@ -41,16 +41,16 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that answers what the test puts into `says`: a commit, or an exception to raise."""
-    asked, says = [], {"sha": SHA}
+    requests, says = [], {"sha": SHA}
 
     def model_info(self, name, revision=None, timeout=None):
-        asked.append((name, revision))
+        requests.append((name, revision))
         if isinstance(says["sha"], Exception):
             raise says["sha"]
         return SimpleNamespace(sha=says["sha"])
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    return SimpleNamespace(asked=asked, says=says)
+    return SimpleNamespace(requests=requests, says=says)
 
 
 def refused(status):
@@ -105,21 +105,21 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def test_a_hub_id_in_the_lock_is_not_looked_up_again(hub):
     assert resolve("org/name", {"org/name": SHA}) == ModelRef("org/name", SHA, None)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_a_hub_id_outside_the_lock_is_asked_for_with_its_branch(hub):
+def test_a_hub_id_outside_the_lock_is_requested_with_its_branch(hub):
     assert resolve("org/name", {}).revision == SHA
     assert resolve("org/name@refs/pr/2", {}).id == "org/name@refs/pr/2"
-    assert hub.asked == [("org/name", "main"), ("org/name", "refs/pr/2")]
+    assert hub.requests == [("org/name", "main"), ("org/name", "refs/pr/2")]
 
 
 def test_a_commit_behind_the_id_needs_no_hub(hub):
     assert resolve(f"org/name@{SHA}", {}).revision == SHA
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_an_unknown_or_gated_id_is_told_as_such(hub):
+def test_an_unknown_or_gated_id_is_reported_as_such(hub):
     hub.says["sha"] = refused(404)
     with pytest.raises(AugmentError, match=r"'org/name': the hub has no such checkpoint.*no such repository$"):
         resolve("org/name", {})
@@ -140,10 +140,10 @@ def test_without_a_network_the_caches_branch_or_only_snapshot_counts(hub, cache)
 
 def test_without_a_network_and_a_cache_the_error_names_id_places_and_choices(hub, cache):
     hub.says["sha"] = ConnectionError("no route")
-    with pytest.raises(AugmentError) as told:
+    with pytest.raises(AugmentError) as caught:
         resolve("org/name", {})
     for part in ("org/name", "no route", str(cache), "model: FOLDER", "models: mini", "painter: copy-paste"):
-        assert part in str(told.value)
+        assert part in str(caught.value)
 
 
 def test_a_cached_snapshot_is_used_offline_and_an_incomplete_one_names_the_file(cache):
@@ -202,12 +202,12 @@ def test_the_dial_chooses_between_published_and_mini_and_a_setting_goes_first(fo
 def test_a_mini_model_is_a_folder_of_the_checkout_and_a_missing_one_says_what_to_do(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "MINI", tmp_path)
     assert resolve("mini:model", {}) == ModelRef("mini:model", folder_revision(folder), folder)
-    with pytest.raises(AugmentError, match=r"no folder data/models/mini/gligen \(there: model\)") as told:
+    with pytest.raises(AugmentError, match=r"no folder data/models/mini/gligen \(there: model\)") as caught:
         resolve("mini:gligen", {})
-    assert "models: full" in str(told.value)
+    assert "models: full" in str(caught.value)
 
 
-def test_a_broken_checkpoint_is_told_as_such_and_faults_of_storage_and_memory_pass():
+def test_a_broken_checkpoint_is_reported_as_such_and_faults_of_storage_and_memory_pass():
     ref = ModelRef("org/name", SHA, None)
     for error in (OSError("no such key"), ValueError("bad"), RuntimeError("size mismatch")):
         with pytest.raises(AugmentError, match=r"org/name .* cannot be loaded"), reading(ref):
@@ -217,7 +217,7 @@ def test_a_broken_checkpoint_is_told_as_such_and_faults_of_storage_and_memory_pa
             raise error
 
 
-def test_weights_that_are_cut_short_are_told_as_such(tmp_path):
+def test_weights_that_are_cut_short_are_reported_as_such(tmp_path):
     folder = tiny_gligen(tmp_path / "gligen")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -64,8 +64,8 @@ class Greyness(Base):
     OF, NEEDS, NOTE, MORE = "pictures", "", dict[str, dict[str, float]], GreyDetails
     NUMBERS = {"greyness": Number("Mean grey of pictures: low is good. It cannot tell why.", "lower", "grey levels")}
 
-    def of_picture(self, seen):
-        return {"numbers": {"greyness": float(seen.pixels.mean())}}
+    def of_picture(self, picture):
+        return {"numbers": {"greyness": float(picture.pixels.mean())}}
 
     def of_all(self, real, generated, names, seed):
         values = [note["numbers"]["greyness"] for note in generated.notes]
@@ -125,8 +125,8 @@ def test_help_names_every_metric_extractor_and_format(capsys):
 
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
-    told = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
-    assert all(name in told for family in (METRICS, EXTRACTORS, FORMATS) for name in family)
+    printed = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
+    assert all(name in printed for family in (METRICS, EXTRACTORS, FORMATS) for name in family)
 
 
 # A painter, an edit and a format: each by itself, then together on the command line

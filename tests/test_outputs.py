@@ -141,11 +141,11 @@ def test_every_setting_that_names_something_to_read_is_an_input(tmp_path, values
         return {"X": str(tmp_path / "x"), "I": str(tmp_path)}.get(value, value)
 
     (tmp_path / "x").mkdir()
-    told = inputs_of(check_parameters({"dataset": {"images": str(tmp_path)}, **filled(values)}))
-    assert told == {"dataset.images": tmp_path, named: tmp_path / "x"}
+    inputs = inputs_of(check_parameters({"dataset": {"images": str(tmp_path)}, **filled(values)}))
+    assert inputs == {"dataset.images": tmp_path, named: tmp_path / "x"}
 
 
-def test_hub_ids_and_what_is_not_there_are_no_inputs(tmp_path):
+def test_hub_ids_and_what_is_not_there_are_not_inputs(tmp_path):
     values = {"dataset": {"images": tmp_path / "nowhere"}, "painter": {"name": "gligen", "model": "masterful/gligen"}}
     assert inputs_of(check_parameters(values)) == {}
     assert inputs_of(check_training({"dataset": {"images": tmp_path}, "start": tmp_path})).keys() == {
@@ -158,7 +158,7 @@ def test_hub_ids_and_what_is_not_there_are_no_inputs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["final/annotations.json", "status.json", "settings.json", "contact_sheet.jpg"])
-def test_a_folder_with_files_of_our_names_is_no_workspace(tmp_path, name):
+def test_a_folder_with_files_of_our_names_is_not_a_workspace(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     for _ in range(2):
@@ -254,8 +254,8 @@ def test_a_result_fed_back_into_its_own_workspace_is_refused_and_left_as_it_is(p
     assert augment(dataset=made.dataset, workspace=root, return_state=True).is_completed()
     before = everything(tmp_path)
     dataset = {"images": str(root / "final" / "images"), "annotations": str(root / "final" / "annotations.json")}
-    told = failed(augment, dataset=dataset, workspace=root, finalise={"originals": originals})
-    assert "dataset.images" in told and "lies in" in told
+    message = failed(augment, dataset=dataset, workspace=root, finalise={"originals": originals})
+    assert "dataset.images" in message and "lies in" in message
     assert everything(tmp_path) == before
 
 
@@ -287,8 +287,8 @@ def test_pictures_named_through_a_folder_that_holds_the_workspace_are_refused_an
     before = everything(tmp_path / "D" / "final")
     dataset = {"images": str(tmp_path), "annotations": str(tmp_path / "annotations.json")}
     for _ in range(2):
-        told = failed(augment, dataset=dataset, workspace=tmp_path / "D", finalise={"originals": "none"})
-        assert "of the data set lies in what runs of workspace" in told
+        message = failed(augment, dataset=dataset, workspace=tmp_path / "D", finalise={"originals": "none"})
+        assert "of the data set lies in what runs of workspace" in message
     assert everything(tmp_path / "D" / "final") == before
 
 
@@ -309,8 +309,8 @@ def test_evaluation_may_read_a_final_folder_but_not_what_it_writes(prefect_serve
     from flows.evaluate import evaluate
 
     made = MadeSet(tmp_path / "ws" / "report", 3)
-    told = failed(evaluate, real=made.images, generated=made.images, workspace=tmp_path / "ws", extractor="pixels")
-    assert "real" in told and "lies in" in told
+    message = failed(evaluate, real=made.images, generated=made.images, workspace=tmp_path / "ws", extractor="pixels")
+    assert "real" in message and "lies in" in message
     made = MadeSet(tmp_path / "ws" / "final", 3)
     (tmp_path / "ws" / "final" / "annotations.json").unlink()
     state = evaluate(
@@ -329,8 +329,8 @@ def test_a_training_reads_nothing_that_it_writes_and_replaces_no_model_of_anothe
     facts.unlink()
     made = MadeSet(tmp_path / "made", 3)
     before = everything(tmp_path)
-    told = failed(train, dataset=made.dataset, models=["vae"], workspace=tmp_path / "ws")
-    assert "model" in told and "was not made by a training" in told and everything(tmp_path) == before
+    message = failed(train, dataset=made.dataset, models=["vae"], workspace=tmp_path / "ws")
+    assert "model" in message and "was not made by a training" in message and everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["final", "status.json", "ids.json"])
@@ -347,9 +347,9 @@ def test_a_circle_of_links_in_the_workspace_is_a_sentence_with_the_remedy(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
-def test_a_lock_that_is_no_file_is_named_with_the_remedy(tmp_path, kind):
+def test_a_lock_that_is_not_a_file_is_named_with_the_remedy(tmp_path, kind):
     lock = tmp_path / "ws" / ".lock"
     lock.parent.mkdir()
     lock.mkdir() if kind == "folder" else lock.symlink_to(lock.parent / "other")
-    with pytest.raises(AugmentError, match=rf"{lock} is no file .*: remove it"), locked(lock.parent):
+    with pytest.raises(AugmentError, match=rf"{lock} is not a file .*: remove it"), locked(lock.parent):
         pass

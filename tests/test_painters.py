@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lib.core.checkpoints import ModelRef, resolve
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
+from lib.painting.composites import COMPOSITES, compose
 from lib.painting.painters import PAINTERS, PassInput
 from lib.painting.painters.copy_paste import CopyPaste
 from lib.planning.edits import EDITS
@@ -139,17 +140,17 @@ def test_paints_come_in_the_order_of_their_passes(painters, name):
 
 @every_painter
 def test_canvas_mask_and_donor_are_not_written_to(painters, name):
-    own, untouched = item(name), item(name)
-    paint(painters[name], own)
+    work, untouched = item(name), item(name)
+    paint(painters[name], work)
     for pixels in ("canvas", "mask", "donor"):
-        np.testing.assert_array_equal(getattr(own, pixels), getattr(untouched, pixels))
+        np.testing.assert_array_equal(getattr(work, pixels), getattr(untouched, pixels))
 
 
 @every_painter
 def test_something_is_painted_in_the_box(painters, name):
-    own = item(name)
-    (image,) = paint(painters[name], own)
-    assert (image != own.canvas)[own.mask].any()
+    work = item(name)
+    (image,) = paint(painters[name], work)
+    assert (image != work.canvas)[work.mask].any()
 
 
 @pytest.mark.parametrize("where", [(), (slice(None), slice(None)), (21, 43)], ids=["nothing", "everything", "a pixel"])
@@ -166,12 +167,12 @@ def test_any_mask_can_be_painted(painters, name, where):
 def test_any_number_of_boxes_is_painted_or_refused_whole(painters, name):
     most = PAINTERS[name].MAX_BOXES
     for count in (0, 1, 2, 7, 30, 31):
-        own = item(name, boxes=((16, 8, 48, 40),) * count)
+        work = item(name, boxes=((16, 8, 48, 40),) * count)
         if most is None or count <= most:
-            assert paint(painters[name], own)[0].shape == (64, 64, 3)
+            assert paint(painters[name], work)[0].shape == (64, 64, 3)
         else:
             with pytest.raises(ValueError, match=f"{count}"):
-                paint(painters[name], own)
+                paint(painters[name], work)
 
 
 @every_painter
@@ -228,10 +229,10 @@ SIDES = st.integers(1, 40)
 @settings(max_examples=60)
 def test_a_donor_fills_the_box_exactly_and_nothing_else(x, y, w, h, wide, high, flip):
     canvas, red = np.zeros((64, 64, 3), np.uint8), np.full((high, wide, 3), (200, 10, 10), np.uint8)
-    own = item("copy-paste", box=(x, y, x + w, y + h), canvas=canvas, donor=red, flip=flip)
-    (image,) = paint(plain(), own)
-    np.testing.assert_array_equal((image == (200, 10, 10)).all(axis=2), own.mask)
-    np.testing.assert_array_equal(image[~own.mask], canvas[~own.mask])
+    work = item("copy-paste", box=(x, y, x + w, y + h), canvas=canvas, donor=red, flip=flip)
+    (image,) = paint(plain(), work)
+    np.testing.assert_array_equal((image == (200, 10, 10)).all(axis=2), work.mask)
+    np.testing.assert_array_equal(image[~work.mask], canvas[~work.mask])
 
 
 def test_a_donor_of_the_boxs_size_keeps_its_pixels():
@@ -240,11 +241,11 @@ def test_a_donor_of_the_boxs_size_keeps_its_pixels():
     np.testing.assert_array_equal(image[8:40, 16:48], donor)
 
 
-def test_a_window_beyond_the_frame_and_off_its_origin_is_no_matter():
-    own = item("copy-paste", donor=noise(4, 32, 32))
+def test_a_window_beyond_the_frame_and_off_its_origin_does_not_matter():
+    work = item("copy-paste", donor=noise(4, 32, 32))
     shift = {"window": (-10, 100, 54, 164), "region": ((6, 108, 38, 140),)}
-    moved = PassInput(own.step.model_copy(update=shift), own.canvas, own.mask, own.donor)
-    np.testing.assert_array_equal(*paint(plain(), own), *paint(plain(), moved))
+    moved = PassInput(work.step.model_copy(update=shift), work.canvas, work.mask, work.donor)
+    np.testing.assert_array_equal(*paint(plain(), work), *paint(plain(), moved))
 
 
 def test_a_flipped_donor_is_mirrored_left_to_right():
@@ -281,10 +282,56 @@ def test_tone_keeps_values_in_range():
     assert (image[8:40, 16:48] >= donor).all()  # brighter everywhere: nothing wrapped around
 
 
+@pytest.mark.parametrize("tone", [0.5, 1])
+def test_tone_keeps_black_black_and_white_white(tone):
+    donor = np.zeros((32, 32, 3), np.uint8)
+    donor[8:20, 8:20] = 255
+    canvas = np.full((64, 64, 3), 200, np.uint8)
+    (image,) = paint(plain(tone=tone), item("copy-paste", canvas=canvas, donor=donor))
+    np.testing.assert_array_equal(image[8:40, 16:48], donor)
+
+
+def cut_item(donor, outline=((8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0),)):
+    """A pass that pastes of a donor of 32 x 32 pixels what its outline encloses, into a place of the same size."""
+    canvas = np.full((64, 64, 3), 40, np.uint8)
+    work = item("copy-paste", canvas=canvas, donor=donor)
+    planned = work.step.donor.model_copy(update={"outline": outline})
+    return PassInput(work.step.model_copy(update={"donor": planned}), canvas, work.mask, donor)
+
+
+def test_an_object_with_an_outline_is_cut_along_it_softly():
+    (made,) = plain().paint([cut_item(noise(3, 32, 32))])
+    place = made.alpha[8:40, 16:48]
+    assert (place[10:22, 10:22] == 255).all() and not place[:6].any() and not place[:, 26:].any()
+    assert 0 < place[8, 12] < 255  # the rim
+    assert not made.alpha[:8].any() and not made.alpha[:, :16].any()
+
+
+def test_a_cut_out_is_lit_as_what_surrounds_its_new_place():
+    donor = np.full((32, 32, 3), 90, np.uint8)
+    donor[8:24, 8:24] = 200
+    (before,), (after,) = (plain(tone=tone).paint([cut_item(donor)]) for tone in (0, 1))
+    assert before.image[24, 32, 0] == 200 and 150 < after.image[24, 32, 0] < 190  # the canvas is darker than the donor
+
+
+@pytest.mark.parametrize("name", ["paste", "feather", "poisson"])
+def test_a_cut_out_leaves_every_pixel_beside_it_as_it_was(name):
+    work = cut_item(noise(3, 32, 32))
+    (made,) = plain().paint([work])
+    result = compose(work.canvas, made, work.step, COMPOSITES.build(COMPOSITES.member(name, {})))
+    np.testing.assert_array_equal(result[made.alpha == 0], work.canvas[made.alpha == 0])
+    assert (result[20:28, 28:36] != work.canvas[20:28, 28:36]).any()
+
+
+def test_a_donor_in_a_free_place_keeps_its_aspect():
+    sizes = CopyPaste.within(CopyPaste.Settings(), 100, 60, np.array([[50, 10], [10, 60], [20, 20]], float))
+    np.testing.assert_allclose(sizes, [[100, 20], [10, 60], [40, 40]])
+
+
 def test_a_pass_without_a_donor_is_refused():
-    own = item("copy-paste")
+    work = item("copy-paste")
     with pytest.raises(ValueError, match="without a donor"):
-        plain().paint([PassInput(own.step, own.canvas, own.mask, None)])
+        plain().paint([PassInput(work.step, work.canvas, work.mask, None)])
 
 
 def fits(box, donor, **values):

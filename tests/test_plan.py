@@ -9,8 +9,7 @@ from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
-from lib.painting.painters.copy_paste import CopyPaste
-from lib.planning.donors import DonorPool
+from lib.planning.donors import DonorPool, former_donors
 from lib.planning.edits import EDITS
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe, check_triple
@@ -33,8 +32,8 @@ def box(key, image_key, x, y, w, h, category="forklift", crowd=False, segmentati
 
 
 def select(row, objects):
-    own = [o for o in objects if o.image_key == row.key and not o.crowd]
-    keys, labels = [o.key for o in own], [o.category for o in own]
+    usable = [o for o in objects if o.image_key == row.key and not o.crowd]
+    keys, labels = [o.key for o in usable], [o.category for o in usable]
     fields = (row.file_name, row.digest, row.frame, row.split, row.width, row.height)
     return SelectRow(row.key, OK, "", "", *fields, keys, labels)
 
@@ -51,12 +50,13 @@ def recipe(edit="replace", painter="copy-paste", composite="feather", **edit_set
     )
 
 
-def plan(images, objects, chosen=None, seed=0, variants=1, chain=None, places=None):
+def plan(images, objects, chosen=None, seed=0, variants=1, chain=None, places=None, former=None):
     chain = chain or recipe()
     usable = frame(objects, ObjectRow)
     donors = DonorPool.of(usable, frame(images, ImageRow), "train")
     selected = frame([select(row, objects) for row in (chosen or images)], SelectRow)
-    return plan_requests(selected, usable, {}, chain, Statistics(places or {}, donors=donors), seed, variants)
+    statistics = Statistics(places or {}, donors=donors)
+    return plan_requests(selected, usable, {}, chain, statistics, seed, variants, former)
 
 
 def requests(rows):
@@ -109,8 +109,7 @@ def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape
 def test_a_large_pool_is_drawn_from_evenly_and_moves_little():
     def chosen(pool):
         rows = [
-            pool.choose(CopyPaste, CopyPaste.Settings(), "forklift", (60, 50), hash_draw("s", i), "")
-            for i in range(400)
+            pool.choose(lambda sizes: np.ones(len(sizes), bool), "forklift", hash_draw("s", i), "") for i in range(400)
         ]
         return [row.key for row in rows]
 
@@ -122,7 +121,65 @@ def test_a_large_pool_is_drawn_from_evenly_and_moves_little():
     assert sum(a != b for a, b in zip(before, after, strict=True)) <= 4
 
 
-def test_an_object_with_a_piece_of_another_in_its_box_is_no_donor():
+def test_an_added_picture_leaves_the_donors_of_an_earlier_plan_alone():
+    images = [image(str(i)) for i in range(1, 10)]
+    boxes = [box(str(100 + i), str(i), 10, 10, 60 + i, 50) for i in range(1, 10)]
+    before = plan(images[:8], boxes[:8])
+    former = former_donors([row.request for row in before])
+    assert sum(a.key != b.key for a, b in zip(before, plan(images, boxes), strict=False)) > 0
+    assert plan(images, boxes, former=former)[:8] == before
+
+
+def test_a_former_donor_that_is_gone_is_replaced_and_the_others_stay():
+    images = [image(str(i)) for i in range(1, 10)]
+    boxes = [box(str(100 + i), str(i), 10, 10, 60 + i, 50) for i in range(1, 10)]
+    before = plan(images, boxes)
+    former = former_donors([row.request for row in before])
+    after = plan(images[:8], boxes[:8], former=former)
+    for old, new in zip(requests(before)[:8], requests(after), strict=True):
+        used = old.passes[0].donor.annotation
+        assert new.passes[0].donor.annotation != "109"
+        assert used == "109" or new == old
+
+
+PLACES = {"forklift": np.array([[0.9, 0.3, 0.3]])}  # bottom, width, height in heights of the picture
+
+
+def test_a_donor_in_a_free_place_keeps_its_aspect_and_stands_on_the_same_ground():
+    boxes = [box("101", "1", 10, 10, 60, 20)]
+    (row,) = plan(IMAGES[:1], boxes, chain=recipe("insert"), places=PLACES)
+    (request,) = requests([row])
+    (x0, y0, x1, y1) = request.passes[0].region[0]
+    assert (x1 - x0, y1 - y0) == (90, 30) and y1 == 270
+    assert request.labels[-1].bbox == (x0, y0, 90, 30)
+
+
+def test_a_donor_too_small_for_a_free_place_makes_a_smaller_object():
+    boxes = [box("101", "1", 10, 10, 20, 20)]
+    (request,) = requests(plan(IMAGES[:1], boxes, chain=recipe("insert"), places=PLACES))
+    (x0, y0, x1, y1) = request.passes[0].region[0]
+    assert (x1 - x0, y1 - y0) == (40, 40)
+
+
+MASK = [[20, 20, 90, 20, 90, 90, 20, 90]]
+
+
+def test_in_a_free_place_the_object_is_cut_out_and_over_an_old_one_it_is_not():
+    boxes = [box(str(100 + i), str(i), 10, 10, 90, 90, segmentation=MASK) for i in (1, 2)]
+    (inserted, *_) = requests(plan(IMAGES[:2], boxes, chain=recipe("insert"), places=PLACES))
+    (replaced, *_) = requests(plan(IMAGES[:2], boxes))
+    assert inserted.passes[0].donor.outline == (tuple(map(float, MASK[0])),)
+    assert replaced.passes[0].donor.outline is None
+
+
+def test_in_a_free_place_an_object_with_an_outline_comes_before_one_without():
+    images = [image(str(i)) for i in range(1, 10)]
+    boxes = [box(str(100 + i), str(i), 10, 10, 90, 90, segmentation=MASK if i == 7 else None) for i in range(1, 10)]
+    found = requests(plan(images, boxes, chain=recipe("insert"), places=PLACES))
+    assert {request.passes[0].donor.annotation for request in found} == {"107"}
+
+
+def test_an_object_with_a_piece_of_another_in_its_box_is_not_a_donor():
     boxes = [box("1", "1", 10, 10, 60, 50), box("2", "2", 10, 10, 60, 50), box("3", "2", 55, 10, 60, 50, "pallet")]
     (row,) = plan(IMAGES[:2], boxes, chosen=IMAGES[:1])
     assert row.reason == "no_donor"
@@ -202,7 +259,7 @@ def test_a_painter_that_does_not_serve_an_edit_is_refused_with_what_is_allowed()
         recipe("layout", "copy-paste")
 
 
-def test_the_composite_is_no_part_of_the_paints_key():
+def test_the_composite_is_not_part_of_the_paints_key():
     one = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="paste")))[0]
     two = requests(plan(IMAGES[:2], BOXES[:2], chain=recipe(composite="none")))[0]
     assert picture_keys(one)[0][0] == picture_keys(two)[0][0]
@@ -279,7 +336,7 @@ def test_an_occluder_across_a_whole_side_moves_that_side():
     assert labels["1"].bbox == (100, 100, 80, 30) and labels["1"].visible == 0.5
 
 
-def test_full_labels_keep_their_shape_and_say_what_is_seen():
+def test_full_labels_keep_their_shape_and_record_the_visible_share():
     _, _, labels = occluded([box("1", "1", 100, 100, 80, 60)], labels="full", left=(0, 0), top=(0.5, 0.5))
     assert (labels["1"].bbox, labels["1"].visible) == (None, 0.5)
 

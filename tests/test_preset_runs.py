@@ -125,10 +125,10 @@ def test_all_forklifts_are_occluded_and_no_pixel_beyond_the_reach_changes(tmp_pa
 def test_what_the_seed_released_fails_the_same_check():
     """gligen's pictures: 26.4 dB where nothing should have changed."""
     dataset = DatasetSettings(images=shared("loco_forklifts", "forklifts"), format="loco")
-    told = read_dataset(dataset)
-    boxes = told.objects.to_pandas().groupby("image_key")[["x", "y", "w", "h"]]
+    parsed = read_dataset(dataset)
+    boxes = parsed.objects.to_pandas().groupby("image_key")[["x", "y", "w", "h"]]
     found = []
-    for row in told.images.to_pandas().itertuples():
+    for row in parsed.images.to_pandas().itertuples():
         released = shared("loco_forklifts", "reference_outputs", "gligen") / row.path
         corners = boxes.get_group(row.key).to_numpy()
         corners = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)

@@ -103,8 +103,8 @@ def test_naming_the_members_imports_none_of_them():
         "import sys, lib.painting.painters as p, lib.captioning.captioners as c; list(p.PAINTERS), list(c.CAPTIONERS)\n"
     )
     code += "print([m for m in ('torch', 'diffusers', 'transformers', 'prefect', 'cv2') if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_wrong_value_names_member_setting_and_value(brushes):
@@ -138,7 +138,7 @@ def test_the_identity_holds_name_version_settings_and_the_pinned_checkpoint(brus
     }
 
 
-def test_where_the_checkpoint_lies_and_how_many_at_once_are_no_part_of_the_identity(brushes):
+def test_where_the_checkpoint_lies_and_how_many_at_once_are_not_part_of_the_identity(brushes):
     elsewhere = ModelRef(REF.id, REF.revision, Path("/another/place"))
     one, two = brushes.member("round", {"batch_size": 1}, REF), brushes.member("round", {"batch_size": 9}, elsewhere)
     assert one.identity() == two.identity()

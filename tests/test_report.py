@@ -31,10 +31,10 @@ def result(tmp_path):
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.open, self.seen, self.links = [], [], []
+        self.open, self.started, self.links = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
+        self.started.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
         if tag not in ("meta", "img", "br", "th", "tr", "td", "html", "body", "rect"):
             self.open.append(tag)
@@ -56,7 +56,7 @@ def test_a_report_is_whole_and_needs_nothing_from_elsewhere(result, tmp_path):
     assert tags.open == [] and all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
     assert "http" not in re.sub(r"base64,[^']+", "", text) and "<script" not in text
     assert (
-        tags.seen.count("img") == 2 * 8 * 3 + 12
+        tags.started.count("img") == 2 * 8 * 3 + 12
     )  # four worst and four best, with their sources, of three numbers; the sheet
 
 
@@ -82,11 +82,11 @@ def test_two_runs_stand_side_by_side(result, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"fid": 3}'])
-def test_what_is_no_result_is_refused_by_name(tmp_path, text):
+def test_what_is_not_a_result_is_refused_by_name(tmp_path, text):
     (tmp_path / "odd.json").write_text(text)
-    with pytest.raises(AugmentError, match=r"odd\.json is no result of `augment evaluate --json`"):
+    with pytest.raises(AugmentError, match=r"odd\.json is not a result of `augment evaluate --json`"):
         read_result(tmp_path / "odd.json")
-    with pytest.raises(AugmentError, match="no result"):
+    with pytest.raises(AugmentError, match="is not a result"):
         read_result(tmp_path / "not there.json")
 
 
@@ -199,7 +199,7 @@ def test_a_number_that_is_null_is_left_out(judged, tmp_path):
 )
 def test_a_result_with_a_strange_field_is_refused_by_its_place(judged, tmp_path, change, what):
     write_json(judged | change, tmp_path / "odd.json")
-    with pytest.raises(AugmentError, match=rf"odd\.json is no result of `augment evaluate --json`: .*{what}"):
+    with pytest.raises(AugmentError, match=rf"odd\.json is not a result of `augment evaluate --json`: .*{what}"):
         read_result(tmp_path / "odd.json")
 
 

@@ -77,7 +77,7 @@ def test_other_contents_give_another_key(one, two):
     assert key_of(one) != key_of(two)
 
 
-def test_parts_are_told_apart_and_not_run_together():
+def test_parts_are_separated_and_not_run_together():
     assert len({key_of("ab", "c"), key_of("a", "bc"), key_of("abc"), key_of(["ab", "c"])}) == 4
 
 

@@ -52,7 +52,7 @@ def test_folders_inside_the_folder_count(tmp_path):
     assert picked(pick="folder", path=tmp_path) == ([NAMES[0]], [])
 
 
-def test_other_files_in_the_folder_are_no_picks(tmp_path):
+def test_other_files_in_the_folder_are_not_picks(tmp_path):
     for name in ("notes.txt", "Thumbs.db", NAMES[0].replace(".png", ".json")):
         (tmp_path / name).touch()
     assert picked(pick="folder", path=tmp_path) == ([], [])
@@ -70,7 +70,7 @@ def test_a_list_may_leave_the_suffix_out(tmp_path):
     assert picked(pick="list", path=path) == (NAMES[:2], [])
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path):
     path = tmp_path / "picks.txt"
     path.write_text(NAMES[0], "utf-8-sig")
     assert picked(pick="list", path=path) == ([NAMES[0]], [])
@@ -83,7 +83,7 @@ def test_a_list_that_is_not_utf_8_is_refused_by_name(tmp_path):
         picked(pick="list", path=path)
 
 
-def test_names_that_fit_no_picture_are_told(tmp_path):
+def test_names_that_fit_no_picture_are_reported(tmp_path):
     path = tmp_path / "picks.txt"
     path.write_text(f"zebra.png\n{NAMES[0]}\nape.png", "utf-8")
     assert picked(pick="list", path=path) == ([NAMES[0]], ["ape", "zebra"])
@@ -106,18 +106,18 @@ def test_a_pick_without_a_path_is_refused(pick):
         picked(pick=pick)
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "picks.txt").touch()
     with pytest.raises(AugmentError, match=r"picks\.txt is not a folder"):
         picked(pick="folder", path=tmp_path / "picks.txt")
 
 
-def test_a_folder_is_no_list(tmp_path):
+def test_a_folder_is_not_a_list(tmp_path):
     with pytest.raises(AugmentError, match="is not a text file"):
         picked(pick="list", path=tmp_path)
 
 
-def test_no_pictures_to_review_is_no_fault(tmp_path):
+def test_no_pictures_to_review_is_not_a_fault(tmp_path):
     (tmp_path / NAMES[0]).touch()
     rows, strange = review_pictures(screened([]), ReviewSettings(pick="folder", path=tmp_path))
     assert len(rows) == 0 and strange == [NAMES[0].removesuffix(".png")]

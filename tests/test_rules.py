@@ -84,6 +84,6 @@ def test_an_unknown_name_in_a_prompt_lists_the_known_ones(name):
         fill_prompt("x {" + name + "}", "", "", 1, 1)
 
 
-def test_braces_that_do_not_close_are_told_as_such():
+def test_braces_that_do_not_close_are_reported_as_such():
     with pytest.raises(AugmentError, match=r"write \{\{ and \}\}"):
         fill_prompt("{caption", "", "", 1, 1)

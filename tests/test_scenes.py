@@ -57,7 +57,7 @@ def test_every_scene_has_one_to_five_objects_mostly_in_sight(some: list[Scene]):
     assert {t.category for s in some for t in s.objects} == set(CATEGORIES)
 
 
-def test_outlines_lie_inside_their_boxes_and_cover_what_is_seen(some: list[Scene]):
+def test_outlines_lie_inside_their_boxes_and_cover_what_is_visible(some: list[Scene]):
     import cv2
 
     for scene in some:

@@ -70,7 +70,7 @@ def test_a_picture_is_blank_up_to_the_limits_deviation_and_no_further(store, spr
     assert verdict(store, halves) == expected
 
 
-def test_another_size_than_planned_is_a_reason_that_tells_both(store):
+def test_another_size_than_planned_is_a_reason_with_both(store):
     (found,) = screen(store, row(store, NOISE, width=15))
     assert found.reason == "wrong_size" and "16x12" in found.detail and "15x12" in found.detail
 
@@ -79,7 +79,7 @@ def test_a_picture_equal_to_its_source_is_a_duplicate(store):
     assert verdict(store, SOURCE) == (REJECTED, "duplicate")
 
 
-def test_one_changed_value_is_no_duplicate(store):
+def test_one_changed_value_is_not_a_duplicate(store):
     changed = SOURCE.copy()
     changed[3, 4, 0] ^= 1
     assert verdict(store, changed) == (OK, "")
@@ -101,7 +101,7 @@ def test_equal_pixels_have_one_digest_whatever_their_file_and_others_another(sto
     assert found[0].pixels == found[1].pixels != found[2].pixels
 
 
-def test_bytes_that_are_no_picture_have_the_decoders_reason(store):
+def test_bytes_that_are_not_a_picture_have_the_decoders_reason(store):
     broken = row(store, NOISE)
     store.put("picture", broken.picture, b"no picture")
     (found,) = screen(store, broken)
@@ -156,7 +156,7 @@ def test_rows_out_are_rows_in_in_their_order(store):
     assert [found.key for found in screen(store, *rows)] == [r.key for r in rows]
 
 
-def test_progress_is_told_for_every_row(store):
+def test_progress_is_reported_for_every_row(store):
     table = to_table([row(store, NOISE, "a"), row(store, SOURCE, "b")], PictureRow).to_pandas()
     steps = []
     measure_pictures(table, {"1": ("source", "upright")}, ScreenSettings(), load, store, steps.append)
@@ -182,7 +182,7 @@ def test_a_picture_set_aside_makes_no_duplicate_of_another():
     assert list(found.reason) == ["black", ""]
 
 
-def test_pictures_that_were_never_read_are_no_duplicates():
+def test_pictures_that_were_never_read_are_not_duplicates():
     found = marked(*(screened(name, "", REJECTED, "picture_lost") for name in "ab"))
     assert list(found.reason) == ["picture_lost"] * 2
 

@@ -25,9 +25,9 @@ def box(key, image_key, category="cat", wh=(20, 10), crowd=False, status=OK):
 def select(images, objects=(), seed=0, limit=None, **values):
     """SelectRows by image key."""
     tables = to_table(list(images), ImageRow), to_table(list(objects), ObjectRow).select(list(OBJECT_COLUMNS))
-    told = select_pictures(*tables, SelectSettings(**values), seed, limit)
-    assert told.schema.equals(arrow_schema(SelectRow))
-    return {row["key"]: row for row in told.to_pylist()}
+    table = select_pictures(*tables, SelectSettings(**values), seed, limit)
+    assert table.schema.equals(arrow_schema(SelectRow))
+    return {row["key"]: row for row in table.to_pylist()}
 
 
 def reasons(rows):
@@ -47,7 +47,7 @@ def test_by_default_every_picture_is_selected_with_all_its_boxes():
     assert rows["2"]["labels"] == ["dog", "cat"] and chosen(rows) == {"0", "1", "2"}
 
 
-def test_a_row_tells_what_its_picture_is():
+def test_a_row_describes_its_picture():
     (row,) = select([image("7", width=30, height=20)]).values()
     del row["objects"], row["labels"]
     assert row == {
@@ -68,7 +68,7 @@ def test_only_readable_pictures_have_a_row():
     assert list(select([image("1"), image("2", status=REJECTED)])) == ["1"]
 
 
-def test_no_pictures_at_all_is_no_fault():
+def test_no_pictures_at_all_is_not_a_fault():
     assert select([], [box("a", "1")], limit=3, max_per_category=2, max_categories=1) == {}
 
 
@@ -77,8 +77,8 @@ def test_pictures_without_any_box_stay_selectable_under_every_limit(chunks):
     schema = arrow_schema(ObjectRow)
     empty = pa.table({f.name: pa.chunked_array([c.cast(f.type) for c in chunks], f.type) for f in schema})
     limits = SelectSettings(max_objects=6, max_categories=1, max_per_category=1, min_box=5)
-    told = select_pictures(to_table(IMAGES, ImageRow), empty, limits, 0, None)
-    assert told["status"].to_pylist() == [OK] * 40
+    table = select_pictures(to_table(IMAGES, ImageRow), empty, limits, 0, None)
+    assert table["status"].to_pylist() == [OK] * 40
 
 
 def test_another_split_is_a_reason():
@@ -109,7 +109,7 @@ def test_a_group_on_two_sides_of_a_split_is_left_alone():
     }
 
 
-def test_a_picture_with_a_shorter_side_than_asked_is_too_small():
+def test_a_picture_with_a_shorter_side_than_required_is_too_small():
     rows = select([image("1", width=64, height=500), image("2", width=63, height=500)], min_picture=64)
     assert reasons(rows) == {"1": "", "2": "picture_too_small"}
 
@@ -215,13 +215,13 @@ def test_a_cap_takes_pictures_with_rare_categories_first():
 
 @given(st.lists(st.sets(st.sampled_from("abcd"), max_size=3), max_size=25), st.integers(1, 4))
 def test_a_cap_holds_for_every_category_and_wastes_none(pictures, cap):
-    objects = [box(f"{i}{c}", str(i), c) for i, own in enumerate(pictures) for c in sorted(own)]
+    objects = [box(f"{i}{c}", str(i), c) for i, categories in enumerate(pictures) for c in sorted(categories)]
     rows = select(IMAGES[: len(pictures)], objects, max_per_category=cap)
-    kept = [own for i, own in enumerate(pictures) if rows[str(i)]["status"] == OK]
-    counts = {c: sum(c in own for own in kept) for c in "abcd"}
+    kept = [categories for i, categories in enumerate(pictures) if rows[str(i)]["status"] == OK]
+    counts = {c: sum(c in categories for categories in kept) for c in "abcd"}
     assert max(counts.values()) <= cap
-    for i, own in enumerate(pictures):  # what was left out had a full category
-        assert rows[str(i)]["status"] == OK or any(counts[c] == cap for c in own)
+    for i, categories in enumerate(pictures):  # what was left out had a full category
+        assert rows[str(i)]["status"] == OK or any(counts[c] == cap for c in categories)
 
 
 def test_a_cap_leaves_pictures_without_a_usable_box_alone():

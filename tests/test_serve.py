@@ -1,4 +1,4 @@
-"""`make serve`, end to end: in a copy of the checkout, with a Prefect home and a port of its own."""
+"""`make serve`, end to end: in a copy of the checkout, with another Prefect home and port."""
 
 import csv
 import json
@@ -55,8 +55,8 @@ class Served:
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Flow runs of a deployment, the first first."""
-        asked = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        return self.post("/flow_runs/filter", asked).raise_for_status().json()
+        query = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return self.post("/flow_runs/filter", query).raise_for_status().json()
 
     def post(self, path: str, body: Any) -> httpx.Response:
         """As a program that has read the note."""
@@ -66,7 +66,7 @@ class Served:
     def note(self) -> dict[str, str]:
         return tomllib.loads((self.root / "prefect.toml").read_text())["api"]
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.out.read_text("utf-8", "replace")
 
 
@@ -109,8 +109,8 @@ def alive(group: int) -> bool:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     one = Served(tmp_path_factory.mktemp("served"))
     try:
-        wait_until(lambda: "Ready after" in one.said() or one.process.poll() is not None)
-        assert one.process.poll() is None, one.said()
+        wait_until(lambda: "Ready after" in one.output() or one.process.poll() is not None)
+        assert one.process.poll() is None, one.output()
         yield one
     finally:
         one.process.terminate()
@@ -120,11 +120,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
     made = MadeSet(tmp_path / "made", 3)
     dataset = str(made.dataset).replace("'", '"')
-    told = served.shell(
+    output = served.shell(
         *("prefect", "deployment", "run", "augment/coco", "--watch"),
         *("--param", f"dataset={dataset}", "--param", "painter=copy-paste", "--param", "workspace=data/runs/here"),
     )
-    assert "Completed" in told, told
+    assert "Completed" in output, output
     assert (served.root / "data/runs/here/final/annotations.json").is_file()
     artifacts = served.post("/artifacts/filter", {}).json()
     keys = {artifact["key"] for artifact in artifacts}
@@ -135,11 +135,11 @@ def test_the_deployment_of_the_other_flow_trains_a_model(served):
     made = MadeSet(served.root / "data/raw/few", 3)
     dataset = str(made.dataset).replace("'", '"')
     quick = '{"vae": {"steps": 1, "batch": 2}}'
-    told = served.shell(
+    output = served.shell(
         *("prefect", "deployment", "run", "train/mini", "--watch", "--param", f"dataset={dataset}"),
         *("--param", 'models=["vae"]', "--param", "size=64", "--param", f"settings={quick}"),
     )
-    assert "Completed" in told, told
+    assert "Completed" in output, output
     assert (served.root / "data/runs/mini/models/vae/config.json").is_file()
 
 
@@ -155,8 +155,8 @@ def test_two_notifications_start_two_runs_one_after_the_other(served):
 
 
 def test_it_says_where_and_listens_on_loopback_only(served):
-    assert f"http://127.0.0.1:{served.port}" in served.said()
-    assert "Traceback" not in served.said()
+    assert f"http://127.0.0.1:{served.port}" in served.output()
+    assert "Traceback" not in served.output()
     assert served.note["url"] == served.url
     page = httpx.get(f"http://127.0.0.1:{served.port}/ui-settings", timeout=PATIENCE).json()
     assert page["api_url"] == served.url
@@ -224,7 +224,7 @@ def test_the_note_with_the_secret_is_its_owners_alone_and_no_command_line_shows_
 
 def test_the_address_that_it_prints_opens_the_ui_without_a_password(served):
     """The page puts the secret where the UI looks for it. It stands behind #, so that no request carries it."""
-    printed = re.search(r"UI +(\S+)", served.said())
+    printed = re.search(r"UI +(\S+)", served.output())
     assert printed and printed[1] == f"http://127.0.0.1:{served.port}{LOGIN}#{served.note['auth_string']}"
     page = httpx.get(printed[1].partition("#")[0])
     assert page.headers["content-type"].startswith("text/html") and page.headers["cache-control"] == "no-store"
@@ -265,7 +265,7 @@ def test_a_second_one_names_the_port_and_the_remedy(served):
     command = [sys.executable, "-m", "flows.serve", "--port", str(served.port)]
     done = subprocess.run(command, cwd=served.root, env=served.env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
-    assert re.search(rf"port {served.port} cannot be had .*: stop .* or take another port", done.stderr)
+    assert re.search(rf"port {served.port} is not available .*: stop .* or take another port", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -273,10 +273,10 @@ def test_sigterm_leaves_no_process_and_no_note(served):
     groups = children_of(served.process.pid)
     assert len(groups) == 2 or not Path("/proc").is_dir()
     served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(PATIENCE) == 0, served.said()
+    assert served.process.wait(PATIENCE) == 0, served.output()
     assert not [group for group in groups if alive(group)]
     assert not (served.root / "prefect.toml").exists()
-    assert "Traceback" not in served.said()
+    assert "Traceback" not in served.output()
     listen(served.port).close()
 
 
@@ -317,9 +317,9 @@ def test_a_persons_own_note_is_left_alone(checkout):
     with serve.note_access("http://127.0.0.1:2/api", "augment:x") as noted:
         assert not noted
     assert note.read_text() == "[logging]\nlevel = 'DEBUG'\n"
-    told = serve.summary("http://127.0.0.1:2/api", "augment:x", noted, 1.0)
-    assert "export PREFECT_API_URL=http://127.0.0.1:2/api" in told
-    assert "export PREFECT_API_AUTH_STRING=augment:x" in told
+    output = serve.summary("http://127.0.0.1:2/api", "augment:x", noted, 1.0)
+    assert "export PREFECT_API_URL=http://127.0.0.1:2/api" in output
+    assert "export PREFECT_API_AUTH_STRING=augment:x" in output
 
 
 def test_a_note_of_a_later_one_is_not_removed(checkout):

@@ -33,7 +33,7 @@ time.sleep(600)
 
 
 def starting(folder: Path, program: str = PROGRAM, **environment: str) -> subprocess.Popen[str]:
-    """A program in a folder of its own, with a Prefect home of its own."""
+    """A program in an empty folder, with an empty Prefect home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env = {**kept, "PYTHONPATH": str(CHECKOUT), "PREFECT_HOME": str(folder / "home"), **environment}
     return subprocess.Popen([sys.executable, "-c", program], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
@@ -102,12 +102,12 @@ def test_no_request_fails_while_another_program_writes_to_the_database(run):
             assert busy.stdout and busy.stdout.readline()
             drain = threading.Thread(target=busy.stdout.read)
             drain.start()
-            told = [run.post("/flows/", {"name": f"flow {k}"}, **basic(run.secret)).status_code for k in range(20)]
+            statuses = [run.post("/flows/", {"name": f"flow {k}"}, **basic(run.secret)).status_code for k in range(20)]
             assert busy.poll() is None
         finally:
             busy.kill()
             drain.join()
-    assert told == [201] * 20
+    assert statuses == [201] * 20
 
 
 def test_the_temporary_server_ends_when_its_run_is_killed(run):
@@ -135,8 +135,8 @@ def test_prefects_settings_beside_the_data_are_not_read(tmp_path, name):
     }[name]
     (tmp_path / name).write_text(given)
     with starting(tmp_path, SETTINGS) as run:
-        told = run.communicate(timeout=PATIENCE)[0]
-    assert run.returncode == 0 and "evil" not in told
+        output = run.communicate(timeout=PATIENCE)[0]
+    assert run.returncode == 0 and "evil" not in output
 
 
 def test_without_a_secret_no_server_starts():
@@ -220,11 +220,11 @@ def test_a_page_of_another_origin_is_refused(kind, origin):
 def test_this_machines_own_names_are_added_to_what_passes_proxies(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "intranet.example")
     monkeypatch.setenv("no_proxy", "other.example, localhost")
-    told = past_proxies()
-    assert told["NO_PROXY"] == told["no_proxy"]
-    assert told["NO_PROXY"].split(",") == ["other.example", "localhost", "intranet.example", "127.0.0.1", "::1"]
+    names = past_proxies()
+    assert names["NO_PROXY"] == names["no_proxy"]
+    assert names["NO_PROXY"].split(",") == ["other.example", "localhost", "intranet.example", "127.0.0.1", "::1"]
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    for name, value in told.items():
+    for name, value in names.items():
         monkeypatch.setenv(name, value)
     client = httpx.Client()
     direct = client._transport_for_url(httpx.URL("http://127.0.0.1:4200"))
@@ -252,9 +252,9 @@ def left():
 
 def note_of(home: Path, pid: int, child: dict[str, object] | None = None, starter: int = 999_999_999) -> Path:
     """A note as children.noted writes it, by a starter that is gone."""
-    told = children.asdict(children.Life.of(pid))
+    life = children.asdict(children.Life.of(pid))
     path = home / f"{pid}.json"
-    path.write_text(json.dumps({"child": {**told, **(child or {})}, "starter": {**told, "pid": starter}}))
+    path.write_text(json.dumps({"child": {**life, **(child or {})}, "starter": {**life, "pid": starter}}))
     return path
 
 

@@ -165,20 +165,20 @@ def test_a_command_refuses_a_name_that_no_file_can_have(
     if command == ["notify"] and len(text) == 5000:
         return
     assert cli.main([*command, text]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("augment: ") and told.count("\n") == 1 and list(tmp_path.iterdir()) == []
+    error = capsys.readouterr().err
+    assert error.startswith("augment: ") and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
 @pytest.mark.parametrize("text", [*TEXTS, *PATHS], ids=lambda text: ascii(text[:8]))
-def test_an_argument_that_is_no_path_is_refused_by_its_name(
+def test_an_argument_that_is_not_a_path_is_refused_by_its_name(
     capsys: Any, monkeypatch: Any, tmp_path: Path, arguments: list[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         cli.main([text if argument == "@" else argument for argument in arguments])
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == 2 and "error: argument" in told and "expected" in told
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and "error: argument" in error and "expected" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,9 +207,9 @@ def test_a_value_that_cannot_be_stored_is_refused_before_anything_starts(
     monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text("dataset: {images: p}\npainter: copy-paste")
     assert cli.main(["run", "mine.yaml", "--set", assignment]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("augment: ") and told.count("\n") == 1 and len(told) < 1000
-    assert assignment.split("=")[0].split(".")[0] in told
+    error = capsys.readouterr().err
+    assert error.startswith("augment: ") and error.count("\n") == 1 and len(error) < 1000
+    assert assignment.split("=")[0].split(".")[0] in error
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
@@ -225,8 +225,8 @@ def test_a_file_of_parameters_that_is_made_to_end_a_run_is_one_sentence(
     monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text(text)
     assert cli.main(["run", "mine.yaml"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("augment: ") and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("augment: ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["- 1", "deployments: 5", "deployments: [5]", "deployments: [{name: x}]", "[" * 99999])
@@ -236,5 +236,5 @@ def test_a_prefect_yaml_that_is_damaged_is_one_sentence(
     monkeypatch.setattr(values, "CHECKOUT", tmp_path)
     (tmp_path / "prefect.yaml").write_text(text)
     assert cli.main(["run", "demo"]) == 1
-    told = capsys.readouterr().err
-    assert "prefect.yaml" in told and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "prefect.yaml" in error and error.count("\n") == 1

@@ -129,9 +129,9 @@ def same(a, b):
 class Watched:
     """Calls of a painter's U-Net: its inputs, time steps and conditions."""
 
-    def __init__(self, monkeypatch, own):
+    def __init__(self, monkeypatch, loaded):
         self.samples, self.times, self.conditions = [], [], []
-        unet = own._model.unet
+        unet = loaded._model.unet
         forward = unet.forward
 
         def watched(sample, timestep, **conditions):
@@ -145,7 +145,7 @@ class Watched:
 
 @pytest.fixture
 def watch(monkeypatch):
-    return lambda own: Watched(monkeypatch, own)
+    return lambda loaded: Watched(monkeypatch, loaded)
 
 
 # All of them
@@ -166,9 +166,9 @@ def test_a_pass_gives_equal_bits_alone_among_others_in_any_order_and_on_another_
 def test_a_batch_paints_each_with_its_own_text_mask_and_noise_within_rounding(painter, name):
     """As a GPU does it."""
     work = [item(1), item(2, prompt="a boat", negative=""), item(3, mask=some(slice(16, 64)))]
-    own = painter(name)
+    loaded = painter(name)
     for batch in (work, work[::-1]):
-        for single, among in zip(own.paint(batch), own._paint(batch), strict=True):
+        for single, among in zip(loaded.paint(batch), loaded._paint(batch), strict=True):
             assert (single.latents - among.latents).abs().max() < 1e-3
 
 
@@ -186,9 +186,9 @@ def test_seed_prompts_and_mask_all_change_the_picture(painter, name, change):
 
 @each(ALL)
 def test_guidance_of_one_does_without_the_negative_prompt_at_half_the_work(painter, watch, name):
-    own = painter(name, guidance=1)
-    calls = watch(own)
-    assert same(*own.paint([item(), item(negative="a man")]))
+    loaded = painter(name, guidance=1)
+    calls = watch(loaded)
+    assert same(*loaded.paint([item(), item(negative="a man")]))
     assert {len(sample) for sample in calls.samples} == {2 if name == "latentpaint" else 1}
 
 
@@ -232,18 +232,20 @@ def test_output_changes_only_with_the_version(painter, name):
 
 @each(TRAINED)
 def test_the_unet_sees_latents_then_the_mask_then_the_masked_picture(painter, watch, name):
-    own = painter(name, steps=3)
-    calls = watch(own)
+    loaded = painter(name, steps=3)
+    calls = watch(loaded)
     work = item(mask=some(slice(8, 31), slice(17, 18)))
-    own.paint([work])
-    model = own._model
+    loaded.paint([work])
+    model = loaded._model
     mask, around = calls.samples[0][0, 4:5], calls.samples[0][0, 5:]
     assert torch.nonzero(mask[0]).tolist() == [[1, 2], [2, 2], [3, 2]] and mask.max() == 1
     grey = torch.from_numpy(np.where(work.mask[..., None], 127.5, work.canvas)).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         expected = model.vae.encode(grey / 127.5 - 1).latent_dist.mode() * model.vae.config.scaling_factor
     torch.testing.assert_close(around, expected[0])
-    assert torch.equal(calls.samples[0][0, :4], model.noise([1], (SIDE, SIDE))[0]) or own.settings.scheduler == "euler"
+    assert (
+        torch.equal(calls.samples[0][0, :4], model.noise([1], (SIDE, SIDE))[0]) or loaded.settings.scheduler == "euler"
+    )
     assert all(torch.equal(sample[:, 4:], calls.samples[0][:, 4:]) for sample in calls.samples)
 
 
@@ -277,8 +279,8 @@ def pipeline(painter, monkeypatch):
 def test_diffusers_pipeline_inpaints_the_same_from_the_same_noise(
     painter, pipeline, folders, name, scheduler, negative
 ):
-    own, work = painter(name, steps=5, scheduler=scheduler), item(9, negative=negative)
-    model = own._model
+    loaded, work = painter(name, steps=5, scheduler=scheduler), item(9, negative=negative)
+    model = loaded._model
     pipe = pipeline(name, folders[name], make_scheduler(scheduler, model.scheduler_config, 5, CPU))
 
     def ask(output):
@@ -293,20 +295,20 @@ def test_diffusers_pipeline_inpaints_the_same_from_the_same_noise(
                 width=SIDE,
                 strength=1.0,
                 num_inference_steps=5,
-                guidance_scale=own.settings.guidance,
+                guidance_scale=loaded.settings.guidance,
                 latents=model.noise([9], (SIDE, SIDE)),
                 output_type=output,
             ).images[0]
 
-    [ours] = own.paint([work])
+    [ours] = loaded.paint([work])
     assert (ours.latents - ask("latent")).abs().max() < 1e-3
     assert np.abs(np.asarray(ask("pil")).astype(int) - ours.image).max() <= 1
 
 
 def test_sdxl_receives_sizes_and_both_encoders_texts(painter, watch):
-    own = painter("sdxl-inpaint", steps=1)
-    calls = watch(own)
-    own.paint([item(shape=(64, 128))])
+    loaded = painter("sdxl-inpaint", steps=1)
+    calls = watch(loaded)
+    loaded.paint([item(shape=(64, 128))])
     conditions = calls.conditions[0]
     assert conditions["added_cond_kwargs"]["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]] * 2
     assert conditions["encoder_hidden_states"].shape == (2, 77, 32 + 16)
@@ -314,7 +316,7 @@ def test_sdxl_receives_sizes_and_both_encoders_texts(painter, watch):
 
 
 @pytest.mark.parametrize("zero", [True, False])
-def test_sdxl_tells_no_negative_prompt_as_zeros_where_the_checkpoint_says_so(tmp_path, zero):
+def test_sdxl_encodes_no_negative_prompt_as_zeros_where_its_checkpoint_sets_so(tmp_path, zero):
     folder = tiny_sdxl(tmp_path / "sdxl")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zero}))
@@ -325,7 +327,7 @@ def test_sdxl_tells_no_negative_prompt_as_zeros_where_the_checkpoint_says_so(tmp
     assert torch.equal(*model.encode_prompts(["fog"], ["fog"])[0])
 
 
-def test_sdxls_second_encoder_tells_texts_apart(painter):
+def test_sdxls_second_encoder_distinguishes_texts(painter):
     model = painter("sdxl-inpaint")._model
     (one, first), (two, second) = (model.encode_text(text) for text in ("fish", "boat"))
     assert (first - second).abs().max() > 0.1
@@ -337,7 +339,7 @@ def test_threads_may_share_the_text_encoders(folders):
     texts = [f"{number} fish" for number in range(40)] * 2
     with ThreadPoolExecutor(8) as pool:
         encoded = list(pool.map(model.encode_text, texts))
-    assert all(torch.equal(own[0], model.encode_text(text)[0]) for own, text in zip(encoded, texts, strict=True))
+    assert all(torch.equal(loaded[0], model.encode_text(text)[0]) for loaded, text in zip(encoded, texts, strict=True))
 
 
 # Painters that blend latents
@@ -347,9 +349,9 @@ def test_threads_may_share_the_text_encoders(folders):
 @each(BLENDING)
 def test_any_model_with_four_channels_will_do_and_what_is_known_ends_as_the_encoded_picture(painter, name, of):
     work = item(mask=some(slice(8, 24), slice(30, 50)))
-    own = painter(name, of=of)
-    [paint] = own.paint([work])
-    known = own._model.encode([work.canvas])[0]
+    loaded = painter(name, of=of)
+    [paint] = loaded.paint([work])
+    known = loaded._model.encode([work.canvas])[0]
     kept = paint_cells([work.mask], 8, CPU)[0, 0] == 0
     assert torch.equal(paint.latents[:, kept], known[:, kept])
     assert (paint.latents - known)[:, ~kept].abs().min() > 0
@@ -357,20 +359,20 @@ def test_any_model_with_four_channels_will_do_and_what_is_known_ends_as_the_enco
 
 @each(BLENDING)
 def test_an_empty_mask_gives_the_round_trip_and_a_full_one_leaves_nothing(painter, name):
-    own = painter(name)
-    kept, painted = own.paint([item(mask=some(slice(0))), item(mask=some(slice(None), slice(None)))])
-    known = own._model.encode([item().canvas])[0]
+    loaded = painter(name)
+    kept, painted = loaded.paint([item(mask=some(slice(0))), item(mask=some(slice(None), slice(None)))])
+    known = loaded._model.encode([item().canvas])[0]
     assert torch.equal(kept.latents, known)
-    assert np.array_equal(kept.image, own.decoder()(known))
+    assert np.array_equal(kept.image, loaded.decoder()(known))
     assert (painted.latents - known).abs().min() > 0
 
 
 @each(BLENDING)
 def test_a_mask_smaller_than_a_latent_cell_is_painted_blurred_or_not(painter, name):
     for blur in (None, [13, 10]):
-        own = painter(name, mask_blur=blur)
-        [paint] = own.paint([item(mask=some(21, 43))])
-        changed = (paint.latents - own._model.encode([item().canvas])[0]).abs().amax(dim=0)
+        loaded = painter(name, mask_blur=blur)
+        [paint] = loaded.paint([item(mask=some(21, 43))])
+        changed = (paint.latents - loaded._model.encode([item().canvas])[0]).abs().amax(dim=0)
         assert changed[2, 5] > 0 and changed.argmax() == 2 * 8 + 5
         assert blur or torch.nonzero(changed).tolist() == [[2, 5]]
 
@@ -390,8 +392,8 @@ def by_hand(model, work, scheduler, guidance, known_at, paint_at, times, latents
 
 @every_scheduler
 def test_vanilla_is_the_plain_loop(painter, scheduler):
-    own, work = painter("vanilla", scheduler=scheduler), item(5)
-    model = own._model
+    loaded, work = painter("vanilla", scheduler=scheduler), item(5)
+    model = loaded._model
     steps = make_scheduler(scheduler, model.scheduler_config, 4, CPU)
     known, noise = model.encode([work.canvas]), model.noise([5], (SIDE, SIDE))
     paint = paint_cells([work.mask], 8, CPU)
@@ -401,14 +403,14 @@ def test_vanilla_is_the_plain_loop(painter, scheduler):
 
     start = noise * steps.init_noise_sigma
     end = by_hand(model, work, steps, 10, known_at, lambda step: paint, steps.timesteps, start)
-    [made] = own.paint([work])
+    [made] = loaded.paint([work])
     torch.testing.assert_close(made.latents, (known * (1 - paint) + end * paint)[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("start", [0, 0.25, 0.5])
 def test_blended_latent_starts_late_with_a_mask_that_shrinks_by_the_quarter(painter, start):
-    own, work = painter("blended-latent", steps=16, start=start), item(5, mask=some(slice(24, 40), slice(24, 40)))
-    model = own._model
+    loaded, work = painter("blended-latent", steps=16, start=start), item(5, mask=some(slice(24, 40), slice(24, 40)))
+    model = loaded._model
     steps = make_scheduler("ddim", model.scheduler_config, 16, CPU)
     known, noise = model.encode([work.canvas]), model.noise([5], (SIDE, SIDE))
     times = steps.timesteps[int(16 * start) :]
@@ -425,7 +427,7 @@ def test_blended_latent_starts_late_with_a_mask_that_shrinks_by_the_quarter(pain
     first = known_at(times[0]) if start else noise
     end = by_hand(model, work, steps, 10, known_at, paint_at, times, first)
     paint = paint_cells([work.mask], 8, CPU)
-    [made] = own.paint([work])
+    [made] = loaded.paint([work])
     torch.testing.assert_close(made.latents, (known * (1 - paint) + end * paint)[0], atol=1e-4, rtol=1e-4)
 
 
@@ -461,9 +463,9 @@ def test_without_a_late_start_the_time_steps_are_the_schedulers_own(painter, nam
 @every_scheduler
 @pytest.mark.parametrize("share", [0, 0.1, 1])
 def test_td_paint_shows_the_known_part_at_one_low_noise_level(painter, watch, scheduler, share):
-    own, work = painter("td-paint", steps=20, guidance=1, scheduler=scheduler, known_noise=share), item(5)
-    calls, model = watch(own), own._model
-    own.paint([work])
+    loaded, work = painter("td-paint", steps=20, guidance=1, scheduler=scheduler, known_noise=share), item(5)
+    calls, model = watch(loaded), loaded._model
+    loaded.paint([work])
     known, noise = model.encode([work.canvas]), model.noise([5], (SIDE, SIDE))
     alphas = make_scheduler(scheduler, model.scheduler_config, 20, CPU).alphas_cumprod
     kept = paint_cells([work.mask], 8, CPU)[0, 0] == 0
@@ -509,13 +511,13 @@ def test_latentpaint_gives_chosen_layers_the_known_pictures_features_where_it_is
             unet(known, time, encoder_hidden_states=text)
     assert output.sample.shape == z.shape
     assert len(mixed) == len(theirs) >= len(layers)
-    for own, other in zip(mixed, theirs, strict=True):
-        cell = 8 // own.shape[-1]
-        painted = torch.zeros(own.shape[-2:], dtype=bool)
+    for loaded, other in zip(mixed, theirs, strict=True):
+        cell = 8 // loaded.shape[-1]
+        painted = torch.zeros(loaded.shape[-2:], dtype=bool)
         painted[2 // cell, 5 // cell] = True
-        assert torch.equal(own[:2][..., ~painted], own[2:][..., ~painted])
-        assert (own[:2] - own[2:])[..., painted].abs().max() > 0
-        torch.testing.assert_close(own[2:], other, atol=1e-4, rtol=1e-4)  # the known half is fed by itself alone
+        assert torch.equal(loaded[:2][..., ~painted], loaded[2:][..., ~painted])
+        assert (loaded[:2] - loaded[2:])[..., painted].abs().max() > 0
+        torch.testing.assert_close(loaded[2:], other, atol=1e-4, rtol=1e-4)  # the known half is fed by itself alone
 
 
 @contextlib.contextmanager
@@ -547,14 +549,14 @@ def test_latentpaint_with_all_known_has_the_known_pictures_features_and_with_all
 
 
 def test_latentpaints_hooks_are_gone_afterwards_whatever_happens(painter, monkeypatch):
-    own = painter("latentpaint")
+    loaded = painter("latentpaint")
     before = painter("vanilla").paint([item()])[0]
-    own.paint([item()])
+    loaded.paint([item()])
     with monkeypatch.context() as broken:
         broken.setattr(denoising, "time_steps", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("in the loop")))
         with pytest.raises(ZeroDivisionError):
-            own.paint([item()])
-    assert not any(module._forward_hooks for module in own._model.unet.modules())
+            loaded.paint([item()])
+    assert not any(module._forward_hooks for module in loaded._model.unet.modules())
     assert same(before, painter("vanilla").paint([item()])[0])
 
 
@@ -626,9 +628,9 @@ def test_a_wrong_blur_is_refused(blur):
 
 
 def test_a_blurred_mask_mixes_what_is_known_and_painted_along_the_rim(painter):
-    own = painter("vanilla", mask_blur=[13, 10])
-    [paint] = own.paint([item(mask=some(slice(16, 48), slice(16, 48)))])
-    known = own._model.encode([item().canvas])[0]
+    loaded = painter("vanilla", mask_blur=[13, 10])
+    [paint] = loaded.paint([item(mask=some(slice(16, 48), slice(16, 48)))])
+    known = loaded._model.encode([item().canvas])[0]
     changed = (paint.latents - known).abs().amax(dim=0)
     assert (changed[1:7, 1:7] > 0).all() and (changed[0] == 0).all() and (changed[:, 7] == 0).all()
     assert PAINTERS.member("vanilla", {"mask_blur": [13, 10]}).identity()["settings"]["mask_blur"] == [13, 10]
@@ -718,35 +720,35 @@ FULL = pytest.mark.parametrize("full", [torch.OutOfMemoryError("CUDA out of memo
 
 @FULL
 def test_a_pass_too_large_for_the_memory_is_a_reason_with_sizes_and_what_to_do(painter, monkeypatch, full):
-    own = painter("vanilla", dtype="float32")
-    monkeypatch.setattr(own._model.unet, "forward", lambda *_, **__: (_ for _ in ()).throw(full))
+    loaded = painter("vanilla", dtype="float32")
+    monkeypatch.setattr(loaded._model.unet, "forward", lambda *_, **__: (_ for _ in ()).throw(full))
     with pytest.raises(PictureError) as error:
-        own.paint([item(shape=(64, 128))])
+        loaded.paint([item(shape=(64, 128))])
     assert error.value.reason == "out_of_memory"
     for word in ("128×64 pixels", "the cpu's memory", "size below 64"):
         assert word in error.value.detail
 
 
-def test_other_faults_of_the_unet_are_no_matter_of_memory(painter, monkeypatch):
-    own = painter("vanilla")
+def test_other_faults_of_the_unet_are_not_of_memory(painter, monkeypatch):
+    loaded = painter("vanilla")
     wrong = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    monkeypatch.setattr(own._model.unet, "forward", lambda *_, **__: (_ for _ in ()).throw(wrong))
+    monkeypatch.setattr(loaded._model.unet, "forward", lambda *_, **__: (_ for _ in ()).throw(wrong))
     with pytest.raises(RuntimeError, match="mat1"):
-        own.paint([item()])
+        loaded.paint([item()])
 
 
 def test_a_batch_that_does_not_fit_one_by_one_is_not_tried_whole_again(painter, monkeypatch):
-    own, sizes = painter("vanilla", batch_size=4), []
+    loaded, sizes = painter("vanilla", batch_size=4), []
     monkeypatch.setattr(denoising, "device", lambda: torch.device("cuda"))
 
     def full(batch):
         sizes.append(len(batch))
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(own, "_paint", full)
+    monkeypatch.setattr(loaded, "_paint", full)
     for _ in range(2):
         with pytest.raises(PictureError):
-            own.paint([item()])
+            loaded.paint([item()])
     assert sizes == [4, 2, 1, 1]
 
 
@@ -776,20 +778,20 @@ def tiles(monkeypatch):
 
 
 def test_large_pictures_are_encoded_and_decoded_in_tiles_and_others_are_not(painter, tiles):
-    own = painter("vanilla")
-    own.paint([item()])
+    loaded = painter("vanilla")
+    loaded.paint([item()])
     assert tiles.noted == [None, None]
-    [paint] = own.paint([item(shape=(128, 64))])
+    [paint] = loaded.paint([item(shape=(128, 64))])
     assert tiles.noted[2:] == [64, 64] and paint.image.shape == (128, 64, 3)
-    assert not own.decoder().vae.use_tiling
+    assert not loaded.decoder().vae.use_tiling
 
 
 def test_where_memory_runs_out_the_autoencoder_works_in_small_tiles(painter, tiles):
-    own = painter("vanilla")
-    whole = own.paint([item()])[0]
+    loaded = painter("vanilla")
+    whole = loaded.paint([item()])[0]
     tiles.noted, tiles.largest = [], 32
-    [paint] = own.paint([item()])
-    assert tiles.noted == [None, 32, None, 32] and not own.decoder().vae.use_tiling
+    [paint] = loaded.paint([item()])
+    assert tiles.noted == [None, 32, None, 32] and not loaded.decoder().vae.use_tiling
     assert paint.image.shape == whole.image.shape and paint.latents.shape == whole.latents.shape
     assert np.array_equal(paint.decoder(paint.latents), paint.image)
 

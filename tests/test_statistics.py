@@ -61,7 +61,7 @@ def test_a_place_is_bottom_width_and_height_in_heights_of_the_picture_cut_to_it(
     assert listed(found) == {"cat": CAT_PLACE, "dog": DOG_PLACE}
 
 
-def test_crowds_other_splits_and_boxes_beyond_the_frame_are_no_places():
+def test_crowds_other_splits_and_boxes_beyond_the_frame_are_not_places():
     crowd, beyond = (*CAT[:7], True), ("3", "1", "ox", 300.0, 20.0, 50.0, 30.0, False)
     assert places_of(objects(crowd, beyond), images("1"), "train") == {}
     assert places_of(objects(CAT), images("1", split="val"), "train") == {}

@@ -44,11 +44,11 @@ def painter(folder, **values):
     return PAINTERS.build(PAINTERS.member("stay", {"steps": 3, **values}, resolve(str(folder), {})))
 
 
-def with_layout(own, phrases, boxes=None, **changes):
+def with_layout(work, phrases, boxes=None, **changes):
     """A pass with other phrases."""
     boxes = boxes or ((16, 8, 48, 40),) * len(phrases)
-    step = own.step.model_copy(update={"phrases": tuple(phrases), "boxes": boxes, **changes})
-    return PassInput(step, own.canvas, own.mask)
+    step = work.step.model_copy(update={"phrases": tuple(phrases), "boxes": boxes, **changes})
+    return PassInput(step, work.canvas, work.mask)
 
 
 def paint(made, *items):
@@ -70,20 +70,20 @@ def test_a_colour_model_paints_colours(folders):
 
 @pytest.mark.parametrize(("kind", "canvas"), [("grey", GREY), ("forgetful", GREY), ("colour", noise(9))])
 def test_what_is_not_painted_comes_back_bit_for_bit(folders, kind, canvas):
-    own = item("stay", canvas=canvas)
-    (image,) = paint(painter(folders[kind]), own)
-    np.testing.assert_array_equal(image[~own.mask], canvas[~own.mask])
-    assert (image[own.mask] != canvas[own.mask]).mean() > 0.9
+    work = item("stay", canvas=canvas)
+    (image,) = paint(painter(folders[kind]), work)
+    np.testing.assert_array_equal(image[~work.mask], canvas[~work.mask])
+    assert (image[work.mask] != canvas[work.mask]).mean() > 0.9
 
 
 def test_latents_are_decoded_by_the_models_own_autoencoder(folders):
-    own = item("stay", canvas=noise(9))
-    (image,) = paint(painter(folders["latent"]), own)
-    assert image.shape == (64, 64, 3) and (image != own.canvas).any()
+    work = item("stay", canvas=noise(9))
+    (image,) = paint(painter(folders["latent"]), work)
+    assert image.shape == (64, 64, 3) and (image != work.canvas).any()
 
 
 @pytest.mark.parametrize("kind", ["grey", "latent"])
-def test_what_is_known_around_it_tells_on_the_paint(folders, kind):
+def test_what_is_known_around_it_affects_the_paint(folders, kind):
     one, other = (item("stay", canvas=np.full((64, 64, 3), grey, np.uint8)) for grey in (40, 220))
     made = painter(folders[kind])
     (first,), (second,) = paint(made, one), paint(made, other)
@@ -91,17 +91,17 @@ def test_what_is_known_around_it_tells_on_the_paint(folders, kind):
 
 
 @pytest.mark.parametrize("what", ["phrase", "box"])
-def test_category_and_box_tell_on_the_paint(folders, what):
-    own = item("stay", canvas=GREY)
-    other = with_layout(own, ["dog"]) if what == "phrase" else with_layout(own, ["a fish"], ((16, 8, 30, 40),))
-    (one,), (two,) = paint(painter(folders["grey"]), own), paint(painter(folders["grey"]), other)
+def test_category_and_box_affect_the_paint(folders, what):
+    work = item("stay", canvas=GREY)
+    other = with_layout(work, ["dog"]) if what == "phrase" else with_layout(work, ["a fish"], ((16, 8, 30, 40),))
+    (one,), (two,) = paint(painter(folders["grey"]), work), paint(painter(folders["grey"]), other)
     assert (one != two).any()
 
 
 def test_a_prompt_is_not_read(folders):
-    own, made = item("stay", canvas=GREY), painter(folders["grey"])
+    work, made = item("stay", canvas=GREY), painter(folders["grey"])
     np.testing.assert_array_equal(
-        *paint(made, own), *paint(made, with_layout(own, ["a fish"], prompt="something else"))
+        *paint(made, work), *paint(made, with_layout(work, ["a fish"], prompt="something else"))
     )
 
 
@@ -124,27 +124,27 @@ def test_a_box_across_a_large_picture_leaves_known_what_is_above_and_below():
 
 
 def test_guidance_of_one_is_the_model_alone(folders):
-    own = item("stay", canvas=GREY)
-    images = [paint(painter(folders["grey"], guidance=g), own)[0] for g in (1, 1.5, 3)]
+    work = item("stay", canvas=GREY)
+    images = [paint(painter(folders["grey"], guidance=g), work)[0] for g in (1, 1.5, 3)]
     assert all((images[0] != image).any() for image in images[1:])
 
 
 @pytest.mark.parametrize("scheduler", ["pndm", "ddim", "euler", "dpm++2m", "unipc"])
 def test_every_scheduler_keeps_what_is_known(folders, scheduler):
-    own = item("stay", canvas=GREY)
-    (image,) = paint(painter(folders["grey"], scheduler=scheduler, steps=4), own)
-    np.testing.assert_array_equal(image[~own.mask], GREY[~own.mask])
+    work = item("stay", canvas=GREY)
+    (image,) = paint(painter(folders["grey"], scheduler=scheduler, steps=4), work)
+    np.testing.assert_array_equal(image[~work.mask], GREY[~work.mask])
 
 
 def test_a_pass_does_not_depend_on_how_many_objects_its_neighbours_have(folders, monkeypatch):
     monkeypatch.setattr("lib.painting.painters.denoise.available_cores", lambda: 1)  # one batch, as on a GPU
     made = painter(folders["grey"])
     made._fitted = 4
-    own, crowd = item("stay", 1, canvas=GREY), with_layout(item("stay", 2), ["cat", "dog", "forklift"])
-    (alone,) = paint(made, own)
-    for batch in ([own, crowd], [crowd, own, crowd]):
+    work, crowd = item("stay", 1, canvas=GREY), with_layout(item("stay", 2), ["cat", "dog", "forklift"])
+    (alone,) = paint(made, work)
+    for batch in ([work, crowd], [crowd, work, crowd]):
         images = paint(made, *batch)
-        np.testing.assert_array_equal(images[batch.index(own)], alone)
+        np.testing.assert_array_equal(images[batch.index(work)], alone)
 
 
 # What cannot be painted
@@ -197,7 +197,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         painter(tmp_path).check()
 
 
-def test_a_model_that_says_no_numbers_is_no_picture(folders, monkeypatch):
+def test_a_model_that_predicts_no_numbers_makes_no_picture(folders, monkeypatch):
     made = painter(folders["grey"])
     with torch.no_grad():
         made._loaded().unet.outward.bias.fill_(float("nan"))

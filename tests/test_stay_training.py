@@ -64,11 +64,11 @@ def dark(batch: dict[str, torch.Tensor], row: int, box: torch.Tensor) -> float:
 @pytest.mark.parametrize("symmetries", ["none", "mirror", "all"])
 def test_boxes_go_where_the_window_shows_their_objects(symmetries):
     given = batch(objective(symmetries=symmetries, generation=1, dropped=0))
-    told = given["labels"].nonzero().tolist()
-    assert len(told) > 20 and min(dark(given, row, given["boxes"][row, own]) for row, own in told) > 0.8
+    labelled = given["labels"].nonzero().tolist()
+    assert len(labelled) > 20 and min(dark(given, row, given["boxes"][row, column]) for row, column in labelled) > 0.8
 
 
-def test_turning_four_times_is_no_turn():
+def test_turning_four_times_changes_nothing():
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     window = Window(pixels, "", Things(np.array([[0.1, 0.2, 0.5, 0.9]]), ("open",), ("an open",)))
     again = turned(turned(window, 3), 1)
@@ -84,7 +84,7 @@ def test_small_objects_keep_their_pixels_or_nearly():
     assert sides.min() > 24 / 1.5 - 1 and sides.max() < 24 + 1e-3
 
 
-def test_what_is_told_is_painted_and_what_is_kept_is_not_told():
+def test_what_is_a_condition_is_painted_and_what_is_kept_is_not_a_condition():
     given = batch(objective(generation=0, dropped=0), 40)
     for row in range(40):
         for box, label in zip(given["boxes"][row], given["labels"][row], strict=True):
@@ -119,7 +119,7 @@ def test_objects_weigh_more_than_what_is_around_them():
     assert weight[black].mean() > 4 and weight[~black].mean() < 2
 
 
-def test_a_rare_category_is_seen_as_often_as_others():
+def test_a_rare_category_is_drawn_as_often_as_others():
     rare = boards()
     rare += [TrainingPicture(p.pixels, "", p.things.take([0])) for p in boards(20)]
     given = batch(objective(rare, generation=0, dropped=0), 200)
@@ -127,14 +127,14 @@ def test_a_rare_category_is_seen_as_often_as_others():
     assert counts[2] > 0.6 * counts[1]
 
 
-def test_of_more_objects_than_it_takes_the_largest_are_told():
+def test_of_more_objects_than_it_takes_the_largest_are_conditions():
     corners = np.array([[10 * i, 10 * j] for i in range(6) for j in range(2)], float)
     boxes = np.concatenate([corners, corners + np.linspace(2, 9, 12)[:, None]], 1)
     many = [TrainingPicture(np.zeros((64, 64, 3), np.uint8), "", Things(boxes, ("open",) * 12, ("an open",) * 12))] * 2
     given = batch(objective(many, generation=1, dropped=0, max_objects=3, zoom=1), 16)
     assert given["labels"].shape[1] <= 3
-    told = given["boxes"][:, 1:, 2] - given["boxes"][:, 1:, 0]
-    assert told.min() * 64 > 6  # those beside the one that the window stands around
+    widths = given["boxes"][:, 1:, 2] - given["boxes"][:, 1:, 0]
+    assert widths.min() * 64 > 6  # those beside the one that the window stands around
 
 
 def test_equal_draws_give_equal_batches():
@@ -167,13 +167,13 @@ def test_it_learns(given):
     optimizer, losses = torch.optim.Adam(made.parameters(), 3e-3), []
     for step in range(30):
         torch.manual_seed(step)
-        told = made(batch(made, 8, step))
+        output = made(batch(made, 8, step))
         optimizer.zero_grad()
-        told["loss"].backward()
+        output["loss"].backward()
         optimizer.step()
-        losses.append(float(told["loss"].detach()))
+        losses.append(float(output["loss"].detach()))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
-    assert ("bound" in told) == made.unet.config.learned_variance
+    assert ("bound" in output) == made.unet.config.learned_variance
 
 
 def test_the_bound_is_0_where_mean_and_variance_are_the_posteriors():
@@ -258,8 +258,8 @@ def test_a_network_that_does_not_fit_the_windows_is_refused(given, reason):
 
 def deployed() -> dict[str, Any]:
     """Its parameters."""
-    told = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())["deployments"]
-    return dict(next(one["parameters"] for one in told if one["name"] == "stay"))
+    deployments = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())["deployments"]
+    return dict(next(one["parameters"] for one in deployments if one["name"] == "stay"))
 
 
 def test_its_deployment_trains_it_alone_on_all_pixels():

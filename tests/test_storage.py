@@ -89,8 +89,10 @@ def test_a_command_without_a_workspace_says_it_too(capsys: Any, monkeypatch: Any
 
     monkeypatch.setattr("flows.commands.presets.Presets.run", full)
     assert cli.main(["presets"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("augment: scores.json cannot be written (No space left on device)") and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("augment: scores.json cannot be written (No space left on device)") and error.count("\n") == 1
+    )
 
 
 # --- status ------------------------------------------------------------------------------------------------------
@@ -125,8 +127,8 @@ def test_an_account_that_has_no_room_is_written_without_its_stages(tmp_path: Pat
     stage = {"rows": 1, "ok": 1, "painted": 0, "reused": 0, "rejected": {}}
     stages = {f"stage {i}": stage for i in range(1000)}
     write_failure(tmp_path, ACCOUNT | {"state": "failed", "error": "no room", "stages": stages})
-    told = read_account(tmp_path / "status.json")
-    assert (told["state"], told["error"], told["stages"]) == ("failed", "no room", {})
+    error = read_account(tmp_path / "status.json")
+    assert (error["state"], error["error"], error["stages"]) == ("failed", "no room", {})
 
 
 def test_a_file_is_not_begun_where_its_new_content_has_no_room(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 @pytest.mark.parametrize("options", ["size=2m", "ro"])
-def test_whatever_writes_to_a_disk_that_takes_nothing_is_told_in_a_sentence(
+def test_whatever_writes_to_a_disk_that_takes_nothing_is_reported_in_a_sentence(
     disk: Path, write: Any, options: str
 ) -> None:
     fill(disk, 4096)
@@ -208,14 +210,14 @@ def test_whatever_writes_to_a_disk_that_takes_nothing_is_told_in_a_sentence(
         write(disk / "x")
 
 
-def test_a_read_only_status_tells_that_nobody_runs(disk: Path) -> None:
+def test_a_read_only_status_shows_that_nobody_runs(disk: Path) -> None:
     write_account(disk, ACCOUNT)
     (disk / ".lock").touch()
     remount(disk, "ro")
     assert read_account(disk / "status.json")["state"] == "stopped"
 
 
-def test_a_full_home_of_prefect_is_told_beside_what_came_of_it(disk: Path, monkeypatch: Any) -> None:
+def test_a_full_home_of_prefect_is_reported_beside_its_result(disk: Path, monkeypatch: Any) -> None:
     import prefect.settings
 
     error = AugmentError("the server ended by itself")

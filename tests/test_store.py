@@ -37,8 +37,8 @@ def test_a_damaged_item_counts_as_absent_and_is_removed(tmp_path):
 @pytest.mark.parametrize(
     "key", ["../../mine.txt", "/etc/passwd", "", "..", "ab/../../../../mine.txt", "G" * 64, KEY + "\n"]
 )
-def test_what_is_no_key_reaches_no_file(tmp_path, key):
-    """A damaged item is removed: a key that leads elsewhere would remove what is there."""
+def test_what_is_not_a_key_reaches_no_file(tmp_path, key):
+    """A damaged item is removed: a key that leads elsewhere would remove another file."""
     (tmp_path / "mine.txt").write_text("mine")
     store = Store(tmp_path / "store")
     for use in (store.get, store.has, store.size, store.sha256, store.path):
@@ -58,8 +58,8 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
     import hashlib
 
     store = Store(tmp_path)
-    told = store.put("paint", KEY, b"some pixels")
-    assert told == hashlib.sha256(b"some pixels").hexdigest() == store.sha256("paint", KEY)
+    noted = store.put("paint", KEY, b"some pixels")
+    assert noted == hashlib.sha256(b"some pixels").hexdigest() == store.sha256("paint", KEY)
 
 
 def test_no_temporary_file_stays(tmp_path):
@@ -68,7 +68,7 @@ def test_no_temporary_file_stays(tmp_path):
 
 
 @pytest.mark.parametrize("instead", ["folder", "circle of links", "file for its folder"])
-def test_what_is_no_file_counts_as_absent(tmp_path, instead):
+def test_what_is_not_a_file_counts_as_absent(tmp_path, instead):
     store = Store(tmp_path)
     path = store.path("paint", KEY)
     place = path.parent if instead == "file for its folder" else path

@@ -48,8 +48,8 @@ def scenes(tmp_path_factory) -> Path:
 
 def given(scenes: Path, workspace: Path, **more: Any) -> dict[str, Any]:
     dataset = {"images": str(scenes / "images"), "annotations": str(scenes / "annotations.json")}
-    told = {"dataset": dataset, "models": ["vae", "clip"], "size": 64, "settings": SETTINGS}
-    return {**told, "workspace": str(workspace), **more}
+    values = {"dataset": dataset, "models": ["vae", "clip"], "size": 64, "settings": SETTINGS}
+    return {**values, "workspace": str(workspace), **more}
 
 
 def run(scenes: Path, workspace: Path, **more: Any) -> Any:
@@ -78,7 +78,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory, prefect_server) -> Path:
-    """The workspace of a run that nobody killed, in a process of its own."""
+    """The workspace of a run that nobody killed, in another process."""
     workspace = tmp_path_factory.mktemp("whole") / "ws"
     assert start(scenes, workspace, prefect_server).wait(PATIENCE) == 0
     return workspace
@@ -98,8 +98,8 @@ def test_models_sheets_and_the_account_of_every_picture(whole):
     account = json.loads((whole / "status.json").read_bytes())
     assert list(account["stages"]) == ["ingest", "objects", "pictures", "train-vae", "train-clip"]
     assert account["stages"]["pictures"]["ok"] == 5
-    told = account["stages"]["train-vae"]
-    assert (told["painted"], told["reused"], told["steps"]) == (1, 0, 3) and told["minutes"] >= 0
+    counts = account["stages"]["train-vae"]
+    assert (counts["painted"], counts["reused"], counts["steps"]) == (1, 0, 3) and counts["minutes"] >= 0
     resolved = json.loads((whole / "settings.json").read_bytes())
     assert resolved["settings"]["clip"]["steps"] == 3 and resolved["models"] == ["vae", "clip"]
 
@@ -133,7 +133,7 @@ def test_more_steps_go_on_where_the_last_run_ended(scenes, whole, tmp_path):
 
 
 def kill_at(process: subprocess.Popen[bytes], workspace: Path, pattern: str) -> None:
-    """SIGKILL as soon as there is such a file."""
+    """SIGKILL as soon as such a file exists."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if list(workspace.glob(pattern)):
@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_with_its_reason(scenes, tmp_p
     ],
     ids=str,
 )
-def test_what_cannot_work_is_told_in_a_sentence(scenes, tmp_path, more, reason):
+def test_what_cannot_work_is_reported_in_a_sentence(scenes, tmp_path, more, reason):
     assert reason in failed(scenes, tmp_path / "ws", **more)
 
 
@@ -217,9 +217,9 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
         raise AugmentError("the reason")
 
 
-def test_an_output_that_cannot_be_written_is_told_before_any_training(scenes, tmp_path):
-    told = failed(scenes, tmp_path / "ws", output=str(scenes / "annotations.json" / "models"))
-    assert "cannot be written (Not a directory): set `output` to another folder" in told
+def test_an_output_that_cannot_be_written_is_reported_before_any_training(scenes, tmp_path):
+    message = failed(scenes, tmp_path / "ws", output=str(scenes / "annotations.json" / "models"))
+    assert "cannot be written (Not a directory): set `output` to another folder" in message
 
 
 def test_other_data_in_the_same_workspace_is_refused_and_nothing_is_lost(scenes, whole, tmp_path):
@@ -257,7 +257,7 @@ def test_what_may_pass_is_tried_again(scenes, tmp_path, monkeypatch):
 # The command line
 
 
-def test_a_deployment_of_the_other_flow_is_told_with_its_command(capsys):
+def test_a_deployment_of_the_other_flow_is_reported_with_its_command(capsys):
     from flows import cli
 
     for command, name, hint in (("run", "mini", "augment train mini"), ("train", "demo", "augment run demo")):
@@ -269,8 +269,8 @@ def test_augment_train_says_what_it_made_and_where(scenes, tmp_path, monkeypatch
     from flows import cli
 
     monkeypatch.chdir(tmp_path)
-    told = given(scenes, tmp_path / "ws", models=["vae"])
-    (tmp_path / "mine.yaml").write_text(json.dumps(told))
+    values = given(scenes, tmp_path / "ws", models=["vae"])
+    (tmp_path / "mine.yaml").write_text(json.dumps(values))
     assert cli.main(["train", "mine.yaml", "--set", "settings.vae.steps=1"]) == 0
     out = capsys.readouterr().out
     assert "ws: completed" in out

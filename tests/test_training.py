@@ -45,7 +45,7 @@ class Line(nn.Module):
         torch.manual_seed(5)
         self.layer = nn.Linear(1, 1)
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("count", torch.zeros(1))
         self.bad_at, self.modes, self.quick = -1, [], []
         self.calls = 0
 
@@ -57,7 +57,7 @@ class Line(nn.Module):
         self.modes.append(self.training)
         self.quick.append(torch.is_autocast_enabled("cpu"))
         x = batch["x"]
-        self.seen += len(x)
+        self.count += len(x)
         noise = torch.randn_like(x) * 0.1
         loss = (self.layer(x) - (3 * x - 1 + noise)).square().mean()
         return {"loss": loss * (torch.nan if self.calls == self.bad_at else 1), "noise": noise.detach().mean()}
@@ -107,12 +107,12 @@ def checkpoints(folder: Path) -> list[Path]:
 def test_killed_and_resumed_it_ends_as_if_never_killed(tmp_path, monkeypatch, step):
     monkeypatch.setattr(loop, "LOGGED", 4)
     whole, again = Line(), Line()
-    told = train(whole, tmp_path / "whole", settings())
+    trained = train(whole, tmp_path / "whole", settings())
     kill(monkeypatch, tmp_path / "killed", step)
     resumed = train(again, tmp_path / "killed", settings())
     assert_equal(state_of(whole), state_of(again))
     assert again.calls == 12 - step
-    assert resumed.history == told.history and [p["step"] for p in told.history] == [4, 8, 12]
+    assert resumed.history == trained.history and [p["step"] for p in trained.history] == [4, 8, 12]
 
 
 def test_a_finished_one_trains_no_more_and_a_longer_one_goes_on(tmp_path):
@@ -127,22 +127,22 @@ def test_a_finished_one_trains_no_more_and_a_longer_one_goes_on(tmp_path):
 def test_what_is_left_in_the_model_are_the_averaged_weights(tmp_path):
     from diffusers.training_utils import EMAModel
 
-    model, seen = Line(), []
+    model, steps = Line(), []
 
     def step(self, parameters):
         real(self, parameters)
-        seen.append([p.detach().clone() for p in parameters])
+        steps.append([p.detach().clone() for p in parameters])
 
     real, EMAModel.step = EMAModel.step, step
     try:
         train(model, tmp_path, settings(decay=0.9))
     finally:
         EMAModel.step = real
-    shadow = [torch.zeros_like(p) for p in seen[0]]
-    for number, weights in enumerate(seen):
+    shadow = [torch.zeros_like(p) for p in steps[0]]
+    for number, weights in enumerate(steps):
         kept = min(0.9, 1 - (1 + number) ** -0.75) if number else 0.0
         shadow = [s - (1 - kept) * (s - w) for s, w in zip(shadow, weights, strict=True)]
-    for found, expected, last in zip(model.layer.parameters(), shadow, seen[-1], strict=True):
+    for found, expected, last in zip(model.layer.parameters(), shadow, steps[-1], strict=True):
         torch.testing.assert_close(found.data, expected)
         assert not torch.equal(found.data, last)
     assert not model.training
@@ -160,7 +160,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, monke
     assert_equal(state_of(whole), state_of(again))
 
 
-def test_a_file_of_another_name_is_no_checkpoint_and_stays(tmp_path):
+def test_a_file_of_another_name_is_not_a_checkpoint_and_stays(tmp_path):
     mine = [tmp_path / name for name in ("2024-mine.safetensors", "99999999-mine.safetensors", "mine.safetensors")]
     for path in mine:
         path.write_bytes(b"mine")
@@ -168,8 +168,8 @@ def test_a_file_of_another_name_is_no_checkpoint_and_stays(tmp_path):
     assert all(path.read_bytes() == b"mine" for path in mine)
 
 
-@pytest.mark.parametrize("told", ["{", "[]", '{"step": "6"}', '{"__class__": "os.system"}'])
-def test_a_checkpoint_that_tells_something_else_counts_as_damaged(tmp_path, monkeypatch, told):
+@pytest.mark.parametrize("header", ["{", "[]", '{"step": "6"}', '{"__class__": "os.system"}'])
+def test_a_checkpoint_with_another_header_counts_as_damaged(tmp_path, monkeypatch, header):
     """Its name's digest fits: anybody can write that."""
     from safetensors.torch import load, save
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_tells_something_else_counts_as_damaged(tmp_path, monk
     train(whole, tmp_path / "whole", settings())
     kill(monkeypatch, tmp_path / "killed", 6)
     newest = checkpoints(tmp_path / "killed")[-1]
-    data = save(load(newest.read_bytes()), {"training": told})
+    data = save(load(newest.read_bytes()), {"training": header})
     newest.unlink()
     newest.with_name(f"{newest.name[:8]}-{digest(data)[:16]}.safetensors").write_bytes(data)
     train(again, tmp_path / "killed", settings(), watch=lambda p: notes.append(p.note))
@@ -200,7 +200,7 @@ def test_where_all_are_damaged_it_starts_anew_and_says_so(tmp_path, monkeypatch)
     assert_equal(state_of(whole), state_of(again))
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays_good(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_last_checkpoint_stays_good(tmp_path, monkeypatch):
     def full(path, data, durable=False):
         if path.name.startswith("00000007"):
             raise OSError(28, "No space left on device")
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_ends_it_before_any_checkpoint_holds_it(tmp_pa
     assert train(again, tmp_path, settings()).steps == 12
 
 
-def test_a_full_device_is_told_with_the_setting_to_lower(tmp_path, monkeypatch):
+def test_a_full_device_is_reported_with_the_setting_to_lower(tmp_path, monkeypatch):
     def full(batch):
         raise torch.OutOfMemoryError
 
@@ -258,7 +258,7 @@ def test_a_full_device_is_told_with_the_setting_to_lower(tmp_path, monkeypatch):
         train(model, tmp_path / "vae", settings())
 
 
-def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_left_alone(tmp_path):
     other = tmp_path / "my-own.safetensors"
     other.write_bytes(b"mine")
     train(Line(), tmp_path, settings())
@@ -266,28 +266,28 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path):
 
 
 def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path):
-    seen: list[set[bool]] = []
+    quick: list[set[bool]] = []
     for precision in ("no", "bf16", "no"):
         model = Line()
-        told = train(model, tmp_path / str(len(seen)), settings(precision=precision))
-        assert told.precision == precision
-        seen.append(set(model.quick))
-    assert seen == [{False}, {True}, {False}]
+        trained = train(model, tmp_path / str(len(quick)), settings(precision=precision))
+        assert trained.precision == precision
+        quick.append(set(model.quick))
+    assert quick == [{False}, {True}, {False}]
 
 
 def test_a_look_on_the_way_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SHOWN", 0)
-    plain, looked, seen = Line(), Line(), []
+    plain, looked, looks = Line(), Line(), []
 
     def look():
-        seen.append((looked.training, looked.layer.weight.item()))
+        looks.append((looked.training, looked.layer.weight.item()))
         torch.rand(3), np.random.random(2)
 
     train(plain, tmp_path / "plain", settings())
     train(looked, tmp_path / "looked", settings(), look=look)
     assert_equal(state_of(plain), state_of(looked))
-    assert len(seen) == 11 and not any(training for training, _ in seen)
-    assert all(looked.modes) and len({weight for _, weight in seen}) > 1
+    assert len(looks) == 11 and not any(training for training, _ in looks)
+    assert all(looked.modes) and len({weight for _, weight in looks}) > 1
 
 
 def test_any_seed_serves_and_another_one_gives_other_weights(tmp_path):
@@ -405,8 +405,8 @@ def test_its_facts_and_its_card_say_how_it_was_made(name, models):
     assert ("| windows |" in card) == (name not in whole)
     library = "transformers" if name in whole else "diffusers"
     assert card.startswith(f"---\nlicense: apache-2.0\nlibrary_name: {library}\ntags:\n")
-    for told in ("scenes", "Apache-2.0", "CPU cores", "| steps | 2 |", "| batch | 2 |", "Not yet."):
-        assert told in card
+    for part in ("scenes", "Apache-2.0", "CPU cores", "| steps | 2 |", "| batch | 2 |", "Not yet."):
+        assert part in card
     assert str(models) not in card
 
 
@@ -477,11 +477,11 @@ OTHER = {
 
 def begin_from(name: str, models: Path, source: Path, tmp_path: Path) -> None:
     """Train it from a copy of `source`, beside copies of what it needs."""
-    own = tmp_path / "own"
-    own.mkdir()
+    models_dir = tmp_path / "own"
+    models_dir.mkdir()
     for need in TRAINERS[name].NEEDS:
-        (own / need).symlink_to(models / need)
-    train_model(name, few(name), scenes(), SIZE, own, tmp_path / "work", start=source.parent)
+        (models_dir / need).symlink_to(models / need)
+    train_model(name, few(name), scenes(), SIZE, models_dir, tmp_path / "work", start=source.parent)
 
 
 @every_trainer
@@ -606,7 +606,7 @@ def test_an_order_in_which_each_finds_what_it_needs_is_taken(tmp_path):
     [
         (["gligen-inpaint"], "needs vae, clip, neither named before it nor in"),
         (["clip", "gligen-inpaint", "vae"], "needs vae, neither"),
-        (["vae", "vae"], "'vae' stands there twice"),
+        (["vae", "vae"], "'vae' is listed twice"),
         (["nonesuch"], "unknown trainer 'nonesuch': known are blip2, classifier, clip"),
     ],
 )
@@ -657,8 +657,8 @@ def test_checkpoints_say_what_they_are_in_their_header(tmp_path):
     train(Line(), tmp_path, settings(), identity="me")
     data = checkpoints(tmp_path)[-1].read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
-    assert told["identity"] == "me" and told["step"] == 12
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
+    assert header["identity"] == "me" and header["step"] == 12
 
 
 @every_trainer

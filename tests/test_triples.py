@@ -65,17 +65,17 @@ def dataset(folder: Path, **values: Any) -> Dataset:
 
 
 def tables(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    told = dataset(folder, **values)
-    assert told.images.schema.equals(arrow_schema(ImageRow))
-    assert told.objects.schema.equals(arrow_schema(ObjectRow))
-    return told.images.to_pandas(), told.objects.to_pandas()
+    parsed = dataset(folder, **values)
+    assert parsed.images.schema.equals(arrow_schema(ImageRow))
+    assert parsed.objects.schema.equals(arrow_schema(ObjectRow))
+    return parsed.images.to_pandas(), parsed.objects.to_pandas()
 
 
 def ingested(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the ingest stage."""
-    told = dataset(folder, **values)
-    images = check_pictures(told.images.to_pandas(), folder, values.get("max_pixels", 10**6))
-    return images, settle_objects(images, told.objects).to_pandas()
+    parsed = dataset(folder, **values)
+    images = check_pictures(parsed.images.to_pandas(), folder, values.get("max_pixels", 10**6))
+    return images, settle_objects(images, parsed.objects).to_pandas()
 
 
 def only(rows: pd.DataFrame) -> Any:
@@ -103,7 +103,7 @@ def fault(folder: Path, **values: Any) -> Any:
 
 def test_a_triple_is_a_picture_with_its_prompt_and_one_masked_object(tmp_path: Path) -> None:
     triple(tmp_path)
-    told = dataset(tmp_path)
+    parsed = dataset(tmp_path)
     images, objects = ingested(tmp_path)
     image, row = only(images), only(objects)
     record = json.loads(image.record)
@@ -116,7 +116,7 @@ def test_a_triple_is_a_picture_with_its_prompt_and_one_masked_object(tmp_path: P
     assert (note["area"], note["iscrowd"], note["bbox"]) == (HOLE.sum(), 0, [5, 10, 35, 20])
     assert note["segmentation"]["size"] == [HEIGHT, WIDTH]
     np.testing.assert_array_equal(area_of(row), HOLE)
-    assert json.loads(told.envelope)["categories"] == [{"id": 1, "name": "masked", "supercategory": ""}]
+    assert json.loads(parsed.envelope)["categories"] == [{"id": 1, "name": "masked", "supercategory": ""}]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_black_mask_paints_the_whole_picture(tmp_path: Path) -> None:
     assert (row.status, row.x, row.y, row.w, row.h) == ("ok", 0, 0, WIDTH, HEIGHT) and area_of(row).all()
 
 
-def test_a_mask_fits_its_picture_as_it_is_seen(tmp_path: Path) -> None:
+def test_a_mask_fits_its_picture_as_it_is_shown(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg", (HEIGHT, WIDTH), orientation=6)
     mask(tmp_path / "a.mask.png")
     images, objects = ingested(tmp_path)
@@ -250,7 +250,7 @@ def test_a_picture_without_a_mask_stays_and_its_mask_is_missed(tmp_path: Path) -
     assert row.reason == "mask_missing" and "a.jpg" in row.detail
 
 
-def test_a_mask_of_another_size_is_told_with_both_sizes(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_reported_with_both_sizes(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     mask(tmp_path / "a.mask.png", HOLE.T)
     row = fault(tmp_path)
@@ -290,7 +290,7 @@ def test_a_mask_that_is_a_folder_or_leads_nowhere_is_missing(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("unsure", "reason"), [(120, ""), (121, "mask_not_binary")])
 @pytest.mark.parametrize("value", [64, 128, 191])
-def test_more_than_a_twentieth_of_greys_is_no_mask(tmp_path: Path, unsure: int, reason: str, value: int) -> None:
+def test_more_than_a_twentieth_of_greys_is_not_a_mask(tmp_path: Path, unsure: int, reason: str, value: int) -> None:
     picture(tmp_path / "a.jpg")
     values = np.where(HOLE, 0, 255)
     values[-2:] = 255
@@ -307,7 +307,7 @@ def test_dark_and_light_greys_are_black_and_white(tmp_path: Path, value: int) ->
     np.testing.assert_array_equal(area_of(only(tables(tmp_path)[1])), HOLE)
 
 
-def test_a_photograph_given_as_a_mask_is_told(tmp_path: Path) -> None:
+def test_a_photograph_given_as_a_mask_is_reported(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     picture(tmp_path / "a.mask.jpg")
     assert fault(tmp_path).reason == "mask_not_binary"
@@ -341,7 +341,7 @@ def test_the_mask_of_a_picture_that_cannot_be_read_is_set_aside_with_it(tmp_path
     assert objects.set_index("image_key").reason.to_dict() == {images.key[0]: "image_rejected", images.key[1]: ""}
 
 
-def test_of_two_masks_the_png_counts_and_the_other_is_told(tmp_path: Path) -> None:
+def test_of_two_masks_the_png_counts_and_the_other_is_reported(tmp_path: Path) -> None:
     triple(tmp_path)
     mask(tmp_path / "a.mask.jpg", ~HOLE)
     images, objects = ingested(tmp_path)
@@ -424,11 +424,11 @@ def test_the_final_set_loads_in_pycocotools_with_its_masks(tmp_path: Path) -> No
     triple(source, "a")
     triple(source, "b", prompt=None)
     picture(source / "c.jpg")
-    told = dataset(source)
-    images = check_pictures(told.images.to_pandas(), source, 10**6)
-    objects = settle_objects(images, told.objects).to_pandas()
+    parsed = dataset(source)
+    images = check_pictures(parsed.images.to_pandas(), source, 10**6)
+    objects = settle_objects(images, parsed.objects).to_pandas()
     reviewed, final = to_table([], ReviewRow).to_pandas(), tmp_path / "final"
-    sources = Sources(images, objects, told.envelope, source)
+    sources = Sources(images, objects, parsed.envelope, source)
     finalise(final, sources, reviewed, {}, Ids({}, {}), FinaliseSettings(), Store(tmp_path / "store"), None)
     document = json.loads((final / "annotations.json").read_bytes())
     assert document["images"] == [json.loads(record) for record in images.record]

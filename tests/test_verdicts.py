@@ -76,10 +76,10 @@ def test_what_does_not_fit_together_is_refused(shares: list, labels: list, why: 
 def test_limits_are_percentiles_of_real_scores_by_category():
     shares, labels = made()
     learned = thresholds(shares, labels)
-    own = shares[np.arange(len(labels)), labels]
+    share = shares[np.arange(len(labels)), labels]
     for number in range(4):
-        assert np.mean(own[labels == number] < learned.keep[number]) == pytest.approx(0.05, abs=0.003)
-        assert np.mean(own[labels == number] < learned.drop[number]) == pytest.approx(0.01, abs=0.003)
+        assert np.mean(share[labels == number] < learned.keep[number]) == pytest.approx(0.05, abs=0.003)
+        assert np.mean(share[labels == number] < learned.drop[number]) == pytest.approx(0.01, abs=0.003)
         assert learned.boxes[number] == (labels == number).sum()
     assert not learned.pooled.any() and learned.known and learned.percentiles == (5, 1)
     assert np.ptp(learned.keep) > 0.2  # categories differ, so do their limits
@@ -87,12 +87,12 @@ def test_limits_are_percentiles_of_real_scores_by_category():
 
 def test_a_rare_category_takes_the_pool_s_limit_or_its_own_where_that_is_lower():
     shares, labels = made()
-    for own, expected in ((0.95, "the pool's"), (0.01, "its own")):
-        rare = shares_of(np.array([own]), np.array([4]), 5)
+    for share, expected in ((0.95, "the pool's"), (0.01, "its own")):
+        rare = shares_of(np.array([share]), np.array([4]), 5)
         learned = thresholds(np.vstack([np.pad(shares, ((0, 0), (0, 1))), rare]), [*labels, 4])
         assert learned.pooled.tolist() == [False] * 4 + [True]
-        pool = np.percentile([*shares[np.arange(len(labels)), labels], own], 5, method="lower")
-        assert learned.keep[4] == pytest.approx(pool if expected == "the pool's" else own)
+        pool = np.percentile([*shares[np.arange(len(labels)), labels], share], 5, method="lower")
+        assert learned.keep[4] == pytest.approx(pool if expected == "the pool's" else share)
 
 
 def test_a_category_without_real_boxes_takes_the_pool_s_limit():
@@ -119,7 +119,7 @@ def test_real_boxes_that_are_too_small_are_not_learned_from():
     np.testing.assert_array_equal(learned.keep, thresholds(shares, labels).keep)
 
 
-def test_no_limit_is_above_the_most_that_is_asked():
+def test_no_limit_is_above_the_highest_allowed():
     learned = thresholds(*made(), most=0.3)
     assert learned.keep.max() == 0.3 and (learned.drop <= learned.keep).all()
 
@@ -130,7 +130,7 @@ def test_percentiles_out_of_order_are_refused(keep: float, drop: float):
         thresholds(*made(50), keep=keep, drop=drop)
 
 
-def test_limits_are_told_by_name():
+def test_limits_are_reported_by_name():
     learned = thresholds(*made()).by_name(["a", "b", "c", "d"])
     assert json.loads(json.dumps(learned))["b"].keys() == {"keep", "drop", "boxes", "pooled"}
 
@@ -204,7 +204,7 @@ def test_a_higher_own_share_never_makes_a_verdict_worse(a: float, b: float, c: f
     drop_at, keep_at = sorted((c, d))
     others = np.array(rest) / sum(rest)
     learned = limits([keep_at] * (len(rest) + 1), [drop_at] * (len(rest) + 1))
-    less, more = (one([own, *(others * (1 - own))], 0, learned) for own in (low, high))
+    less, more = (one([share, *(others * (1 - share))], 0, learned) for share in (low, high))
     assert ORDER[less.action] <= ORDER[more.action]
 
 

@@ -19,9 +19,9 @@ def file(tmp_path):
 
 def whole(root, file, read, **values):
     """One run's question; `read` counts the readings."""
-    seen = VerifiedFiles(root, **values)
-    found = seen.whole(file, "digest", lambda: read.append(file) or file.read_bytes() == b"whole")
-    seen.save()
+    verified = VerifiedFiles(root, **values)
+    found = verified.whole(file, "digest", lambda: read.append(file) or file.read_bytes() == b"whole")
+    verified.save()
     return found
 
 
@@ -39,7 +39,7 @@ def test_a_file_of_another_size_or_time_is_read_again(tmp_path, file, damage):
     assert not whole(tmp_path, file, read) and len(read) == 2
 
 
-def test_what_is_asked_of_a_file_is_part_of_what_is_remembered(tmp_path, file):
+def test_the_expected_digest_is_part_of_what_is_remembered(tmp_path, file):
     whole(tmp_path, file, [])
     assert not VerifiedFiles(tmp_path).whole(file, "another digest", lambda: False)
 
@@ -57,8 +57,8 @@ def test_anew_every_file_is_read_and_remembered(tmp_path, file):
 
 def test_files_that_nobody_asks_for_are_forgotten(tmp_path, file):
     whole(tmp_path, file, [])
-    seen = VerifiedFiles(tmp_path)
-    seen.save()
+    verified = VerifiedFiles(tmp_path)
+    verified.save()
     assert not VerifiedFiles(tmp_path).whole(file, "digest", lambda: False)
 
 

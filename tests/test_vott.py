@@ -30,8 +30,8 @@ def region(id: str = "r1", tags: Any = ("cat",), box: Any = (10, 20, 30, 40), **
 
 
 def asset(file: str = "a.png", *regions: Any, **fields: Any) -> dict[str, Any]:
-    own = {"id": f"id of {file}", "name": file, "path": f"file:C:/x/{file}", "size": {"width": 100, "height": 80}}
-    return {"asset": own | fields, "regions": list(regions), "version": "2.1.0"}
+    known = {"id": f"id of {file}", "name": file, "path": f"file:C:/x/{file}", "size": {"width": 100, "height": 80}}
+    return {"asset": known | fields, "regions": list(regions), "version": "2.1.0"}
 
 
 def export(folder: Path, *assets: Any, **top: Any) -> None:
@@ -45,11 +45,11 @@ def table(folder: Path, *rows: str, header: str = HEADER) -> None:
 
 def read(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the ingest stage."""
-    told = read_dataset(DatasetSettings(images=folder, format="vott", **values))
-    assert told.images.schema.equals(arrow_schema(ImageRow))
-    assert told.objects.schema.equals(arrow_schema(ObjectRow))
-    images = check_pictures(told.images.to_pandas(), folder, 10**6)
-    return images, settle_objects(images, told.objects).to_pandas()
+    parsed = read_dataset(DatasetSettings(images=folder, format="vott", **values))
+    assert parsed.images.schema.equals(arrow_schema(ImageRow))
+    assert parsed.objects.schema.equals(arrow_schema(ObjectRow))
+    images = check_pictures(parsed.images.to_pandas(), folder, 10**6)
+    return images, settle_objects(images, parsed.objects).to_pandas()
 
 
 def only(rows: pd.DataFrame) -> Any:
@@ -170,7 +170,7 @@ def test_a_polygon_is_a_segmentation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", [None, 5, [], {"regions": []}, {"asset": "a.png"}])
-def test_what_is_no_asset_is_a_row_that_names_it(tmp_path: Path, entry: Any) -> None:
+def test_what_is_not_an_asset_is_a_row_that_names_it(tmp_path: Path, entry: Any) -> None:
     picture(tmp_path / "a.png")
     export(tmp_path, asset("a.png", region()), entry)
     images, _ = read(tmp_path)
@@ -186,7 +186,7 @@ def test_regions_of_another_kind_do_no_harm(tmp_path: Path, regions: Any) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"assets": 5}', "\x00", pytest.param("[" * 10**5, id="nested")])
-def test_a_file_that_is_no_export_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_an_export_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "p-export.json").write_text(text)
     with pytest.raises(AugmentError, match=r"p-export\.json.*VoTT 2"):
         read(tmp_path)
@@ -311,13 +311,13 @@ def test_a_csv_without_the_columns_is_refused(tmp_path: Path, header: str) -> No
         read(tmp_path)
 
 
-def test_json_and_csv_tell_the_same_boxes(tmp_path: Path) -> None:
+def test_json_and_csv_give_the_same_boxes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     export(tmp_path, asset("a.png", region(tags=["cat", "dog"])))
     table(tmp_path, "a.png,10,20,40,60,cat", "a.png,10,20,40,60,dog")
-    told = ["category", "category_id", *"xywh"]
+    columns = ["category", "category_id", *"xywh"]
     from_json, from_csv = (read(tmp_path, annotations=tmp_path / f"p-export.{kind}")[1] for kind in ("json", "csv"))
-    assert from_json[told].equals(from_csv[told])
+    assert from_json[columns].equals(from_csv[columns])
 
 
 # --- real exports ------------------------------------------------------------------------------------------------
@@ -340,5 +340,5 @@ def test_the_cat_faces_read_whole(kind: str) -> None:
 
 def test_an_export_folder_is_found_in_the_images_folder() -> None:
     folder = shared(*EXPORTS["csv"][0].split("/"))
-    told = read_dataset(DatasetSettings(images=folder, annotations=folder, format="vott"))
-    assert len(told.objects) == 124
+    parsed = read_dataset(DatasetSettings(images=folder, annotations=folder, format="vott"))
+    assert len(parsed.objects) == 124

@@ -41,13 +41,13 @@ def white_box(pixels: np.ndarray) -> np.ndarray:
     height=st.integers(40, 200),
     data=st.data(),
 )
-def test_a_windows_box_lies_where_its_object_is_seen(seed, width, height, data):
+def test_a_windows_box_lies_where_its_object_is_visible(seed, width, height, data):
     x0, y0 = data.draw(st.integers(0, width - 20)), data.draw(st.integers(0, height - 20))
     x1, y1 = data.draw(st.integers(x0 + 15, width)), data.draw(st.integers(y0 + 15, height))
     window = cut(marked(width, height, (x0, y0, x1, y1)), 64, np.random.default_rng(seed))
     assert window.pixels.shape == (64, 64, 3)
-    seen = white_box(window.pixels) if window.pixels.any() else None
-    if seen is not None and seen.min() > 0 and seen.max() < 64:
+    visible = white_box(window.pixels) if window.pixels.any() else None
+    if visible is not None and visible.min() > 0 and visible.max() < 64:
         assert len(window.things) == 1, "wholly inside"
     if len(window.things):
         scale = 64 / 40  # a picture of 40 pixels is enlarged so much at most
@@ -143,7 +143,7 @@ def test_words_about_things():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("two pallet trucks and a stack of boxes", {"pallet truck", "boxes"}),
         ("A pallet wrapped in film", {"pallet"}),
@@ -151,8 +151,8 @@ def test_words_about_things():
         ("forkliftish palletry", set()),
     ],
 )
-def test_which_categories_a_caption_names(text, said):
-    assert named(text, ["forklift", "pallet", "boxes", "pallet truck"]) == said
+def test_which_categories_a_caption_names(text, expected):
+    assert named(text, ["forklift", "pallet", "boxes", "pallet truck"]) == expected
 
 
 def test_standard_latents_leave_reconstructions_alone():
@@ -177,12 +177,16 @@ def test_generation_is_inpainting_where_nothing_is_kept():
     unet = make_unet(8, 16, channels=(32, 32, 32, 32)).eval()
     plain = as_plain(unet).eval()
     noise, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
-    told = {"boxes": torch.rand(2, 30, 4), "masks": torch.ones(2, 30), "positive_embeddings": torch.randn(2, 30, 16)}
+    grounding = {
+        "boxes": torch.rand(2, 30, 4),
+        "masks": torch.ones(2, 30),
+        "positive_embeddings": torch.randn(2, 30, 16),
+    }
     nothing = torch.zeros(2, 5, 8, 8)
     with torch.no_grad():
         both = [
-            net(seen, 500, text, cross_attention_kwargs={"gligen": dict(told)}).sample
-            for net, seen in ((unet, torch.cat([noise, nothing], 1)), (plain, noise))
+            net(inputs, 500, text, cross_attention_kwargs={"gligen": dict(grounding)}).sample
+            for net, inputs in ((unet, torch.cat([noise, nothing], 1)), (plain, noise))
         ]
     assert torch.allclose(*both, atol=1e-5)
 

@@ -150,9 +150,9 @@ def _print_grid(grid: Painted, out: Path) -> None:
     for column in table.columns:
         column.overflow = "fold"
     for cell in grid.cells:
-        table.add_row(cell.name, cell.triple, cell.told, f"{cell.seconds:.1f}")
+        table.add_row(cell.name, cell.triple, cell.outcome, f"{cell.seconds:.1f}")
         if OUT.quiet and cell.picture is None:  # an error, which the table would show
-            ERR.print(f"augment: {cell.name}: {cell.told}")
+            ERR.print(f"augment: {cell.name}: {cell.outcome}")
     print_table(table)
     print_places({"sheet": out})
     print_result(out)

@@ -54,8 +54,8 @@ class ModelRef:
 def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     """What family member `name` loads: its setting `model`, else the one that `models` (full, mini) selects.
 
-    None where the member needs no model. A member's mini model is the one of its own name, or its MINI_MODEL. The text
-    is for `resolve`. Raises AugmentError where no model is given and none is published.
+    None where the member needs no model. A mini model has the member's name, or that of its MINI_MODEL. The text is for
+    `resolve`. Raises AugmentError where no model is given and none is published.
     """
     if member.MODEL is None:
         return None

@@ -19,7 +19,7 @@ from lib.core.errors import AugmentError
 _LITTLE = 1_000_000  # bytes that a disk needs to be of use
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-# Libraries that write without Python's help have errors of their own, whose texts hold the system's message; SQLite
+# Libraries that write without Python's help raise other errors, whose texts hold the system's message; SQLite
 # has other texts.
 _MESSAGES = {os.strerror(code).lower(): code for code in (*_FULL, errno.EROFS)}
 _MESSAGES |= {"database or disk is full": errno.ENOSPC, "storagefull": errno.ENOSPC, "readonlyfilesystem": errno.EROFS}
@@ -65,7 +65,7 @@ def explanation(error: BaseException, root: Path | None = None) -> str | None:
 
 
 def without_room(folder: Path, setting: str) -> str | None:
-    """A sentence where the disk of a folder is full; None where it has room, or is not there."""
+    """A sentence where the disk of a folder is full; None where it has room, or the folder does not exist."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

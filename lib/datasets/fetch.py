@@ -176,7 +176,7 @@ def _cannot(source: Source, path: Path, why: str) -> AugmentError:
 
 
 def check_size(source: Source, path: Path) -> None:
-    """Raises AugmentError where a file, put there by hand perhaps, is not as long as it should be."""
+    """Raises AugmentError where a file, which a person may have put in place, has another size than the source's."""
     if source.size is not None and _size(path) != source.size:
         raise AugmentError(
             f"{path} has {_size(path):,} bytes, expected {source.size:,}: remove it, and run the same command again to "

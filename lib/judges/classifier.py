@@ -19,13 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.checkpoints import ModelRef, check_whole, local_path, reading
+from lib.core.checkpoints import check_whole, local_path, reading
 from lib.core.compute import device
 from lib.core.errors import AugmentError
-from lib.core.registry import MemberSettings
 from lib.core.vision import Pixels, batched, normalisation, prepared, processor_of, softmax
 from lib.core.words import match_names, some_of
-from lib.judges.clip import RegionSettings
+from lib.judges.clip import ModelJudge
 
 NEEDED = ("config.json", "*.safetensors", "*processor_config.json")
 ALSO = ("*.json",)
@@ -47,43 +46,18 @@ class Classifier:
         return {int(number): label for number, label in sorted(self.model.config.id2label.items())}
 
 
-class CropClassifier:
-    """Says which of some names fits a crop best, as lib.judges.Judge has it.
+class CropClassifier(ModelJudge[Classifier]):
+    """An image classifier of transformers that scores which of some names fits a crop best."""
 
-    Loaded before its first use, in float32 on every device. All but `identity` raises AugmentError where the checkpoint
-    is not an image classifier, or is damaged, and ConnectionError where a download failed in a way that may pass.
-    """
-
+    NAME: ClassVar[str] = "classifier"
     VERSION: ClassVar[int] = 1
-    Settings: ClassVar[type[MemberSettings]] = RegionSettings
 
-    def __init__(self, settings: RegionSettings, model: ModelRef) -> None:
-        self.settings, self.ref = settings, model
-        self._loaded: Classifier | None = None
-
-    @property
-    def identity(self) -> str:
-        """The checkpoint and its revision, no path: equal identities give comparable scores."""
-        return f"classifier {self.ref.id} {self.ref.revision}"
-
-    @property
-    def batch_size(self) -> int:
-        """Crops at once."""
-        return self.settings.batch_size
-
-    @property
-    def size(self) -> int:
-        """Side of the pictures that the model sees, pixels: crops of this size are not resized."""
-        return self.load().size
-
-    def load(self) -> Classifier:
-        """The model, read once."""
-        if self._loaded is None:
-            folder = local_path(self.ref, NEEDED, ALSO)
-            with reading(self.ref):
-                self._loaded = read_classifier(folder)
-                self._loaded.model.requires_grad_(False).to(device())
-        return self._loaded
+    def _read(self) -> Classifier:
+        folder = local_path(self.ref, NEEDED, ALSO)
+        with reading(self.ref):
+            classifier = read_classifier(folder)
+            classifier.model.requires_grad_(False).to(device())
+            return classifier
 
     def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
         """(N, len(names)) shares of the names for each crop, 0 .. 1: softmax over their labels, rows sum to 1.

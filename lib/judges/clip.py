@@ -12,22 +12,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef, local_path, reading
+from lib.core.checkpoints import ModelRef, check_whole, local_path, reading
 from lib.core.compute import device
 from lib.core.registry import MemberSettings
-from lib.core.vision import cosines, scaled
+from lib.core.vision import (
+    Embeddings,
+    Pixels,
+    batched,
+    cosines,
+    normalisation,
+    pooled,
+    prepared,
+    processor_of,
+    scaled,
+    softmax,
+)
 from lib.core.words import article, naming
 
 if TYPE_CHECKING:
     import torch
-from lib.core.checkpoints import check_whole
-from lib.core.vision import Embeddings, Pixels, batched, normalisation, pooled, prepared, processor_of, softmax
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json", "*processor_config.json")
 ALSO = ("*.json", "*.txt")
@@ -35,7 +44,7 @@ ALSO = ("*.json", "*.txt")
 
 @dataclass(frozen=True)
 class Similarity:
-    """How well each of N texts fits its own picture."""
+    """How well each of N texts fits the picture at its place."""
 
     cosine: NDArray[np.float64]  # (N,) −1 .. 1
     cut: NDArray[np.bool_]  # (N,) the text is longer than the model reads: its end was cut
@@ -47,6 +56,8 @@ class Similarity:
 
 
 class RegionSettings(MemberSettings):
+    """Settings of every judge."""
+
     batch_size: int = Field(64, ge=1, description="crops or texts at once")
 
 
@@ -60,26 +71,32 @@ class _Loaded:
     dimensions: int  # D
 
 
-class RegionScorer:
-    """A CLIP (Radford et al. 2021, arXiv 2103.00020) that says which of some names fits a crop best.
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
 
-    Loaded before its first use, in float32 on every device, so that verdicts hardly depend on the machine. All methods
-    raise AugmentError where the checkpoint is not a CLIP, or is damaged, and ConnectionError where a download
-    failed in a way that may pass.
+
+L = TypeVar("L", bound=_Sized)
+
+
+class ModelJudge(Generic[L]):
+    """What the judges share: settings, and a checkpoint, loaded at its first use, in float32 on every device.
+
+    All but `identity` and `batch_size` raises AugmentError where the checkpoint is of another kind, or is damaged, and
+    ConnectionError where a download failed in a way that may pass.
     """
 
-    VERSION: ClassVar[int] = 1
+    NAME: ClassVar[str]  # among JUDGES
     Settings: ClassVar[type[MemberSettings]] = RegionSettings
+    _loaded: L | None = None
 
     def __init__(self, settings: RegionSettings, model: ModelRef) -> None:
         self.settings, self.ref = settings, model
-        self._clip: _Loaded | None = None
-        self._named: tuple[tuple[str, ...], Embeddings] | None = None  # names of the last call
 
     @property
     def identity(self) -> str:
         """The checkpoint and its revision, no path: equal identities give comparable scores."""
-        return f"clip {self.ref.id} {self.ref.revision}"
+        return f"{self.NAME} {self.ref.id} {self.ref.revision}"
 
     @property
     def batch_size(self) -> int:
@@ -91,16 +108,30 @@ class RegionScorer:
         """Side of the pictures that the model sees, pixels: crops of this size are not resized."""
         return self.load().size
 
+    def load(self) -> L:
+        """The model and how its processor prepares pictures, read once."""
+        if self._loaded is None:
+            self._loaded = self._read()
+        return self._loaded
+
+    def _read(self) -> L:
+        raise NotImplementedError
+
+
+class RegionScorer(ModelJudge[_Loaded]):
+    """A CLIP (Radford et al. 2021, arXiv 2103.00020) that scores which of some names fits a crop best."""
+
+    NAME: ClassVar[str] = "clip"
+    VERSION: ClassVar[int] = 1
+    _named: tuple[tuple[str, ...], Embeddings] | None = None  # names of the last call
+
     @property
     def dimensions(self) -> int:
         """D, the length of an embedding."""
         return self.load().dimensions
 
-    def load(self) -> _Loaded:
-        """The model, read once."""
-        if self._clip is None:
-            self._clip = _load(self.ref)
-        return self._clip
+    def _read(self) -> _Loaded:
+        return _load(self.ref)
 
     def features(self, pictures: Sequence[Pixels]) -> Embeddings:
         """(N, D) image embeddings as the model gives them; uint8 HWC RGB of any sizes, each squeezed to its square."""
@@ -115,7 +146,7 @@ class RegionScorer:
         return _normalised(self._batched(texts, self._text_features))
 
     def embed_names(self, names: Sequence[str]) -> Embeddings:
-        """(M, D) of length 1: the mean over three ways to say each name, "{}", "a {}" and "a photo of a {}"."""
+        """(M, D) of length 1: the mean over three texts of each name, "{}", "a {}" and "a photo of a {}"."""
         texts = [text for name in names for text in (name, f"{article(name)} {name}", naming(name))]
         means: Embeddings = self.embed_texts(texts).reshape(len(names), 3, -1).mean(1)
         return _normalised(means)

@@ -123,12 +123,20 @@ def _paints(works: list[_Work], number: int, painter: Any, load: Load, store: St
 
 def _kept(work: _Work, number: int, painter: Any, store: Store) -> Paint | None:
     """A paint from the store; None where it lacks what the composite needs."""
-    key = work.keys[number][0]
-    image = _image(store.get("paint", key), work.request.passes[number].shape)
-    if image is None or not work.composite.NEEDS_DECODER:
-        return None if image is None else Paint(image)
+    key, step = work.keys[number][0], work.request.passes[number]
+    image = _image(store.get("paint", key), step.shape)
+    if image is None:
+        return None
+    alpha = None
+    if step.donor is not None and step.donor.outline is not None:
+        shares = _image(store.get("alpha", key), step.shape)
+        if shares is None:
+            return None
+        alpha = shares[..., 0]
+    if not work.composite.NEEDS_DECODER:
+        return Paint(image, alpha=alpha)
     latents = _tensor(store.get("latents", key))
-    return None if latents is None else Paint(image, latents, painter.decoder())
+    return None if latents is None else Paint(image, latents, painter.decoder(), alpha)
 
 
 def _image(data: bytes | None, shape: tuple[int, int]) -> np.ndarray | None:
@@ -148,6 +156,8 @@ def _keep(work: _Work, number: int, paint: Paint, store: Store) -> None:
         import safetensors.torch
 
         store.put("latents", key, safetensors.torch.save({"latents": paint.latents.contiguous()}))
+    if paint.alpha is not None:
+        store.put("alpha", key, encode_png(paint.alpha))
     store.put("paint", key, encode_png(paint.image))
 
 
@@ -187,8 +197,7 @@ def _input(work: _Work, number: int, load: Load) -> PassInput:
 def _donor(step: Pass, load: Load) -> np.ndarray | None:
     if step.donor is None:
         return None
-    x0, y0, x1, y1 = step.donor.box
-    return load(step.donor.digest, step.donor.frame)[y0:y1, x0:x1]
+    return load(step.donor.digest, step.donor.frame)
 
 
 def _finish(work: _Work, number: int, paint: Paint, store: Store) -> None:

@@ -1,10 +1,10 @@
 """Layouts: which objects a new picture holds, and where. Edits `layout` and `insert` draw from them.
 
-    jittered(box, scene, shift=0.1, scale=0.1)     # a picture's box, moved a little
-    sampled(scene, settings, most=8)               # a new layout, drawn from the data set's statistics
-    free_place(scene, "cat", 0, taken, settings)   # room for one more object
+    jittered(box, picture, shift=0.1, scale=0.1)   # a picture's box, moved a little
+    sampled(picture, settings, most=8)             # a new layout, drawn from the data set's statistics
+    free_place(picture, "cat", 0, taken, settings) # room for one more object
 
-The statistics are the places and mixes of statistics.py, which a scene brings.
+The statistics are the places and mixes of statistics.py, which a LabelledPicture holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 from lib.core.geometry import IntBox, most_shared
 from lib.core.keys import hash_draw
 from lib.core.registry import MemberSettings
-from lib.planning.edits import Box, Scene
+from lib.planning.edits import Box, LabelledPicture
 from lib.records.requests import XYXY
 
 
@@ -32,7 +32,7 @@ class PlacingSettings(MemberSettings):
 
 
 def free_place(
-    scene: Scene, category: str, number: int, taken: Sequence[XYXY], settings: PlacingSettings
+    picture: LabelledPicture, category: str, number: int, taken: Sequence[XYXY], settings: PlacingSettings
 ) -> IntBox | None:
     """Room for new object `number` of a category: xyxy whole pixels in the frame, clear of the boxes taken.
 
@@ -40,16 +40,16 @@ def free_place(
     pictures it goes with the size: what is far away is small and high up. Of the tries, in an order that the seed
     decides, the first that has room; None for none.
     """
-    places = scene.places[category]
+    places = picture.places[category]
     draws = np.array(
-        [hash_draw(scene.draws, "place", scene.digest, category, number, i) for i in range(settings.tries)]
+        [hash_draw(picture.draws, "place", picture.digest, category, number, i) for i in range(settings.tries)]
     )
-    sizes = places[draws % len(places)] * scene.height
+    sizes = places[draws % len(places)] * picture.height
     bottoms, wide, high = np.rint(sizes).astype(np.int64).T
-    room = scene.width - wide
+    room = picture.width - wide
     lefts = ((draws >> 31) / 2**32 * (room + 1)).astype(np.int64)
     found = np.stack([lefts, bottoms - high, lefts + wide, bottoms], axis=1)
-    fits = (room >= 0) & (found[:, 1] >= 0) & (bottoms <= scene.height)
+    fits = (room >= 0) & (found[:, 1] >= 0) & (bottoms <= picture.height)
     fits &= np.minimum(wide, high) >= settings.min_side
     fits &= most_shared(found, np.array(taken).reshape(-1, 4)) <= settings.max_overlap
     if not fits.any():
@@ -59,21 +59,21 @@ def free_place(
 
 
 def sampled(
-    scene: Scene, settings: PlacingSettings, most: int | None = None
+    picture: LabelledPicture, settings: PlacingSettings, most: int | None = None
 ) -> tuple[list[tuple[str, IntBox]], list[str]]:
     """A new layout: (category, xyxy whole pixels) of each object, and "sampled number: reason" of those without room.
 
     The mix of one random picture, those of more than `most` objects left out, each object at a free place of its
-    category. Categories without places in the scene do not count. Two empty lists where the scene has no mix.
+    category. Categories without places do not count. Two empty lists where the picture has no mixes.
     """
-    mixes = [names for mix in scene.mixes if (names := [name for name in mix if name in scene.places])]
+    mixes = [names for mix in picture.mixes if (names := [name for name in mix if name in picture.places])]
     mixes = [mix for mix in mixes if most is None or len(mix) <= most]
     if not mixes:
         return [], []
     objects: list[tuple[str, IntBox]] = []
     barred = []
-    for number, category in enumerate(mixes[hash_draw(scene.draws, "mix", scene.digest) % len(mixes)]):
-        place = free_place(scene, category, number, [box for _, box in objects], settings)
+    for number, category in enumerate(mixes[hash_draw(picture.draws, "mix", picture.digest) % len(mixes)]):
+        place = free_place(picture, category, number, [box for _, box in objects], settings)
         if place is None:
             barred.append(f"sampled {number}: no_free_place")
         else:
@@ -81,20 +81,20 @@ def sampled(
     return objects, barred
 
 
-def jittered(box: Box, scene: Scene, shift: float, scale: float) -> XYXY:
+def jittered(box: Box, picture: LabelledPicture, shift: float, scale: float) -> XYXY:
     """xyxy pixels of a box moved by up to `shift` of its sides and grown or shrunk by up to `scale` of each, about its
     centre; as a whole in the frame."""
     x0, y0, x1, y1 = box.xyxy
-    left, right = _jittered_side("x", x0, x1, scene.width, box, scene, shift, scale)
-    top, bottom = _jittered_side("y", y0, y1, scene.height, box, scene, shift, scale)
+    left, right = _jittered_side("x", x0, x1, picture.width, box, picture, shift, scale)
+    top, bottom = _jittered_side("y", y0, y1, picture.height, box, picture, shift, scale)
     return left, top, right, bottom
 
 
 def _jittered_side(
-    axis: str, low: float, high: float, frame: int, box: Box, scene: Scene, shift: float, scale: float
+    axis: str, low: float, high: float, frame: int, box: Box, picture: LabelledPicture, shift: float, scale: float
 ) -> tuple[float, float]:
     moved, grown = (
-        2 * hash_draw(scene.draws, "jitter", scene.digest, box.key, axis, what) / 2**63 - 1
+        2 * hash_draw(picture.draws, "jitter", picture.digest, box.key, axis, what) / 2**63 - 1
         for what in ("shift", "scale")
     )
     length = min((high - low) * (1 + scale * grown), frame)

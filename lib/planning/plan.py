@@ -28,24 +28,25 @@ from lib.core.keys import canonical, hash_draw, key_of
 from lib.core.registry import Member
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool
-from lib.planning.edits import EDITS, Box, Draft, Scene, Target
+from lib.planning.donors import Donors, Identity
+from lib.planning.edits import EDITS, Box, Draft, LabelledPicture, Target
+from lib.planning.outlines import Outlines
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
-from lib.records.labels import VisibilitySettings, added, occluded, polygons_of, redrawn
+from lib.records.labels import VisibilitySettings, added, occluded, redrawn
 from lib.records.requests import Donor, Label, Pass, Request, Rle
 from lib.records.rle import decode_rle
 from lib.records.rows import OK, REJECTED, PlanRow
 
 
-def scenes(
+def labelled_pictures(
     selected: pd.DataFrame,
     objects: pd.DataFrame,
     prompts: Mapping[str, str],
     seed: int,
     statistics: Statistics,
-) -> Iterator[tuple[Any, Scene]]:
-    """(SelectRow, Scene of variant 0) of every selected picture, with all its usable annotations."""
+) -> Iterator[tuple[Any, LabelledPicture]]:
+    """(SelectRow, LabelledPicture of variant 0) of every selected picture, with all its usable annotations."""
     by_image = objects.groupby("image_key", sort=False).indices
     keys, categories = objects.key.to_numpy(object), objects.category.to_numpy(object)
     annotated = objects[["x", "y", "w", "h"]].to_numpy()
@@ -72,7 +73,7 @@ def scenes(
         prompt = prompts.get(row.key, "")
         frame = row.width, row.height
         drawn_from = statistics.places, statistics.mixes
-        yield row, Scene(row.key, row.digest, *frame, prompt, (seed, 0), boxes, *drawn_from)
+        yield row, LabelledPicture(row.key, row.digest, *frame, prompt, (seed, 0), boxes, *drawn_from)
 
 
 def targets_of(
@@ -86,15 +87,15 @@ def targets_of(
     """What variant 0 of `plan_requests` wants to paint, each target with the category of its object."""
     built = EDITS.build(edit)
     return [
-        (target, _category(target, scene))
-        for _, scene in scenes(selected, objects, prompts, seed, statistics)
-        for target in built.draft(scene).targets
+        (target, _category(target, picture))
+        for _, picture in labelled_pictures(selected, objects, prompts, seed, statistics)
+        for target in built.draft(picture).targets
     ]
 
 
-def _category(target: Target, scene: Scene) -> str:
+def _category(target: Target, picture: LabelledPicture) -> str:
     """Category of the target's object; "" where the target has none."""
-    categories = {box.key: box.category for box in scene.boxes}
+    categories = {box.key: box.category for box in picture.boxes}
     return target.category or (categories[target.about[0]] if target.about else "")
 
 
@@ -106,16 +107,20 @@ def plan_requests(
     statistics: Statistics,
     seed: int,
     variants: int,
+    former: Mapping[int, Identity] | None = None,
+    outlines: Outlines | None = None,
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why it has none.
 
     selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
-    needs.
+    needs; former: `former_donors` of an earlier plan, which stay where they still fit; outlines: of donors without a
+    mask, where the recipe needs donors.
     """
-    planner = _Planner(recipe, statistics.donors, seed)
+    donors = Donors(statistics.donors, PAINTERS[recipe.painter.name], _settings(recipe), former or {}, outlines)
+    planner = _Planner(recipe, donors, seed)
     return [
-        planner.row(row, replace(scene, draws=(seed, variant)), variant)
-        for row, scene in scenes(selected, objects, prompts, seed, statistics)
+        planner.row(row, replace(picture, draws=(seed, variant)), variant)
+        for row, picture in labelled_pictures(selected, objects, prompts, seed, statistics)
         for variant in range(variants)
     ]
 
@@ -129,22 +134,27 @@ def picture_name(file_name: str, key: str, edit: str, painter: str) -> str:
     return f"{short}__{edit}-{painter}-{key[:12]}.png"
 
 
+def _settings(recipe: Recipe) -> Any:
+    """The painter's."""
+    return PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
+
+
 class _Planner:
-    def __init__(self, recipe: Recipe, donors: DonorPool, seed: int) -> None:
-        self.recipe, self.donors, self.seed = recipe, donors, seed
+    def __init__(self, recipe: Recipe, donors: Donors, seed: int) -> None:
+        self.recipe, self.seed = recipe, seed
         self.edit = EDITS.build(recipe.edit)
         self.painter = PAINTERS[recipe.painter.name]
-        self.painter_settings = PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
+        self.painter_settings, self.donors = _settings(recipe), donors
         # In steps, so that composites of about the same reach share their paints.
         self.margin = 16 * max(1, math.ceil(COMPOSITES.build(recipe.composite).margin() / 16))
 
-    def row(self, selected: Any, scene: Scene, variant: int) -> PlanRow:
-        draft = self.edit.draft(scene)
+    def row(self, selected: Any, picture: LabelledPicture, variant: int) -> PlanRow:
+        draft = self.edit.draft(picture)
         limit = self.painter.MAX_BOXES
         if limit is not None and any(len(target.boxes) > limit for target in draft.targets):
             most = max(len(target.boxes) for target in draft.targets)
-            return self._rejected(scene, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
-        steps = [(target, self._pass(target, scene, variant)) for target in draft.targets]
+            return self._rejected(picture, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
+        steps = [self._step(target, picture, variant) for target in draft.targets]
         painted = [(target, step) for target, step in steps if isinstance(step, Pass)]
         barred = [
             f"{key}: {reason}"
@@ -154,14 +164,14 @@ class _Planner:
         ]
         if not painted:
             reason = draft.reason or barred[-1].rpartition(": ")[2]
-            return self._rejected(scene, variant, draft, reason, "; ".join((*draft.barred, *barred)))
-        labels, hidden = self._labels(draft, scene, painted)
+            return self._rejected(picture, variant, draft, reason, "; ".join((*draft.barred, *barred)))
+        labels, hidden = self._labels(draft, picture, painted)
         request = Request(
-            image_key=scene.image_key,
-            source=scene.digest,
+            image_key=picture.image_key,
+            source=picture.digest,
             frame=selected.frame,
-            width=scene.width,
-            height=scene.height,
+            width=picture.width,
+            height=picture.height,
             split=selected.split,
             variant=variant,
             edit=self.recipe.edit.name,
@@ -173,21 +183,33 @@ class _Planner:
         key = key_of(request)
         name = picture_name(selected.file_name, key, request.edit, self.recipe.painter.name)
         left = [*draft.barred, *barred, *hidden]
-        return PlanRow(key, OK, "", "", scene.image_key, variant, name, canonical(request), left, _scale(request))
+        return PlanRow(key, OK, "", "", picture.image_key, variant, name, canonical(request), left, _scale(request))
 
-    def _pass(self, target: Target, scene: Scene, variant: int) -> Pass | str:
-        """A pass, or the reason why the target gets none."""
+    def _step(self, target: Target, picture: LabelledPicture, variant: int) -> tuple[Target, Pass | str]:
+        """The target, in a free place as large as its donor allows, and its pass, or the reason why it gets none."""
         role = (target.role,) if target.role else ()
-        seed = hash_draw(self.seed, self.recipe.edit.name, scene.digest, target.about, variant, *role)
-        donor, region = None, target.region
-        if self.painter.NEEDS_DONOR:
-            donor, region = self._donor(target, scene, seed), tuple(outer_pixels(box) for box in target.boxes)
-            if donor is None:
-                return "no_donor"
-        holes = tuple(self._wider(hole, scene) for hole in target.holes)
-        if holes and rectangles_mask(holes, (0, 0, scene.width, scene.height)).all():
+        seed = hash_draw(self.seed, self.recipe.edit.name, picture.digest, target.about, variant, *role)
+        if not self.painter.NEEDS_DONOR:
+            return target, self._pass(target, picture, seed, target.region, None)
+        box, key = outer_pixels(target.boxes[0]), target.about[0] if target.about else ""
+        free = bool(target.adds) and not target.redraws
+        least = self.edit.settings.min_side if free else None
+        found = self.donors.choose(box, _category(target, picture), seed, key, least)
+        if found is None:
+            return target, "no_donor"
+        donor, box = found
+        if free:
+            target = replace(target, region=(box,), boxes=(box,), adds=(box,))
+        return target, self._pass(target, picture, seed, (box,), donor)
+
+    def _pass(
+        self, target: Target, picture: LabelledPicture, seed: int, region: tuple[IntBox, ...], donor: Donor | None
+    ) -> Pass | str:
+        """A pass, or the reason why the target gets none."""
+        holes = tuple(self._wider(hole, picture) for hole in target.holes)
+        if holes and rectangles_mask(holes, (0, 0, picture.width, picture.height)).all():
             return "nothing_to_paint"
-        window, shape = self._window(target, scene)
+        window, shape = self._window(target, picture)
         boxes = clip_xyxy(to_window(np.array(target.boxes).reshape(-1, 4), window, shape), shape[1], shape[0])
         return Pass(
             window=window,
@@ -203,15 +225,15 @@ class _Planner:
             donor=donor,
         )
 
-    def _wider(self, hole: IntBox, scene: Scene) -> IntBox:
+    def _wider(self, hole: IntBox, picture: LabelledPicture) -> IntBox:
         """A hole that the composite's reach beyond the region does not enter, cut to the frame."""
         x0, y0, x1, y1 = hole
         grow = self.margin
-        return max(x0 - grow, 0), max(y0 - grow, 0), min(x1 + grow, scene.width), min(y1 + grow, scene.height)
+        return max(x0 - grow, 0), max(y0 - grow, 0), min(x1 + grow, picture.width), min(y1 + grow, picture.height)
 
-    def _window(self, target: Target, scene: Scene) -> tuple[IntBox, tuple[int, int]]:
+    def _window(self, target: Target, picture: LabelledPicture) -> tuple[IntBox, tuple[int, int]]:
         """The window around the target and the painter's shape for it, of one aspect: nothing is squashed."""
-        width, height, settings = scene.width, scene.height, self.painter_settings
+        width, height, settings = picture.width, picture.height, self.painter_settings
         if self.edit.WHOLE:
             shape = self.painter.shape(settings, width, height)
             return window_around((0, 0, width, height), width, height, shape, 1, 1), shape
@@ -224,24 +246,8 @@ class _Planner:
         window = window_around(around, width, height, (1, 1), edit.context, edit.min_window)
         return window, self.painter.shape(settings, window[2] - window[0], window[3] - window[1])
 
-    def _donor(self, target: Target, scene: Scene, seed: int) -> Donor | None:
-        key, category = target.about[0] if target.about else "", _category(target, scene)
-        (x0, y0, x1, y1), settings = outer_pixels(target.boxes[0]), self.painter_settings
-        row = self.donors.choose(self.painter, settings, category, (x1 - x0, y1 - y0), seed, key)
-        if row is None:
-            return None
-        box = clip_xyxy(xywh_to_xyxy(np.array([row.x, row.y, row.w, row.h])), row.width, row.height)
-        return Donor(
-            annotation=row.key,
-            digest=row.digest,
-            box=outer_pixels(box.tolist()),
-            frame=row.frame,
-            flip=settings.flip and bool(hash_draw("flip", seed) % 2),
-            polygon=polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None,
-        )
-
     def _labels(
-        self, draft: Draft, scene: Scene, painted: list[tuple[Target, Pass]]
+        self, draft: Draft, picture: LabelledPicture, painted: list[tuple[Target, Pass]]
     ) -> tuple[tuple[Label, ...], list[str]]:
         """Labels, the source's in their order and then new ones; and "annotation key: reason" of those that are gone.
 
@@ -252,7 +258,7 @@ class _Planner:
         occlusion = _Occlusion(painted) if isinstance(self.edit.settings, VisibilitySettings) else None
         labels: list[Label] = []
         gone: list[str] = []
-        for box in scene.boxes:
+        for box in picture.boxes:
             if box.key in redrawn_by:
                 label = _redrawn(box, *redrawn_by[box.key])
             elif box.key in draft.keeps or (box.key in targeted and not self.edit.WHOLE):
@@ -261,7 +267,7 @@ class _Planner:
                 continue
             visible: Label | None = label
             if occlusion is not None and not box.crowd:
-                visible = occlusion.visible(label, box, scene, self.edit.settings)
+                visible = occlusion.visible(label, box, picture, self.edit.settings)
             if visible is None:
                 gone.append(f"{box.key}: hidden")
             else:
@@ -271,13 +277,13 @@ class _Planner:
                 new = Box("", category, (x0, y0, x1, y1), (x0, y0, x1 - x0, y1 - y0), editable=False)
                 visible = added((x0, y0, x1, y1), category, step)
                 if visible is not None and occlusion is not None:
-                    visible = occlusion.visible(visible, new, scene, self.edit.settings, after=number)
+                    visible = occlusion.visible(visible, new, picture, self.edit.settings, after=number)
                 labels += [] if visible is None else [visible]
         return tuple(labels), gone
 
-    def _rejected(self, scene: Scene, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
-        key = key_of("no request", scene.image_key, scene.digest, variant, self.recipe.edit.identity(), self.seed)
-        return PlanRow(key, REJECTED, reason, detail, scene.image_key, variant, "", b"", list(draft.barred), 0.0)
+    def _rejected(self, picture: LabelledPicture, variant: int, draft: Draft, reason: str, detail: str) -> PlanRow:
+        key = key_of("no request", picture.image_key, picture.digest, variant, self.recipe.edit.identity(), self.seed)
+        return PlanRow(key, REJECTED, reason, detail, picture.image_key, variant, "", b"", list(draft.barred), 0.0)
 
 
 class _Occlusion:
@@ -291,7 +297,7 @@ class _Occlusion:
         self._masks: dict[int, np.ndarray] = {}
 
     def visible(
-        self, label: Label, box: Box, scene: Scene, policy: VisibilitySettings, after: int | None = None
+        self, label: Label, box: Box, picture: LabelledPicture, policy: VisibilitySettings, after: int | None = None
     ) -> Label | None:
         """The label of a box (or of what pass `after` added there) with all that later passes painted over it; None
         where it is to be dropped."""
@@ -310,7 +316,7 @@ class _Occlusion:
                 masks.append(self._mask(number, target.mask))
         if not boxes and not masks:
             return label
-        return occluded(label, box.xywh, box.record, (scene.height, scene.width), boxes, policy, masks)
+        return occluded(label, box.xywh, box.record, (picture.height, picture.width), boxes, policy, masks)
 
     def _mask(self, number: int, mask: Rle) -> np.ndarray:
         if number not in self._masks:

@@ -1,4 +1,4 @@
-"""A recipe: edit × painter × composite, one point of the space, and which points there are."""
+"""A recipe: edit × painter × composite, one point of the space, and which points exist."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ ANEW = "remove it, and it is made anew"
 _SEAL = "sha256"
 _RECORD = 1024  # bytes at most of a job's record: it has about 100
 
-FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # ValueError: bytes that are no text
+FAULTS = (msgspec.MsgspecError, ValueError, RecursionError)  # ValueError: bytes that are not text
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
@@ -62,7 +62,7 @@ def _sealed_text(value: Any) -> bytes:
 
 
 def read(path: Path, kind: type[T], remedy: str = ANEW) -> T | None:
-    """What `write` wrote, or a former version without a digest; None where there is no file.
+    """What `write` wrote, or a former version without a digest; None where the file does not exist.
 
     Raises AugmentError, with the file and the remedy, where it cannot be read, was altered, or is of another type.
     """

@@ -32,7 +32,7 @@ class Ref(BaseModel):
         return Path(self.path)
 
     def intact(self) -> bool:
-        """Is the file still there, with these bytes?"""
+        """Does the file still exist, with these bytes?"""
         return self.file.is_file() and file_digest(self.file) == self.sha256
 
 

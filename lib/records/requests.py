@@ -33,6 +33,8 @@ class Donor(Frozen):
     box: tuple[int, int, int, int]  # xyxy, whole pixels, the crop
     frame: str  # how its picture is turned, as ImageRow
     flip: bool  # mirrored before it is pasted
+    # The object alone is pasted, along these polygons of the same kind; None = the whole crop.
+    outline: tuple[tuple[float, ...], ...] | None = None
     polygon: tuple[tuple[float, ...], ...] | None  # x, y, x, y, ... in donor picture pixels, None = the whole crop
 
 

@@ -106,11 +106,11 @@ class CaptionSettings(Settings):
 
 
 class BoxScreenSettings(Settings):
-    """How lib/screening/verdicts.py decides by a judge's shares; all limits come from the data set's own real boxes."""
+    """How lib/screening/verdicts.py decides by a judge's shares; all limits come from real boxes of the data set."""
 
     judge: str | None = Field(
         None,
-        description="a CLIP or a trained classifier that is asked of every painted box which category it shows: "
+        description="a CLIP or a trained classifier that scores which category every painted box shows: "
         "mini:clip, a folder or a hub id; none: off",
     )
     others: list[str] = Field(
@@ -130,7 +130,9 @@ class BoxScreenSettings(Settings):
     )
     # A 5th percentile of fewer boxes is their minimum.
     least: int = Field(
-        20, ge=1, description="real boxes of a category to have limits of its own, and in all to have any"
+        20,
+        ge=1,
+        description="real boxes that a category needs for separate limits, and all categories together for any",
     )
     most: float = Field(
         1, ge=0, le=1, description="no limit is above this share: 1 asks for what real boxes reach, .5 for a majority"
@@ -150,7 +152,7 @@ class ScreenSettings(Settings):
     blank: float = Field(4, ge=0, description="grey standard deviation at or under which a picture is blank")
     duplicates: bool = Field(True, description="set aside pictures equal to an earlier one or to their source")
     boxes: BoxScreenSettings | None = Field(
-        None, description="whether each painted box shows what its label says (`screen.boxes`, below); none: not asked"
+        None, description="whether each painted box shows what its label says (`screen.boxes`, below); none: not judged"
     )
 
     @property

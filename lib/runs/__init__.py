@@ -1,1 +1,1 @@
-"""What a run is told: parameters and presets in, a resolved run in its locked workspace out."""
+"""The configuration of a run: parameters and presets in, a resolved run in its locked workspace out."""

@@ -28,7 +28,7 @@ class _Stage(TypedDict):
 
 
 class _Account(TypedDict):
-    """What each status.json has, whatever else is in it."""
+    """The fields that every status.json has."""
 
     run: str
     state: str
@@ -43,21 +43,21 @@ def write_account(root: Path, account: dict[str, Any]) -> None:
 def write_failure(root: Path, account: dict[str, Any]) -> None:
     """The account of a run that ended with an error, on a full disk too: over the former one, in the room that it has.
 
-    Where even that cannot be written the former account stays: `read_account` tells it from that of a run.
+    Where even that cannot be written the former account stays; `read_account` finds from the lock that the run ended.
     """
     short = {name: account[name] for name in _Account.__annotations__ if name != "stages"} | {"stages": {}}
     errors = {"error": account.get("error", "")}
-    for fitting in (account, short | errors, short):
+    for version in (account, short | errors, short):
         with contextlib.suppress(OSError):
-            kept.write(root / "status.json", fitting)
+            kept.write(root / "status.json", version)
             return
         with contextlib.suppress(OSError):
-            kept.overwrite(root / "status.json", fitting)
+            kept.overwrite(root / "status.json", version)
             return
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    """What `write_account` wrote into a file; that of a run which was killed has the state "stopped".
+    """What `write_account` wrote into a file; that of a run that was killed has the state "stopped".
 
     Raises AugmentError where it is missing or damaged: nothing needs it.
     """
@@ -65,7 +65,7 @@ def read_account(path: Path) -> dict[str, Any]:
     if account is None:
         raise AugmentError(f"{path} not found: a run writes it")
     if not kept.conforms(account, _Account):
-        raise AugmentError(f"{path} is damaged (it is no account of a run): run again, which writes it anew")
+        raise AugmentError(f"{path} is damaged (it is not an account of a run): run again, which writes it anew")
     if account["state"] == "running" and not held(path.parent):
         return account | {"state": "stopped", "error": "it was ended from outside; run again, it goes on where it was"}
     return account

@@ -1,7 +1,7 @@
 """Presets: a name for a triple edit × painter × composite and its values, and how a run's parameters are resolved.
 
-To add one: an entry in PRESETS; `replaces` names the system that it follows. Explicit values override a preset; a bare
-name means that member with its defaults.
+To add one: an entry in PRESETS; `replaces` names the system that it can replace. Explicit values override
+a preset; a bare name means that member with its defaults.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def check_parameters(values: dict[str, Any]) -> Parameters:
 
 
 def preset_of(name: str) -> dict[str, Any]:
-    """What a preset says; raises AugmentError that lists the known ones."""
+    """The values of a preset; raises AugmentError that lists the known ones."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]
@@ -103,22 +103,16 @@ def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
         painter = _for_mini(PAINTERS, painter, given.painter)
     composite = _choice(preset["composite"], given.composite)
     check_triple(edit.name, painter.name, composite.name)
-    caption = _merged(CaptionSettings, preset.get("caption", {}), given.caption)
-    return Resolved(
-        select=_merged(SelectSettings, preset.get("select", {}), given.select),
-        caption=caption,
-        captioner=_captioner(preset, given.caption, given.models),
-        edit=edit,
-        painter=painter,
-        composite=composite,
-        workspace=given.workspace or workspace,
-        **{
-            name: getattr(given, name)
-            for name in ("dataset", "preset", "models", "variants", "screen", "review", "finalise", "evaluate")
-        },
-        seed=given.seed,
-        limit=given.limit,
-    )
+    merged = {
+        "select": _merged(SelectSettings, preset.get("select", {}), given.select),
+        "caption": _merged(CaptionSettings, preset.get("caption", {}), given.caption),
+        "captioner": _captioner(preset, given.caption, given.models),
+        "edit": edit,
+        "painter": painter,
+        "composite": composite,
+        "workspace": given.workspace or workspace,
+    }
+    return Resolved(**{name: getattr(given, name) for name in Resolved.model_fields if name not in merged}, **merged)
 
 
 def _merged(model: type[M], preset: dict[str, Any], explicit: M) -> M:
@@ -143,13 +137,13 @@ def _choice(preset: dict[str, Any] | None, explicit: str | dict[str, Any] | Choi
 def _captioner(preset: dict[str, Any], explicit: CaptionSettings, models: Models) -> Choice:
     """As `_choice`, where a preset need not name one."""
     base = _choice(None, preset.get("caption", {}).get("captioner", CaptionSettings().captioner))
-    own = explicit.captioner if "captioner" in explicit.model_fields_set else None
-    chosen = _choice(base.model_dump(), own)
-    return _for_mini(CAPTIONERS, chosen, own) if models == "mini" else chosen
+    captioner = explicit.captioner if "captioner" in explicit.model_fields_set else None
+    chosen = _choice(base.model_dump(), captioner)
+    return _for_mini(CAPTIONERS, chosen, captioner) if models == "mini" else chosen
 
 
 def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> Choice:
-    """With what the mini model was made for, where it was not given: a preset's values are for published models."""
+    """The values that the mini model was made for, unless given: a preset's values are for published models."""
     given = explicit.values if isinstance(explicit, Choice) else {}
     return Choice(**{"name": chosen.name, **chosen.values, **getattr(family[chosen.name], "MINI", {}), **given})
 
@@ -157,7 +151,7 @@ def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> 
 def parameters_markdown() -> str:
     """docs/parameters.md: every parameter and every member's settings, from the code that reads them."""
     parts = [_INTRODUCTION]
-    parts += [_table(f"`{name}`", model) for name, model in _GROUPS.items()]
+    parts += [_table(f"`{name}`", model) for name, model in _groups().items()]
     for family in (EDITS, PAINTERS, COMPOSITES, CAPTIONERS):
         parts += [_table(f"{family.kind} `{name}`", family[name].Settings) for name in family]
     return "\n\n".join(parts) + "\n"
@@ -178,16 +172,16 @@ from each source), `seed` (0), `limit` (none: pictures at most, after selection)
 Everywhere, texts are UTF-8 without NUL, numbers finite and of at most 64 bits, paths not empty and no longer than 2000
 bytes, 255 in each part. Anything else is refused by the parameter's name before a run starts."""
 
-_GROUPS: dict[str, type[BaseModel]] = {
-    "dataset": DatasetSettings,
-    "select": SelectSettings,
-    "caption": CaptionSettings,
-    "screen": ScreenSettings,
-    "screen.boxes": BoxScreenSettings,
-    "review": ReviewSettings,
-    "finalise": FinaliseSettings,
-    "evaluate": EvaluateSettings,
-}
+
+def _groups() -> dict[str, type[BaseModel]]:
+    """Parameters that are mappings, by name, in their order."""
+    groups = {}
+    for name, field in Parameters.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            groups[name] = field.annotation
+        if name == "screen":
+            groups["screen.boxes"] = BoxScreenSettings
+    return groups
 
 
 def _table(title: str, model: type[BaseModel]) -> str:

@@ -55,10 +55,10 @@ def locked(
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
         ) from None
     except OSError as error:
-        told, file = error.strerror or error, root / ".lock"
+        why, file = error.strerror or error, root / ".lock"
         if file.is_symlink() or file.is_dir():
-            raise AugmentError(f"{file} is no file ({told}), so no run can hold its workspace: remove it") from None
-        raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
+            raise AugmentError(f"{file} is not a file ({why}), so no run can hold its workspace: remove it") from None
+        raise AugmentError(f"workspace {root} cannot be written ({why}): set `workspace` to another folder") from None
     with lock, explained(root):
         _sweep(root, models)
         yield
@@ -98,12 +98,12 @@ class Pins:
 
 
 def captioner_of(settings: Resolved, pins: Pins) -> Member:
-    """The captioner with its checkpoint pinned; raises AugmentError for a wrong setting, or a checkpoint not there."""
+    """The captioner with its checkpoint pinned; raises AugmentError for a wrong setting, or a missing checkpoint."""
     return _member(CAPTIONERS, settings.captioner, settings, pins)
 
 
 def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
-    """Edit, painter and composite, in the same way."""
+    """Edit, painter and composite with the painter's checkpoint pinned; raises AugmentError as `captioner_of`."""
     return Recipe(
         edit=EDITS.member(settings.edit.name, settings.edit.values),
         painter=_member(PAINTERS, settings.painter, settings, pins),
@@ -112,7 +112,7 @@ def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
 
 
 def judge_of(settings: Resolved, pins: Pins) -> ModelRef | None:
-    """The model that judges boxes, pinned in the same way; None where none is asked."""
+    """The model that judges boxes, pinned; None where no judge is set."""
     return pins.resolve(settings.screen.judge) if settings.screen.judge else None
 
 

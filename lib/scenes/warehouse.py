@@ -51,7 +51,7 @@ class Scene:
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     objects: tuple[SceneObject, ...]  # far to near
     caption: str
-    owners: NDArray[np.uint8]  # (4H, 4W): 1 + index of the object seen there, 0 = background
+    owners: NDArray[np.uint8]  # (4H, 4W): 1 + index of the visible object, 0 = background
 
 
 def render(seed: int, width: int = 640, height: int = 480) -> Scene:
@@ -63,7 +63,7 @@ def render(seed: int, width: int = 640, height: int = 480) -> Scene:
     if min(width, height) < 32:
         raise ValueError(f"a scene of {width}x{height} pixels: at least 32x32 is needed for objects to be seen")
     dice = Dice(f"scene {seed}")
-    # Between a view as wide and one as high as usual, but never so long that only a strip of the room is seen.
+    # Between a view as wide and one as high as usual, but never so long that only a strip of the room is visible.
     focal = 1.1 * min((width + height * 4 / 3) / 2, 1.8 * height)
     camera = Camera(width, height, focal, height * dice.between(0.30, 0.40), dice.between(1.7, 2.5))
     room = furnish(dice)
@@ -158,7 +158,7 @@ def _develop(dice: Dice, pixels: Array, camera: Camera, room: Room) -> NDArray[n
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is seen
+# What is visible
 
 
 def _visible(owners: Array, index: int, thing: Thing, alone: int) -> SceneObject:

@@ -37,7 +37,7 @@ class Trainer(Protocol):
     """The contract; tests/test_training.py holds every registered member to it."""
 
     VERSION: ClassVar[int]
-    NEEDS: ClassVar[tuple[str, ...]]  # trainers whose models must be there before
+    NEEDS: ClassVar[tuple[str, ...]]  # trainers whose models must exist before
     DETAIL: ClassVar[float]  # shorter side of the pictures that it wants, in multiples of its windows'; 0: all pixels
     ABOUT: ClassVar[str]  # one sentence for the model card
     Settings: ClassVar[type[LoopSettings]]

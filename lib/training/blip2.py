@@ -2,9 +2,9 @@
 
 loss = cross-entropy of the caption's words + patches
 
-Published BLIP-2 starts from a vision tower that has seen the world. This one starts from nothing, so each patch of it
-also learns which categories stand on it (binary cross-entropy by the boxes; that layer is not saved). A patch knows its
-place, and the Q-Former finds words for what the patches say.
+Published BLIP-2 starts from a vision tower that was trained on millions of pictures. This one starts from random
+weights, so each of its patches also learns which categories stand on it (binary cross-entropy by the boxes; that layer
+is not saved). A patch knows its place, and the Q-Former finds words for what the patches show.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lib.training.windows import Pixels, Things, TrainingPicture, Window, mirror
 SIZE = 128  # pixels
 PATCH = 16
 QUERIES = 16
-LONGEST = Blip2.MINI["max_new_tokens"]  # tokens of a caption: so many are asked for
+LONGEST = Blip2.MINI["max_new_tokens"]  # tokens of a caption at most
 
 
 def make_blip2(tokenizer: Any) -> Any:
@@ -77,14 +77,14 @@ def make_blip2(tokenizer: Any) -> Any:
 
 
 class Blip2Objective(nn.Module):
-    """Say the caption of a whole picture."""
+    """Caption a whole picture."""
 
     def __init__(self, blip2: Any, tokenizer: Any, pictures: Sequence[TrainingPicture]) -> None:
         super().__init__()
         self.blip2, self.tokenizer, self.pictures = blip2, tokenizer, pictures
         self.names = sorted({name for picture in pictures for name in picture.things.categories})
         self.patches = nn.Linear(blip2.config.vision_config.hidden_size, len(self.names))
-        self._seen: torch.Tensor | None = None
+        self._states: torch.Tensor | None = None
         blip2.vision_model.register_forward_hook(self._look)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
@@ -94,8 +94,8 @@ class Blip2Objective(nn.Module):
         pixels = torch.cat([self._normal(view[0]) for view in views])
         model = self.blip2.config
         marks = [model.image_token_index] * QUERIES + [self.tokenizer.bos_token_id]
-        said = [self.tokenizer(picture.caption).input_ids[:LONGEST] for picture in chosen]
-        rows = [[*marks, *words, self.tokenizer.eos_token_id] for words in said]
+        captions = [self.tokenizer(picture.caption).input_ids[:LONGEST] for picture in chosen]
+        rows = [[*marks, *words, self.tokenizer.eos_token_id] for words in captions]
         longest = max(map(len, rows))
         tokens = torch.full((size, longest), self.tokenizer.pad_token_id)
         labels = torch.full((size, longest), -100)
@@ -107,12 +107,12 @@ class Blip2Objective(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         tokens = batch["tokens"]
-        there = (tokens != self.tokenizer.pad_token_id).long()
-        out = self.blip2(pixel_values=batch["pixels"], input_ids=tokens, attention_mask=there)
+        mask = (tokens != self.tokenizer.pad_token_id).long()
+        out = self.blip2(pixel_values=batch["pixels"], input_ids=tokens, attention_mask=mask)
         logits, labels = out.logits[:, :-1].float(), batch["labels"][:, 1:]
         words = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        assert self._seen is not None
-        standing = self.patches(self._seen[:, 1:]).float()
+        assert self._states is not None
+        standing = self.patches(self._states[:, 1:]).float()
         patches = nn.functional.binary_cross_entropy_with_logits(standing, batch["patches"])
         return {"loss": words + patches, "words": words.detach(), "patches": patches.detach()}
 
@@ -124,7 +124,7 @@ class Blip2Objective(nn.Module):
         save_half(self.blip2, folder)
 
     def sheet(self) -> np.ndarray:
-        """Eight pictures with what is said of them."""
+        """Eight pictures, each with the model's caption and the true one: (1024, 760, 3) uint8."""
         from PIL import Image, ImageDraw
 
         windows = [squeezed(picture, SIZE) for picture in self.pictures[:8]]
@@ -132,11 +132,11 @@ class Blip2Objective(nn.Module):
         draw = ImageDraw.Draw(sheet)
         for i, window in enumerate(windows):
             sheet.paste(Image.fromarray(window.pixels), (0, i * SIZE))
-            draw.text((SIZE + 8, i * SIZE + 20), f"said:  {self.say(window.pixels)}", fill="black")
+            draw.text((SIZE + 8, i * SIZE + 20), f"model: {self.caption_of(window.pixels)}", fill="black")
             draw.text((SIZE + 8, i * SIZE + 50), f"truth: {window.caption}", fill="gray")
         return np.asarray(sheet)
 
-    def say(self, pixels: Pixels) -> str:
+    def caption_of(self, pixels: Pixels) -> str:
         """The caption of one square picture."""
         device = next(self.blip2.parameters()).device
         with torch.no_grad():
@@ -144,7 +144,7 @@ class Blip2Objective(nn.Module):
         return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
 
     def _look(self, tower: Any, inputs: Any, out: Any) -> None:
-        self._seen = out.last_hidden_state
+        self._states = out.last_hidden_state
 
     @staticmethod
     def _processor() -> Any:
@@ -187,7 +187,7 @@ def _view(picture: TrainingPicture, rng: np.random.Generator) -> tuple[Pixels, T
 
 
 class Blip2Trainer:
-    """See the module."""
+    """The trainer of the captioner; it needs no other model."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
@@ -203,7 +203,7 @@ class Blip2Trainer:
     def objective(
         settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
     ) -> Blip2Objective:
-        """A fresh captioner with words of its own, or that of `start` with its words."""
+        """A fresh captioner with a tokenizer made of the captions, or those of `start`."""
         if start is None:
             tokenizer = gpt2_tokenizer(corpus(pictures))
             return Blip2Objective(make_blip2(tokenizer), tokenizer, pictures)

@@ -28,7 +28,7 @@ def write_card(
     measured: Mapping[str, Any] | None = None,
     how: str = "`augment measure`, on scenes that no training has seen",
 ) -> None:
-    """README.md of a finished model in Hugging Face form; what stood there is replaced.
+    """README.md of a finished model in Hugging Face form; a former one is replaced.
 
     measured: figures by name, a number, a text, a list of numbers or a mapping of these each; how: by which command, on
     what. Raises AugmentError where the folder holds no facts of a training.
@@ -40,10 +40,10 @@ def write_card(
 
 
 def _library(folder: Path) -> str:
-    """Whose class loads it; diffusers leaves its version in every config, or an index of parts."""
+    """The library whose class loads it; diffusers writes its version into every config, or an index of parts."""
     config = folder / "config.json"
-    told = config.read_text("utf-8") if config.is_file() else "_diffusers_version"
-    return "diffusers" if "_diffusers_version" in told else "transformers"
+    text = config.read_text("utf-8") if config.is_file() else "_diffusers_version"
+    return "diffusers" if "_diffusers_version" in text else "transformers"
 
 
 def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, library: str) -> str:
@@ -52,7 +52,7 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, libra
     front = [*licence, f"library_name: {library}", "tags:", "- augment", f"- {name}"]
     about = TRAINERS[name].ABOUT
     trained = {
-        "data": facts["data"] or "not told",
+        "data": facts["data"] or "not given",
         "pictures": facts["pictures"],
         **({} if name in ("clip", "blip2", "classifier") else {"windows": f"{facts['size']} × {facts['size']} pixels"}),
         "steps": facts["steps"],

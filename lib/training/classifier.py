@@ -1,8 +1,8 @@
 """The classifier: a small ResNet (He et al. 2016, arXiv 1512.03385) that says which category a crop of a box shows.
 
-Learned from the pictures' own boxes alone, it judges what painters put into boxes: `augment fidelity DATASET --model
-FOLDER`, or `screen.boxes.judge`. It sees crops as any judge does (lib/judges/clip.crop_region), of all categories alike
-often, and empty places as `background`, so that an empty box is not taken for the likeliest category.
+Trained on the data set's labelled boxes alone, it judges what painters put into boxes: `augment fidelity DATASET
+--model FOLDER`, or `screen.boxes.judge`. Its crops are those of any judge (lib/core/vision.crop_region), of all
+categories equally often, and empty places as `background`, or an empty box would count as the likeliest category.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ from lib.training.loop import LoopSettings
 from lib.training.vae import save_half
 from lib.training.windows import TrainingPicture, one_of
 
-LEAST = 2.0  # pixels: of a box with a shorter side there is nothing to learn
+LEAST = 2.0  # pixels: a box with a shorter side teaches nothing
 
 _WIDTHS = (32, 64, 128, 192)
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 _TRIES = 100  # to find a place without objects
-_COLUMNS, _ROWS, _STRIP = 8, 6, 14  # of the sheet; pixels under a crop for what was said
+_COLUMNS, _ROWS, _STRIP = 8, 6, 14  # of the sheet; pixels under a crop for the predicted category
 _RIGHT, _WRONG = (40, 120, 60), (200, 30, 30)
 
 
 class ClassifierSettings(LoopSettings):
+    """Settings of the trainer `classifier`."""
+
     steps: int = Field(3000, ge=0, description="optimiser steps")
     batch: int = Field(64, ge=2, description="crops a step")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     side: int = Field(64, ge=32, le=256, description="of the crops that a fresh model sees, pixels")
-    background: bool = Field(True, description="learn places without objects as a category of its own, `background`")
+    background: bool = Field(True, description="learn places without objects as a further category, `background`")
     symmetries: Literal["none", "mirror", "all"] = Field(
         "mirror", description="left and right exchanged, or all eight of the square: boards seen from above"
     )
@@ -98,30 +100,30 @@ class ClassifierObjective(nn.Module):
         """ResNetForImageClassification (or what it began from) and its processor in one folder."""
         from transformers import ViTImageProcessor
 
-        told = self.classifier
-        shape = {"height": told.size, "width": told.size}  # squeezed, nothing cut off
-        processor = ViTImageProcessor(size=shape, image_mean=told.mean.tolist(), image_std=told.std.tolist())
+        form = self.classifier
+        shape = {"height": form.size, "width": form.size}  # squeezed, nothing cut off
+        processor = ViTImageProcessor(size=shape, image_mean=form.mean.tolist(), image_std=form.std.tolist())
         processor.save_pretrained(folder)
         save_half(self.model, folder)
 
     def sheet(self) -> np.ndarray:
-        """Crops of all categories with what is said of them; wrong ones are framed, and named with the right word."""
+        """Crops of all categories with the predicted one; wrong ones are framed and have the true one beside it."""
         rng, where = np.random.default_rng(0), next(self.model.parameters()).device
         labels = [i % len(self.labels) for i in range(_COLUMNS * _ROWS)]
         crops = [self._crop(rng, label, moved=False) for label in labels]
         with torch.inference_mode():
-            said = self.model(pixel_values=self._prepared(crops).to(where)).logits.argmax(1).tolist()
-        tiles = [self._tile(*of_crop) for of_crop in zip(crops, labels, said, strict=True)]
+            predicted = self.model(pixel_values=self._prepared(crops).to(where)).logits.argmax(1).tolist()
+        tiles = [self._tile(*of_crop) for of_crop in zip(crops, labels, predicted, strict=True)]
         rows = [np.concatenate(tiles[i : i + _COLUMNS], 1) for i in range(0, len(tiles), _COLUMNS)]
         return np.concatenate(rows)
 
     def _check(self) -> None:
-        """Raise AugmentError for a category without examples, and for examples of a category that it cannot say."""
+        """Raise AugmentError for a category without examples, and for examples of one that the model does not know."""
         strange = sorted(set(self.examples) - set(self.labels))
         if strange:
             raise AugmentError(
-                f"the model to begin from cannot say {', '.join(strange)}: it has {', '.join(self.labels)}; train a "
-                "fresh one, without `start`"
+                f"the model to begin from does not know {', '.join(strange)}: it knows {', '.join(self.labels)}; train "
+                "a fresh one, without `start`"
             )
         empty = [name for name in self.labels if not self.examples.get(name) and name != BACKGROUND]
         if empty:
@@ -155,7 +157,7 @@ class ClassifierObjective(nn.Module):
             number, row = examples[int(rng.integers(len(examples)))]
             return self.pictures[number], self.pictures[number].things.boxes[row]
         while (found := self._empty_place(rng)) is None:
-            pass  # there is one: see _check
+            pass  # one exists: see _check
         return found
 
     def _empty_place(self, rng: np.random.Generator) -> tuple[TrainingPicture, NDArray[np.float64]] | None:
@@ -175,7 +177,7 @@ class ClassifierObjective(nn.Module):
         return None
 
     def _worn(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """Turned or mirrored, in other contrast, and as lib.training.clip.worn says."""
+        """Turned or mirrored, in other contrast, and through lib.training.clip.worn."""
         turns = {"none": 1, "mirror": 2, "all": 8}[self.settings.symmetries]
         turn = int(rng.integers(turns))
         pixels = np.rot90(pixels[:, ::-1] if turn % 2 else pixels, turn // 2)
@@ -186,15 +188,15 @@ class ClassifierObjective(nn.Module):
     def _prepared(self, crops: Sequence[Pixels]) -> torch.Tensor:
         return prepared(crops, self.classifier.size, self.classifier.mean, self.classifier.std)
 
-    def _tile(self, crop: Pixels, label: int, said: int) -> Pixels:
-        side, colour = self.classifier.size, _RIGHT if said == label else _WRONG
+    def _tile(self, crop: Pixels, label: int, predicted: int) -> Pixels:
+        side, colour = self.classifier.size, _RIGHT if predicted == label else _WRONG
         image = Image.new("RGB", (side + 4, side + 4 + _STRIP), (255, 255, 255))
         image.paste(Image.fromarray(crop), (2, 2))
         pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=10)
-        if said != label:
+        if predicted != label:
             pen.rectangle((0, 0, side + 3, side + 3), outline=colour, width=2)
-        told = self.labels[said] if said == label else f"{self.labels[said]} ≠ {self.labels[label]}"
-        pen.text((2, side + 3), told, fill=colour, font=font)
+        text = self.labels[predicted] if predicted == label else f"{self.labels[predicted]} ≠ {self.labels[label]}"
+        pen.text((2, side + 3), text, fill=colour, font=font)
         return np.asarray(image)
 
 
@@ -211,7 +213,7 @@ def _examples(pictures: Sequence[TrainingPicture]) -> dict[str, list[tuple[int, 
 
 
 class ClassifierTrainer:
-    """See the module."""
+    """The trainer of the judge of boxes; it needs no other model."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
@@ -228,7 +230,7 @@ class ClassifierTrainer:
         start: Path | None,
         work: Path,
     ) -> ClassifierObjective:
-        """A fresh one that says the pictures' categories, or that of `start` with the labels that it has."""
+        """A fresh one for the pictures' categories, or that of `start` with its labels."""
         if start is not None:
             with reading(ModelRef("folder", "", start)):
                 classifier = read_classifier(start)

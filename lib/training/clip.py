@@ -1,8 +1,8 @@
 """The CLIP (Radford et al. 2021, arXiv 2103.00020): text tower of the painters, feature extractor, judge of regions.
 
-It sees crops of objects with their phrases, crops of background, and whole windows with their captions. A text may
-belong to several crops of a batch (all forklifts are "a forklift"), so the contrast is between a crop's texts and all
-others: −mean over a row's positives of log softmax, rows of pictures and of texts alike.
+It learns from crops of objects with their phrases, crops of background, and whole windows with their captions. A text
+may belong to several crops of a batch (all forklifts are "a forklift"), so the contrast is between a crop's texts and
+all others: −mean over a row's positives of log softmax, rows of pictures and of texts alike.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIZE = 64  # pixels of a crop
 BACKGROUND = "background"  # the text of a crop without an object
 
 _WIDTH = 128
-# CLIP's own means and deviations of R, G, B in 0 .. 1.
+# Means and deviations of R, G, B in 0 .. 1, as published with CLIP.
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -65,16 +65,16 @@ class ClipObjective(nn.Module):
 
         Keys "crops" and "wholes" (N, 3, 64, 64), normalised, with "*_texts" (M, T) tokens and "*_match" (N, M) bool.
         """
-        crops, told = zip(*(self._crop(rng, i % 8 == 0) for i in range(size)), strict=True)
+        crops, texts = zip(*(self._crop(rng, i % 8 == 0) for i in range(size)), strict=True)
         chosen = [one_of(self.pictures, rng) for _ in range(max(2, size // 4))]
         wholes, captions = [], []
         for picture in chosen:
-            window = squeezed(picture, self.size)  # the caption tells of all of it
+            window = squeezed(picture, self.size)  # the caption is of the whole picture
             pixels = mirrored(window).pixels if rng.random() < 0.5 else window.pixels
             wholes.append(worn(to_square(pixels, SIZE), rng))
             captions.append((picture.caption,))
         return {
-            **self._matched("crops", crops, told, rng),
+            **self._matched("crops", crops, texts, rng),
             **self._matched("wholes", wholes, captions, rng),
         }
 
@@ -131,10 +131,10 @@ class ClipObjective(nn.Module):
         return worn(pixels, rng), (name, f"{article(name)} {name}", naming(name), phrase)
 
     def _matched(
-        self, name: str, pictures: Sequence[Pixels], told: Sequence[Sequence[str]], rng: np.random.Generator
+        self, name: str, pictures: Sequence[Pixels], true_texts: Sequence[Sequence[str]], rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
-        texts = list(dict.fromkeys(true[int(rng.integers(len(true)))] for true in told))
-        match = torch.tensor([[text in true for text in texts] for true in told])
+        texts = list(dict.fromkeys(true[int(rng.integers(len(true)))] for true in true_texts))
+        match = torch.tensor([[text in true for text in texts] for true in true_texts])
         tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         pixels = torch.from_numpy((np.stack(pictures) / 255 - _MEAN) / _STD).permute(0, 3, 1, 2).float().contiguous()
         return {name: pixels, f"{name}_texts": tokens, f"{name}_match": match}
@@ -169,7 +169,7 @@ def worn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 class ClipTrainer:
-    """See the module."""
+    """The trainer of CLIP; it needs no other model."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
@@ -186,7 +186,7 @@ class ClipTrainer:
     def objective(
         settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
     ) -> ClipObjective:
-        """A fresh CLIP with words of its own, or that of `start` with its words."""
+        """A fresh CLIP with a tokenizer made of the captions, or those of `start`."""
         if start is None:
             tokenizer = clip_tokenizer(corpus(pictures))
             return ClipObjective(make_clip(tokenizer), tokenizer, pictures, size)

@@ -61,8 +61,8 @@ def content_digest(pictures: Sequence[TrainingPicture]) -> str:
     """SHA-256 over pixels, captions, boxes and phrases, in their order."""
     total = hashlib.sha256()
     for picture in pictures:
-        told = [picture.caption, picture.things.categories, picture.things.phrases, picture.things.boxes.tolist()]
-        total.update(json.dumps([picture.pixels.shape, told]).encode())
+        labels = [picture.caption, picture.things.categories, picture.things.phrases, picture.things.boxes.tolist()]
+        total.update(json.dumps([picture.pixels.shape, labels]).encode())
         total.update(picture.pixels.tobytes())
     return total.hexdigest()
 
@@ -84,6 +84,6 @@ def _picture(row: Any, objects: pd.DataFrame | None, root: Path, shorter: float)
 def _things(objects: pd.DataFrame, width: int, height: int) -> Things:
     boxes = clip_xyxy(xywh_to_xyxy(objects[["x", "y", "w", "h"]].to_numpy(float)), width, height)
     names = tuple(objects.category)
-    told = (text_of(record, "phrase") for record in objects.record)
-    phrases = tuple(phrase or f"{article(name)} {name}" for phrase, name in zip(told, names, strict=True))
+    given = (text_of(record, "phrase") for record in objects.record)
+    phrases = tuple(phrase or f"{article(name)} {name}" for phrase, name in zip(given, names, strict=True))
     return Things(boxes, names, phrases)

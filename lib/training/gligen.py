@@ -6,7 +6,7 @@ learns both tasks first, and generation starts from it with those channels cut o
 loss = min-SNR(γ = 5)-weighted error of v (Hang et al. 2023, arXiv 2303.09556; Salimans & Ho 2022, arXiv 2202.00512)
        + λ · layout
 
-The layout term (layout_loss.py) says which token belongs where. Captions and boxes are each left
+The layout term (layout_loss.py) teaches which token belongs where. Captions and boxes are each left
 out 10 % of the time, for guidance.
 """
 
@@ -45,7 +45,7 @@ WINDOWS = 4  # of each picture, encoded once
 DROPPED = 0.1
 SNR_LIMIT = 5.0
 LAYOUT = 0.1  # λ
-KEPT = 0.1  # weight of the error in cells that are kept: whatever is said there, the known latents take its place
+KEPT = 0.1  # weight of the error in cells that are kept: the prediction there is replaced by the known latents
 
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -92,7 +92,7 @@ def as_plain(unet: Any) -> Any:
 
 
 class GligenObjective(nn.Module):
-    """Denoise latents of windows, told a caption, boxes with phrases, and for inpainting what is kept.
+    """Denoise latents of windows, given a caption, boxes with phrases, and for inpainting what is kept.
 
     generation: share of the examples of an inpainting U-Net in which nothing is kept.
     """
@@ -105,7 +105,7 @@ class GligenObjective(nn.Module):
         self.model = model  # a dataclass: of its networks the U-Net alone is this module's
         self.unet, self.generation = model.unet, generation
         if device().type == "cpu":
-            # torch's fused attention spends a quarter of a step in its backward pass there.
+            # torch's fused attention spends a quarter of a step in its backward pass on a CPU.
             self.unet.set_attn_processor(AttnProcessor())
         self.inpaint = self.unet.config.in_channels == 9
         self.noise = DDPMScheduler(**SCHEDULE)
@@ -124,10 +124,10 @@ class GligenObjective(nn.Module):
         noise = torch.randn_like(latents)
         times = torch.randint(0, self.noise.config.num_train_timesteps, (len(latents),), device=latents.device)
         noisy = self.noise.add_noise(latents, noise, times)
-        seen = torch.cat([noisy, latents * keep, keep], 1) if self.inpaint else noisy
-        told = {"boxes": batch["boxes"], "masks": batch["masks"], "positive_embeddings": batch["phrases"]}
+        inputs = torch.cat([noisy, latents * keep, keep], 1) if self.inpaint else noisy
+        grounding = {"boxes": batch["boxes"], "masks": batch["masks"], "positive_embeddings": batch["phrases"]}
         self.attention.start(batch["boxes"], batch["masks"])
-        out = self.unet(seen, times, batch["text"], cross_attention_kwargs={"gligen": told}).sample
+        out = self.unet(inputs, times, batch["text"], cross_attention_kwargs={"gligen": grounding}).sample
         layout = self.attention.loss()
         error = (out.float() - self.noise.get_velocity(latents, noise, times)).square().mean(1, keepdim=True)
         weight = 1 - (1 - KEPT) * keep
@@ -159,7 +159,7 @@ class GligenObjective(nn.Module):
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
     def sheet(self) -> np.ndarray:
-        """Eight windows, then what the U-Net makes of their boxes: the noise of each is its own."""
+        """Eight windows, then what the U-Net makes of their boxes: each has other noise."""
         windows = self.windows[: 8 * WINDOWS : WINDOWS]
         rng = np.random.default_rng(1)
         rows = [self._example(window, rng, generation=self.generation, dropped=0) for window in windows]
@@ -173,7 +173,7 @@ class GligenObjective(nn.Module):
         batch = {name: value.to(where) for name, value in batch.items()}
         known, keep = batch["latents"], batch["keep"]
         noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(0)).to(where)
-        told = {
+        grounding = {
             "boxes": batch["boxes"].repeat(2, 1, 1),
             "masks": torch.cat([batch["masks"] * 0, batch["masks"]]),
             "positive_embeddings": batch["phrases"].repeat(2, 1, 1),
@@ -182,7 +182,7 @@ class GligenObjective(nn.Module):
         extra = torch.cat([known * keep, keep], 1) if self.inpaint else None
         self.attention.stop()
         scheduler = make_scheduler("ddim", SCHEDULE, steps, where)
-        z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention={"gligen": told})
+        z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention={"gligen": grounding})
         return z * (1 - keep) + known * keep if self.inpaint else z
 
     def _example(
@@ -201,7 +201,7 @@ class GligenObjective(nn.Module):
         if rng.random() >= dropped:
             for row in range(min(len(things), MAX_BOXES)):
                 boxes[row] = torch.from_numpy(things.boxes[row]).float()
-                phrases[row] = self.model.encode_text(_said(things, row, rng))[1][0]
+                phrases[row] = self.model.encode_text(_phrase(things, row, rng))[1][0]
                 masks[row] = 1
         return {
             "keep": keep,
@@ -218,7 +218,7 @@ class GligenObjective(nn.Module):
         if not len(things):
             return things, keep * 0
         count = 1 if rng.random() < 0.7 else int(rng.integers(1, len(things) + 1))
-        count = min(count, MAX_BOXES)  # what is painted is told
+        count = min(count, MAX_BOXES)  # all that is painted is a condition
         things = things.take(sorted(rng.permutation(len(things))[:count].tolist()))
         for box in things.boxes:
             x0, y0 = np.floor(box[:2] * cells).astype(int)
@@ -228,8 +228,8 @@ class GligenObjective(nn.Module):
         return things, keep
 
 
-def _said(things: Things, row: int, rng: np.random.Generator) -> str:
-    """A box's phrase: its category as edits give it, or what the data says."""
+def _phrase(things: Things, row: int, rng: np.random.Generator) -> str:
+    """A box's phrase: its category as edits give it, or the phrase of the data."""
     name = things.categories[row]
     return [name, f"{article(name)} {name}", things.phrases[row]][rng.choice(3, p=[0.4, 0.1, 0.5])]
 
@@ -244,10 +244,10 @@ def encoded_windows(
         for k in range(WINDOWS)
     ]
     weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in vae.parameters())).hexdigest()
-    seen = hashlib.sha256()
+    total = hashlib.sha256()
     for window in windows:
-        seen.update(window.pixels.tobytes())
-    key = key_of("latents", size, weights, seen.hexdigest(), precision())
+        total.update(window.pixels.tobytes())
+    key = key_of("latents", size, weights, total.hexdigest(), precision())
     kept = work / "latents" / f"{key[:32]}.safetensors"
     if kept.is_file():
         with contextlib.suppress(SafetensorError, KeyError):  # half written or damaged: made again
@@ -278,7 +278,7 @@ def _boxed(window: Window) -> np.ndarray:
 
 
 class GligenInpaintTrainer:
-    """Inpainting and generation at once, see the module."""
+    """The trainer of the inpainting U-Net, which learns generation as well."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ("vae", "clip")
@@ -304,7 +304,7 @@ class GligenInpaintTrainer:
 
 
 class GligenTrainer:
-    """Whole pictures alone, from the U-Net that learned both."""
+    """The trainer of the U-Net for whole pictures, which starts from the one that learned both tasks."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ("vae", "clip", "gligen-inpaint")
@@ -349,7 +349,7 @@ def _objective(
 
 
 def load_unet(folder: Path, channels: int) -> Any:
-    """The gated U-Net of a checkpoint in float32; raises AugmentError where there is none with so many channels in."""
+    """The gated U-Net of a checkpoint in float32; raises AugmentError for other input channels."""
     from diffusers import UNet2DConditionModel
 
     with reading(ModelRef("folder", "", folder)):
@@ -358,5 +358,5 @@ def load_unet(folder: Path, channels: int) -> Any:
         )
         found = unet.config.in_channels, unet.config.attention_type
         if found != (channels, "gated"):
-            raise ValueError(f"its U-Net has channels in and attention {found}: {(channels, 'gated')} was expected")
+            raise ValueError(f"its U-Net has input channels and attention {found}: {(channels, 'gated')} was expected")
         return unet

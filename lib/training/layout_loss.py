@@ -1,7 +1,7 @@
 """Which grounding token belongs where: half of the attention heads of a GLIGEN U-Net, held to the boxes.
 
-A U-Net has no position code, so tokens take long to be related to places by what is painted alone. Here it is said
-outright: in the gated self-attention half of the heads shall attend from each cell to the token of the box that covers
+A U-Net has no position code, so tokens take long to be related to places by what is painted alone. Here it is taught
+directly: in the gated self-attention half of the heads shall attend from each cell to the token of the box that covers
 it, or to the "no box" tokens where none does. Loss: −log of that share of the attention, mean over cells and layers.
 
     layout = LayoutLoss(unet, tokens=30)
@@ -19,7 +19,7 @@ class LayoutLoss:
     """Records a U-Net's gated self-attention between `start` and `loss`."""
 
     def __init__(self, unet: Any, tokens: int) -> None:
-        """tokens: how many grounding tokens there always are, those for no box included."""
+        """tokens: number of grounding tokens of every picture, those for no box included."""
         from diffusers.models.attention import GatedSelfAttentionDense
 
         self.tokens = tokens
@@ -31,9 +31,11 @@ class LayoutLoss:
                 module.attn.register_forward_pre_hook(self._look)
 
     def start(self, boxes: torch.Tensor, masks: torch.Tensor) -> None:
+        """Begin to record. boxes: (B, K, 4) xyxy in 0 .. 1; masks: (B, K), 1 = a box."""
         self.boxes, self.masks, self.terms = boxes, masks, []
 
     def stop(self) -> None:
+        """Record no more, as before sampling."""
         self.boxes = None
 
     def loss(self) -> torch.Tensor:
@@ -55,14 +57,14 @@ class LayoutLoss:
         shares = (logits - logits.logsumexp(-1, keepdim=True))[..., cells:]  # of the tokens, log
         wanted = cell_owners(self.boxes, self.masks, side)  # (B, cells, 30) bool
         right = torch.where(wanted[:, None], shares, -torch.inf).logsumexp(-1)  # (B, heads, cells)
-        there = wanted.any(-1)[:, None].expand_as(right)
-        self.terms.append(-right[there].mean())
+        owned = wanted.any(-1)[:, None].expand_as(right)
+        self.terms.append(-right[owned].mean())
 
 
 def cell_owners(boxes: torch.Tensor, masks: torch.Tensor, side: int) -> torch.Tensor:
     """(B, side², K) bool: which tokens each cell should look at.
 
-    The smallest box that holds the cell's centre; where there is none, the tokens that stand for no box.
+    The smallest box that holds the cell's centre; without one, the tokens that stand for no box.
     boxes: (B, K, 4) xyxy in 0 .. 1; masks: (B, K), 1 = a box.
     """
     centres = (torch.arange(side, device=boxes.device) + 0.5) / side

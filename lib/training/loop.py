@@ -3,9 +3,9 @@
     result = train(objective, Path("work/vae"), LoopSettings(steps=8000), watch=print_progress)
     objective.save(Path("models/vae"))      # now holds the averaged weights
 
-Every step draws from its own seed, so a run that was killed and resumed sees the batches that it would have seen.
+Every step draws from its own seed, so a run that was killed and resumed draws the same batches as one that was not.
 A checkpoint is one safetensors file (weights, averaged weights, optimiser, history) whose name ends in its digest; a
-damaged one is removed and the one before it taken, and whoever watches is told.
+damaged one is removed, the one before it is used, and `watch` receives a note.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Told to whoever watches."""
+    """A report of the loop, which `watch` receives."""
 
     step: int
     steps: int
@@ -86,7 +86,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to."""
+    """The result of a training."""
 
     steps: int
     seconds: float
@@ -143,10 +143,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate * _shape(step, settings)
             try:
-                told = model(batch)
-                accelerator.backward(told["loss"])
+                losses = model(batch)
+                accelerator.backward(losses["loss"])
                 norm = accelerator.clip_grad_norm_(trainable, settings.max_norm)
-                _check_finite(float(told["loss"].detach()), float(norm), step + 1, settings)
+                _check_finite(float(losses["loss"].detach()), float(norm), step + 1, settings)
                 optimizer.step()
             except torch.OutOfMemoryError:
                 raise AugmentError(
@@ -155,7 +155,7 @@ def train(
                 ) from None
             optimizer.zero_grad()
             ema.step(trainable)
-            state.add(told)
+            state.add(losses)
             state.step, state.seconds = step + 1, time.monotonic() - started
             last = state.step == settings.steps
             if state.step % LOGGED == 0 or last:
@@ -174,8 +174,8 @@ def train(
 
 
 def _accelerator(chosen: Literal["no", "bf16"]) -> Any:
-    """A fresh one. accelerate keeps one state a process and refuses a second precision; the process's own part, which
-    knows of other GPUs, stays.
+    """A fresh one. accelerate keeps one state a process and refuses a second precision; the part of the state that
+    belongs to the process and knows of other GPUs stays.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -225,10 +225,10 @@ class _State:
         self.sums: dict[str, float] = {}  # since the last point of the history
         self.counted = 0
 
-    def add(self, told: dict[str, torch.Tensor]) -> None:
-        """One more step's values."""
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        """Add one step's values, scalars, to the sums."""
         self.counted += 1
-        for name, value in told.items():
+        for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
     def point(self) -> dict[str, float]:
@@ -242,7 +242,7 @@ class _State:
         """Write a checkpoint, then remove all but the newest ones."""
         from safetensors.torch import save
 
-        told: _Told = {
+        header: _Header = {
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -251,7 +251,7 @@ class _State:
             "identity": self.identity,
             "averaged": self.ema.optimization_step,
         }
-        data = save(self._tensors(), {"training": json.dumps(told)})
+        data = save(self._tensors(), {"training": json.dumps(header)})
         path = folder / f"{self.step:08d}-{digest(data)[:16]}.safetensors"
         try:
             atomic_write(path, data, durable=True)
@@ -259,41 +259,42 @@ class _State:
             kept = next(iter(_checkpoints(folder)), None)
             raise AugmentError(
                 f"checkpoint {path} cannot be written ({error.strerror or error}): make room and start again; "
-                f"{f'{kept.name} is kept' if kept else 'there is none before it'}"
+                f"{f'{kept.name} is kept' if kept else 'no earlier one exists'}"
             ) from None
         for old in _checkpoints(folder)[KEPT:]:
             old.unlink()
 
     def resume(self, folder: Path) -> list[str]:
-        """Continue from the newest checkpoint that is whole; from nothing where there is none.
+        """Continue from the newest checkpoint that is whole; start at step 0 without one.
 
         Damaged ones are removed, or they would count among the newest. Returns what a person should know.
         """
         notes: list[str] = []
         for path in _checkpoints(folder):
             data = path.read_bytes()
-            told = _told(data) if digest(data)[:16] == path.stem.rpartition("-")[2] else None
-            if told is not None:
-                self._take(path, data, told)
+            header = _header(data) if digest(data)[:16] == path.stem.rpartition("-")[2] else None
+            if header is not None:
+                self._load(path, data, header)
                 return [f"{note}: training goes on from step {self.step}" for note in notes]
             path.unlink(missing_ok=True)
             notes.append(f"checkpoint {path} was damaged and is removed")
         return [f"{note}: training starts anew" for note in notes]
 
-    def _take(self, path: Path, data: bytes, told: _Told) -> None:
+    def _load(self, path: Path, data: bytes, header: _Header) -> None:
+        """Continue from a checkpoint; raises AugmentError for one of another identity or of other weights."""
         from safetensors.torch import load
 
         remedy = f"remove {path.parent}, or name another workspace"
-        if told["identity"] != self.identity:
+        if header["identity"] != self.identity:
             raise AugmentError(f"checkpoint {path} was trained with other data or another architecture: {remedy}")
         former = getattr(self.objective, "FORMER", {})
         tensors = {renamed(name, former): value for name, value in load(data).items()}
-        there = {name for name in tensors if not name.startswith("adam.")}
-        if {name: t.shape for name, t in self._weights().items()} != {name: tensors[name].shape for name in there}:
+        stored = {name for name in tensors if not name.startswith("adam.")}
+        if {name: t.shape for name, t in self._weights().items()} != {name: tensors[name].shape for name in stored}:
             raise AugmentError(f"checkpoint {path} holds other weights than this version of the model has: {remedy}")
-        self._restore(tensors, told["averaged"])
-        self.step, self.seconds, self.history = told["step"], told["seconds"], told["history"]
-        self.sums, self.counted = told["sums"], told["counted"]
+        self._restore(tensors, header["averaged"])
+        self.step, self.seconds, self.history = header["step"], header["seconds"], header["history"]
+        self.sums, self.counted = header["sums"], header["counted"]
 
     def _weights(self) -> dict[str, torch.Tensor]:
         """Weights, buffers, averaged weights: all but the optimiser's."""
@@ -324,13 +325,13 @@ class _State:
             if name.startswith("adam."):
                 _, number, field = name.split(".")
                 kept.setdefault(int(number), {})[field] = value
-        told = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": kept, "param_groups": told["param_groups"]})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": kept, "param_groups": groups})
         self.ema.optimization_step = averaged
 
 
-class _Told(TypedDict):
-    """What a checkpoint says beside its tensors."""
+class _Header(TypedDict):
+    """What a checkpoint stores beside its tensors, as JSON in the metadata of the safetensors file."""
 
     step: int
     seconds: float
@@ -341,14 +342,14 @@ class _Told(TypedDict):
     averaged: int  # steps of the averaged weights
 
 
-def _told(data: bytes) -> _Told | None:
-    """Of a checkpoint's bytes; None where they are none."""
+def _header(data: bytes) -> _Header | None:
+    """The header of a checkpoint's bytes; None where they are not a checkpoint."""
     length = int.from_bytes(data[:8], "little")
     try:
-        told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["training"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    return cast("_Told", told) if conforms(told, _Told) else None
+    return cast("_Header", header) if conforms(header, _Header) else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

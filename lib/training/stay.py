@@ -3,11 +3,12 @@
 loss = L_simple + L_vlb (Nichol & Dhariwal 2021, arXiv 2102.09672, their "hybrid")
 
 L_simple is the squared error of v (or ε), in which painted cells weigh `object_weight` times as much as others, and
-kept ones little. L_vlb teaches the variance alone: the mean is told to it without its gradient.
+kept ones little. L_vlb teaches the variance alone: it receives the mean without its gradient.
 
-Most windows stand around one object at the picture's own resolution, for defects are lost in a whole picture. What is
-painted are the boxes of one object, or several, with a random margin; the others are kept, and not told. In the share
-`generation` nothing is kept and every object is told. Of more objects than the model takes the largest are told.
+Most windows stand around one object at the resolution of the picture, for defects are lost in a whole picture. The
+boxes of one object, or several, are painted, with a random margin; the others are kept, and are not conditions. In the
+share `generation` nothing is kept and every object is a condition. Of more objects than the model takes, the largest
+are conditions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lib.training.loop import LoopSettings
 from lib.training.vae import decode, load_vae, save_half, to_pictures, to_tensor
 from lib.training.windows import Things, TrainingPicture, Window, mirrored, window_of
 
-KEPT = 0.1  # weight of the error in cells that are kept: whatever is said there, the known ones take its place
+KEPT = 0.1  # weight of the error in cells that are kept: the prediction there is replaced by the known ones
 ELSEWHERE = 0.1  # share of the windows that stand anywhere
 LEAST = 1.3  # a window is at least so many times as long as the object it stands around
 MARGIN = 6  # pixels at most around a painted box
@@ -52,7 +53,7 @@ class StaySettings(LoopSettings):
     )
     vae: Path | None = Field(None, description="folder of an autoencoder, in whose latents it paints; none: in pixels")
     categories: list[str] | None = Field(
-        None, min_length=1, description="what it learns, in this order; none: all there are"
+        None, min_length=1, description="what it learns, in this order; none: all of the data set"
     )
     patch: int = Field(4, ge=1, description="pixels (or latent cells) along a side that are folded into one cell")
     widths: list[int] = Field([128, 128, 160], min_length=2, description="channels at each resolution")
@@ -62,7 +63,7 @@ class StaySettings(LoopSettings):
     class_maps: bool = Field(True, description="each category's boxes as an input channel")
     learned_variance: bool = Field(True, description="twice as many channels out, of which samplers of ours use half")
     schedule: Literal["linear", "cosine"] = Field("cosine", description="of the noise")
-    prediction: Literal["v_prediction", "epsilon"] = Field("v_prediction", description="what the network says")
+    prediction: Literal["v_prediction", "epsilon"] = Field("v_prediction", description="what the network predicts")
     dropped: float | None = Field(
         None, ge=0, le=1, description="share of examples without labels, for guidance; none: .1, begun from a model .2"
     )
@@ -75,7 +76,7 @@ class StaySettings(LoopSettings):
 
 
 class StayObjective(nn.Module):
-    """Denoise windows, told their layout and what is kept.
+    """Denoise windows, given their layout and what is kept.
 
     model: the network, the noise's schedule as diffusers' config, and an autoencoder or None; dropped: share of the
     examples without labels.
@@ -93,18 +94,18 @@ class StayObjective(nn.Module):
         self.unet, self.noise = model.unet.train(), DDPMScheduler.from_config(model.scheduler)
         self.settings, self.pictures, self.size, self.dropped = settings, pictures, size, dropped
         self.labels = {name: 1 + i for i, name in enumerate(self.unet.config.categories)}
-        there: dict[str, list[tuple[int, int]]] = {}  # picture and row of each object
+        objects: dict[str, list[tuple[int, int]]] = {}  # category → picture and row of each object
         for number, picture in enumerate(pictures):
             for row, name in enumerate(picture.things.categories):
-                there.setdefault(name, []).append((number, row))
-        self.there = dict(sorted(there.items()))
+                objects.setdefault(name, []).append((number, row))
+        self.objects = dict(sorted(objects.items()))
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         """pixels (N, C, S, S) in −1 .. 1, keep and weight (N, 1, S, S), boxes (N, K, 4) in 0 .. 1, labels (N, K)."""
-        names = list(self.there)
+        names = list(self.objects)
         windows = []
         for _ in range(size):
-            found = self.there[names[rng.integers(len(names))]]  # so that a rare category is not lost
+            found = self.objects[names[rng.integers(len(names))]]  # so that a rare category is not lost
             windows.append(self._window(*found[rng.integers(len(found))], rng))
         return self._stacked([self._example(window, rng, self.settings.generation, self.dropped) for window in windows])
 
@@ -116,14 +117,14 @@ class StayObjective(nn.Module):
         labels = batch["labels"]
         style = torch.randn(*labels.shape, self.unet.config.style_dim, device=labels.device)
         out = self.unet(noisy, times, batch["boxes"], labels, style, clean, keep).float()
-        said, spread = out[:, : clean.shape[1]], out[:, clean.shape[1] :]
+        predicted, spread = out[:, : clean.shape[1]], out[:, clean.shape[1] :]
         kind = self.noise.config.prediction_type
         wanted = self.noise.get_velocity(clean, noise, times) if kind == "v_prediction" else noise
         weight = (weight * (1 - (1 - KEPT) * keep)).expand_as(clean)
-        simple = (((said - wanted).square() * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))).mean()
+        simple = (((predicted - wanted).square() * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))).mean()
         if not self.unet.config.learned_variance:
             return {"loss": simple}
-        bound = variational_bound(self.noise, clean, noisy, said.detach(), spread, times)
+        bound = variational_bound(self.noise, clean, noisy, predicted.detach(), spread, times)
         return {"loss": simple + bound, "simple": simple.detach(), "bound": bound.detach()}
 
     def save(self, folder: Path) -> None:
@@ -136,7 +137,7 @@ class StayObjective(nn.Module):
     def sheet(self) -> np.ndarray:
         """A row a category, SHOWN times: a window, its object painted anew, and a window made of its layout alone."""
         rng = np.random.default_rng(1)
-        windows = [self._window(*found[k], rng, 0.0) for found in self.there.values() for k in _some(len(found), rng)]
+        windows = [self._window(*found[k], rng, 0.0) for found in self.objects.values() for k in _some(len(found), rng)]
         windows = [_first(window, 1) for window in windows]
         known = self._stacked([self._example(window, rng, 0.0, 0.0) for window in windows])
         painted, made = self._painted(known), self._painted(known | {"keep": known["keep"] * 0})
@@ -219,9 +220,14 @@ class StayObjective(nn.Module):
 
 
 def variational_bound(
-    noise: Any, clean: torch.Tensor, noisy: torch.Tensor, said: torch.Tensor, spread: torch.Tensor, times: torch.Tensor
+    noise: Any,
+    clean: torch.Tensor,
+    noisy: torch.Tensor,
+    predicted: torch.Tensor,
+    spread: torch.Tensor,
+    times: torch.Tensor,
 ) -> torch.Tensor:
-    """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) in bits per element, mean, of what the network said.
+    """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) in bits per element, mean, of the network's prediction.
 
     log σ² = s · log β_t + (1 − s) · log β̃_t, s = (spread + 1) / 2 (Nichol & Dhariwal, equation 15). All (N, C, H, W),
     times (N,). Step 0 has no posterior and counts as 0. The paper's weight, λ = .001 for a sum over 1,000 steps, is the
@@ -232,9 +238,9 @@ def variational_bound(
     now, before = (kept[index][:, None, None, None] for index in (later, later - 1))
     beta = 1 - now / before
     if noise.config.prediction_type == "v_prediction":
-        guess = now.sqrt() * noisy - (1 - now).sqrt() * said
+        guess = now.sqrt() * noisy - (1 - now).sqrt() * predicted
     else:
-        guess = (noisy - (1 - now).sqrt() * said) / now.sqrt()
+        guess = (noisy - (1 - now).sqrt() * predicted) / now.sqrt()
     wrong = before.sqrt() * beta / (1 - now) * (clean - guess)  # of the mean
     low, high = (beta * (1 - before) / (1 - now)).log(), beta.log()
     share = (spread + 1) / 2
@@ -262,7 +268,7 @@ def _first(window: Window, most: int) -> Window:
 
 def _kept(things: Things, size: int, rng: np.random.Generator) -> tuple[Things, np.ndarray]:
     """What is painted, the first object or several, and the pixels (1, size, size) that stay: 1 where no painted box,
-    nor its margin, is. Where there is no object, a box without one is painted.
+    nor its margin, is. Without any object, an empty box is painted.
     """
     keep = np.ones((1, size, size), np.float32)
     boxes = things.boxes
@@ -295,7 +301,7 @@ def _framed(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 class StayTrainer:
-    """See the module."""
+    """The trainer of LayoutUNet, in pixels or in the latents of an autoencoder."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
@@ -316,12 +322,12 @@ class StayTrainer:
 
         Raises AugmentError for a category without examples, and one that `start` does not know.
         """
-        there = {name for picture in pictures for name in picture.things.categories}
-        names = sorted(there) if settings.categories is None else settings.categories
-        missing = [name for name in names if name not in there]
+        known = {name for picture in pictures for name in picture.things.categories}
+        names = sorted(known) if settings.categories is None else settings.categories
+        missing = [name for name in names if name not in known]
         if missing:
             raise AugmentError(
-                f"categories {missing} have no examples in {len(pictures)} pictures, which show {sorted(there)}: leave "
+                f"categories {missing} have no examples in {len(pictures)} pictures, which show {sorted(known)}: leave "
                 "them out of `settings.stay.categories`"
             )
         model = _begun(start, settings, size, names) if start else _fresh(settings, pictures, size, names)

@@ -1,6 +1,6 @@
-"""Tokenizers made of the data's own words, and the texts that models learn.
+"""Tokenizers made of the words of the data set, and the texts that models learn.
 
-Byte-pair encodings whose merges come from captions, categories and phrases; every byte has a token of its own, so any
+Byte-pair encodings whose merges come from captions, categories and phrases; every single byte has a token too, so any
 text can be spelled.
 """
 

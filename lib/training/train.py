@@ -1,8 +1,8 @@
-"""One model trained: from its newest checkpoint where there is one, into its place, with what is known of it beside it.
+"""One model trained: from its newest checkpoint if it has one, into its folder, with its facts beside it.
 
 settings = TRAINERS["vae"].Settings(steps=5000)
 train_model("vae", settings, pictures, 128, Path("models"), Path("work"))     # → models/vae
-finished_model("vae", settings, 128, Path("models"))                          # its facts; None: there is work left
+finished_model("vae", settings, 128, Path("models"))                          # its facts; None: work is left
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_training(values: dict[str, Any]) -> TrainSettings:
 
 
 def settings_of(given: TrainSettings, name: str) -> Any:
-    """A trainer's own settings, checked; raises AugmentError for an unknown trainer or setting."""
+    """The settings of one trainer, checked; raises AugmentError for an unknown trainer or setting."""
     return TRAINERS.settings(name, {"seed": given.seed, **given.settings.get(name, {})})
 
 
@@ -57,7 +57,7 @@ def train_model(
     watch: Callable[[Progress], object] = lambda progress: None,
     look: Callable[[np.ndarray], object] = lambda sheet: None,
 ) -> Trained:
-    """Train one model, from its newest checkpoint in work/NAME where there is one, and put it into models/NAME.
+    """Train one model, from its newest checkpoint in work/NAME if one exists, and put it into models/NAME.
 
     start: an earlier folder of models to begin from, where it holds one of this name; data: what the pictures are, a
     digest or a name, for the card and so that a checkpoint of other data is refused; look: shown a sheet, (H, W, 3)
@@ -120,15 +120,16 @@ def finished_model(
     wanted, had = settings.model_dump(mode="json"), facts["settings"]
     changed = [key for key in wanted if key in had and key not in _HOW_LONG and had[key] != wanted[key]]
     if changed:
-        told = ", ".join(f"{key} {had[key]} instead of {wanted[key]}" for key in changed)
+        differences = ", ".join(f"{key} {had[key]} instead of {wanted[key]}" for key in changed)
         raise AugmentError(
-            f"model {models / name} was trained with {told}: name another workspace, or remove it and its checkpoints"
+            f"model {models / name} was trained with {differences}: name another workspace, or remove it and its "
+            "checkpoints"
         )
     return facts
 
 
 class _Facts(TypedDict, total=False):
-    """Of what `train_model` notes, what is read again."""
+    """The facts of `train_model` that are read again."""
 
     identity: str
     revision: str
@@ -139,11 +140,11 @@ class _Facts(TypedDict, total=False):
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `train_model` noted beside a model; empty where there is nothing that can be read."""
+    """The facts that `train_model` wrote beside a model; empty where none are readable."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        told = json.loads((folder / FACTS).read_bytes())
-        if conforms(told, _Facts):
-            return dict(told)
+        facts = json.loads((folder / FACTS).read_bytes())
+        if conforms(facts, _Facts):
+            return dict(facts)
     return {}
 
 
@@ -151,7 +152,7 @@ def check_order(names: Sequence[str], models: Path) -> None:
     """Raise AugmentError for an unknown or doubled name, or one whose NEEDS neither stand before it nor in `models`."""
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise AugmentError(f"models {list(names)}: {name!r} stands there twice, and is trained once")
+            raise AugmentError(f"models {list(names)}: {name!r} is listed twice, and is trained once")
         missing = [n for n in TRAINERS[name].NEEDS if n not in names[:place] and not (models / n).is_dir()]
         if missing:
             raise AugmentError(
@@ -163,14 +164,14 @@ def check_order(names: Sequence[str], models: Path) -> None:
 def check_places(models: Path, work: Path, names: Sequence[str]) -> None:
     """Raise AugmentError where models/NAME, which training replaces, is a link, or comes from elsewhere.
 
-    work: the folder of checkpoints, which tell that a model with damaged facts is of this training.
+    work: the folder of checkpoints, which show that a model with damaged facts is of this training.
     """
     for name in names:
         folder = models / name
         ours = read_facts(folder).get("trainer") == name or any((work / name).glob("*.safetensors"))
         if folder.is_symlink() or (folder.exists() and any(folder.iterdir()) and not ours):
-            told = f"is a link to {folder.resolve()}" if folder.is_symlink() else "was not made by a training"
-            raise AugmentError(f"model {folder} {told}, and would be replaced: move it away, or set another `output`")
+            fault = f"is a link to {folder.resolve()}" if folder.is_symlink() else "was not made by a training"
+            raise AugmentError(f"model {folder} {fault}, and would be replaced: move it away, or set another `output`")
 
 
 def check_pictures(pictures: Sequence[TrainingPicture]) -> None:
@@ -182,7 +183,7 @@ def check_pictures(pictures: Sequence[TrainingPicture]) -> None:
 
 
 def _before(name: str, models: Path, start: Path | None) -> tuple[dict[str, str], str]:
-    """Revisions of the trainer's NEEDS in `models`, and of the model to begin from, "" where there is none."""
+    """Revisions of the trainer's NEEDS in `models`, and of the model to begin from, "" without one."""
     trainer = TRAINERS[name]
     missing = [need for need in trainer.NEEDS if not (models / need).is_dir()]
     if missing:
@@ -231,14 +232,14 @@ def _place(objective: Objective, folder: Path, facts: dict[str, Any]) -> None:
         else:
             fresh.rename(folder)
     except (OSError, SafetensorError) as error:  # the latter for a full disk too
-        told = getattr(error, "strerror", None) or error
-        raise AugmentError(f"model {folder} cannot be written ({told}): make room and start again") from None
+        why = getattr(error, "strerror", None) or error
+        raise AugmentError(f"model {folder} cannot be written ({why}): make room and start again") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _save(objective: Objective, folder: Path) -> None:
-    """objective.save; a full disk, of which the library tokenizers tells by a bare Exception, is an OSError."""
+    """objective.save; a full disk, which the library tokenizers reports by a bare Exception, is an OSError."""
     try:
         objective.save(folder)
     except Exception as error:

@@ -146,7 +146,7 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 class VaeTrainer:
-    """See the module."""
+    """The trainer of the autoencoder; it needs no other model."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()

@@ -20,8 +20,8 @@ from lib.core.vision import Pixels, to_square
 
 Floats = NDArray[np.float64]
 
-# Under this seen share of a box in a window its object can no longer be told.
-_LEAST_SEEN = 0.4
+# With a smaller visible share of its box in a window, an object can no longer be recognised.
+_LEAST_VISIBLE = 0.4
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def shrunk(pixels: Pixels, boxes: Floats, shorter: float) -> tuple[Pixels, Float
 
 
 def one_of(pictures: Sequence[TrainingPicture], rng: np.random.Generator) -> TrainingPicture:
+    """A picture at random."""
     return pictures[int(rng.integers(len(pictures)))]
 
 
@@ -107,12 +108,12 @@ def mirrored(window: Window) -> Window:
 
 
 def window_of(picture: TrainingPicture, x: int, y: int, width: int, height: int, size: int) -> Window:
-    """The part of a picture from x, y on, pixels, that lies inside it. Objects of which little is seen are left out."""
+    """The part of a picture from x, y on, pixels, that lies inside it, without objects of which little is visible."""
     boxes = picture.things.boxes - [x, y, x, y]
     inside = clip_xyxy(boxes, width, height)
-    seen = np.flatnonzero(area_xyxy(inside) >= _LEAST_SEEN * area_xyxy(boxes)).tolist()
+    visible = np.flatnonzero(area_xyxy(inside) >= _LEAST_VISIBLE * area_xyxy(boxes)).tolist()
     share = inside / [width, height, width, height]
-    things = Things(share, picture.things.categories, picture.things.phrases).take(seen)
+    things = Things(share, picture.things.categories, picture.things.phrases).take(visible)
     return Window(to_square(picture.pixels[y : y + height, x : x + width], size), picture.caption, things)
 
 

@@ -2,7 +2,7 @@
 
 .venv/bin/pytest -m benchmark -s tests/benchmarks/test_composites_quality.py
 
-The table of the zero-shot latent inpainting study at the size of the mini models: 20 scenes that no training has seen,
+The table of the zero-shot latent inpainting study at the size of the mini models: 20 scenes that no training has used,
 one object of each painted anew. A window is as large as the painter's shape, so that no resampling is measured.
 """
 
@@ -54,12 +54,12 @@ def replaced(number):
     region = outer_pixels(np.clip(box + np.array([-pad, -pad, pad, pad]), 0, SIDE))
     window = window_around(region, SIDE, SIDE, SHAPE, context=1, least=SHAPE[0])
     assert (window[3] - window[1], window[2] - window[0]) == SHAPE
-    own = tuple(box - [window[0], window[1]] * 2)
+    placed = tuple(box - [window[0], window[1]] * 2)
     step = Pass(
         window=window,
         shape=SHAPE,
         region=(region,),
-        boxes=(own,),
+        boxes=(placed,),
         phrases=(thing.category,),
         prompt=thing.phrase,
         negative_prompt="",

@@ -89,8 +89,8 @@ def test_a_rerun_with_nothing_to_do_on_10000_pictures(tmp_path, prefect_server):
     account = json.loads((tmp_path / "ws" / "status.json").read_bytes())
     assert account["painted"] == 0 and account["stages"]["caption"]["painted"] == 0
     start = time.perf_counter()
-    seen = sum(entry.stat().st_size for entry in os.scandir(made.images))
+    size = sum(entry.stat().st_size for entry in os.scandir(made.images))
     walk = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\n10,000 pictures, first run {first:.1f} s; rerun {again:.1f} s = {again / 10:.3f} ms a picture, ", end="")
-    print(f"a plain directory walk {walk / 10:.4f} ms a picture ({seen / 2**20:.0f} MiB); peak {peak:.2f} GiB")
+    print(f"a plain directory walk {walk / 10:.4f} ms a picture ({size / 2**20:.0f} MiB); peak {peak:.2f} GiB")

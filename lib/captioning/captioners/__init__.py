@@ -47,10 +47,21 @@ class Captioner(Protocol):
     ) -> Sequence[str | None]:
         """One raw caption each, None for a picture that has none.
 
-        pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box; records: the data set's own, a JSON
+        pictures: uint8 (H, W, 3) RGB of any sizes; labels: category name per box; records: of the data set, one JSON
         object each.
         """
         ...
 
     @property
     def batch_size(self) -> int: ...
+
+
+class LabelCaptioner:
+    """What the captioners share that need neither a model nor the pixels."""
+
+    MODEL: ClassVar[str | None] = None
+    NEEDS_PICTURES: ClassVar[bool] = False
+    batch_size = 256
+
+    def __init__(self, settings: Any, model: Any = None) -> None:
+        self.settings = settings

@@ -92,7 +92,7 @@ class Blip2:
 
 
 class Blip2FlanT5(Blip2):
-    """The same with Flan-T5 XL as its language model."""
+    """BLIP-2 with Flan-T5 XL as its language model."""
 
     MODEL: ClassVar[str | None] = "Salesforce/blip2-flan-t5-xl"
     LICENCE: ClassVar[str] = "MIT; the Flan-T5 language model inside: Apache-2.0"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 from pydantic import Field
 
+from lib.captioning.captioners import LabelCaptioner
 from lib.core.registry import MemberSettings
 
 if TYPE_CHECKING:
@@ -16,24 +17,17 @@ if TYPE_CHECKING:
 _NULL = msgspec.Raw(b"null")
 
 
-class Given:
+class Given(LabelCaptioner):
     """Reads the text, changes nothing but the space around it."""
 
     VERSION: ClassVar[int] = 1
-    MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed; the texts are the data set's"
-    NEEDS_PICTURES: ClassVar[bool] = False
     NEEDS_RECORDS: ClassVar[bool] = True
 
     class Settings(MemberSettings):
         field: str = Field(
             "caption", description="field of a picture's record: a text, or a list of which the first is taken"
         )
-
-    batch_size = 256
-
-    def __init__(self, settings: Settings, model: Any = None) -> None:
-        self.settings = settings
 
     def caption(
         self,

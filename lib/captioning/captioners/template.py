@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from lib.captioning.captioners import LabelCaptioner
 from lib.core.registry import MemberSettings
 from lib.core.words import NUMBERS, article, plural, spoken
 
@@ -15,22 +16,15 @@ if TYPE_CHECKING:
 EMPTY = "an empty scene"
 
 
-class Template:
+class Template(LabelCaptioner):
     """Counts the labels and lists them, in alphabetical order."""
 
     VERSION: ClassVar[int] = 1
-    MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
-    NEEDS_PICTURES: ClassVar[bool] = False
     NEEDS_RECORDS: ClassVar[bool] = False
 
     class Settings(MemberSettings):
         pass
-
-    batch_size = 256
-
-    def __init__(self, settings: Settings, model: Any = None) -> None:
-        self.settings = settings
 
     def caption(
         self,

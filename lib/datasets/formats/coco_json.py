@@ -120,8 +120,8 @@ def decode_top(data: bytearray | Raw, kind: type[_T], place: str, where: str) ->
         message = str(error)
         if "truncated" in message:
             message = f"JSON ends too early, at byte {len(data)}: the file is truncated, fetch it again"
-        elif place_told := re.search(r"\(byte (\d+)\)", message):
-            at = int(place_told[1])
+        elif offset := re.search(r"\(byte (\d+)\)", message):
+            at = int(offset[1])
             if number := re.search(rb"-?(NaN|Infinity)", bytes(data[max(at - 9, 0) : at + 9])):
                 message = f"{number.group().decode()} at byte {at} is not a JSON number: make it null, or leave it out"
         raise AugmentError(f"{where}: {message}") from None

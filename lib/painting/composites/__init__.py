@@ -51,19 +51,30 @@ class Composite:
 
     def mix(self, below: np.ndarray, paint: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """uint8 (h, w, 3) of picture, paint (uint8 as well) and the paint's share (h, w), all of the view."""
-        share = alpha[..., None]
-        return np.rint(paint * share + below * (1 - share)).astype(np.uint8)
+        return blended(below, paint, alpha)
+
+
+def blended(below: np.ndarray, paint: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3): picture and paint (uint8, h, w, 3), of the paint the share alpha (h, w), 0 to 1."""
+    share = alpha[..., None]
+    return np.rint(paint * share + below * (1 - share)).astype(np.uint8)
 
 
 def compose(picture: np.ndarray, paint: Paint, step: Pass, composite: Composite) -> np.ndarray:
-    """Bring a paint, at the pass's shape, into a picture (H, W, 3) uint8 RGB. A new array."""
+    """Bring a paint, at the pass's shape, into a picture (H, W, 3) uint8 RGB. A new array.
+
+    A paint that brings its own shares is blended by them, whatever the composite does with others.
+    """
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = view = cut_window(step.window, width, height)
     scaled = _to_window(composite.repaint(paint, step, canvas_of(picture, step)), step.window, view)
-    share = composite.alpha(step, view)
+    share, mix = composite.alpha(step, view), composite.mix
+    if paint.alpha is not None:  # a cut-out: the picture's colours, drawn in at its outline, would make it a ghost
+        share = share * (_to_window(paint.alpha, step.window, view).astype(np.float32) / 255)
+        mix = blended
     result = picture.copy()
     below = result[y0:y1, x0:x1]
-    result[y0:y1, x0:x1] = np.where(share[..., None] > 0, composite.mix(below, scaled, share), below)
+    result[y0:y1, x0:x1] = np.where(share[..., None] > 0, mix(below, scaled, share), below)
     return result
 
 

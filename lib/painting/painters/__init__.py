@@ -44,9 +44,7 @@ class PassInput:
     step: Pass
     canvas: np.ndarray  # uint8 (H, W, 3) RGB: the picture under the window, edges repeated beyond the frame
     mask: np.ndarray  # bool (H, W): True = paint here
-    donor: np.ndarray | None = (
-        None  # uint8 (h, w, 3) RGB: the donor's crop, not scaled; None where the pass has no donor
-    )
+    donor: np.ndarray | None = None  # uint8 (h, w, 3) RGB: the donor's whole picture; None for a pass without one
 
 
 class Decoder(Protocol):
@@ -70,6 +68,7 @@ class Paint:
     image: np.ndarray  # uint8 (H, W, 3) RGB at the pass's shape
     latents: Any = None  # (C, h, w) float32 CPU tensor before decoding; None: the painter has no decoder
     decoder: Decoder | None = None  # composite `reconstruct` needs it
+    alpha: np.ndarray | None = None  # uint8 (H, W): the paint's share of each pixel, 255 = all; None: all everywhere
 
 
 class Painter(Protocol):

@@ -185,7 +185,7 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
     for block in (unet, vae, *texts):
         block.to(where).eval().requires_grad_(False)
     if where.type == "cuda":
-        unet.to(memory_format=torch.channels_last)  # the fastest layout of convolutions there
+        unet.to(memory_format=torch.channels_last)  # the fastest layout of convolutions on a GPU
     encode = text_encoding(texts[0], tokenizers[0], where)
     if twice:
         encode = _paired(*(text_encoding(*pair, where, states=-2) for pair in zip(texts, tokenizers, strict=True)))

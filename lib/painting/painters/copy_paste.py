@@ -1,7 +1,9 @@
 """copy-paste: a real object of the same category, cut from any train picture, scaled to the box. Needs no model.
 
-The free baseline (Ghiasi et al. 2021, arXiv 2012.07177) and the painter of the first run. The donor fills the box
-exactly, so the label is exact; plan only offers donors whose size and aspect come close.
+The free baseline (Ghiasi et al. 2021, arXiv 2012.07177) and the painter of the first run. The donor's box fills the
+box exactly, so the label is exact; plan only offers donors whose size and aspect come close. In a free place the object
+alone is pasted, softly along the outline that plan gives it; over an old object, of which nothing may be left, and
+where no outline is sure, the whole box.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ from lib.painting.painters import Paint, PassInput
 if TYPE_CHECKING:
     import numpy as np
 
+    from lib.core.geometry import IntBox
+
+_GAMMA = 0.25, 4.0  # a tone moves no further: beyond, noise and banding show
+
 
 class CopyPaste:
-    """Scales the donor's crop onto the pass's box; beside the donor the canvas stays as it is."""
+    """Scales the donor onto the pass's box; beside the donor the canvas stays as it is."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     EDITS: ClassVar[frozenset[str]] = frozenset({"replace", "insert"})
     MODEL: ClassVar[str | None] = None
     LICENCE: ClassVar[str] = "none needed"
@@ -32,7 +38,12 @@ class CopyPaste:
 
     class Settings(MemberSettings):
         flip: bool = Field(True, description="mirror about every second donor")
-        tone: float = Field(0.5, ge=0, le=1, description="how far the donor's brightness moves to its new place's")
+        cut: bool = Field(
+            True, description="in free places paste the object alone, along its mask or a sure outline; no: its box"
+        )
+        tone: float = Field(
+            0.5, ge=0, le=1, description="how far the donor's brightness moves to its new place's; black stays black"
+        )
         max_upscale: float = Field(2.0, gt=0, description="donors that would grow more are not offered")
         max_stretch: float = Field(1.5, ge=1, description="donors whose aspect would change more are not offered")
 
@@ -58,35 +69,103 @@ class CopyPaste:
         stretch = grow.max(axis=1) / grow.min(axis=1)
         return (grow.max(axis=1) <= settings.max_upscale) & (stretch <= settings.max_stretch)
 
+    @staticmethod
+    def within(settings: Settings, width: float, height: float, donors_wh: np.ndarray) -> np.ndarray:
+        """(N, 2) the largest size, pixels, of each donor in a free place of width × height, its aspect kept."""
+        import numpy as np
+
+        grow = np.minimum((np.array([width, height]) / donors_wh).min(axis=1), settings.max_upscale)
+        return np.asarray(donors_wh * grow[:, None])
+
     def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
         """Paste each pass's donor. Raises ValueError for a pass without one, or with more than one box."""
-        return [Paint(self._paste(item)) for item in batch]
+        return [self._paste(item) for item in batch]
 
-    def _paste(self, item: PassInput) -> np.ndarray:
+    def _paste(self, item: PassInput) -> Paint:
         import cv2
         import numpy as np
 
-        from lib.core.geometry import to_window
-
-        if item.donor is None:
+        step, donor = item.step, item.step.donor
+        if item.donor is None or donor is None:
             raise ValueError("copy-paste got a pass without a donor: plan chooses one per pass")
-        if len(item.step.boxes) > 1:
-            raise ValueError(f"copy-paste fills one box a pass, and got {len(item.step.boxes)}")
-        (x0, y0, x1, y1), donor = item.step.region[0], item.donor
-        left, top, right, bottom = to_window(np.array([x0, y0, x1, y1]), item.step.window, item.step.shape).astype(int)
-        if item.step.donor is not None and item.step.donor.flip:
-            donor = donor[:, ::-1]
-        size = (int(right - left), int(bottom - top))
-        shrinking = size[0] * size[1] < donor.shape[0] * donor.shape[1]
-        scaled = cv2.resize(donor, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+        if len(step.boxes) > 1:
+            raise ValueError(f"copy-paste fills one box a pass, and got {len(step.boxes)}")
+        x0, y0, x1, y1 = donor.box
+        pixels, mask = item.donor[y0:y1, x0:x1], None
+        if donor.outline is not None:
+            mask = polygons_mask(donor.outline, donor.box)
+        if donor.flip:
+            pixels, mask = pixels[:, ::-1], None if mask is None else mask[:, ::-1]
+        left, top, right, bottom = _place(step.region[0], step.window, step.shape)
+        size = (right - left, bottom - top)
+        shrinking = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+        way = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+        scaled = cv2.resize(pixels, size, interpolation=way)
+        place = np.s_[top:bottom, left:right]
+        alpha = None if mask is None else _soft(mask, size)
         result = item.canvas.copy()
-        place = result[top:bottom, left:right]
-        result[top:bottom, left:right] = self._toned(scaled, place)
-        return result
+        result[place] = toned(scaled, result[place], None if alpha is None else alpha < 0.5, self.settings.tone)
+        if alpha is None:
+            return Paint(result)
+        shares = np.zeros(step.shape, np.uint8)
+        shares[place] = np.rint(alpha * 255)
+        return Paint(result, alpha=shares)
 
-    def _toned(self, donor: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Shift the donor's mean brightness part of the way to that of the place it covers."""
-        import numpy as np
 
-        shift = self.settings.tone * (float(place.mean()) - float(donor.mean()))
-        return np.clip(np.rint(donor.astype(np.float32) + shift), 0, 255).astype(np.uint8)
+def _place(region: IntBox, window: IntBox, shape: tuple[int, int]) -> IntBox:
+    """The region, xyxy, in the painter's pixels."""
+    import numpy as np
+
+    from lib.core.geometry import to_window
+
+    left, top, right, bottom = to_window(np.array(region), window, shape).astype(int).tolist()
+    return left, top, right, bottom
+
+
+def polygons_mask(polygons: tuple[tuple[float, ...], ...], box: IntBox) -> np.ndarray:
+    """float32 (h, w), 0 to 1: the share of each pixel of `box` (xyxy) that polygons (x, y, x, y, …, pixels) cover."""
+    import cv2
+    import numpy as np
+
+    x0, y0, x1, y1 = box
+    finer = 4 if max(x1 - x0, y1 - y0) <= 1024 else 1  # drawn so many times larger: OpenCV's own smooth edge spreads
+    mask = np.zeros(((y1 - y0) * finer, (x1 - x0) * finer), np.uint8)
+    for polygon in polygons:
+        corners = (np.reshape(polygon, (-1, 2)) - (x0, y0)) * finer - 0.5  # OpenCV's pixels have their centres at 0
+        cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], 1)
+    return cv2.resize(mask.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+
+
+def _soft(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 (height, width): a mask (h, w), 0 to 1, at (width, height) = size with a rim of about two pixels."""
+    import cv2
+    import numpy as np
+
+    shrinking = size[0] * size[1] < mask.size
+    scaled = cv2.resize(
+        np.ascontiguousarray(mask), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
+    return np.clip(cv2.GaussianBlur(scaled, (3, 3), 0.8), 0, 1)
+
+
+def toned(donor: np.ndarray, place: np.ndarray, around: np.ndarray | None, tone: float) -> np.ndarray:
+    """uint8 (h, w, 3): the donor, its brightness moved by the share `tone` towards that of its new place.
+
+    A gamma curve, the same for the three channels, so that black stays black and white white: a shift would turn what
+    is both into grey.
+
+    Args:
+        donor, place: uint8 (h, w, 3).
+        around: bool (h, w), which pixels of the donor are not the object: there both lights are compared; None: on all.
+    """
+    import numpy as np
+
+    if around is not None and around.sum() < 16:
+        return donor
+    old, new = (float(image.mean() if around is None else image[around].mean()) for image in (donor, place))
+    aim = old + tone * (new - old)
+    if min(old, aim) < 1 or max(old, aim) > 254:
+        return donor
+    gamma = float(np.clip(np.log(aim / 255) / np.log(old / 255), *_GAMMA))
+    curve = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return np.asarray(curve[donor])

@@ -6,7 +6,7 @@ Generation and inpainting are different checkpoints, with 4 and 9 input channels
 pickles alone; the hub's own conversion to safetensors lies in pull request 2 of each, which is what is named below.
 
 The loop is ours (denoise.py); tests/test_gligen.py holds it against diffusers' deprecated pipeline. It differs where
-that one is at fault: every picture has boxes, noise and text of its own; any shape; no box is cut; the mask covers each
+that one is at fault: every picture has separate boxes, noise and text; any shape; no box is cut; the mask covers each
 latent cell that it touches; known pixels are noised with the pass's own noise and end as the encoded picture.
 """
 

@@ -6,7 +6,7 @@ is put back: what surrounds the mask comes near to the picture by itself, and co
 
 The loop is ours (denoise.py); tests/test_stable_diffusion.py holds it against diffusers' pipelines. It differs in that
 the mask covers each latent cell that it touches, that the autoencoder's mode is taken, not a draw, and that every
-picture has noise and text of its own.
+picture has separate noise and text.
 """
 
 from __future__ import annotations

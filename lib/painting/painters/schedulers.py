@@ -1,6 +1,6 @@
 """Schedulers: how noise becomes a picture, step by step. To add one: a line below; tests/test_gligen.py tries them all.
 
-Only those that draw no noise of their own, and that give a picture the same bits alone, in a batch and in any order.
+Only those that draw no noise, and that give a picture the same bits alone, in a batch and in any order.
 Betas and prediction type come from the checkpoint; what stands here is what must not come from there.
 """
 

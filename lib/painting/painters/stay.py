@@ -58,7 +58,7 @@ class Stay(DiffusionPainter):
         steps: Steps = 25
         guidance: Guidance = 1.5
         scheduler: SchedulerName = "ddim"
-        size: int = Field(64, ge=8, description="side of the model's own pictures, pixels: what it was trained at")
+        size: int = Field(64, ge=8, description="side of the pictures that the model was trained on, pixels")
         batch_size: int = Field(32, ge=1, description="passes painted at once on a GPU; a CPU paints one a core")
 
     def __init__(self, settings: Settings, model: ModelRef) -> None:

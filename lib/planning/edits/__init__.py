@@ -46,8 +46,8 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One selected picture as an edit sees it."""
+class LabelledPicture:
+    """One selected picture with its annotations: the input of an edit."""
 
     image_key: str
     digest: str
@@ -83,7 +83,7 @@ class Target:
 
     @property
     def added(self) -> list[tuple[IntBox, str]]:
-        """Box and category of each new object that has a label of its own."""
+        """Box and category of each new object that has a label."""
         if self.kinds:
             return list(zip(self.adds, self.kinds, strict=True))
         return [] if self.category is None else [(box, self.category) for box in self.adds]
@@ -91,7 +91,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What an edit wants of one picture; without targets, `reason` says why."""
+    """The targets of one picture; `reason` is set where there are none."""
 
     targets: tuple[Target, ...]
     keeps: tuple[str, ...]  # annotations that go into the new picture as they are
@@ -100,23 +100,23 @@ class Draft:
 
 
 class EditSettings(MemberSettings):
-    """What every edit has."""
+    """Settings of every edit."""
 
     prompt: str | list[str] | None = Field(
         None,
         description="what to paint, {category} and {caption} filled in; of several, each target takes one by its hash; "
-        "none: the edit's own",
+        "none: the edit's default",
     )
     negative_prompt: str = Field("", description="what the painter should keep away from")
 
     @property
     def needs_places(self) -> bool:
-        """True: a scene comes with the places that objects of the data set take."""
+        """True: a picture comes with the places that objects of the data set take."""
         return False
 
     @property
     def needs_mixes(self) -> bool:
-        """True: a scene comes with what pictures of the data set hold."""
+        """True: a picture comes with the mixes of categories that pictures of the data set hold."""
         return False
 
     @field_validator("prompt")
@@ -145,41 +145,41 @@ class Edit(Protocol):
 
     def __init__(self, settings: Any) -> None: ...
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """Targets for one picture; no randomness but `lib.core.keys.hash_draw`."""
         ...
 
 
-def chosen(boxes: Sequence[Box], scene: Scene, purpose: str, most: int | None) -> list[Box]:
+def chosen(boxes: Sequence[Box], picture: LabelledPicture, purpose: str, most: int | None) -> list[Box]:
     """At most `most` boxes, those with the smallest hashes, in the order of the annotations."""
-    keys = {box.key for box in ranked(boxes, scene, purpose)[:most]}
+    keys = {box.key for box in ranked(boxes, picture, purpose)[:most]}
     return [box for box in boxes if box.key in keys]
 
 
-def ranked(boxes: Sequence[Box], scene: Scene, purpose: str) -> list[Box]:
+def ranked(boxes: Sequence[Box], picture: LabelledPicture, purpose: str) -> list[Box]:
     """Boxes in the order of their hashes."""
-    return sorted(boxes, key=lambda box: hash_draw(scene.draws, purpose, scene.digest, box.key))
+    return sorted(boxes, key=lambda box: hash_draw(picture.draws, purpose, picture.digest, box.key))
 
 
-def prompt_of(settings: EditSettings, scene: Scene, key: str, category: str, otherwise: str) -> str:
+def prompt_of(settings: EditSettings, picture: LabelledPicture, key: str, category: str, otherwise: str) -> str:
     """The prompt for one target: of a pool the text with the smallest hash; `otherwise` where none is set."""
     pool = settings.prompt if isinstance(settings.prompt, list) else [settings.prompt or otherwise]
-    text = min(pool, key=lambda text: hash_draw(scene.draws, "prompt", scene.digest, key, text))
-    return text.replace("{category}", category).replace("{caption}", scene.prompt).strip() or otherwise
+    text = min(pool, key=lambda text: hash_draw(picture.draws, "prompt", picture.digest, key, text))
+    return text.replace("{category}", category).replace("{caption}", picture.prompt).strip() or otherwise
 
 
-def new_object(settings: EditSettings, category: str | None, scene: Scene, box: Box) -> tuple[str, str]:
+def new_object(settings: EditSettings, category: str | None, picture: LabelledPicture, box: Box) -> tuple[str, str]:
     """(prompt, plain) for an object painted anew, of another category where one is given.
 
     Without a prompt in the settings: the caption, for painters that read the box's phrase beside it. Other painters
     receive the object alone, as do all where the caption names an old object of another category.
     """
     plain = f"a {category or box.category}"
-    if settings.prompt is None and not category and scene.prompt:
-        return scene.prompt, plain
-    return prompt_of(settings, scene, box.key, category or box.category, plain), ""
+    if settings.prompt is None and not category and picture.prompt:
+        return picture.prompt, plain
+    return prompt_of(settings, picture, box.key, category or box.category, plain), ""
 
 
-def nothing(scene: Scene) -> str:
+def nothing(picture: LabelledPicture) -> str:
     """The reason for a draft without targets where every editable box was barred, or no box is editable."""
-    return "all_boxes_barred" if any(box.editable for box in scene.boxes) else "no_boxes_to_edit"
+    return "all_boxes_barred" if any(box.editable for box in picture.boxes) else "no_boxes_to_edit"

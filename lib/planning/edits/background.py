@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from lib.core.geometry import outer_pixels
-from lib.planning.edits import Draft, EditSettings, Scene, Target, prompt_of
+from lib.planning.edits import Draft, EditSettings, LabelledPicture, Target, prompt_of
 
 NEUTRAL = "an empty place, plain background"
 
@@ -29,23 +29,29 @@ class Background:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """All boxes stay, whether they may be edited or not."""
-        if not any(box.editable for box in scene.boxes):
+        if not any(box.editable for box in picture.boxes):
             return Draft((), (), reason="no_boxes_to_edit")
-        keys, frame = tuple(box.key for box in scene.boxes), (0, 0, scene.width, scene.height)
+        keys, frame = tuple(box.key for box in picture.boxes), (0, 0, picture.width, picture.height)
         grow = self.settings.margin
-        outer = [outer_pixels(box.xyxy) for box in scene.boxes]
+        outer = [outer_pixels(box.xyxy) for box in picture.boxes]
         holes = tuple((x0 - grow, y0 - grow, x1 + grow, y1 + grow) for x0, y0, x1, y1 in outer)
-        bare = Scene(
-            scene.image_key, scene.digest, scene.width, scene.height, self._plain(scene), scene.draws, scene.boxes
+        bare = LabelledPicture(
+            picture.image_key,
+            picture.digest,
+            picture.width,
+            picture.height,
+            self._plain(picture),
+            picture.draws,
+            picture.boxes,
         )
         prompt = prompt_of(self.settings, bare, "background", "", NEUTRAL)
         return Draft((Target(region=(frame,), boxes=(), phrases=(), prompt=prompt, about=keys, holes=holes),), keys)
 
     @staticmethod
-    def _plain(scene: Scene) -> str:
-        return without_objects(scene.prompt, sorted({box.category for box in scene.boxes}))
+    def _plain(picture: LabelledPicture) -> str:
+        return without_objects(picture.prompt, sorted({box.category for box in picture.boxes}))
 
 
 def without_objects(caption: str, categories: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from lib.core.keys import hash_draw
-from lib.planning.edits import Draft, Scene, Target, WindowSettings, prompt_of
+from lib.planning.edits import Draft, LabelledPicture, Target, WindowSettings, prompt_of
 from lib.planning.layouts import PlacingSettings, free_place
 
 
@@ -32,14 +32,14 @@ class Insert:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """Up to `count` targets, each clear of the picture's objects and of those before it."""
         settings = self.settings
-        taken = [box.xyxy for box in scene.boxes]
+        taken = [box.xyxy for box in picture.boxes]
         targets, barred = [], []
         for number in range(settings.count):
-            category, role = self._category(scene, number), f"insert {number}"
-            place = free_place(scene, category, number, taken, settings) if category else None
+            category, role = self._category(picture, number), f"insert {number}"
+            place = free_place(picture, category, number, taken, settings) if category else None
             if category is None or place is None:
                 barred.append(f"{role}: {'no_free_place' if category else 'no_examples'}")
                 continue
@@ -48,18 +48,20 @@ class Insert:
                 region=(place,),
                 boxes=(place,),
                 phrases=(category,),
-                prompt=prompt_of(settings, scene, role, category, f"a {category}"),
+                prompt=prompt_of(settings, picture, role, category, f"a {category}"),
                 about=(),
                 role=role,
                 adds=(place,),
                 category=category,
             )
             targets.append(target)
-        keeps = tuple(box.key for box in scene.boxes)
+        keeps = tuple(box.key for box in picture.boxes)
         return Draft(tuple(targets), keeps, tuple(barred), "" if targets else barred[0].rpartition(": ")[2])
 
-    def _category(self, scene: Scene, number: int) -> str | None:
+    def _category(self, picture: LabelledPicture, number: int) -> str | None:
         wanted = self.settings.category
-        pool = sorted(scene.places) if wanted is None else [wanted] if isinstance(wanted, str) else wanted
-        known = [name for name in pool if name in scene.places]
-        return min(known, key=lambda name: hash_draw(scene.draws, "insert", scene.digest, number, name), default=None)
+        pool = sorted(picture.places) if wanted is None else [wanted] if isinstance(wanted, str) else wanted
+        known = [name for name in pool if name in picture.places]
+        return min(
+            known, key=lambda name: hash_draw(picture.draws, "insert", picture.digest, number, name), default=None
+        )

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lib.planning.edits import Draft, EditSettings, Scene, Target, prompt_of
+from lib.planning.edits import Draft, EditSettings, LabelledPicture, Target, prompt_of
 from lib.planning.layouts import PlacingSettings, jittered, sampled
 from lib.records.requests import XYXY
 
@@ -46,40 +46,40 @@ class Layout:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """One target over the whole frame, all boxes in it: editable ones in the order of the annotations."""
-        return self._sampled(scene) if self.settings.layouts == "sampled" else self._from_boxes(scene)
+        return self._sampled(picture) if self.settings.layouts == "sampled" else self._from_boxes(picture)
 
-    def _from_boxes(self, scene: Scene) -> Draft:
-        settings, boxes = self.settings, [box for box in scene.boxes if box.editable]
+    def _from_boxes(self, picture: LabelledPicture) -> Draft:
+        settings, boxes = self.settings, [box for box in picture.boxes if box.editable]
         if not boxes:
             return Draft((), (), reason="no_boxes_to_edit")
         phrases = tuple(box.category for box in boxes)
         keys, listing = tuple(box.key for box in boxes), ", ".join(phrases)
         moves = settings.layouts == "jittered"
         target = Target(
-            region=((0, 0, scene.width, scene.height),),
-            boxes=tuple(jittered(box, scene, settings.shift, settings.scale) if moves else box.xyxy for box in boxes),
+            region=((0, 0, picture.width, picture.height),),
+            boxes=tuple(jittered(box, picture, settings.shift, settings.scale) if moves else box.xyxy for box in boxes),
             phrases=phrases,
-            prompt=prompt_of(settings, scene, ",".join(keys), listing, scene.prompt or listing),
+            prompt=prompt_of(settings, picture, ",".join(keys), listing, picture.prompt or listing),
             about=keys,
             redraws=keys,
             moves=moves,
         )
         return Draft((target,), keeps=())
 
-    def _sampled(self, scene: Scene) -> Draft:
-        objects, barred = sampled(scene, self.settings, self.settings.max_objects)
+    def _sampled(self, picture: LabelledPicture) -> Draft:
+        objects, barred = sampled(picture, self.settings, self.settings.max_objects)
         if not objects:
             return Draft((), (), tuple(barred), "no_free_place" if barred else "no_examples")
         phrases, places = tuple(name for name, _ in objects), tuple(box for _, box in objects)
         boxes: tuple[XYXY, ...] = places
         listing = ", ".join(phrases)
         target = Target(
-            region=((0, 0, scene.width, scene.height),),
+            region=((0, 0, picture.width, picture.height),),
             boxes=boxes,
             phrases=phrases,
-            prompt=prompt_of(self.settings, scene, "sampled", listing, listing),
+            prompt=prompt_of(self.settings, picture, "sampled", listing, listing),
             about=(),
             role="sampled",
             adds=places,

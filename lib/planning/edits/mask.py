@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from lib.planning.edits import Box, Draft, Scene, Target, WindowSettings, new_object, nothing, ranked
+from lib.planning.edits import Box, Draft, LabelledPicture, Target, WindowSettings, new_object, nothing, ranked
 from lib.records.labels import annotation_mask
 from lib.records.rle import encode_rle
 
@@ -27,27 +27,27 @@ class Mask:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """Targets in the order of the annotations; one without a mask, or with an empty one, is left alone."""
-        editable = [box for box in scene.boxes if box.editable]
+        editable = [box for box in picture.boxes if box.editable]
         targets: dict[str, Target] = {}
         barred: dict[str, str] = {}
         most = len(editable) if self.settings.max_boxes is None else self.settings.max_boxes
-        for box in ranked(editable, scene, "mask"):  # decoded only until there are enough
+        for box in ranked(editable, picture, "mask"):  # decoded only until there are enough
             if len(targets) == most:
                 break
-            mask = _mask(box, scene)
+            mask = _mask(box, picture)
             if isinstance(mask, str):
                 barred[box.key] = f"{box.key}: {mask}"
             else:
-                targets[box.key] = self._target(box, mask, scene)
-        keeps = tuple(box.key for box in scene.boxes if box.key not in targets)
+                targets[box.key] = self._target(box, mask, picture)
+        keeps = tuple(box.key for box in picture.boxes if box.key not in targets)
         ordered = tuple(targets[box.key] for box in editable if box.key in targets)
         left = tuple(barred[box.key] for box in editable if box.key in barred)
-        return Draft(ordered, keeps, left, "" if targets else nothing(scene))
+        return Draft(ordered, keeps, left, "" if targets else nothing(picture))
 
-    def _target(self, box: Box, mask: np.ndarray, scene: Scene) -> Target:
-        prompt, plain = new_object(self.settings, self.settings.category, scene, box)
+    def _target(self, box: Box, mask: np.ndarray, picture: LabelledPicture) -> Target:
+        prompt, plain = new_object(self.settings, self.settings.category, picture, box)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         region = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         return Target(
@@ -63,10 +63,10 @@ class Mask:
         )
 
 
-def _mask(box: Box, scene: Scene) -> np.ndarray | str:
+def _mask(box: Box, picture: LabelledPicture) -> np.ndarray | str:
     """bool (H, W) of the picture, or the reason why the box has none."""
     try:
-        mask = annotation_mask(box.record, (scene.height, scene.width))
+        mask = annotation_mask(box.record, (picture.height, picture.width))
     except ValueError:
         return "mask_malformed"
     if mask is None:

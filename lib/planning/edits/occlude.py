@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from lib.core.geometry import IntBox, outer_pixels
 from lib.core.keys import hash_draw
-from lib.planning.edits import Box, Draft, Scene, Target, WindowSettings, chosen, nothing, prompt_of
+from lib.planning.edits import Box, Draft, LabelledPicture, Target, WindowSettings, chosen, nothing, prompt_of
 from lib.planning.edits.replace import ReplaceSettings, replaceable
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,7 +23,7 @@ class OccluderSettings(WindowSettings):
     right: tuple[Share, Share] = Field((1, 1), description="range of its right edge")
     bottom: tuple[Share, Share] = Field((1, 1), description="range of its bottom edge")
     occluder_category: str | None = Field(
-        None, description="the occluder's category, which must be one of the data set's, for a label of its own"
+        None, description="the occluder's category, which must be one of the data set's, to give it a label"
     )
 
     @model_validator(mode="after")
@@ -49,12 +49,12 @@ class Occlude:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """An occluder for each of the boxes with the smallest hashes, up to max_boxes."""
-        editable = [box for box in scene.boxes if box.editable]
-        boxes = chosen(editable, scene, "occlude", self.settings.max_boxes)
-        targets = tuple(occluder(box, scene, self.settings) for box in boxes)
-        return Draft(targets, tuple(box.key for box in scene.boxes), reason="" if targets else nothing(scene))
+        editable = [box for box in picture.boxes if box.editable]
+        boxes = chosen(editable, picture, "occlude", self.settings.max_boxes)
+        targets = tuple(occluder(box, picture, self.settings) for box in boxes)
+        return Draft(targets, tuple(box.key for box in picture.boxes), reason="" if targets else nothing(picture))
 
 
 class Refine:
@@ -71,17 +71,17 @@ class Refine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """All objects first, so that none is painted over another's occluder."""
-        boxes, barred = replaceable(scene, self.settings)
-        objects = [self._object(box, scene) for box in boxes]
-        targets = (*objects, *(occluder(box, scene, self.settings) for box in boxes))
+        boxes, barred = replaceable(picture, self.settings)
+        objects = [self._object(box, picture) for box in boxes]
+        targets = (*objects, *(occluder(box, picture, self.settings) for box in boxes))
         keys = {box.key for box in boxes}
-        keeps = tuple(box.key for box in scene.boxes if box.key not in keys)
-        return Draft(targets, keeps, barred, "" if targets else nothing(scene))
+        keeps = tuple(box.key for box in picture.boxes if box.key not in keys)
+        return Draft(targets, keeps, barred, "" if targets else nothing(picture))
 
-    def _object(self, box: Box, scene: Scene) -> Target:
-        text = self.settings.object_prompt.replace("{category}", box.category).replace("{caption}", scene.prompt)
+    def _object(self, box: Box, picture: LabelledPicture) -> Target:
+        text = self.settings.object_prompt.replace("{category}", box.category).replace("{caption}", picture.prompt)
         return Target(
             region=(outer_pixels(box.xyxy),),
             boxes=(box.xyxy,),
@@ -93,11 +93,11 @@ class Refine:
         )
 
 
-def occluder(box: Box, scene: Scene, settings: OccluderSettings) -> Target:
+def occluder(box: Box, picture: LabelledPicture, settings: OccluderSettings) -> Target:
     """The target that puts an occluder before one box."""
-    place = _place(box, scene, settings)
+    place = _place(box, picture, settings)
     category = settings.occluder_category
-    prompt = prompt_of(settings, scene, box.key, category or box.category, f"a {category}" if category else STACK)
+    prompt = prompt_of(settings, picture, box.key, category or box.category, f"a {category}" if category else STACK)
     return Target(
         region=(place,),
         boxes=(place,),
@@ -110,13 +110,13 @@ def occluder(box: Box, scene: Scene, settings: OccluderSettings) -> Target:
     )
 
 
-def _place(box: Box, scene: Scene, settings: OccluderSettings) -> IntBox:
+def _place(box: Box, picture: LabelledPicture, settings: OccluderSettings) -> IntBox:
     """Each edge at a uniform share of the box's side within its range, to whole pixels outwards."""
     x0, y0, x1, y1 = box.xyxy
 
     def edge(name: str, start: float, length: float) -> float:
         low, high = getattr(settings, name)
-        share = hash_draw(scene.draws, "occlude", scene.digest, box.key, name) / 2**63
+        share = hash_draw(picture.draws, "occlude", picture.digest, box.key, name) / 2**63
         return float(start + length * (low + (high - low) * share))
 
     wide, high = x1 - x0, y1 - y0

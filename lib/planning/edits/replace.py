@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lib.core.geometry import covered_xyxy, padded
 from lib.core.registry import MemberSettings
-from lib.planning.edits import Box, Draft, Scene, Target, WindowSettings, chosen, new_object, nothing
+from lib.planning.edits import Box, Draft, LabelledPicture, Target, WindowSettings, chosen, new_object, nothing
 
 
 class ReplaceSettings(MemberSettings):
@@ -38,19 +38,19 @@ class Replace:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def draft(self, scene: Scene) -> Draft:
+    def draft(self, picture: LabelledPicture) -> Draft:
         """Targets for the boxes with the smallest hashes, up to max_boxes, in the order of the annotations."""
-        boxes, barred = replaceable(scene, self.settings)
-        targets = tuple(self._target(box, scene) for box in boxes)
+        boxes, barred = replaceable(picture, self.settings)
+        targets = tuple(self._target(box, picture) for box in boxes)
         keys = {box.key for box in boxes}
-        keeps = tuple(box.key for box in scene.boxes if box.key not in keys)
-        return Draft(targets, keeps, barred, "" if targets else nothing(scene))
+        keeps = tuple(box.key for box in picture.boxes if box.key not in keys)
+        return Draft(targets, keeps, barred, "" if targets else nothing(picture))
 
-    def _target(self, box: Box, scene: Scene) -> Target:
+    def _target(self, box: Box, picture: LabelledPicture) -> Target:
         category = self.settings.category or box.category
-        prompt, plain = new_object(self.settings, self.settings.category, scene, box)
+        prompt, plain = new_object(self.settings, self.settings.category, picture, box)
         return Target(
-            region=(padded(box.xyxy, scene.width, scene.height, self.settings.padding),),
+            region=(padded(box.xyxy, picture.width, picture.height, self.settings.padding),),
             boxes=(box.xyxy,),
             phrases=(category,),
             prompt=prompt,
@@ -61,21 +61,23 @@ class Replace:
         )
 
 
-def replaceable(scene: Scene, settings: ReplaceSettings) -> tuple[list[Box], tuple[str, ...]]:
+def replaceable(picture: LabelledPicture, settings: ReplaceSettings) -> tuple[list[Box], tuple[str, ...]]:
     """The boxes to paint over, in the order of the annotations, and "annotation key: reason" of those left alone."""
-    covering = _covering(scene, settings)
-    free = [box for box in scene.boxes if box.editable and box.key not in covering]
-    barred = tuple(f"{box.key}: covers_other_object" for box in scene.boxes if box.key in covering)
-    return chosen(free, scene, "replace", settings.max_boxes), barred
+    covering = _covering(picture, settings)
+    free = [box for box in picture.boxes if box.editable and box.key not in covering]
+    barred = tuple(f"{box.key}: covers_other_object" for box in picture.boxes if box.key in covering)
+    return chosen(free, picture, "replace", settings.max_boxes), barred
 
 
-def _covering(scene: Scene, settings: ReplaceSettings) -> set[str]:
+def _covering(picture: LabelledPicture, settings: ReplaceSettings) -> set[str]:
     """Keys of editable boxes that, padded, cover more than the limit of another object."""
-    boxes = np.array([box.xyxy for box in scene.boxes])
+    boxes = np.array([box.xyxy for box in picture.boxes])
     found = set()
-    for i, box in enumerate(scene.boxes):
+    for i, box in enumerate(picture.boxes):
         if box.editable and len(boxes) > 1:
-            painted = padded(box.xyxy, scene.width, scene.height, settings.padding) if settings.padding else box.xyxy
+            painted = (
+                padded(box.xyxy, picture.width, picture.height, settings.padding) if settings.padding else box.xyxy
+            )
             shares = covered_xyxy(painted, boxes)
             shares[i] = 0
             if (shares > settings.cover_limit).any():
