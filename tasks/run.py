@@ -33,8 +33,9 @@ from lib.records.rows import OK
 from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
+from lib.runs.account import write_account, write_failure
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
-from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of, write_account, write_failure
+from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of
 from lib.screening.review import check_review
 from tasks.progress import Progress, watch_workspace
 

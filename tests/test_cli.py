@@ -1,8 +1,10 @@
 """The command line: parameters in, one clear sentence where something is wrong."""
 
+import io
 import json
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ import yaml
 from PIL import Image
 
 from flows import cli
+from flows.commands import COMMANDS, connection
+from flows.commands.presets import Presets
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
+from lib.runs.account import write_account
 from lib.runs.presets import PRESETS
 
 DEPLOYMENTS = yaml.safe_load((cli.CHECKOUT / "prefect.yaml").read_text())["deployments"]
@@ -152,7 +157,7 @@ def test_a_folder_is_no_file_with_parameters(capsys, tmp_path):
 )
 def test_wrong_parameters_are_told_before_anything_starts(capsys, tmp_path, monkeypatch, text, arguments, reason):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_prepare_prefect", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text(text)
     assert reason in failed(capsys, "run", "mine.yaml", *arguments)
 
@@ -165,8 +170,8 @@ def test_verify_is_a_parameter_of_the_flow(tmp_path, monkeypatch, arguments):
     given = []
     (tmp_path / "mine.yaml").write_text("dataset: {images: .}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_run", lambda flow, name, values: given.append(values.get("verify")))
-    monkeypatch.setattr(cli, "_tell", lambda workspace: None)
+    monkeypatch.setattr(connection, "run_flow", lambda flow, name, values: given.append(values.get("verify")))
+    monkeypatch.setattr("flows.commands.run.print_run", lambda workspace: None)
     assert cli.main(["run", "mine.yaml", *arguments]) == 0 and given == [True if arguments else None]
 
 
@@ -178,7 +183,7 @@ def test_an_interrupt_says_how_to_go_on_and_returns_130(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "show_presets", interrupted)
+    monkeypatch.setattr(Presets, "run", interrupted)
     assert cli.main(["presets"]) == 130
     assert "goes on where it was" in capsys.readouterr().err
 
@@ -187,7 +192,7 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
     def broken(options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "show_presets", broken)
+    monkeypatch.setattr(Presets, "run", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["presets"])
 
@@ -203,11 +208,88 @@ def test_a_wrong_command_shows_the_usage(capsys, arguments):
     assert end.value.code == 2 and "usage: augment" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "grid", "status", "presets", "evaluate", "notify", "fetch"])
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
     assert end.value.code == 0 and f"usage: augment {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "expected"),
+    [
+        (["statsu"], "augment", "unknown command 'statsu' (do you mean 'status'?): known are evaluate, "),
+        (["--verison"], "augment", "unknown option '--verison' (do you mean '--version'?): known are"),
+        (["run", "demo", "--verfy"], "augment run", "unknown option '--verfy' (do you mean '--verify'?)"),
+        (["evaluate", "a", "b", "--margn=3"], "augment evaluate", "unknown option '--margn' (do you mean '--margin'?)"),
+        (["measure", "defect"], "augment measure", "unknown choice 'defect' (do you mean 'defects'?): known are"),
+        (
+            ["--print-completion", "bsh"],
+            "augment",
+            "argument --print-completion: unknown choice 'bsh' (do you mean 'bash'",
+        ),
+        (["status", "mine", "yours"], "augment", "unrecognized arguments: yours"),
+    ],
+)
+def test_what_is_not_known_is_named_with_the_nearest_spelling(capsys, arguments, usage, expected):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and printed.out == "" and printed.err.startswith(f"usage: {usage} [-h]")
+    assert f"{usage}: error: {expected}" in printed.err
+
+
+def test_a_deployment_that_is_not_known_is_named_with_the_nearest_spelling(capsys):
+    assert "unknown deployment 'demoo' (do you mean 'demo'?)" in failed(capsys, "run", "demoo")
+
+
+def test_the_version_is_that_of_the_project(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    project = tomllib.loads((cli.CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert end.value.code == 0 and capsys.readouterr().out == f"augment {project['version']}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["stat"], "status"),
+        (["run", "--ver"], "--verify"),
+        (["grid", "--pre"], "--presets"),
+        (["fetch", "l"], "loco"),
+        (["measure", "def"], "defects"),
+    ],
+)
+def test_bash_completes_commands_flags_and_choices(capsys, words, expected):
+    with pytest.raises(SystemExit):
+        cli.main(["--print-completion", "bash"])
+    given = " ".join(f"'{word}'" for word in ["augment", *words])
+    ask = f"COMP_WORDS=({given}); COMP_CWORD={len(words)}; _shtab_augment; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    script = f"{capsys.readouterr().out}\n{ask}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected]
+
+
+def test_the_completion_for_zsh_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--print-completion", "zsh"])
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef augment") and all(f"    {name}:'" in script for name in COMMANDS)
+
+
+HEAVY = ("prefect", "torch", "pandas", "pyarrow", "numpy", "PIL", "cv2", "diffusers", "cyclopts")
+
+
+@pytest.mark.parametrize("arguments", [["presets"], ["presets", "--json"], ["status", "mine"], ["--help"]])
+def test_what_is_looked_up_starts_with_few_imports(workspace, arguments):
+    code = (
+        "import sys; from flows import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        f"finally: print('loaded', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    env = {"PATH": "", "PYTHONPATH": str(cli.CHECKOUT)}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.splitlines()[-1] == "loaded []" and len(done.stdout.splitlines()) > 5
 
 
 def test_the_command_line_starts_without_prefect_or_torch():
@@ -303,10 +385,100 @@ def test_every_captioner_is_shown_with_its_licence(capsys):
     assert models and all(m.MODEL in out and m.LICENCE in out for m in models)
 
 
-def test_on_a_narrow_terminal_no_word_is_cut_off(capsys, monkeypatch):
-    monkeypatch.setattr(cli.OUT, "width", 60)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """terminal(width): what is printed from then on, on a terminal of that width."""
+
+    def opened(width):
+        file = Terminal()
+        monkeypatch.setattr(cli.OUT, "_file", file)
+        monkeypatch.setattr(cli.OUT, "width", width)
+        return file
+
+    return opened
+
+
+def cells(printed):
+    """The first cells of all rows of the tables."""
+    return [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
+
+
+def test_on_a_narrow_terminal_no_word_is_cut_off_and_every_preset_stands_on_one_line(terminal):
+    file = terminal(100)
     cli.main(["presets"])
-    assert "…" not in capsys.readouterr().out
+    assert "…" not in file.getvalue() and set(PRESETS) <= set(cells(file.getvalue()))
+    assert all(len(line) <= 100 for line in file.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("width", [1, 20, 80, 500])
+def test_in_a_pipe_each_preset_is_one_line_whatever_the_width(capsys, monkeypatch, width):
+    monkeypatch.setattr(cli.OUT, "width", width)
+    cli.main(["presets"])
+    printed = capsys.readouterr().out
+    assert [cell for cell in cells(printed) if cell in PRESETS] == list(PRESETS) and "" not in cells(printed)
+    assert "system it follows" in printed and "stands for" not in printed and "…" not in printed
+
+
+def test_a_pipe_of_any_width_cuts_no_stage_of_a_run(capsys, monkeypatch, workspace):
+    monkeypatch.setattr(cli.OUT, "width", 10)
+    cli.main(["status", "mine"])
+    assert cells(capsys.readouterr().out) == ["ingest", "plan"]
+
+
+def test_presets_as_json_hold_what_the_tables_hold(capsys):
+    assert cli.main(["presets", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["preset"] for row in printed["presets"]] == list(PRESETS)
+    assert all(row["replaces"] == PRESETS[row["preset"]]["replaces"] for row in printed["presets"])
+    assert {f"painter {name}" for name in PAINTERS} <= {row["member"] for row in printed["members"]}
+
+
+# --quiet
+
+
+@pytest.mark.parametrize(("arguments", "result"), [(["run"], "final"), (["train"], "models")])
+def test_a_quiet_run_prints_the_folder_of_its_result_alone(capsys, tmp_path, monkeypatch, arguments, result):
+    def flow(name, run, values):
+        (tmp_path / "ws").mkdir(exist_ok=True)
+        write_account(tmp_path / "ws", ACCOUNT)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(connection, "run_flow", flow)
+    (tmp_path / "mine.yaml").write_text("dataset: {images: .}\nworkspace: ws\n")
+    assert cli.main([*arguments, "mine.yaml", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'ws' / result}\n" and printed.err == ""
+    assert cli.main([*arguments, "mine.yaml"]) == 0 and "ingest" in capsys.readouterr().out
+
+
+def test_a_quiet_grid_prints_the_path_of_its_sheet_and_what_went_wrong(capsys, tmp_path, made_set, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(json.dumps({"dataset": made_set.dataset, "models": "mini"}))
+    assert cli.main(["grid", "mine.yaml", "--presets", "copy-paste,loco-sdxl", "--out", "a.png", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'a.png'}\n"
+    assert printed.err.startswith("augment: loco-sdxl: ") and printed.err.count("\n") == 1
+
+
+def test_a_quiet_evaluation_prints_json_or_the_path_of_it(capsys, sets, tmp_path):
+    known = ["evaluate", *sets, "--extractor", "pixels", "--cache", str(tmp_path / "kept"), "--quiet"]
+    assert cli.main(known) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["n_real"] == 8 and printed.err == ""
+    path = tmp_path / "metrics.json"
+    assert cli.main([*known, "--json", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{path}\n" and printed.err == "" and json.loads(path.read_text())["n_real"] == 8
+
+
+def test_a_quiet_command_prints_its_error(capsys, tmp_path):
+    assert "not found" in failed(capsys, "run", str(tmp_path / "mine.yaml"), "--quiet")
+    assert cli.main(["presets"]) == 0 and "copy-paste" in capsys.readouterr().out
 
 
 # evaluate

@@ -11,7 +11,8 @@ from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
 from lib.planning.recipe import check_triple
 from lib.records.settings import SelectSettings
-from lib.runs.parameters import Parameters, check_parameters, preset_rows, resolve_parameters
+from lib.runs.listing import preset_rows
+from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
 from lib.runs.presets import PRESETS
 
 DATASET = {"images": "pictures"}

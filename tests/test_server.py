@@ -25,8 +25,8 @@ CHECKOUT = Path(__file__).parents[1]
 # What `augment run` does before its flow starts.
 PROGRAM = """
 import os, sys, time
-from flows import cli
-cli._prepare_prefect()
+from flows.commands import connection
+connection.prepare_prefect()
 print(os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"], flush=True)
 time.sleep(600)
 """
@@ -118,8 +118,8 @@ def test_the_temporary_server_ends_when_its_run_is_killed(run):
 
 
 SETTINGS = """
-from flows import cli
-with cli._trusted_settings():
+from flows.commands import connection
+with connection.trusted_settings():
     import prefect
     from prefect.settings import get_current_settings
 print(get_current_settings().api.url, get_current_settings().logging.config_path)

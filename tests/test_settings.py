@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flows import cli
+from flows.commands import connection, values
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.errors import AugmentError, checked
 from lib.core.values import LONGEST_NAME, LONGEST_PATH, Storable, check_value
@@ -203,7 +204,7 @@ def test_a_value_that_cannot_be_stored_is_refused_before_anything_starts(
     capsys: Any, monkeypatch: Any, tmp_path: Path, assignment: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_prepare_prefect", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text("dataset: {images: p}\npainter: copy-paste")
     assert cli.main(["run", "mine.yaml", "--set", assignment]) == 1
     error = capsys.readouterr().err
@@ -221,7 +222,7 @@ def test_a_file_of_parameters_that_is_made_to_end_a_run_is_one_sentence(
     capsys: Any, monkeypatch: Any, tmp_path: Path, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_prepare_prefect", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text(text)
     assert cli.main(["run", "mine.yaml"]) == 1
     error = capsys.readouterr().err
@@ -232,7 +233,7 @@ def test_a_file_of_parameters_that_is_made_to_end_a_run_is_one_sentence(
 def test_a_prefect_yaml_that_is_damaged_is_one_sentence(
     capsys: Any, monkeypatch: Any, tmp_path: Path, text: str
 ) -> None:
-    monkeypatch.setattr(cli, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(values, "CHECKOUT", tmp_path)
     (tmp_path / "prefect.yaml").write_text(text)
     assert cli.main(["run", "demo"]) == 1
     error = capsys.readouterr().err

@@ -27,7 +27,7 @@ from lib.core.errors import AugmentError
 from lib.core.storage import explained, explanation, lasting
 from lib.records import kept
 from lib.records.store import Store
-from lib.runs.workspace import held, read_account, write_account, write_failure
+from lib.runs.account import held, read_account, write_account, write_failure
 
 ROOT = Path("/data/ws")
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -87,7 +87,7 @@ def test_a_command_without_a_workspace_says_it_too(capsys: Any, monkeypatch: Any
     def full(options: Any) -> int:
         raise OSError(errno.ENOSPC, "no", "scores.json")
 
-    monkeypatch.setattr(cli, "show_presets", full)
+    monkeypatch.setattr("flows.commands.presets.Presets.run", full)
     assert cli.main(["presets"]) == 1
     error = capsys.readouterr().err
     assert (
@@ -222,9 +222,9 @@ def test_a_full_home_of_prefect_is_reported_beside_its_result(disk: Path, monkey
 
     error = AugmentError("the server ended by itself")
     monkeypatch.setattr(prefect.settings.get_current_settings(), "home", disk)
-    assert cli._sentence(error) == "the server ended by itself"
+    assert cli.sentence(error) == "the server ended by itself"
     fill(disk)
-    assert cli._sentence(error) == (
+    assert cli.sentence(error) == (
         f"the server ended by itself; {disk} has 0 bytes left: free some space, or set PREFECT_HOME to a folder on "
         "another disk"
     )

@@ -290,8 +290,9 @@ def test_augment_measure_says_what_is_missing_before_anything_is_drawn(tmp_path,
 
 def test_augment_train_names_a_wrong_parameter_before_anything_starts(tmp_path, monkeypatch, capsys):
     from flows import cli
+    from flows.commands import connection
 
-    monkeypatch.setattr(cli, "_prepare_prefect", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(connection, "prepare_prefect", lambda: pytest.fail("too late"))
     (tmp_path / "mine.yaml").write_text("dataset: {images: x}\nsize: 100\n")
     assert cli.main(["train", str(tmp_path / "mine.yaml")]) == 1
     assert "parameter 'size'" in capsys.readouterr().err

@@ -24,7 +24,6 @@ from typing import Any
 import msgspec
 
 from lib.core.compute import out_of_memory
-from lib.core.documents import read_json
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest
 
@@ -114,6 +113,8 @@ class _Index(msgspec.Struct):
 
 def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
     """Patterns that match no file under `folder`, and missing shards that an index of weights names."""
+    from lib.core.documents import read_json
+
     missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
     for index in folder.glob("**/*.safetensors.index.json"):
         shards = {index.parent / name for name in read_json(index, "an index of weights", _Index).weight_map.values()}

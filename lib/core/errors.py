@@ -2,7 +2,7 @@
 
 Everything that stops a run because of what the user gave (a file, a setting, a missing download) raises
 `AugmentError` with the value, what was expected and the next step. The command line prints its text and no traceback;
-tasks do not retry it. Rows that can be set aside get a reason instead and never raise.
+tasks do not retry it. Rows that can be set aside get a reason instead, which a `PictureError` carries to them.
 
     settings = checked(TrainSettings, {"size": 64})             # "parameter 'size': ... (got 64)"
     raise unknown("preset", "copypaste", PRESETS)               # "... (do you mean 'copy-paste'?): known are ..."
@@ -13,11 +13,12 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:  # a third of the command line's start otherwise
+    from pydantic import BaseModel, ValidationError
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound="BaseModel")
 
 
 MOST = 2000  # characters of an error: what it quotes may have no end
@@ -32,6 +33,18 @@ class AugmentError(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(_shortened(_printable(text)))
+
+
+class PictureError(Exception):
+    """A picture that cannot be used: a stable word and, for a person, what happened.
+
+    Reasons: image_missing, image_empty, image_broken, image_too_large.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 def _printable(text: str) -> str:
@@ -55,6 +68,8 @@ def checked(model: type[M], values: Mapping[str, Any], what: str = "parameter") 
     what: how its fields are called in an error. Raises AugmentError that names the first wrong field, its value and
     what is expected; for an unknown one the nearest known name and all known names.
     """
+    from pydantic import ValidationError
+
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

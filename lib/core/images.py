@@ -27,6 +27,7 @@ import numpy as np
 from cachetools import LRUCache, cached
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
+from lib.core.errors import PictureError
 from lib.core.files import digest
 
 Load = Callable[[str, str], np.ndarray]  # (digest, frame) → uint8 (H, W, 3) RGB; raises PictureError
@@ -65,18 +66,6 @@ SUFFIXES = (
 
 _ORIENTATION = 0x0112
 _LONGEST = 4096  # characters of a path
-
-
-class PictureError(Exception):
-    """A picture that cannot be used: a stable word and, for a person, what happened.
-
-    Reasons: image_missing, image_empty, image_broken, image_too_large.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,21 +11,21 @@ families of classes (painters, captioners, composites, edits, metrics, extractor
     identity        property, where results are kept by it: a text that names all that they depend on, and no path
 
 Constants of the class are in capitals; what depends on the settings or on the weights is a property in small letters.
+Painters and captioners import numpy, torch and the like inside of functions: a list of members imports them all.
 Formats and perceptual networks are families of functions: an entry is the function itself. Trainers are classes that
 are not built: `Trainer.objective` makes what is trained.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from lib.core.checkpoints import ModelRef, resolve
-from lib.core.errors import checked, unknown
+from lib.core.errors import checked
+from lib.core.lazy import Registry
 from lib.core.values import Storable
 
 
@@ -58,27 +58,8 @@ class Member(BaseModel):
         return identity
 
 
-class Family(Mapping[str, Any]):
+class Family(Registry[Any]):
     """Lazy registry: `PAINTERS["gligen"]` imports and returns the class; an unknown name lists the known ones."""
-
-    def __init__(self, kind: str, members: dict[str, str]) -> None:
-        self.kind = kind
-        self._members = members
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._members:
-            raise unknown(self.kind, name, self._members)
-        module, _, attribute = self._members[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def __len__(self) -> int:
-        return len(self._members)
 
     def settings(self, name: str, values: Mapping[str, Any]) -> Any:
         """The member's validated settings; raises AugmentError that names the wrong field and the known ones."""
@@ -101,17 +82,3 @@ class Family(Mapping[str, Any]):
         """The member itself. Nothing heavy happens before its first use."""
         made, settings = self[member.name], self.settings(member.name, member.settings)
         return made(settings) if member.model is None else made(settings, member.model)
-
-    @contextmanager
-    def adding(self, name: str, target: str) -> Iterator[None]:
-        """One more member while the block runs: for tests, and to try one out. target: "module:attribute".
-
-        Raises ValueError where the name is taken.
-        """
-        if name in self._members:
-            raise ValueError(f"{self.kind} {name!r} is registered already: choose another name")
-        self._members[name] = target
-        try:
-            yield
-        finally:
-            del self._members[name]

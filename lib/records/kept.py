@@ -16,13 +16,15 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
-from lib.records.manifest import Ref
+
+if TYPE_CHECKING:  # it brings pandas, which most readers of kept files need not wait for
+    from lib.records.manifest import Ref
 
 T = TypeVar("T")
 
@@ -130,6 +132,8 @@ def note_ref(ref: Ref) -> None:
 
 def noted_ref(path: Path) -> Ref | None:
     """A file as its record has it; None where either is missing, or is not what was noted."""
+    from lib.records.manifest import Ref
+
     try:
         with _record(path).open("rb") as file:
             data = file.read(_RECORD + 1)

@@ -148,40 +148,6 @@ def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> 
     return Choice(**{"name": chosen.name, **chosen.values, **getattr(family[chosen.name], "MINI", {}), **given})
 
 
-def preset_rows() -> list[dict[str, str]]:
-    """One row per preset for a person: the triple, checkpoints and their licences."""
-    rows = []
-    for name, preset in PRESETS.items():
-        painter = PAINTERS[preset["painter"]["name"]]
-        captioner = CAPTIONERS[_choice(None, preset.get("caption", {}).get("captioner", "template")).name]
-        used = [member for member in (painter, captioner) if member.MODEL]
-        rows.append(
-            {
-                "preset": name,
-                "edit": preset["edit"]["name"],
-                "painter": preset["painter"]["name"],
-                "composite": preset["composite"]["name"],
-                "checkpoints": "; ".join(f"{member.MODEL} ({member.LICENCE})" for member in used) or "none needed",
-                "stands for": preset["replaces"],
-                "about": preset["about"],
-            }
-        )
-    return rows
-
-
-def member_rows() -> list[dict[str, str]]:
-    """One row per painter and captioner for a person: what it serves, its checkpoint and licence."""
-    rows = []
-    for family in (PAINTERS, CAPTIONERS):
-        for name, member in family.items():
-            serves = ", ".join(sorted(getattr(member, "EDITS", ()))) or "captions"
-            checkpoint = member.MODEL or "none needed"
-            licence = member.LICENCE if member.MODEL else ""
-            columns = {"serves": serves, "checkpoint": checkpoint, "licence": licence}
-            rows.append({"member": f"{family.kind} {name}", **columns})
-    return rows
-
-
 def parameters_markdown() -> str:
     """docs/parameters.md: every parameter and every member's settings, from the code that reads them."""
     parts = [_INTRODUCTION]

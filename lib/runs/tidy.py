@@ -54,8 +54,9 @@ from lib.records.rows import (
     SelectRow,
 )
 from lib.records.store import Store
+from lib.runs.account import read_account
 from lib.runs.parameters import Resolved
-from lib.runs.workspace import locked, read_account
+from lib.runs.workspace import locked
 from lib.screening.boxes import painted_key, real_boxes, rule_keys
 from lib.screening.pictures import Verdict, verdict_key
 

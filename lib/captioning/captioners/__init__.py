@@ -6,11 +6,12 @@ Post-processing rules are data and live in rules.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from lib.core.registry import Family, MemberSettings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CAPTIONERS = Family(
     "captioner",

@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from lib.core.checkpoints import ModelRef, local_path, reading
 from lib.core.compute import device, run_padded, weights_dtype
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NEEDED = ("config.json", "*.safetensors", "tokenizer_config.json")
 ALSO = ("*.json", "*.txt", "*.model")

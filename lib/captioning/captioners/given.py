@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-import numpy as np
 from pydantic import Field
 
 from lib.captioning.captioners import LabelCaptioner
 from lib.core.registry import MemberSettings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NULL = msgspec.Raw(b"null")
 

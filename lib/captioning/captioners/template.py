@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from lib.captioning.captioners import LabelCaptioner
 from lib.core.registry import MemberSettings
 from lib.core.words import NUMBERS, article, plural, spoken
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EMPTY = "an empty scene"
 

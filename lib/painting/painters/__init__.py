@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from lib.core.registry import Family, MemberSettings
-from lib.records.requests import Pass
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lib.records.requests import Pass
 
 PAINTERS = Family(
     "painter",

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import AfterValidator, Field
 
 from lib.core.errors import AugmentError
@@ -36,6 +35,7 @@ from lib.painting.painters.denoise import (
 from lib.painting.painters.schedulers import time_steps
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # Blended Latent Diffusion, arXiv 2206.02779: sides in latent cells, over the quarters of the steps.
@@ -237,6 +237,7 @@ def soft_cells(
     than half would be left of a part of the mask, cell and neighbours, it stays as hard as without: it must not vanish.
     """
     import cv2
+    import numpy as np
     import torch
     from torch.nn.functional import avg_pool2d, max_pool2d
 

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lib.core.checkpoints import ModelRef, local_path, reading
 from lib.core.compute import device, out_of_memory
 from lib.core.errors import AugmentError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 UNET_CONFIG = "unet/config.json"
@@ -142,6 +141,7 @@ class LatentDiffusion:
             return torch.cat([self._encode(*pair) for pair in zip(pictures, hidden or nothing, strict=True)])
 
     def _encode(self, picture: np.ndarray, hidden: np.ndarray | None) -> torch.Tensor:
+        import numpy as np
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]

@@ -9,14 +9,17 @@ where no outline is sure, the whole box.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from lib.core.geometry import IntBox, to_window
 from lib.core.registry import MemberSettings
 from lib.painting.painters import Paint, PassInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lib.core.geometry import IntBox
 
 _GAMMA = 0.25, 4.0  # a tone moves no further: beyond, noise and banding show
 
@@ -60,6 +63,8 @@ class CopyPaste:
     @staticmethod
     def fits(settings: Settings, width: float, height: float, donors_wh: np.ndarray) -> np.ndarray:
         """(N,) bool: which of the (N, 2) donor sizes, pixels, may fill a box of width × height pixels."""
+        import numpy as np
+
         grow = np.array([width, height]) / donors_wh
         stretch = grow.max(axis=1) / grow.min(axis=1)
         return (grow.max(axis=1) <= settings.max_upscale) & (stretch <= settings.max_stretch)
@@ -67,6 +72,8 @@ class CopyPaste:
     @staticmethod
     def within(settings: Settings, width: float, height: float, donors_wh: np.ndarray) -> np.ndarray:
         """(N, 2) the largest size, pixels, of each donor in a free place of width × height, its aspect kept."""
+        import numpy as np
+
         grow = np.minimum((np.array([width, height]) / donors_wh).min(axis=1), settings.max_upscale)
         return np.asarray(donors_wh * grow[:, None])
 
@@ -76,6 +83,7 @@ class CopyPaste:
 
     def _paste(self, item: PassInput) -> Paint:
         import cv2
+        import numpy as np
 
         step, donor = item.step, item.step.donor
         if item.donor is None or donor is None:
@@ -106,6 +114,10 @@ class CopyPaste:
 
 def _place(region: IntBox, window: IntBox, shape: tuple[int, int]) -> IntBox:
     """The region, xyxy, in the painter's pixels."""
+    import numpy as np
+
+    from lib.core.geometry import to_window
+
     left, top, right, bottom = to_window(np.array(region), window, shape).astype(int).tolist()
     return left, top, right, bottom
 
@@ -113,6 +125,7 @@ def _place(region: IntBox, window: IntBox, shape: tuple[int, int]) -> IntBox:
 def polygons_mask(polygons: tuple[tuple[float, ...], ...], box: IntBox) -> np.ndarray:
     """float32 (h, w), 0 to 1: the share of each pixel of `box` (xyxy) that polygons (x, y, x, y, …, pixels) cover."""
     import cv2
+    import numpy as np
 
     x0, y0, x1, y1 = box
     finer = 4 if max(x1 - x0, y1 - y0) <= 1024 else 1  # drawn so many times larger: OpenCV's own smooth edge spreads
@@ -126,6 +139,7 @@ def polygons_mask(polygons: tuple[tuple[float, ...], ...], box: IntBox) -> np.nd
 def _soft(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 (height, width): a mask (h, w), 0 to 1, at (width, height) = size with a rim of about two pixels."""
     import cv2
+    import numpy as np
 
     shrinking = size[0] * size[1] < mask.size
     scaled = cv2.resize(
@@ -144,6 +158,8 @@ def toned(donor: np.ndarray, place: np.ndarray, around: np.ndarray | None, tone:
         donor, place: uint8 (h, w, 3).
         around: bool (h, w), which pixels of the donor are not the object: there both lights are compared; None: on all.
     """
+    import numpy as np
+
     if around is not None and around.sum() < 16:
         return donor
     old, new = (float(image.mean() if around is None else image[around].mean()) for image in (donor, place))

@@ -17,18 +17,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import AfterValidator, Field
 
 from lib.core.checkpoints import ModelRef
 from lib.core.compute import available_cores, device, out_of_memory, run_padded, side_by_side, weights_dtype
-from lib.core.images import PictureError
+from lib.core.errors import PictureError
 from lib.core.registry import MemberSettings
 from lib.painting.painters import Paint, PassInput
 from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
 from lib.painting.painters.schedulers import make_scheduler, scheduler_name, time_steps
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # (latents, step from 0, time step) → latents
@@ -282,6 +282,7 @@ def paint_cells(masks: Sequence[np.ndarray], factor: int, where: torch.device) -
 
     The maximum, so that a mask smaller than a cell does not vanish.
     """
+    import numpy as np
     import torch
 
     stacked = torch.from_numpy(np.stack(masks)).to(where, torch.float32)[:, None]

@@ -17,13 +17,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from lib.core.checkpoints import NOT_PUBLISHED, ModelRef, local_path, reading
 from lib.core.compute import device
-from lib.core.errors import AugmentError
-from lib.core.images import PictureError
+from lib.core.errors import AugmentError, PictureError
 from lib.core.registry import MemberSettings
 from lib.painting.painters import INPAINTING, Paint, PassInput
 from lib.painting.painters.blocks import Decoder
@@ -31,12 +29,13 @@ from lib.painting.painters.denoise import DiffusionPainter, Guidance, SchedulerN
 from lib.painting.painters.schedulers import make_scheduler
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from lib.painting.painters.stay_unet import LayoutModel
 
 CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Stay(DiffusionPainter):
@@ -136,6 +135,8 @@ def _to_paint(item: PassInput) -> np.ndarray:
 
     Around any other region there is something of the picture, or of what repeats it, on each side of the window.
     """
+    import numpy as np
+
     step, (left, top, right, bottom) = item.step, item.step.window
     whole = any((x0 <= left and x1 >= right) or (y0 <= top and y1 >= bottom) for x0, y0, x1, y1 in step.region)
     return np.ones_like(item.mask) if whole and not step.holes and step.mask is None else item.mask
@@ -160,12 +161,13 @@ def _conditions(model: LayoutModel, item: PassInput) -> tuple[torch.Tensor, ...]
 
 def _encoded(model: LayoutModel, batch: Sequence[PassInput], where: torch.device) -> torch.Tensor:
     """(N, C, h, w) float32 of the canvases: pixels in -1 .. 1, grey ones by luma, or the autoencoder's mode."""
+    import numpy as np
     import torch
 
     channels = model.unet.config.channels if model.vae is None else model.vae.config.in_channels
     pixels = [item.canvas.astype(np.float32) for item in batch]
     if channels == 1:
-        pixels = [(rgb @ LUMA)[..., None] for rgb in pixels]
+        pixels = [(rgb @ np.array(LUMA, np.float32))[..., None] for rgb in pixels]
     scaled = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(where) / 127.5 - 1
     if model.vae is None:
         return scaled
@@ -177,6 +179,7 @@ def _encoded(model: LayoutModel, batch: Sequence[PassInput], where: torch.device
 
 def _decoded(model: LayoutModel, painted: torch.Tensor, where: torch.device) -> np.ndarray:
     """(C, h, w) → uint8 (H, W, 3) RGB, a grey one three times. Raises ArithmeticError where it is not finite."""
+    import numpy as np
     import torch
 
     if model.vae is not None:

@@ -1,0 +1,61 @@
+"""Prefect for a command: imported late, with quiet settings that no data set can change."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
+from typing import Any
+
+from flows import QUIET
+from flows.commands import CHECKOUT
+from flows.commands.console import ERR, OUT, bars
+from lib.core.errors import AugmentError
+
+# The command line prints what matters; Prefect's own log goes to the server.
+SILENT = {
+    **QUIET,
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
+    """The flow of module flows.FLOW to its end, with bars, on the configured server or on a temporary one.
+
+    Raises AugmentError where it does not complete.
+    """
+    prepare_prefect()
+    waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
+    with waiting:
+        module = importlib.import_module(f"flows.{flow}")
+    with bars() as watch:
+        module.WATCH.watch = watch
+        state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
+    if not state.is_completed():
+        raise AugmentError(state.message or f"the run ended {state.name}")
+
+
+def prepare_prefect() -> None:
+    """Quiet settings, and a temporary server where no other answers."""
+    with trusted_settings():
+        from flows.events import connect
+
+        connect()
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def trusted_settings() -> Iterator[None]:
+    """Prefect reads its settings in here: from the environment, the user's profile and the checkout.
+
+    It would read them from the working folder too (prefect.toml, pyproject.toml, .env), which may be a data set's: a
+    setting there names a server, or a logging configuration that calls any function.
+    """
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    with chdir(CHECKOUT):
+        yield

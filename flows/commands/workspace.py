@@ -1,0 +1,87 @@
+"""Commands on the workspace of a run: status, tidy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flows.commands import CHECKOUT
+from flows.commands.console import OUT, make_table, print_table
+from lib.core.errors import AugmentError
+
+
+class Status:
+    """The account of a workspace's last run."""
+
+    HELP = "what the last run of a workspace did"
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        _add_run(parser)
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        from lib.runs.account import read_account
+
+        account = read_account(_status_file(options.run))
+        if options.json:
+            print(json.dumps(account, indent=2))
+        else:
+            print_account(account)
+        return 0
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
+
+
+def _status_file(run: str) -> Path:
+    places = [Path(run), Path("data/runs") / run, CHECKOUT / "data" / "runs" / run]
+    for place in places:
+        if os.path.isfile(place / "status.json"):  # noqa: PTH113
+            return place / "status.json"
+    raise AugmentError(f"no run {run!r}: looked for status.json in {', '.join(str(p) for p in places)}")
+
+
+def print_account(account: dict[str, Any]) -> None:
+    """A table of the stages of a run, and its error."""
+    counts = ("rows", "ok", "painted", "reused")
+    table = make_table(("stage", *counts, "set aside; more"), f"{account['run']}: {account['state']}", right=counts)
+    for name, stage in account["stages"].items():
+        reasons = ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items())
+        known = (*counts, "rejected")
+        more = ", ".join(f"{key} {count}" for key, count in stage.items() if key not in known and count)
+        table.add_row(name, *(str(stage[key]) for key in counts), "; ".join(filter(None, (reasons, more))))
+    print_table(table)
+    if account.get("error"):
+        OUT.print(account["error"], style="red", markup=False)
+
+
+class Tidy:
+    """Remove what the last run of a workspace does not reach in its store, parts and results."""
+
+    HELP = "remove what the last run of a workspace does not reach"
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        _add_run(parser)
+        parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        from lib.runs.tidy import Group, tidy
+
+        root = _status_file(options.run).parent.absolute()
+        groups = tidy(root, options.dry_run)
+        total = Group("all", *(sum(getattr(group, name) for group in groups) for name in ("kept", "removed", "size")))
+        numbers = ("kept", "to remove" if options.dry_run else "removed", "bytes")
+        title = f"{root}{': nothing is removed' if options.dry_run else ''}"
+        table = make_table(("files", *numbers), title, right=numbers)
+        for group in [*groups, total]:
+            table.add_row(group.name, str(group.kept), str(group.removed), f"{group.size:,}")
+        print_table(table)
+        return 0
