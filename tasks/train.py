@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from prefect import task
-from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
@@ -47,6 +45,7 @@ from lib.training.train import (
 )
 from lib.training.windows import TrainingPicture
 from tasks.artifacts import show_counts, show_training
+from tasks.engine import log, step
 from tasks.ingest import Ingested
 from tasks.inputs import kept
 from tasks.jobs import may_pass
@@ -186,21 +185,20 @@ def train_one(run: Training, learned: Learned, name: str) -> None:
 
 
 _RETRIED: dict[str, Any] = {
-    "persist_result": False,
     "retries": 2,
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_condition_fn": may_pass,
 }
 
 
-@task(name="pictures", **_RETRIED)
+@step(name="pictures", **_RETRIED)
 def read_pictures(learned: Learned) -> tuple[str, int, dict[str, int]]:
     """(digest of the contents, how many, how many were left out by reason)."""
     pictures, left_out = _pictures_of(learned)
     return content_digest(pictures), len(pictures), left_out
 
 
-@task(name="train", task_run_name="train-{job.name}", **_RETRIED)
+@step(name="train", task_run_name="train-{job.name}", **_RETRIED)
 def train_job(job: TrainJob) -> dict[str, Any]:
     """Train one model; its steps, seconds, and whether it was `made` now. Not cached: its facts and checkpoints are."""
     learned, output = job.learned, Path(job.output)
@@ -262,7 +260,7 @@ class _Watcher:
     def watch(self, report: Report) -> None:
         """Take a report of the loop: a note goes into the log, a step to the progress and the curve."""
         if report.note:
-            get_run_logger().warning(report.note)
+            log().warning(report.note)
             return
         advance(self.job.learned.workspace, f"train-{self.job.name}", report.step - self.step)
         self.step, self.seconds = report.step, report.seconds
