@@ -443,7 +443,7 @@ def show_grid(options: argparse.Namespace) -> int:
     for column in ("preset", "edit × painter × composite", "result", "seconds"):
         table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
     for cell in grid.cells:
-        table.add_row(cell.name, cell.triple, cell.told, f"{cell.seconds:.1f}")
+        table.add_row(cell.name, cell.triple, cell.outcome, f"{cell.seconds:.1f}")
     OUT.print(table)
     OUT.print(f"{'sheet':>14}  {out}")
     return 0 if any(cell.picture is not None for cell in grid.cells) else 1

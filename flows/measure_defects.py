@@ -1,4 +1,4 @@
-"""A layout-to-image model's figures, on boards of groups that no training has seen: what stands in its card.
+"""A layout-to-image model's figures for its card, measured on boards of groups that no training has used.
 
     augment measure defects --data data/raw/deep_pcb/PCBData          # data/models/pcb; 300 boxes
     augment measure defects --data PCBData --models data/runs/stay/models --tune-steps 0
@@ -62,7 +62,7 @@ TUNED_BOARDS = 50  # of it, at most half: the others are painted before and afte
 TUNED_RATE = 0.5  # times the rate that it was trained with
 ALONE = 150  # windows of it that are made of their layouts alone, before and after
 LAYOUTS, SAMPLES = 2, 10  # of a category; paints of each
-WHOLE, PERCEPTUAL = ("inception", "pixels"), ("alex", "mini")  # the first whose weights are there
+WHOLE, PERCEPTUAL = ("inception", "pixels"), ("alex", "mini")  # the first whose weights are available
 NEAREST = f"grey values of boxes at {CLOSE} × {CLOSE} pixels, to the nearest of the training groups"
 HOW = "`augment measure defects`, on boards of groups that no training has seen"
 
@@ -100,7 +100,7 @@ def measure_defects(
         _enter(found, f"group_{TUNED}_alone", details["group_alone"])
     write_card(models / "stay", by_figure(found), HOW)
     write_card(models / "classifier", _recognised(details["fidelity"]["stay"]), HOW)
-    documents = {what: {name: told.document() for name, told in some.items()} for what, some in details.items()}
+    documents = {what: {name: result.document() for name, result in some.items()} for what, some in details.items()}
     return {"figures": found, "details": documents, "panels": panels}
 
 
@@ -115,11 +115,11 @@ def _compared(
         "crop": trial.distances(real, crops),
         "picture": _of_pictures(finals, trial.test, Store(trial.workspace / "store")),
     }
-    asked = {**{name: crops[name] for name in finals}, "real": crops_of(partners)}
-    near = {name: nearest(of.close, crops["train"].close) for name, of in asked.items()}
+    compared = {**{name: crops[name] for name in finals}, "real": crops_of(partners)}
+    near = {name: nearest(of.close, crops["train"].close) for name, of in compared.items()}
     found: Figures = {"by": {"nearest": NEAREST}, "stay": {}, "copy-paste": {}, "real": {}, "train": {}}
-    for name, told in details["fidelity"].items():
-        found[name] |= _of_fidelity(told)
+    for name, result in details["fidelity"].items():
+        found[name] |= _of_fidelity(result)
     for what in ("crop", "picture"):
         _enter(found, what, details[what])
     for name, neighbours in near.items():
@@ -150,7 +150,7 @@ class _Trial:
 
     @cached_property
     def test(self) -> Boards:
-        """Defective boards of the test groups; they lie in the workspace, too, as real boxes to compare with."""
+        """Defective boards of the test groups; also written to the workspace, as real boxes to compare with."""
         boards = self._of("deep-pcb", "test")
         boards.write(self.workspace / "real")
         return boards
@@ -166,42 +166,42 @@ class _Trial:
 
     def _of(self, format: str, split: str) -> Boards:
         boards = read_boards(DatasetSettings(images=self.data, format=format, group="group"))
-        own = boards.images.split == split
-        own = boards.only(own & (boards.images.path.str.endswith(DEFECTIVE) | (format == "deep-pcb-layout")))
-        if own.objects.empty:
+        chosen = boards.images.split == split
+        chosen = boards.only(chosen & (boards.images.path.str.endswith(DEFECTIVE) | (format == "deep-pcb-layout")))
+        if chosen.objects.empty:
             wanted = f"the groups {', '.join(TEST_GROUPS)}" if split == "test" else "other groups than the test groups"
             raise AugmentError(f"{self.data} has no labelled boards of {wanted}: expected PCBData as a whole")
-        return own
+        return chosen
 
     def paint(self, name: str, boards: Boards, models: Path | None = None) -> Path:
-        """The final folder of the journey over these boards: by models/stay, or by copy-paste where there are none.
+        """The final folder of the journey over these boards: by models/stay; by copy-paste where models is None.
 
         Raises AugmentError where it does not complete.
         """
-        own = self.workspace / name
-        boards.write(own / "given")
+        folder = self.workspace / name
+        boards.write(folder / "given")
         state = augment(
-            dataset={"images": boards.root, "annotations": own / "given" / "annotations.json", "split": "train"},
+            dataset={"images": boards.root, "annotations": folder / "given" / "annotations.json", "split": "train"},
             evaluate={"extractor": None},
             finalise={"originals": "none"},
-            workspace=own,
+            workspace=folder,
             return_state=True,
             **(_copy_paste() if models is None else _stay(models)),
         )
         if not state.is_completed():
             raise AugmentError(f"{name}: {state.message or state.name}")
-        return own / "final"
+        return folder / "final"
 
     def distances(self, real: Crops, crops: Mapping[str, Crops]) -> dict[str, Any]:
-        """FID, KID and more of windows against real ones, as the judge sees them; all at the same number."""
+        """FID, KID and more of windows against real ones, by the judge's features; all at the same number."""
         alike = min(len(of.keys) for of in crops.values())
         return self.apart(real.windows, {name: of.draw(alike).windows for name, of in crops.items()})
 
     def apart(self, real: np.ndarray, made: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The same of windows (N, H, W, 3)."""
-        seen = ClassifierFeatures(self.judge)
-        known = seen.extract(real)
-        return {name: score_sets(known, seen.extract(windows), seen) for name, windows in made.items()}
+        """The same of uint8 windows (N, H, W, 3), by name."""
+        extractor = ClassifierFeatures(self.judge)
+        known = extractor.extract(real)
+        return {name: score_sets(known, extractor.extract(windows), extractor) for name, windows in made.items()}
 
     def diversity(self, name: str, boards: Boards) -> tuple[str, dict[str, float]]:
         """The network, and mean LPIPS over all pairs of samples of a window that was painted: in its place, with the
@@ -217,7 +217,7 @@ class _Trial:
         return f"LPIPS, {network.name}", {name: float(np.mean(values)) for name, values in figures.items()}
 
     def passes(self, name: str, boards: Boards) -> Iterator[tuple[Any, Pass]]:
-        """What was asked for in the run of that name: the picture of each pass, and the pass."""
+        """The requests of the run of that name: the picture of each pass, and the pass."""
         plan = read_manifest(self.workspace / name / "manifests" / "plan.parquet", PlanRow)
         rows = boards.images.set_index("key")
         for row in plan[plan.status == OK].itertuples():
@@ -235,9 +235,9 @@ class _Trial:
         facts, boards = read_facts(self.models / "stay"), group.only(learned)
         given = {"steps": steps, "rate": TUNED_RATE * facts["settings"]["rate"]}
         settings, size = TRAINERS.settings("stay", facts["settings"] | given), facts["size"]
-        own = self.workspace / f"tuned-{facts['revision'].removeprefix('sha256:')[:8]}-{steps}"
-        told = f"DeepPCB, {len(boards.images)} boards of group {TUNED}"
-        if not finished_model("stay", settings, size, own / "models", self.models, told):
+        folder = self.workspace / f"tuned-{facts['revision'].removeprefix('sha256:')[:8]}-{steps}"
+        data = f"DeepPCB, {len(boards.images)} boards of group {TUNED}"
+        if not finished_model("stay", settings, size, folder / "models", self.models, data):
             tell(f"fine-tuning on {len(boards.images)} boards of group {TUNED}")
             images = boards.images.assign(split="train")
             pictures, _ = training_pictures(images, boards.objects, boards.root, size, detail=0)
@@ -246,10 +246,10 @@ class _Trial:
                 settings,
                 pictures,
                 size,
-                own / "models",
-                own / "work",
+                folder / "models",
+                folder / "work",
                 start=self.models,
-                data=told,
+                data=data,
                 watch=lambda progress: tell(f"  step {progress.step} of {progress.steps} {progress.note}"),
             )
         layouts = self.clean.only(self.clean.stems.isin(rest.stems))
@@ -257,14 +257,14 @@ class _Trial:
         tell(f"before and after: painting {len(layouts.objects)} boxes of its other boards")
         painted = {
             "stay": _painted(self.paint("before", layouts, self.models)),
-            "tuned": _painted(self.paint("after", layouts, own / "models")),
+            "tuned": _painted(self.paint("after", layouts, folder / "models")),
         }
         real = crops_of(rest)
         tell("before and after: windows of their layouts alone")
-        asked = list(islice(self.passes("before", layouts), ALONE))
+        passes = list(islice(self.passes("before", layouts), ALONE))
         alone = {
-            name: np.concatenate([samples(painter, picture, step, 1, True) for picture, step in asked])
-            for name, painter in (("stay", _painter_of(self.models)), ("tuned", _painter_of(own / "models")))
+            name: np.concatenate([samples(painter, picture, step, 1, True) for picture, step in passes])
+            for name, painter in (("stay", _painter_of(self.models)), ("tuned", _painter_of(folder / "models")))
         }
         return self.distances(real, painted), self.apart(real.windows, alone)
 
@@ -274,7 +274,7 @@ def _copy_paste() -> dict[str, Any]:
 
 
 def _stay(models: Path) -> dict[str, Any]:
-    """What the journey is told: each defect gets a window of the model's size, at the boards' own resolution."""
+    """Parameters of the journey: each defect gets a window of the model's size, at the boards' own resolution."""
     painter = _painter(models)
     return {
         "preset": "stay-defects",
@@ -290,8 +290,8 @@ def _painter(models: Path) -> dict[str, Any]:
 
 def _painter_of(models: Path) -> Painter:
     """The painter itself, for windows."""
-    told = {key: value for key, value in _painter(models).items() if key != "name"}
-    made: Painter = PAINTERS.build(PAINTERS.member("stay", told, resolve(str(models / "stay"), {})))
+    values = {key: value for key, value in _painter(models).items() if key != "name"}
+    made: Painter = PAINTERS.build(PAINTERS.member("stay", values, resolve(str(models / "stay"), {})))
     return made
 
 
@@ -303,21 +303,21 @@ def _painted(final: Path) -> Crops:
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
-def _of_fidelity(told: Fidelity) -> dict[str, Any]:
+def _of_fidelity(result: Fidelity) -> dict[str, Any]:
     """Its figures, and the share of hits among painted boxes by category and size."""
-    figures = {"boxes": told.n_generated, "layout_fidelity": told.fidelity}
-    figures |= {name: getattr(told, name) for name in ("interval", "generated", "real", "shuffled")}
-    return figures | _shares(told, "generated")
+    figures = {"boxes": result.n_generated, "layout_fidelity": result.fidelity}
+    figures |= {name: getattr(result, name) for name in ("interval", "generated", "real", "shuffled")}
+    return figures | _shares(result, "generated")
 
 
-def _recognised(told: Fidelity) -> dict[str, Any]:
-    """What the judge makes of real boxes."""
-    return {"boxes": told.n_real, "hits": told.real, **_shares(told, "real")}
+def _recognised(result: Fidelity) -> dict[str, Any]:
+    """The judge's hits among real boxes."""
+    return {"boxes": result.n_real, "hits": result.real, **_shares(result, "real")}
 
 
-def _shares(told: Fidelity, side: str) -> dict[str, float]:
+def _shares(result: Fidelity, side: str) -> dict[str, float]:
     """Hits of a side by category and size, where it has any boxes."""
-    groups = (told.by_category | told.by_size).items()
+    groups = (result.by_category | result.by_size).items()
     return {f"hits, {name}": share for name, of in groups if (share := of.share(side)) is not None}
 
 
@@ -331,7 +331,7 @@ def _of_pictures(finals: Mapping[str, Path], test: Boards, cache: Store) -> dict
 
 
 def _first(make: Callable[[str], Any], names: Sequence[str]) -> Any:
-    """The first one whose weights are there; the last one's error where there is none."""
+    """The first one whose weights are available; the last one's error where none is."""
     for name in names[:-1]:
         try:
             made = make(name)
@@ -343,9 +343,9 @@ def _first(make: Callable[[str], Any], names: Sequence[str]) -> Any:
     return make(names[-1])
 
 
-def _enter(found: Figures, what: str, told: Mapping[str, Evaluation]) -> None:
+def _enter(found: Figures, what: str, results: Mapping[str, Evaluation]) -> None:
     """FID and KID of each set into its figures, at the number of pictures that real ones have in the floor."""
-    for name, result in told.items():
+    for name, result in results.items():
         floor = result.floor
         assert result.features is not None
         found["by"][what] = f"{result.features.extractor}, {floor.m if floor else result.n_generated} a side"

@@ -1,4 +1,4 @@
-"""How good generated pictures are: sets against sets, each picture against its source, and each by what is said of it.
+"""How good generated pictures are: sets against sets, each picture against its source and its labels.
 
     result = evaluate(Path("data/demo"), Path("generated"), extractor="pixels")
     result = evaluate(read_side(photos, annotations=csv), outputs, metrics=["background"])
@@ -91,7 +91,7 @@ def evaluate(
         "features": scores.features if scores else None,
         "pairs": {"count": len(reading.compared), "pictures": reading.compared} if kinds["pairs"] else None,
         "groups": {"count": len(reading.grouped), "sources": reading.grouped} if kinds["groups"] else None,
-        "pictures": reading.seen if kinds["pictures"] else None,
+        "pictures": reading.singles if kinds["pictures"] else None,
         "boxes": reading.boxes if kinds["pictures"] else None,
         "failed": reading.failed,
         "unreadable": UnreadablePictures.of(reading.unreadable),
@@ -112,9 +112,9 @@ def _result(found: Mapping[str, Any], members: Metrics, parts: Mapping[str, Any]
 
 
 def ask_cache(real: Side, generated: Side, extractor: str, metrics: Sequence[str | Choice], cache: Store) -> None:
-    """Ask a cache for all that `evaluate` would ask it of pictures, and compute nothing of what it does not have.
+    """Look up in a cache all that `evaluate` would look up of pictures, and compute nothing that it does not have.
 
-    Raises AugmentError for what is unknown, and where a model is not there.
+    Raises AugmentError for an unknown metric or extractor, and where a model is not available.
     """
     sides, sources = {"real": real, "generated": generated}, sources_of(real, generated)
     members, _ = _fit(built(metrics), sides, sources)
@@ -138,14 +138,14 @@ class _Idle:
     def extract(self, pictures: Iterable[Any]) -> Features:
         return np.zeros((sum(1 for _ in pictures), self._member.dimensions))
 
-    def of_picture(self, seen: Any) -> dict[str, Any]:
+    def of_picture(self, picture: Any) -> dict[str, Any]:
         raise ValueError("nothing is computed")
 
     of_pair = of_group = of_picture
 
 
 def built(metrics: Sequence[str | Choice]) -> Metrics:
-    """Metrics with their settings checked and their checkpoints pinned. Raises AugmentError for what is unknown."""
+    """Metrics with their settings checked and their checkpoints pinned. Raises AugmentError for an unknown one."""
     found: list[tuple[str, Any]] = []
     for one in metrics:
         choice = Choice(name=one) if isinstance(one, str) else one
@@ -166,7 +166,7 @@ def _side(given: Path | Sequence[Path] | Side, part: Any) -> Side:
 def _check_apart(real: Side, generated: Side) -> None:
     """A labelled set beside itself scores as if it were perfect: raises AugmentError."""
     paths = ([entry.path for entry in side.entries] for side in (real, generated))
-    if real.labelled and real.file == generated.file and not real.says and next(paths) == next(paths):
+    if real.labelled and real.file == generated.file and not real.has_synthetic and next(paths) == next(paths):
         raise AugmentError(
             f"no picture of {real.file} says that it is synthetic (`source_image_id`), so that both sides would be the "
             "same pictures: give two sets"
@@ -180,9 +180,9 @@ _LACKING = {
 
 
 def _fit(metrics: Metrics, sides: Mapping[str, Side], sources: Mapping[int, int]) -> tuple[Metrics, dict[str, str]]:
-    """Those that have something to work on, and why the others have not; raises AugmentError where none has."""
+    """Metrics whose input the sides have, and why the others are left out; raises AugmentError where all are."""
     entries = [entry for side in sides.values() for entry in side.entries]
-    there = {
+    available = {
         "": True,
         "boxes": any(len(entry.labels.boxes) for entry in entries),
         "captions": any(entry.labels.caption for entry in entries),
@@ -193,7 +193,7 @@ def _fit(metrics: Metrics, sides: Mapping[str, Side], sources: Mapping[int, int]
     for name, metric in metrics:
         if metric.OF in ("pairs", "groups") and not sources:
             left_out[name] = apart
-        elif metric.OF == "pictures" and not there[metric.NEEDS]:
+        elif metric.OF == "pictures" and not available[metric.NEEDS]:
             left_out[name] = f"none of the pictures has {metric.NEEDS}, and it {_LACKING[metric.NEEDS]}"
     if metrics and len(left_out) == len(metrics):
         raise AugmentError("; ".join(f"{name}: {why}" for name, why in left_out.items()))
@@ -201,7 +201,7 @@ def _fit(metrics: Metrics, sides: Mapping[str, Side], sources: Mapping[int, int]
 
 
 def _too_few(features: Mapping[str, Features], sides: Mapping[str, Side], reading: Reading) -> str:
-    """Why metrics of sets cannot be had; "" where they can."""
+    """Why metrics of sets cannot be computed; "" where they can."""
     for name, rows in features.items():
         if len(rows) < 2:
             first = f"; first unreadable: {reading.unreadable[0]}" if reading.unreadable else ""

@@ -53,7 +53,7 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it: of a registered one its name in the family."""
+        """Its name in a report; of a registered one that in the family."""
 
     @property
     def dimensions(self) -> int:
@@ -62,7 +62,7 @@ class Extractor(Protocol):
     @property
     def identity(self) -> str:
         """Name, version, resize rule, and the weights' revision where it can differ: equal identities give comparable
-        features. Raises AugmentError where there are no weights to name."""
+        features. Raises AugmentError where the weights are missing."""
 
     @property
     def batch_size(self) -> int:
@@ -79,7 +79,7 @@ class Extractor(Protocol):
 def extractor_of(name: str, values: Mapping[str, Any] | None = None) -> Extractor:
     """An extractor with its settings checked and its checkpoint pinned.
 
-    Raises AugmentError for an unknown name or setting, and where its model is not there.
+    Raises AugmentError for an unknown name or setting, and where its model is not available.
     """
     try:
         made: Extractor = EXTRACTORS.build(EXTRACTORS.choose(name, values or {}))

@@ -1,4 +1,4 @@
-"""Layout fidelity: is in each box what its label says? As a judge sees it, beside what it says of real boxes.
+"""Layout fidelity: does each box show what its label says? Judged beside real boxes.
 
     judge = make_judge(resolve("mini:clip", {}))      # of lib/judges: a CLIP, or a classifier of real boxes
     result = fidelity(Path("data/runs/mine/final"), judge)
@@ -31,7 +31,7 @@ class DataSetFidelity(RegionDetails):
     unreadable: UnreadablePictures
 
     def document(self) -> dict[str, Any]:
-        """As the file of `augment fidelity --json` has it."""
+        """As `augment fidelity --json` writes it."""
         return self.model_dump()
 
 
@@ -62,7 +62,7 @@ def fidelity(
             "judge to choose from"
         )
     notes = []
-    if not made.says:
+    if not made.has_synthetic:
         wanted = "all of the set are judged as generated" if real else "all are judged as real; give --real to compare"
         notes.append(f"no picture says that it is synthetic: {wanted}")
         made = made if real else Side((), made.file, made.names)
@@ -74,12 +74,12 @@ def fidelity(
         advance=(lambda _: advance(next(done), total)) if advance else None,
     )
     reading.run(originals, made)
-    told = metric.details(reading.noted("regions", "real"), reading.noted("regions", "generated"), made.names, seed)
-    if not told.n_real + told.n_generated:
-        why = ", ".join(f"{reason} {n}" for reasons in told.skipped.values() for reason, n in reasons.items())
+    details = metric.details(reading.noted("regions", "real"), reading.noted("regions", "generated"), made.names, seed)
+    if not details.n_real + details.n_generated:
+        why = ", ".join(f"{reason} {n}" for reasons in details.skipped.values() for reason, n in reasons.items())
         raise AugmentError(f"{data} has no box to judge (set aside: {why or 'none'}): expected labelled pictures")
     return DataSetFidelity(
-        **dict(told) | {"notes": notes + told.notes},
+        **dict(details) | {"notes": notes + details.notes},
         unreadable=UnreadablePictures.of(reading.unreadable),
     )
 

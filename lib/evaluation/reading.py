@@ -1,11 +1,11 @@
-"""The one pass over the pictures of both sides: each is read once, decoded once, and shown to all that want to see it.
+"""The one pass over the pictures of both sides: each is read and decoded once for all metrics.
 
     reading = Reading(extractor=extractor, pairs=[("background", metric)], cache=Store(Path("cache")))
     features = reading.run(real, generated)      # {"real": (N, D), "generated": (M, D)}
     reading.compared, reading.noted("regions", "real"), reading.unreadable
 
-With a cache what was computed is kept by the picture's content, and what is known is not decoded. A source comes first,
-then what was made from it, so that no more than one group of pictures is in memory.
+With a cache, results are kept by the picture's content, and a picture whose results are known is not decoded. A source
+comes first, then what was made from it, so that no more than one group of pictures is in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lib.core.files import digest
 from lib.core.images import PictureError, load_rgb
 from lib.core.keys import canonical, key_of
 from lib.evaluation.features import Extractor
-from lib.evaluation.metrics import Noted, Pair, Seen
+from lib.evaluation.metrics import LabelledPicture, Noted, Pair
 from lib.evaluation.sides import Entry, Labels, Side
 from lib.records.kept import typed
 from lib.records.store import Store
@@ -40,7 +40,7 @@ _KEPT_AFTER = 256  # pictures: so many features at most are lost by a kill, and 
 
 @dataclass
 class Reading:
-    """What is asked of the pictures, and what was found."""
+    """The extractor and metrics to run on the pictures, and their results."""
 
     extractor: Extractor | None = None
     pairs: Metrics = ()
@@ -53,7 +53,7 @@ class Reading:
     unreadable: list[dict[str, str]] = field(default_factory=list)
     compared: list[dict[str, Any]] = field(default_factory=list)  # numbers of pairs
     grouped: list[dict[str, Any]] = field(default_factory=list)  # numbers of groups
-    seen: list[dict[str, Any]] = field(default_factory=list)  # numbers of single pictures
+    singles: list[dict[str, Any]] = field(default_factory=list)  # numbers of single pictures
     boxes: list[dict[str, Any]] = field(default_factory=list)  # of the generated pictures, as metrics judged them
     failed: list[dict[str, str]] = field(default_factory=list)
 
@@ -70,14 +70,14 @@ class Reading:
                 pass
             return {}
         for first in missing:
-            told = self.extractor.extract(chain([first], islice(missing, _KEPT_AFTER - 1)))
-            for (side, number, sha), row in zip(waiting, told, strict=True):
+            rows = self.extractor.extract(chain([first], islice(missing, _KEPT_AFTER - 1)))
+            for (side, number, sha), row in zip(waiting, rows, strict=True):
                 self._keep(side, number, sha, row)
             waiting.clear()
         return {side: self._features(side, len(entries.entries)) for side, entries in self.sides.items()}
 
     def noted(self, name: str, side: str) -> Noted:
-        """What a metric of pictures noted of one side."""
+        """The notes of a metric of pictures on one side."""
         return self._notes[name, side]
 
     def _features(self, side: str, count: int) -> Features:
@@ -95,8 +95,8 @@ class Reading:
             self.cache.put("feature", self._feature_key(sha), np.asarray(row, np.float64).tobytes())
 
     def _missing(self, waiting: list[tuple[str, int, str]]) -> Iterator[Pixels]:
-        """Pictures that the extractor has to see; on the way, everything else is asked."""
-        # A set that has boxes says of a picture without any that it has none; else those of the source hold.
+        """Pictures whose features are not known; on the way, every metric runs."""
+        # In a set with boxes a picture without any has none; in one without, the boxes of the source hold.
         bare = not any(len(entry.labels.boxes) for entry in self.sides["generated"].entries)
         made: dict[int, list[int]] = {}
         for number in range(len(self.sides["generated"].entries)):
@@ -125,7 +125,7 @@ class Reading:
             if picture.fault is not None:
                 raise PictureError(*picture.fault)
             known = self._known_features(picture)
-            # What is seen first: a picture that does not decode is unreadable, and counts nowhere.
+            # Decoded first: a picture that does not decode is unreadable, and counts nowhere.
             pixels = picture.pixels() if self.extractor is not None and known is None else None
             self._note(side, picture)
         except PictureError:
@@ -147,7 +147,7 @@ class Reading:
         return row if np.isfinite(row).all() else None
 
     def _note(self, side: str, picture: _Picture) -> None:
-        """What metrics of pictures say of it: all of them, or none. Raises PictureError."""
+        """Keep the notes of all metrics of pictures, or of none where it does not decode. Raises PictureError."""
         notes: dict[str, dict[str, Any]] = {}
         for name, metric in self.pictures:
             if metric.NEEDS == "boxes" and not picture.labelled:
@@ -155,9 +155,9 @@ class Reading:
                 self.failed.append({"picture": picture.entry.path.as_posix(), "reason": reason})
                 continue
             labels, names = (picture.labels, tuple(self.names)) if metric.NEEDS else (Labels(), ())
-            key = _key("note", name, metric, picture.sha, list(names), _told(labels))
-            seen = partial(picture.framed, labels, names)
-            note = self._known("note", key, picture.entry, name, metric, seen)
+            key = _key("note", name, metric, picture.sha, list(names), _json_list(labels))
+            labelled = partial(picture.framed, labels, names)
+            note = self._known("note", key, picture.entry, name, metric, labelled)
             if note is not None:
                 notes[name] = note
         numbers: dict[str, float] = {}
@@ -168,7 +168,7 @@ class Reading:
                 about = {"picture": picture.entry.path.as_posix(), "size": list(picture.labels.size)}
                 self.boxes += [about | box for box in note.get("boxes", ())]
         if numbers:
-            self.seen.append({"set": side, "picture": picture.entry.path.as_posix(), **numbers})
+            self.singles.append({"set": side, "picture": picture.entry.path.as_posix(), **numbers})
 
     def _pair(self, source: _Picture, output: _Picture) -> None:
         if source.fault is not None or output.fault is not None:
@@ -180,18 +180,18 @@ class Reading:
             key = _key("pair", name, metric, source.sha, output.sha, boxes.tolist(), sizes)
             try:
                 pair = partial(_pair, source, output, boxes)
-                told = self._known("pair", key, output.entry, name, metric, pair)
+                values = self._known("pair", key, output.entry, name, metric, pair)
             except PictureError:
                 if source.fault is not None:
                     self._unusable("real", source)
-                return  # the output's own fault is told when its turn comes
-            numbers |= told or {}
+                return  # the output's fault is reported when its turn comes
+            numbers |= values or {}
         if numbers:
             paths = {"picture": output.entry.path.as_posix(), "source": source.entry.path.as_posix()}
             self.compared.append({**paths, **numbers})
 
     def _group(self, source: _Picture, outputs: Sequence[_Picture]) -> None:
-        """Those of one source that can be read; one alone is no group."""
+        """Measure the readable pictures made from one source; a group has at least two."""
         readable = [output for output in outputs if output.fault is None]
         if len(readable) < 2:
             return
@@ -200,40 +200,40 @@ class Reading:
             key = _key("group", name, metric, *(output.sha for output in readable))
             try:
                 pixels = partial(_pixels_of, readable)
-                told = self._known("group", key, source.entry, name, metric, pixels)
+                values = self._known("group", key, source.entry, name, metric, pixels)
             except PictureError:
                 for output in (output for output in readable if output.fault is not None):
                     self._unusable("generated", output)
                 self._group(source, outputs)  # those that are left
                 return
-            numbers |= told or {}
+            numbers |= values or {}
         if numbers:
             self.grouped.append({"source": source.entry.path.as_posix(), "pictures": len(readable), **numbers})
 
     def _known(
         self, kind: str, key: str, entry: Entry, name: str, metric: Any, of: Callable[[], Any]
     ) -> dict[str, Any] | None:
-        """What a metric says of `of()`: from the cache, else asked now, and kept; None, with an entry in `failed`,
-        where there is nothing to say. Raises PictureError."""
-        ask = {"note": "of_picture", "pair": "of_pair", "group": "of_group"}[kind]
+        """A metric's result for `of()`, JSON-safe: from the cache, else computed and kept; None, with an entry in
+        `failed`, where the metric raises ValueError. Raises PictureError."""
+        method = {"note": "of_picture", "pair": "of_pair", "group": "of_group"}[kind]
         known: dict[str, Any] | None = typed(self.cache.get(kind, key), metric.NOTE) if self.cache else None
         if known is not None:
             return known
         try:
-            told: dict[str, Any] = getattr(metric, ask)(of())
+            result: dict[str, Any] = getattr(metric, method)(of())
         except ValueError as error:
             self.failed.append({"picture": entry.path.as_posix(), "reason": f"{name}: {error}"})
             return None
         if self.cache is not None:
-            self.cache.put(kind, key, canonical(told))
-        return told
+            self.cache.put(kind, key, canonical(result))
+        return result
 
     def _feature_key(self, sha: str) -> str:
         assert self.extractor is not None
         return key_of("feature", self.extractor.identity, sha)
 
     def _unusable(self, side: str, picture: _Picture) -> None:
-        """Tell of a picture whose fault has just been found, and count its boxes."""
+        """List a picture whose fault has just been found, and count its boxes."""
         assert picture.fault is not None
         reason, detail = picture.fault
         self._bad(side, picture.entry, reason, detail)
@@ -254,7 +254,7 @@ class _Picture:
     entry: Entry
     labels: Labels
     inherits: bool = False  # the labels, of its source
-    labelled: bool = True  # having no boxes says that there are none; False: nothing is known of them
+    labelled: bool = True  # False: no boxes means that they are not known, not that there are none
     sha: str = ""
     data: bytes = b""
     fault: tuple[str, str] | None = None
@@ -262,7 +262,7 @@ class _Picture:
 
     @classmethod
     def read(cls, entry: Entry, source: Labels | None = None) -> _Picture:
-        """source: labels of its source, which hold in place of its own; a caption of its own stays."""
+        """source: labels of its source, used in place of the picture's; its caption, if any, stays."""
         labels = entry.labels if source is None else replace(source, caption=entry.labels.caption or source.caption)
         made = cls(entry, labels, source is not None, fault=entry.fault)
         if made.fault is not None:
@@ -279,7 +279,7 @@ class _Picture:
 
     @property
     def changed(self) -> NDArray[np.float64]:
-        """(N, 4) regions or boxes that it says were painted, xyxy pixels; none where it says nothing of that."""
+        """(N, 4) regions or boxes recorded as painted, xyxy pixels; N = 0 where none are recorded."""
         labels = self.entry.labels
         if self.entry.changed is not None:
             return self.entry.changed
@@ -295,18 +295,19 @@ class _Picture:
                 raise
         return self.decoded[frame]
 
-    def framed(self, labels: Labels, names: tuple[str, ...]) -> Seen:
+    def framed(self, labels: Labels, names: tuple[str, ...]) -> LabelledPicture:
         """With labels, in the frame that these are in: turned by EXIF, unless the size that they claim is that of
-        the stored pixels. Raises PictureError for its own labels of another size, ValueError for its source's."""
+        the stored pixels. Raises PictureError where its labels are of another size, ValueError where those of its
+        source are."""
         if misfit := self.misfit(labels.size):
             if self.inherits:
                 raise ValueError(f"labels of its source, {misfit}")
             self.fault = "size_mismatch", misfit
             raise PictureError(*self.fault)
-        return Seen(self.turned(labels.size), labels, names)
+        return LabelledPicture(self.turned(labels.size), labels, names)
 
     def misfit(self, claimed: tuple[int, int]) -> str:
-        """What a person is told where labels are of another size; "" where they fit. Raises PictureError."""
+        """The message where labels are of another size; "" where they fit. Raises PictureError."""
         (wide, high), (width, height) = claimed, _size(self.pixels())
         fits = claimed in ((0, 0), _size(self.turned(claimed)))
         return "" if fits else f"annotated as {wide}×{high} pixels, it has {width}×{height}"
@@ -338,7 +339,7 @@ def _key(kind: str, name: str, metric: Any, *of: Any) -> str:
     return key_of(kind, name, metric.VERSION, settings, metric.identity, *of)
 
 
-def _told(labels: Labels) -> list[Any]:
+def _json_list(labels: Labels) -> list[Any]:
     lists = (values.tolist() for values in (labels.boxes, labels.ignore, labels.painted))
     return [*lists, list(labels.categories), labels.caption, list(labels.size)]
 

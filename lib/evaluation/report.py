@@ -3,10 +3,10 @@
     write_report({"mine": result}, Path("report/index.html"))
     write_report({"before": read_result(Path("old.json")), "after": new}, Path("compared.html"))
 
-What it shows is what evaluate.py measured: every number with what is good, what is bad and what it cannot tell, the
+What it shows is what evaluate.py measured: every number with what is good, what is bad and what it does not show, the
 floor beside the scores, tables by category and size, how single pictures and boxes spread, the best and the worst of
-them, and a sheet of what was generated. Which numbers, tables and notes there are, the metrics say (metrics/); the
-page itself is report.html.jinja beside this file.
+them, and a sheet of what was generated. The metrics (metrics/) declare their numbers, tables and notes; the page
+itself is report.html.jinja beside this file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Results = Mapping[str, Evaluation]
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, or why there is none."""
+    """A picture, or the reason why it is missing."""
 
     data: str = ""  # JPEG, base64
     missing: str = ""
@@ -103,7 +103,7 @@ class NumberRow:
 
 @dataclass(frozen=True)
 class Spread:
-    """How single pictures have a number."""
+    """How a number spreads over single pictures."""
 
     name: str
     flat: str = ""  # in words, where all have the same
@@ -125,18 +125,18 @@ def report_page(results: Results, title: str = "Evaluation") -> bytes:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["cell"] = _short
     text = environment.from_string(source).render(title=title, **_view(results)) + "\n"
-    return text.encode(errors="backslashreplace")  # names of files may be no Unicode
+    return text.encode(errors="backslashreplace")  # file names may not be valid Unicode
 
 
 def _view(results: Results) -> dict[str, Any]:
-    """What the template shows."""
+    """The variables of the template, by name."""
     known = numbers_of()
-    ranked = [name for name, (_, told) in known.items() if told.ranked]
+    ranked = [name for name, (_, number) in known.items() if number.ranked]
     single = [name for name in ranked if any(result.singles(name) for result in results.values())]
     return {
         "names": list(results),
         "runs": [_sizes(run, result) for run, result in results.items()],
-        "numbers": _numbers(results, {name: told for name, (_, told) in known.items()}),
+        "numbers": _numbers(results, {name: number for name, (_, number) in known.items()}),
         "tables": [(run, table) for run, result in results.items() for table in _tables(result)],
         "spreads": [_spread(name, known[name][1], results) for name in single],
         "judged": _judged(results),
@@ -153,7 +153,7 @@ def _sizes(run: str, result: Evaluation) -> tuple[str, str, str]:
 
 
 def _numbers(results: Results, known: Mapping[str, Number]) -> list[NumberRow]:
-    """A row for each number: what each run has, its floor, and what it says. Biased ones last where they are."""
+    """A row for each number: its value and floor in each run, and its explanation; biased ones last."""
     about = {name: text for result in results.values() for name, text in result.about.items()}
     last = any(result.biased for result in results.values())
     names = sorted((name for name in known if name in about), key=lambda name: last and known[name].biased)
@@ -178,7 +178,7 @@ def _cell(result: Evaluation, name: str, number: Number) -> Cell:
 
 
 def _tables(result: Evaluation) -> list[Table]:
-    """What metrics tell by category and by size."""
+    """The tables of the metrics: results by category and by size."""
     return [table for name, details in result.details.items() for table in METRICS[name].tables(details)]
 
 
@@ -187,7 +187,7 @@ def _short(value: Any, form: str = ".3f") -> str:
 
 
 def _spread(name: str, number: Number, results: Results) -> Spread:
-    values = {run: np.array([row.numbers[name] for row in told.singles(name)]) for run, told in results.items()}
+    values = {run: np.array([row.numbers[name] for row in result.singles(name)]) for run, result in results.items()}
     every = np.concatenate(list(values.values()))
     if every.min() == every.max():
         return Spread(name, f"{every[0]:.4g} for all {len(every)}")
@@ -213,12 +213,12 @@ def _figure(row: PairRow | PictureRow, name: str) -> Figure:
 
 def _judged(results: Results) -> dict[str, Any] | None:
     """How sure the judge was of painted boxes, and the boxes that it was least and most sure of."""
-    values = {run: np.array([box.share for box in told.boxes or ()]) for run, told in results.items()}
-    if not any(len(own) for own in values.values()):
+    values = {run: np.array([box.share for box in result.boxes or ()]) for run, result in results.items()}
+    if not any(len(shares) for shares in values.values()):
         return None
     ends = []
-    for run, told in results.items():
-        ranked = sorted(told.boxes or (), key=lambda box: box.share)
+    for run, result in results.items():
+        ranked = sorted(result.boxes or (), key=lambda box: box.share)
         for which, some in (("worst", ranked[:BOXES]), ("best", ranked[BOXES:][-BOXES:][::-1])):
             if some:
                 ends.append(Figures(f"{run}: {which} boxes", [_crop(box) for box in some]))
@@ -226,8 +226,8 @@ def _judged(results: Results) -> dict[str, Any] | None:
 
 
 def _crop(box: Box) -> Figure:
-    said = "" if box.said == box.label else f", seen as {box.said}"
-    return Figure([_cut(box)], f"{box.label}{said}: {box.share:.3f}; {Path(box.picture).name}")
+    mistaken = "" if box.said == box.label else f", seen as {box.said}"
+    return Figure([_cut(box)], f"{box.label}{mistaken}: {box.share:.3f}; {Path(box.picture).name}")
 
 
 def _cut(box: Box) -> Shown:
@@ -267,7 +267,7 @@ def _histogram(values: Mapping[str, np.ndarray], of: str) -> Histogram:
     every = np.concatenate(list(values.values()))
     low, high = float(every.min()), float(every.max())
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-    counts = {run: np.histogram(own, edges)[0] for run, own in values.items()}
+    counts = {run: np.histogram(some, edges)[0] for run, some in values.items()}
     top, step = max(int(count.max()) for count in counts.values()), Histogram.width / BINS
     share, bars = step / len(counts), []
     for i, (run, count) in enumerate(counts.items()):
@@ -296,9 +296,9 @@ def _encoded(image: Image.Image) -> Shown:
 
 
 def _notes(result: Evaluation) -> list[str]:
-    """What to mind."""
-    told = (result.features.note, result.features.floor_reason) if result.features else ()
-    lines = [text for text in told if text]
+    """Remarks on the result: biases, what was left out or failed, the metrics' notes, unreadable pictures."""
+    remarks = (result.features.note, result.features.floor_reason) if result.features else ()
+    lines = [text for text in remarks if text]
     lines += [f"{name} left out: {why}" for name, why in result.left_out.items()]
     lines += _counted([(one.reason, one.picture) for one in result.failed])
     lines += [line for name, details in result.details.items() for line in METRICS[name].notes(details)]

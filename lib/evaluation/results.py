@@ -1,4 +1,4 @@
-"""What an evaluation came to: one type, which the report, the tasks and the command line read, and its JSON file.
+"""The result of an evaluation: one type, which the report, the tasks and the command line read, and its JSON file.
 
     result = read_result(Path("metrics.json"))      # raises AugmentError for anything else
     result.numbers["kid"], result.floor, result.details["regions"].by_category
@@ -26,16 +26,16 @@ from lib.evaluation.metrics.sets import Floor, Spread
 
 Value = float | list[float] | None  # a number, an interval, or one that is not finite
 
-_OPTIONAL = ("floor_reason", "note")  # of FeatureSets: left out of the file where there is none
+_OPTIONAL = ("floor_reason", "note")  # of FeatureSets: left out of the file where they are None
 
 
 class FeatureSets(Details):
-    """What metrics of sets looked at."""
+    """What metrics of sets were computed on: features, their extractor and the floor."""
 
     extractor: str  # its name
     floor: Floor | None  # None: nothing that was measured has one, or there are too few pictures
     biased: bool  # no more pictures than dimensions: FID is too high
-    floor_reason: str | None = None  # why there is no floor, where one was to be
+    floor_reason: str | None = None  # why there is no floor, where a metric has one
     note: str | None = None
     features: str  # identity of the extractor
     resize: str  # its rule
@@ -44,7 +44,7 @@ class FeatureSets(Details):
 
 
 class Row(BaseModel):
-    """Of something single. Its numbers stand beside its own fields."""
+    """Numbers of one pair, group or picture. In JSON they stand beside the other fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
@@ -84,12 +84,12 @@ class Box(Details):
     )  # width and height that the box was drawn in; 0: not known
     box: list[float]  # xyxy pixels
     label: str
-    said: str  # what the judge sees in it
+    said: str  # category that the judge ranks first
     share: float  # of its label, 0 .. 1
 
 
 class Failure(Details):
-    """A metric had nothing to say of a picture."""
+    """A metric that gave no number for a picture."""
 
     picture: str  # path
     reason: str
@@ -133,7 +133,7 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     numbers: dict[str, Value]  # by name, in the order of the metrics' family
-    about: dict[str, str]  # what each says
+    about: dict[str, str]  # explanation of each number
     details: dict[str, Any] = {}  # by metric, of its type MORE
     n_real: int  # pictures that could be read
     n_generated: int
@@ -157,8 +157,9 @@ class Evaluation(BaseModel):
 
     @cached_property
     def known(self) -> dict[str, tuple[Number, Value]]:
-        """Each number with what people read of it."""
-        return {name: (told, self.numbers[name]) for name, (_, told) in numbers_of().items() if name in self.numbers}
+        """Name → (how it is shown, value) of each number."""
+        known = numbers_of()
+        return {name: (known[name][1], self.numbers[name]) for name in known if name in self.numbers}
 
     def of_kind(self, kind: str) -> dict[str, Value]:
         """The numbers of sets, pairs, groups or pictures."""
@@ -166,31 +167,31 @@ class Evaluation(BaseModel):
         return {name: value for name, value in self.numbers.items() if name in names}
 
     def singles(self, number: str) -> list[Row]:
-        """What has the number by itself: pictures beside their sources, generated pictures, sources of groups."""
-        seen = [one for one in self.pictures or () if one.set == "generated"]
-        rows: list[Row] = [*(self.pairs.pictures if self.pairs else ()), *seen]
+        """Items with a value of that number: pictures beside their sources, generated pictures, sources of groups."""
+        generated = [one for one in self.pictures or () if one.set == "generated"]
+        rows: list[Row] = [*(self.pairs.pictures if self.pairs else ()), *generated]
         rows += self.groups.sources if self.groups else ()
         return [row for row in rows if row.numbers.get(number) is not None]
 
     def document(self) -> dict[str, Any]:
         """As metrics.json has it; JSON-safe."""
-        told: dict[str, Any] = self.of_kind("sets")
+        fields: dict[str, Any] = self.of_kind("sets")
         counts = {"n_real": self.n_real, "n_generated": self.n_generated}
         if self.features is not None:
             values = self.features.model_dump()
-            told |= counts | {name: v for name, v in values.items() if v is not None or name not in _OPTIONAL}
+            fields |= counts | {name: v for name, v in values.items() if v is not None or name not in _OPTIONAL}
         for name, part in (("pairs", self.pairs), ("groups", self.groups)):
             if part is not None:
-                told |= {**self.of_kind(name), name: part.model_dump()}
+                fields |= {**self.of_kind(name), name: part.model_dump()}
         for name in (name for name in METRICS if METRICS[name].OF == "pictures"):
-            told |= {number: self.numbers[number] for number in numbers_of([name]) if number in self.numbers}
-            told |= {name: self.details[name].model_dump()} if name in self.details else {}
+            fields |= {number: self.numbers[number] for number in numbers_of([name]) if number in self.numbers}
+            fields |= {name: self.details[name].model_dump()} if name in self.details else {}
         if self.pictures is not None:
-            told |= {"pictures": [row.model_dump() for row in self.pictures]}
-            told |= {"boxes": [box.model_dump() for box in self.boxes or ()]}
-        told |= counts | {"left_out": self.left_out, "about": self.about}
-        told |= {"failed": [one.model_dump() for one in self.failed], "unreadable": self.unreadable.model_dump()}
-        safe: dict[str, Any] = json_safe(told)
+            fields |= {"pictures": [row.model_dump() for row in self.pictures]}
+            fields |= {"boxes": [box.model_dump() for box in self.boxes or ()]}
+        fields |= counts | {"left_out": self.left_out, "about": self.about}
+        fields |= {"failed": [one.model_dump() for one in self.failed], "unreadable": self.unreadable.model_dump()}
+        safe: dict[str, Any] = json_safe(fields)
         return safe
 
     @classmethod
@@ -225,13 +226,13 @@ def read_result(path: Path) -> Evaluation:
     try:
         return Evaluation.parse(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
-        raise AugmentError(f"{path} is no result of `augment evaluate --json`: {error}") from None
+        raise AugmentError(f"{path} is not a result of `augment evaluate --json`: {error}") from None
 
 
 def write_json(document: Any, path: Path) -> None:
     """Write JSON by rename; a number that JSON does not have (NaN, infinity) becomes null."""
     text = json.dumps(json_safe(document), indent=2, ensure_ascii=False, allow_nan=False)
-    # A name that is no Unicode has halves of characters: JSON's own \udcff, which reads as the same name.
+    # A name that is not valid Unicode has halves of characters: JSON's own \udcff, which reads as the same name.
     atomic_write(path, text.encode(errors="backslashreplace") + b"\n")
 
 
@@ -261,9 +262,9 @@ def summary(result: Evaluation) -> str:
     lines += [f"{name} left out: {why}" for name, why in result.left_out.items()]
     if result.failed:
         first = f"{Path(result.failed[0].picture).name}: {result.failed[0].reason}"
-        lines.append(f"{len(result.failed)} times nothing to say, the first {first}")
+        lines.append(f"{len(result.failed)} measurement{'s' * (len(result.failed) != 1)} failed, the first {first}")
     lines += result.unreadable.summary()
-    return "\n".join(lines).encode(errors="backslashreplace").decode()  # names of files may be no Unicode
+    return "\n".join(lines).encode(errors="backslashreplace").decode()  # file names may not be valid Unicode
 
 
 def _of_sets(result: Evaluation) -> list[str]:
@@ -291,9 +292,9 @@ def _of_singles(result: Evaluation) -> list[str]:
     """Numbers of pairs and groups, with the range of the single ones."""
     lines = []
     for name in result.of_kind("pairs") | result.of_kind("groups"):
-        own = [value for row in result.singles(name) if (value := row.numbers[name]) is not None]
-        if own and result.known[name][0].brief:
-            among = f"{_number(min(own))} to {_number(max(own))}, of {len(own)}"
+        values = [value for row in result.singles(name) if (value := row.numbers[name]) is not None]
+        if values and result.known[name][0].brief:
+            among = f"{_number(min(values))} to {_number(max(values))}, of {len(values)}"
             lines.append(f"{name:<16}{_number(result.numbers[name], 10)}   {among}")
     return lines
 

@@ -5,7 +5,7 @@
     real = read_side(Path("photos"), annotations=Path("boxes.csv"), format="loco")
     made_from = sources_of(real, made)                       # {number in made: number in real}
 
-Nothing is decoded here. What cannot be used is told with its reason: pictures as `fault`, boxes in `skipped`.
+Nothing is decoded here. What cannot be used is listed with its reason: pictures as `fault`, boxes in `skipped`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Part = Literal["originals", "synthetic"]
 
 @dataclass(frozen=True)
 class Labels:
-    """What is said of a picture: N boxes, and a text."""
+    """Annotations of a picture: N boxes and a caption."""
 
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))  # (N, 4) xyxy pixels
     categories: tuple[str, ...] = ()  # N names
     ignore: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # (N,) crowds, or marked `ignore`
     painted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # (N,) new in a synthetic picture
     caption: str = ""
-    size: tuple[int, int] = (0, 0)  # width, height that the boxes were drawn in; 0: not told
+    size: tuple[int, int] = (0, 0)  # width, height that the boxes were drawn in; 0: not known
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Entry:
     name: str  # as the set calls it
     labels: Labels = Labels()
     id: str = ""
-    source: tuple[str, str] | None = None  # (id, name) of the picture that it was made from, where it says so
-    changed: NDArray[np.float64] | None = None  # (N, 4) xyxy pixels: where it was painted, where it says so
+    source: tuple[str, str] | None = None  # (id, name) of the picture that it was made from, if recorded
+    changed: NDArray[np.float64] | None = None  # (N, 4) xyxy pixels: where it was painted, if recorded
     fault: tuple[str, str] | None = None  # (reason, detail): it cannot be used
 
 
@@ -67,14 +67,14 @@ class Side:
     """Pictures in the order of their set."""
 
     entries: tuple[Entry, ...]
-    file: Path | None = None  # of the labels; None: there are none
+    file: Path | None = None  # of the labels; None: no labels
     names: tuple[str, ...] = ()  # of the categories
     skipped: Counter[str] = field(default_factory=Counter)  # boxes that cannot be used, by reason
-    says: bool = False  # some of the whole set say that they are synthetic
+    has_synthetic: bool = False  # some pictures of the whole set are marked as synthetic
 
     @property
     def labelled(self) -> bool:
-        """Is anything said of the pictures?"""
+        """Does the side have a file of labels?"""
         return self.file is not None
 
     def boxed(self) -> Side:
@@ -88,7 +88,7 @@ class Side:
 
 
 def read_side(path: Path, part: Part | None = None, annotations: Path | None = None, format: str | None = None) -> Side:
-    """A folder of pictures (with its subfolders, sorted; hidden files are none), or a labelled set.
+    """A folder of pictures (with its subfolders, sorted; hidden files are skipped), or a labelled set.
 
     path: a folder; a COCO file, its pictures beside it or in `images` beside it; or a run's final folder, which holds
     both. annotations, format: labels of a folder's pictures in any of FORMATS; no format: loco for a CSV, else coco.
@@ -97,8 +97,8 @@ def read_side(path: Path, part: Part | None = None, annotations: Path | None = N
     """
     if annotations is not None:
         name = format or ("loco" if annotations.suffix.lower() == ".csv" else "coco")
-        told = read_dataset(DatasetSettings(images=path, annotations=annotations, format=name))
-        return _side_of_dataset(told, annotations, path, part)
+        dataset = read_dataset(DatasetSettings(images=path, annotations=annotations, format=name))
+        return _side_of_dataset(dataset, annotations, path, part)
     if path.is_dir() and (path / "annotations.json").is_file() and (path / "images").is_dir():
         path = path / "annotations.json"
     if path.is_dir():
@@ -109,11 +109,11 @@ def read_side(path: Path, part: Part | None = None, annotations: Path | None = N
 
 
 def sources_of(real: Side, made: Side) -> dict[int, int]:
-    """Number of each made picture → number of the real one that it was made from, where that is there.
+    """Number of each generated picture → number of the real one that it was made from, where that is in `real`.
 
-    By the id that it tells of where both are of one file, else by the name that it tells of, else by its own name:
-    its path under the folder, then that without folder and suffix, where one alone of the real ones has that and the
-    two are not of different folders.
+    By the recorded id of its source where both sides are of one file, else by the recorded name, else by the picture's
+    name: its path under the folder, then its stem, where exactly one real picture has that stem and the two are not in
+    different folders.
     """
     by_id = {entry.id: i for i, entry in enumerate(real.entries)} if real.file in (made.file, None) else {}
     by_id.pop("", None)
@@ -151,7 +151,7 @@ def _read_coco(path: Path) -> Dataset:
             data = _completed(bytearray(shallow(data, _DEEP)))
     except (ValueError, KeyError) as error:
         raise AugmentError(
-            f"{path} is no COCO file ({type(error).__name__}: {error}): expected an object with `images`, each with "
+            f"{path} is not a COCO file ({type(error).__name__}: {error}): expected an object with `images`, each with "
             "`file_name`; or give a folder of pictures"
         ) from None
     return read_document(data, str(path), DatasetSettings(images=path.parent, annotations=path))
@@ -176,9 +176,9 @@ class _Id(msgspec.Struct):
     id: Raw = Raw(b"")  # without one
 
 
-def _side_of_dataset(told: Dataset, file: Path, root: Path, part: Part | None) -> Side:
-    names = tuple(categories_of(told.envelope))
-    return side_of(told.images.to_pandas(), told.objects.to_pandas(), root, part, file, names)
+def _side_of_dataset(dataset: Dataset, file: Path, root: Path, part: Part | None) -> Side:
+    names = tuple(categories_of(dataset.envelope))
+    return side_of(dataset.images.to_pandas(), dataset.objects.to_pandas(), root, part, file, names)
 
 
 def side_of(
@@ -192,16 +192,16 @@ def side_of(
     """A part of a labelled set from its rows, ImageRow and ObjectRow; root: the folder of its pictures."""
     sources = [_source(record) for record in images.record]
     made = np.array([source is not None for source in sources], bool)
-    says = bool(made.any())
-    wanted = made == (part == "synthetic") if says and part else np.ones(len(images), bool)
+    has_synthetic = bool(made.any())
+    wanted = made == (part == "synthetic") if has_synthetic and part else np.ones(len(images), bool)
     # A box without a known picture is counted with the originals.
     of_made = objects.image_key.isin(images.key[made]).to_numpy()
-    kept = of_made == (part == "synthetic") if says and part else np.ones(len(objects), bool)
-    own = objects[kept]
-    usable = own[own.status == OK]
+    kept = of_made == (part == "synthetic") if has_synthetic and part else np.ones(len(objects), bool)
+    rows_of_part = objects[kept]
+    usable = rows_of_part[rows_of_part.status == OK]
     boxes = xywh_to_xyxy(usable[list("xywh")].to_numpy(np.float64).reshape(-1, 4))
     ignore = usable.crowd.to_numpy(bool) | marked(usable.record, "ignore")
-    painted = marked(usable.record, "painted", exactly=True) | ~of_made[kept][(own.status == OK).to_numpy()]
+    painted = marked(usable.record, "painted", exactly=True) | ~of_made[kept][(rows_of_part.status == OK).to_numpy()]
     categories = usable.category.to_numpy(object)
     rows = usable.groupby("image_key", sort=False).indices
     entries = []
@@ -216,7 +216,8 @@ def side_of(
         fault = None if image.status == OK else (image.reason, image.detail)
         path = root / image.path if fault else _place(root, image.path)
         entries.append(Entry(path, image.file_name, labels, image.key, sources[i], _regions(image.record), fault))
-    return Side(tuple(entries), file, names, Counter(own.reason[own.status != OK].tolist()), says)
+    skipped = Counter(rows_of_part.reason[rows_of_part.status != OK].tolist())
+    return Side(tuple(entries), file, names, skipped, has_synthetic)
 
 
 def _place(root: Path, name: str) -> Path:
@@ -225,16 +226,16 @@ def _place(root: Path, name: str) -> Path:
 
 
 def _source(record: bytes) -> tuple[str, str] | None:
-    """(id as JSON text, name) of the picture that a synthetic one was made from."""
-    told = field_of(record, "source_image_id")
-    return None if told is None else (msgspec.json.encode(told).decode(), text_of(record, "source_file_name"))
+    """(id as JSON text, name) of the picture that a synthetic one was made from; None for an original."""
+    source_id = field_of(record, "source_image_id")
+    return None if source_id is None else (msgspec.json.encode(source_id).decode(), text_of(record, "source_file_name"))
 
 
 def _regions(record: bytes) -> NDArray[np.float64] | None:
-    """xyxy of the field `regions`, as finalise writes it; None where there is none, or another one."""
-    told = field_of(record, "regions")
+    """(N, 4) xyxy pixels of the field `regions`, as finalise writes it; None where it is missing or malformed."""
+    value = field_of(record, "regions")
     try:
-        regions = np.array(told, np.float64)
+        regions = np.array(value, np.float64)
     except (ValueError, TypeError, OverflowError):
         return None
     usable = regions.ndim == 2 and regions.shape[1] == 4 and np.isfinite(regions).all()  # null is read as NaN

@@ -64,7 +64,7 @@ class Boards:
 
     @property
     def stems(self) -> pd.Series:
-        """What a picture's name has in common with that of its partner."""
+        """The part of each picture's name that it shares with its partner's."""
         stems: pd.Series = self.images.path.str.rpartition("_")[0]
         return stems
 
@@ -88,22 +88,22 @@ class Boards:
             link.unlink(missing_ok=True)
             link.symlink_to(self.root.absolute())
         records = {"images": self.images.record, "annotations": self.objects.record}
-        told = {name: [msgspec.Raw(record) for record in rows] for name, rows in records.items()}
-        atomic_write(folder / "annotations.json", msgspec.json.encode(told | {"categories": self.categories}))
+        document = {name: [msgspec.Raw(record) for record in rows] for name, rows in records.items()}
+        atomic_write(folder / "annotations.json", msgspec.json.encode(document | {"categories": self.categories}))
 
 
 def read_boards(dataset: DatasetSettings, painted: bool = False) -> Boards:
-    """A data set as the journey ingests it, without what it would set aside; pictures are not decoded.
+    """A data set as the journey ingests it, without the rows that it would set aside; pictures are not decoded.
 
     painted: boxes alone that a painter filled. Raises AugmentError as the reader of the format does.
     """
-    told = read_dataset(dataset)
-    images = check_pictures(told.images.to_pandas(), dataset.images, dataset.max_pixels, decode=False)
-    objects = settle_objects(images, told.objects).to_pandas()
+    data = read_dataset(dataset)
+    images = check_pictures(data.images.to_pandas(), dataset.images, dataset.max_pixels, decode=False)
+    objects = settle_objects(images, data.objects).to_pandas()
     usable = objects.status == OK
     if painted:
         usable &= marked(objects.record, "painted", exactly=True)
-    categories = msgspec.json.decode(told.envelope)["categories"]
+    categories = msgspec.json.decode(data.envelope)["categories"]
     return Boards(dataset.images, images[images.status == OK], objects[usable], categories)
 
 
@@ -112,7 +112,7 @@ def read_boards(dataset: DatasetSettings, painted: bool = False) -> Boards:
 
 @dataclass(frozen=True)
 class Crops:
-    """What N boxes show."""
+    """Crops around N boxes."""
 
     windows: NDArray[np.uint8]  # (N, SIDE, SIDE, 3) RGB around each, inside its picture
     boxes: NDArray[np.float64]  # (N, 4) xyxy pixels of the window
@@ -127,7 +127,7 @@ class Crops:
         return Crops(self.windows[at], self.boxes[at], self.close[at], self.categories[at], keys)
 
     def draw(self, count: int, seed: int = 0) -> Crops:
-        """`count` of them at random, all where there are no more."""
+        """`count` of them at random, or all where they are fewer."""
         return self.take(np.random.default_rng(seed).permutation(len(self.keys))[:count])
 
     def of(self, category: str, count: int, seed: int = 0) -> Crops:
@@ -136,21 +136,21 @@ class Crops:
 
 
 def crops_of(boards: Boards) -> Crops:
-    """Crops of all boxes; raises PictureError for a picture that cannot be read, AugmentError where there is no box."""
+    """Crops of all boxes; raises PictureError for a picture that cannot be read, AugmentError for no boxes."""
     if boards.objects.empty:
         raise AugmentError(f"no box to crop in {len(boards.images)} pictures of {boards.root}: expected labelled ones")
     of_picture = dict(list(boards.objects.groupby("image_key", sort=False)))
     windows, places, close, names, keys = [], [], [], list[str](), list[tuple[Any, ...]]()
     for row in boards.images[boards.images.key.isin(of_picture.keys())].itertuples(index=False):
         pixels, record = load_rgb(boards.root / row.path, row.frame), msgspec.json.decode(row.record)
-        for own in of_picture[row.key].itertuples(index=False):
-            box = xywh_to_xyxy(np.array([own.x, own.y, own.w, own.h], float))
+        for labelled in of_picture[row.key].itertuples(index=False):
+            box = xywh_to_xyxy(np.array([labelled.x, labelled.y, labelled.w, labelled.h], float))
             window, place = window_of_box(pixels, box)
             windows.append(window)
             places.append(place)
             close.append(crop_region(pixels, box.tolist(), CLOSE).mean(axis=2, dtype=np.float32))
-            names.append(own.category)
-            keys.append((record.get("source_image_id", record["id"]), own.x, own.y, own.w, own.h))
+            names.append(labelled.category)
+            keys.append((record.get("source_image_id", record["id"]), labelled.x, labelled.y, labelled.w, labelled.h))
     return Crops(np.stack(windows), np.stack(places), np.stack(close), np.array(names, object), keys)
 
 
@@ -162,9 +162,9 @@ def window_of_box(picture: Pixels, box: NDArray[np.float64]) -> tuple[Pixels, ND
 
 
 class ClassifierFeatures:
-    """What a classifier sees of a picture before it names it: its pooled features (lib/evaluation/features.Extractor).
+    """Features of a classifier before its last layer, pooled (lib/evaluation/features.Extractor).
 
-    Boards are far from what published networks know; this one was trained on such defects.
+    Published networks know no circuit boards; this classifier was trained on such defects.
     """
 
     VERSION: ClassVar[int] = 1
@@ -186,7 +186,7 @@ class ClassifierFeatures:
 
     @property
     def identity(self) -> str:
-        """With the weights' revision."""
+        """Name, version, the judge's identity (its weights' revision in it), and the resize rule."""
         return f"{self.name} {self.VERSION}: pooled features of {self.judge.identity}, RGB, {self.RESIZE}"
 
     def check(self) -> None:
@@ -195,13 +195,13 @@ class ClassifierFeatures:
 
     def extract(self, pictures: Iterable[Pixels]) -> Features:
         """(N, dimensions) float64 of uint8 HWC RGB pictures."""
-        told = self.judge.load()
+        classifier = self.judge.load()
 
-        def see(crops: Sequence[Pixels]) -> Any:
-            pixels = prepared(crops, told.size, told.mean, told.std).to(told.model.device)
-            return told.model.base_model(pixel_values=pixels).pooler_output.flatten(1)
+        def pooled(crops: Sequence[Pixels]) -> Any:
+            pixels = prepared(crops, classifier.size, classifier.mean, classifier.std).to(classifier.model.device)
+            return classifier.model.base_model(pixel_values=pixels).pooler_output.flatten(1)
 
-        return batched(self.judge.ref, list(pictures), self.batch_size, see, self.dimensions).astype(np.float64)
+        return batched(self.judge.ref, list(pictures), self.batch_size, pooled, self.dimensions).astype(np.float64)
 
 
 # --- neighbours, samples -----------------------------------------------------------------------------------------
@@ -268,8 +268,8 @@ def neighbour_panel(made: Crops, among: Crops, found: Neighbours, count: int = 4
         for row in np.random.default_rng(0).permutation(rows)[:count]:
             number = found.number[row]
             near = turned(among.close[number][None], int(found.symmetry[row]))[0]
-            told = f"{category} | {among.categories[number]}, {found.distance[row]:.0f}"
-            cells.append(_captioned(_tiled([[_enlarged(grey, 4) for grey in (made.close[row], near)]]), told))
+            caption = f"{category} | {among.categories[number]}, {found.distance[row]:.0f}"
+            cells.append(_captioned(_tiled([[_enlarged(grey, 4) for grey in (made.close[row], near)]]), caption))
         cells += [np.full_like(cells[0], _GROUND)] * (-len(cells) % count)
     return _panel(cells, count)
 
@@ -300,7 +300,7 @@ def _tiled(rows: Sequence[Sequence[Pixels]]) -> Pixels:
 
 
 def _captioned(pixels: Pixels, text: str) -> Pixels:
-    """With a line above."""
+    """With a line of text above, 24 pixels high."""
     line = Image.new("RGB", (pixels.shape[1], 24), (_GROUND,) * 3)
     ImageDraw.Draw(line).text((2, 4), text, fill=_INK, font=ImageFont.load_default(size=14))
     return np.concatenate([np.asarray(line), pixels])

@@ -1,4 +1,4 @@
-"""How good the mini models are on scenes that they have never seen, beside the layout fidelity of the painters."""
+"""How good the mini models are on scenes that no training has used, beside the layout fidelity of the painters."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def captions(folder: Path, pictures: Sequence[TrainingPicture]) -> dict[str, Any
     """Shares of pictures whose caption names every category present, and none that is absent."""
     captioner = Blip2(Blip2Settings(max_new_tokens=Blip2.MINI["max_new_tokens"]), resolve(str(folder), {}))
     names = sorted({name for picture in pictures for name in picture.things.categories})
-    said = captioner.caption([picture.pixels for picture in pictures], [()] * len(pictures))
+    texts = captioner.caption([picture.pixels for picture in pictures], [()] * len(pictures))
     every, none, exact = 0, 0, 0
-    for picture, text in zip(pictures, said, strict=True):
-        told, there = named(text, names), set(picture.things.categories)
-        every += there <= told
-        none += told <= there
+    for picture, text in zip(pictures, texts, strict=True):
+        mentioned, present = named(text, names), set(picture.things.categories)
+        every += present <= mentioned
+        none += mentioned <= present
         exact += text == picture.caption
     count = len(pictures)
     return {"names_all_present": every / count, "names_none_absent": none / count, "word_for_word": exact / count}
 
 
 def named(text: str, names: Collection[str]) -> set[str]:
-    """Which category names a text says, in singular or plural. "two pallet trucks" does not say "pallet"."""
+    """Which category names a text mentions, in singular or plural. "two pallet trucks" does not mention "pallet"."""
     found = set()
     for name in sorted(names, key=len, reverse=True):
         text, count = re.subn(rf"\b{re.escape(name.lower())}(s|es)?\b", " ", text.lower())

@@ -59,8 +59,8 @@ class Cell:
     """What one preset made of the picture."""
 
     name: str
-    triple: str = ""  # edit × painter × composite; "" where the parameters say none that there is
-    reason: str = ""  # why there is no picture, in words; "" = there is one
+    triple: str = ""  # edit × painter × composite; "" where the parameters do not name a known one
+    reason: str = ""  # why there is no picture, in words; "" where there is one
     picture: np.ndarray | None = None  # uint8 (H, W, 3), of the source's size
     boxes: Sequence[Drawn] = ()  # the final labels
     focus: IntBox | None = None  # xyxy: where to look closely
@@ -71,7 +71,7 @@ class Cell:
     seconds: float = 0.0  # all in all, the loading of models too
 
     @property
-    def told(self) -> str:
+    def outcome(self) -> str:
         """The outcome in a line."""
         if self.reason:
             return self.reason
@@ -99,7 +99,7 @@ def paint_grid(
         runs: parameters by preset, at least one; data set, workspace and seed are those of the first.
         wanted: the picture's file name, its path (in the images folder, or from here), or its key; none: the first in
             the data set's order that the first run would take and has something to edit in.
-        watch: told of each preset, and of the pictures whose bytes are read.
+        watch: receives (what, done, total) for each preset, and for the pictures whose bytes are read.
 
     Raises AugmentError for an unknown preset, a data set that cannot be read, a picture that is not in it or cannot be
     used, and where a run holds the workspace.
@@ -138,7 +138,7 @@ def _cell(bench: _Bench, source: _Source, given: Parameters) -> Cell:
 class _Source:
     """The picture that is painted."""
 
-    images: pd.DataFrame  # ImageRows: its own, checked, and those of its group as the annotations tell them
+    images: pd.DataFrame  # ImageRows: its own, checked, and those of its group as annotated
     objects: pa.Table  # its ObjectRows, settled
     row: Any  # its ImageRow
     root: Path  # folder of the pictures
@@ -159,13 +159,13 @@ class _Source:
 
     def selected(self, settings: Resolved) -> pd.DataFrame:
         """Its SelectRow; raises AugmentError with the reason where the run would not take it."""
-        # How many pictures there are to be is not asked: a person chose this one.
+        # The limit of pictures a category does not count: a person chose this one.
         select = settings.select.model_copy(update={"max_per_category": None})
         images, objects = to_table(self.images, ImageRow), self.objects.select(OBJECT_COLUMNS)
         rows = select_pictures(images, objects, select, settings.seed, None).to_pandas()
         rows = rows[rows.key == self.row.key].reset_index(drop=True)
-        asked = settings.select.model_dump(exclude_defaults=True)
-        _demand("select", rows.iloc[0], ", ".join(f"{name}: {value}" for name, value in asked.items()))
+        rules = settings.select.model_dump(exclude_defaults=True)
+        _demand("select", rows.iloc[0], ", ".join(f"{name}: {value}" for name, value in rules.items()))
         return rows
 
 
@@ -173,16 +173,16 @@ _TRIES = 100  # pictures looked at for the first that can be edited
 
 
 class _Bench:
-    """What all presets share: the data set as its annotations tell it, and the workspace."""
+    """What all presets share: the data set as annotated, and the workspace."""
 
     def __init__(self, given: Parameters, root: Path, watch: Watch) -> None:
-        told = read_dataset(given.dataset)
+        data = read_dataset(given.dataset)
         self.dataset, self.root, self.watch = given.dataset, root, watch
-        self.images, self.objects = told.images.to_pandas(), told.objects
+        self.images, self.objects = data.images.to_pandas(), data.objects
         check_sources(root, given.dataset.images, self.images.path)
-        self.categories = set(categories_of(told.envelope))
+        self.categories = set(categories_of(data.envelope))
         self.store, self.pins = Store(root / "store"), Pins(root / "models.lock")
-        self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)  # what need not be read again
+        self.known = former_manifest(root / "manifests" / "ingest.parquet", ImageRow)  # not to be read again
         self.paths: dict[str, str] = {}  # digest → file, of the pictures that were checked
 
     def find(self, wanted: str) -> int:
@@ -210,8 +210,8 @@ class _Bench:
         if row.status != OK:
             raise AugmentError(f"picture {row.file_name}: {_words(row.reason)}: {row.detail}")
         group = self.images[(self.images.group == row.group) & (row.group != "") & (self.images.key != row.key)]
-        own = settle_objects(rows, self.objects.filter(pc.equal(self.objects["image_key"], row.key)))
-        return _Source(pd.concat([rows, group]), own, row, self.dataset.images)
+        objects = settle_objects(rows, self.objects.filter(pc.equal(self.objects["image_key"], row.key)))
+        return _Source(pd.concat([rows, group]), objects, row, self.dataset.images)
 
     def first(self, given: Parameters) -> _Source:
         """The first picture that the run would take, and has something to edit in."""
@@ -219,7 +219,7 @@ class _Bench:
             settings = resolve_parameters(given, self.root)
             edit = EDITS.member(settings.edit.name, settings.edit.values)
             select = settings.select
-        except AugmentError:  # which its cell will say
+        except AugmentError:  # its cell will show it
             settings, edit, select = None, None, given.select
         objects = self.objects.select(OBJECT_COLUMNS)
         rows = select_pictures(to_table(self.images, ImageRow), objects, select, given.seed, given.limit)
@@ -315,7 +315,7 @@ class _Bench:
 
 
 def _editable(source: _Source, settings: Resolved, edit: Member) -> bool:
-    """Does the edit find something to do in the picture? One that draws from the set's places is believed to."""
+    """Does the edit find something to do in the picture? One that draws from the set's places is assumed to."""
     if EDITS.settings(edit.name, edit.settings).needs_places:
         return True
     return bool(targets_of(source.selected(settings), source.usable, {}, edit, settings.seed, Statistics()))
@@ -324,7 +324,7 @@ def _editable(source: _Source, settings: Resolved, edit: Member) -> bool:
 def _demand(stage: str, row: Any, otherwise: str = "", counted: bool = False) -> None:
     """Raise AugmentError with the reason of a row that is set aside.
 
-    otherwise: said where it has no detail; counted: the detail lists boxes, whose reasons are counted.
+    otherwise: used where it has no detail; counted: the detail lists boxes, whose reasons are counted.
     """
     if row.status != OK:
         detail = _counted(row.detail.split("; ")) if counted else row.detail or otherwise

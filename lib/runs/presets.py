@@ -8,7 +8,7 @@ from typing import Any
 _COCO_GLIGEN_SELECT = {"max_objects": 6, "max_categories": 1, "require_objects": True}
 _COCO_GLIGEN_CAPTION = {"captioner": {"name": "blip2"}, "rules": "s3"}
 
-# The three methods of LOCO occlusion inpainting; each edge of the occluder as there, which are the edit's defaults.
+# The three methods of LOCO occlusion inpainting; the edges of the occluder are theirs, the edit's defaults.
 _LOCO = {"select": {"categories": ["forklift"]}}
 _STACK = "a stack of boxes"
 
@@ -94,7 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "composite": {"name": "feather"},
     },
     "loco-sdxl": {
-        "about": "as loco-gligen, by Stable Diffusion XL, which is told no boxes",
+        "about": "as loco-gligen, by Stable Diffusion XL, which receives no boxes",
         "replaces": "LOCO forklift occlusion, method sdxl",
         **_LOCO,
         "edit": {"name": "occlude", "prompt": _STACK},
@@ -156,7 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "zero-shot latent inpainting, LatentPaint (never finished there)",
     ),
     "replace-sd2": {
-        "about": "whole boxes, a little wider, painted anew by Stable Diffusion 2; variants: 4 as there",
+        "about": "whole boxes, a little wider, painted anew by Stable Diffusion 2; variants: 4 as in that system",
         "replaces": "object replacement with Stable Diffusion 2",
         "edit": {"name": "replace", "padding": 0.03, "prompt": "a {category}"},
         "painter": {"name": "sd-inpaint", "steps": 50, "guidance": 8},

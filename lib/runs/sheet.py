@@ -27,7 +27,7 @@ Line = tuple[str, int, tuple[int, int, int]]  # text, height of its letters in p
 
 def draw_grid(grid: Grid, most: tuple[int, int] = (640, 480)) -> Image.Image:
     """The sheet: the source with its boxes first, then a cell a preset: name, triple, picture with its new labels, and
-    below it the place that was painted, close and without them; or the reason why there is none.
+    below it the place that was painted, close and without them; or the reason for no picture.
 
     most: width and height at most of a picture in it, pixels; smaller ones grow, and every aspect is kept.
     """
@@ -63,7 +63,7 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def _shared_focus(grid: Grid) -> IntBox | None:
-    """One window to look closely at in all cells, so that they can be compared; None where that would not be close."""
+    """One window to look closely at in all cells, so that they can be compared; None where it would not be close."""
     height, width = grid.source.shape[:2]
     near = [cell.focus for cell in grid.cells if cell.focus and cell.focus != (0, 0, width, height)]
     return close_window(near, width, height, 1) if near else None
@@ -77,7 +77,7 @@ def _source_lines(grid: Grid) -> list[Line]:
 
 def _lines(cell: Cell) -> list[Line]:
     lines = [(cell.name, 26, _INK), (cell.triple, 18, _INK)]
-    lines += [] if cell.reason else [(f"{cell.told}; {cell.seconds:.1f} s", 18, _DIM)]
+    lines += [] if cell.reason else [(f"{cell.outcome}; {cell.seconds:.1f} s", 18, _DIM)]
     return lines + ([(f"“{cell.prompt}”", 18, _DIM)] if cell.prompt else [])
 
 

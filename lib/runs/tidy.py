@@ -2,8 +2,8 @@
 
     for group in tidy(root, dry_run=True): print(group.name, group.kept, group.removed, group.size)
 
-Reached is what a rerun with the same parameters asks for, and the paints that another composite would: found by asking
-again, of a store that notes what it is asked for and makes nothing. What is reached, by kind:
+Reached is what a rerun with the same parameters reads, and the paints that another composite would read. The keys are
+made as the stages make them; those of the evaluation by a rerun on a store that records them. What is reached, by kind:
 
     caption                     by the selected pictures and the captioner that the captions name
     paint latents picture jpeg  by the requests of the plan, each of their passes, and the painted pictures
@@ -17,12 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
@@ -30,7 +29,6 @@ from lib.captioning.caption import caption_key
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.errors import AugmentError
 from lib.core.files import digest, file_digest
-from lib.core.images import PictureError
 from lib.datasets.finalise import jpeg_key
 from lib.evaluation.evaluate import ask_cache
 from lib.evaluation.sides import read_side, side_of
@@ -58,8 +56,8 @@ from lib.records.rows import (
 from lib.records.store import Store
 from lib.runs.parameters import Resolved
 from lib.runs.workspace import locked, read_account
-from lib.screening.boxes import judge_pictures, learn_rules, real_boxes
-from lib.screening.pictures import measure_pictures
+from lib.screening.boxes import painted_key, real_boxes, rule_keys
+from lib.screening.pictures import Verdict, verdict_key
 
 STAGES: dict[str, type[Row]] = {
     "ingest": ImageRow,
@@ -146,7 +144,7 @@ def _remove(root: Path, paths: Iterable[Path]) -> None:
 
 @dataclass
 class _Last:
-    """What the last run left: its settings, its manifests, what it said of itself."""
+    """What the last run left: its settings, its manifests, its account."""
 
     root: Path
     settings: Resolved
@@ -170,9 +168,9 @@ def _read_last(root: Path) -> _Last:
         raise AugmentError(f"the last run of workspace {root} is {account['state']}: {_AGAIN}")
     if missing := [name for name in STAGES if name not in account["stages"]]:
         raise AugmentError(f"the last run of workspace {root} had no stage {missing[0]}: tidy is for `augment run`")
-    told = kept.read(root / "settings.json", dict[str, Any], _AGAIN)
+    document = kept.read(root / "settings.json", dict[str, Any], _AGAIN)
     try:
-        settings = Resolved.model_validate(told)
+        settings = Resolved.model_validate(document)
     except ValidationError:
         raise AugmentError(f"{root / 'settings.json'} is missing or of another version: {_AGAIN}") from None
     manifests = {name: _manifest(root, name, account["stages"][name]) for name in STAGES}
@@ -181,16 +179,16 @@ def _read_last(root: Path) -> _Last:
     return last
 
 
-def _manifest(root: Path, stage: str, told: Mapping[str, Any]) -> pd.DataFrame:
+def _manifest(root: Path, stage: str, counts: Mapping[str, Any]) -> pd.DataFrame:
     path = root / "manifests" / f"{stage}.parquet"
     rows = former_manifest(path, STAGES[stage])
-    if rows is None or (len(rows), int((rows.status == OK).sum())) != (told["rows"], told["ok"]):
+    if rows is None or (len(rows), int((rows.status == OK).sum())) != (counts["rows"], counts["ok"]):
         raise AugmentError(f"{path} is {'damaged' if path.exists() else 'missing'}: {_AGAIN}")
     return rows
 
 
 def _requests(root: Path, plan: pd.DataFrame) -> dict[str, Request]:
-    """Requests by key; a key is the digest of its request, so none that was altered passes."""
+    """Requests by key; a key is the digest of its request, so an altered one does not pass."""
     found = {}
     for row in plan[plan.status == OK].itertuples(index=False):
         if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
@@ -261,44 +259,48 @@ def _of_requests(last: _Last) -> Iterator[Item]:
         yield "jpeg", jpeg_key(picture_keys(request)[-1][1], request.source)
 
 
-def _of_screen(last: _Last) -> set[Item]:
+def _of_screen(last: _Last) -> Iterator[Item]:
     """Verdicts of pictures, and with a judge its shares and the limits."""
-    asked = _Asked(last.root / "store")
-    images, pictures, settings = last.manifests["ingest"], last.ok("generate"), last.settings.screen
-    sources = dict(zip(images.key, zip(images.digest, images.frame, strict=True), strict=True))
-    rows = measure_pictures(pictures, sources, settings, _nothing, asked)
+    settings, passed = last.settings.screen, []
+    for row in last.ok("generate").itertuples(index=False):
+        key = verdict_key(row, settings)
+        yield "verdict", key
+        verdict = kept.typed(_read_if_kept(last.store, "verdict", key), Verdict)
+        if verdict is None or not verdict["reason"]:
+            passed.append(row)
     if settings.boxes is None or settings.judge is None or "judge" not in last.account:
-        return asked.items_asked
-    objects, judge = last.manifests["objects"], _Silent(last.account["judge"])
+        return
+    images, objects, judge = last.manifests["ingest"], last.manifests["objects"], last.account["judge"]
     usable = objects[objects.status == OK]
     edit = EDITS.member(last.settings.edit.name, last.settings.edit.values)
     names = sorted({*usable.category, *(name for _, name in new_categories(edit))})
     real = real_boxes(objects, images, last.settings.select.split, settings.boxes.min_side)
-    rules = learn_rules(real, names, settings.boxes, judge, _nothing, asked)
-    asked.hidden = "limits"  # so that the real boxes' shares are asked for as well
-    learn_rules(real, names, settings.boxes, judge, _nothing, asked)
+    limits, shares = rule_keys(real, names, settings.boxes, judge)
+    yield "limits", limits
+    yield from (("shares", key) for key in shares)
     places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
     boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
-    judge_pictures(rows, last.requests, boxes, rules, judge, asked)
-    return asked.items_asked
+    for row in passed:
+        if key := painted_key(row, last.requests[row.key], boxes, names, settings.boxes, judge):
+            yield "shares", key
 
 
 def _of_evaluation(last: _Last) -> set[Item] | None:
-    """What is kept of single pictures for the report; None, all of it, where that cannot be told here."""
+    """What is kept of single pictures for the report; None where it cannot be found here, so that all of it stays."""
     settings, images = last.settings.evaluate, last.manifests["ingest"]
     if settings.extractor is None:
         return set()
     selected, objects, root = last.ok("select"), last.manifests["objects"], last.settings.dataset.images
     real = images[images.key.isin(selected.key)]
-    asked = _Asked(last.root / "store")
+    recorder = _Recorder(last.root / "store")
     if not all((root / path).is_file() for path in real.path):  # a relative path, perhaps, that starts elsewhere
         return None
     try:
         sources = side_of(real, objects[objects.image_key.isin(real.key)], root)
-        ask_cache(sources, read_side(last.root / "final", "synthetic"), settings.extractor, settings.metrics, asked)
-    except (AugmentError, ConnectionError):  # no pictures, or a model is not there at present
+        ask_cache(sources, read_side(last.root / "final", "synthetic"), settings.extractor, settings.metrics, recorder)
+    except (AugmentError, ConnectionError):  # no pictures, or a model is not available now
         return None
-    return asked.items_asked
+    return recorder.items_read
 
 
 def _shown(root: Path) -> list[Path]:
@@ -308,7 +310,7 @@ def _shown(root: Path) -> list[Path]:
 
 
 def _numbers(root: Path) -> Any:
-    """What report/metrics.json says; None where there is none."""
+    """The content of report/metrics.json; None where it is missing or not JSON."""
     try:
         return _json((root / "report" / "metrics.json").read_bytes())
     except OSError:
@@ -323,42 +325,28 @@ def _json(data: bytes | None) -> Any:
 
 
 def _read(store: Store, kind: str, key: str) -> bytes | None:
-    """An item that `Store.get` would remove where it is damaged."""
+    """The data of an item, None where it is damaged: `Store.get` would remove it."""
     header, _, data = store.path(kind, key).read_bytes().partition(b"\n")
     return data if header.decode("ascii", "replace") == digest(data) else None
 
 
-class _Asked(Store):
-    """A store that notes what it is asked for, keeps nothing, and removes nothing."""
+def _read_if_kept(store: Store, kind: str, key: str) -> bytes | None:
+    return _read(store, kind, key) if store.has(kind, key) else None
+
+
+class _Recorder(Store):
+    """A store that records which items are read, keeps nothing, and removes nothing."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.items_asked: set[Item] = set()
-        self.hidden = ""  # a kind of which it says that it has nothing
+        self.items_read: set[Item] = set()
 
     def get(self, kind: str, key: str) -> bytes | None:
-        self.items_asked.add((kind, key))
-        return _read(self, kind, key) if kind != self.hidden and self.has(kind, key) else None
+        self.items_read.add((kind, key))
+        return _read_if_kept(self, kind, key)
 
     def put(self, kind: str, key: str, data: bytes) -> str:
         return digest(data)
-
-
-class _Silent:
-    """A judge that is not asked: what is not in the store is not judged now."""
-
-    size = 1
-
-    def __init__(self, identity: str) -> None:
-        self.identity = identity
-
-    def score(self, crops: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
-        raise PictureError("picture_lost", "tidy judges nothing")
-
-
-def _nothing(digest: str, frame: str) -> np.ndarray:
-    """A loader of pictures that loads none."""
-    raise PictureError("image_missing", "tidy reads no pictures")
 
 
 # --- parts and results -------------------------------------------------------------------------------------------

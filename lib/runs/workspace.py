@@ -56,10 +56,10 @@ def locked(
             f"workspace {root} is in use by another run: wait for it, or set another workspace"
         ) from None
     except OSError as error:
-        told, file = error.strerror or error, root / ".lock"
+        why, file = error.strerror or error, root / ".lock"
         if file.is_symlink() or file.is_dir():
-            raise AugmentError(f"{file} is no file ({told}), so no run can hold its workspace: remove it") from None
-        raise AugmentError(f"workspace {root} cannot be written ({told}): set `workspace` to another folder") from None
+            raise AugmentError(f"{file} is not a file ({why}), so no run can hold its workspace: remove it") from None
+        raise AugmentError(f"workspace {root} cannot be written ({why}): set `workspace` to another folder") from None
     with lock, explained(root):
         _sweep(root, models)
         yield
@@ -95,7 +95,7 @@ class _Stage(TypedDict):
 
 
 class _Account(TypedDict):
-    """What each status.json has, whatever else is in it."""
+    """The fields that every status.json has."""
 
     run: str
     state: str
@@ -110,21 +110,21 @@ def write_account(root: Path, account: dict[str, Any]) -> None:
 def write_failure(root: Path, account: dict[str, Any]) -> None:
     """The account of a run that ended with an error, on a full disk too: over the former one, in the room that it has.
 
-    Where even that cannot be written the former account stays: `read_account` tells it from that of a run.
+    Where even that cannot be written the former account stays; `read_account` finds from the lock that the run ended.
     """
     short = {name: account[name] for name in _Account.__annotations__ if name != "stages"} | {"stages": {}}
     errors = {"error": account.get("error", "")}
-    for told in (account, short | errors, short):
+    for version in (account, short | errors, short):
         with contextlib.suppress(OSError):
-            kept.write(root / "status.json", told)
+            kept.write(root / "status.json", version)
             return
         with contextlib.suppress(OSError):
-            kept.overwrite(root / "status.json", told)
+            kept.overwrite(root / "status.json", version)
             return
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    """What `write_account` wrote into a file; that of a run which ended without a word has the state "stopped".
+    """What `write_account` wrote into a file; that of a run that was killed has the state "stopped".
 
     Raises AugmentError where it is missing or damaged: nothing needs it.
     """
@@ -132,7 +132,7 @@ def read_account(path: Path) -> dict[str, Any]:
     if account is None:
         raise AugmentError(f"{path} not found: a run writes it")
     if not kept.conforms(account, _Account):
-        raise AugmentError(f"{path} is damaged (it is no account of a run): run again, which writes it anew")
+        raise AugmentError(f"{path} is damaged (it is not an account of a run): run again, which writes it anew")
     if account["state"] == "running" and not held(path.parent):
         return account | {"state": "stopped", "error": "it was ended from outside; run again, it goes on where it was"}
     return account
@@ -164,12 +164,12 @@ class Pins:
 
 
 def captioner_of(settings: Resolved, pins: Pins) -> Member:
-    """The captioner with its checkpoint pinned; raises AugmentError for a wrong setting, or a checkpoint not there."""
+    """The captioner with its checkpoint pinned; raises AugmentError for a wrong setting, or a missing checkpoint."""
     return _member(CAPTIONERS, settings.captioner, settings, pins)
 
 
 def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
-    """Edit, painter and composite, in the same way."""
+    """Edit, painter and composite with the painter's checkpoint pinned; raises AugmentError as `captioner_of`."""
     return Recipe(
         edit=EDITS.member(settings.edit.name, settings.edit.values),
         painter=_member(PAINTERS, settings.painter, settings, pins),
@@ -178,7 +178,7 @@ def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
 
 
 def judge_of(settings: Resolved, pins: Pins) -> ModelRef | None:
-    """The model that judges boxes, pinned in the same way; None where none is asked."""
+    """The model that judges boxes, pinned; None where no judge is set."""
     return pins.resolve(settings.screen.judge) if settings.screen.judge else None
 
 

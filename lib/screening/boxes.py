@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,14 +125,13 @@ def learn_rules(
     real: of `real_boxes`; a picture that cannot be read is left out. Kept in the store where all could be. `advance`
     receives how many boxes are done. Raises AugmentError for fewer than two names in all.
     """
-    names = list(dict.fromkeys([*names, *settings.others]))
+    names = _choices(names, settings)
     if len(names) < 2:
         raise AugmentError(
             f"screen.boxes.judge has nothing to choose from but {', '.join(names) or 'nothing'}: name what else boxes "
             "may show in screen.boxes.others"
         )
-    fields = settings.model_dump(mode="json", exclude={"judge"})
-    key = key_of("limits", VERSION, fields, judge.identity, names, real.to_numpy().tolist())
+    key = _limits_key(real, names, settings, judge.identity)
     known = _known_rules(store, key, names, judge.identity)
     if known is not None:
         advance(len(real))
@@ -141,6 +141,30 @@ def learn_rules(
     if whole:
         store.put("limits", key, canonical(rules))
     return rules
+
+
+def rule_keys(
+    real: pd.DataFrame, names: Sequence[str], settings: BoxScreenSettings, judge: str
+) -> tuple[str, list[str]]:
+    """Keys in the store of what `learn_rules` keeps: of the limits, and of the shares of each real picture's boxes.
+
+    judge: its identity.
+    """
+    names = _choices(names, settings)
+    questions = _real_questions(real, names, settings.context)
+    return _limits_key(real, names, settings, judge), [
+        question.key(_xyxy(boxes), judge) for question, boxes in questions
+    ]
+
+
+def _choices(names: Sequence[str], settings: BoxScreenSettings) -> list[str]:
+    """The names that the judge chooses from."""
+    return list(dict.fromkeys([*names, *settings.others]))
+
+
+def _limits_key(real: pd.DataFrame, names: list[str], settings: BoxScreenSettings, judge: str) -> str:
+    fields = settings.model_dump(mode="json", exclude={"judge"})
+    return key_of("limits", VERSION, fields, judge, names, real.to_numpy().tolist())
 
 
 def _known_rules(store: Store, key: str, names: Sequence[str], judge: str) -> BoxRules | None:
@@ -158,15 +182,27 @@ def _judge_real(
 ) -> tuple[NDArray[np.float64], list[int], bool]:
     """(N, C) shares of the real boxes in readable pictures, N numbers of their categories, whether all were read."""
     shares, labels, whole = [np.empty((0, len(names)))], [], True
-    for (digest, frame), boxes in real.groupby(["digest", "frame"], sort=False):
-        question, xyxy = _Question(["real", digest, frame], names, context), boxes[["x0", "y0", "x1", "y1"]].to_numpy()
+    for question, boxes in _real_questions(real, names, context):
+        _, digest, frame = question.what
         try:
-            shares.append(_shares(question, xyxy, judge, partial(load, digest, frame), store))
+            shares.append(_shares(question, _xyxy(boxes), judge, partial(load, digest, frame), store))
             labels += [names.index(category) for category in boxes.category]
         except PictureError:
             whole = False
         advance(len(boxes))
     return np.concatenate(shares), labels, whole
+
+
+def _real_questions(
+    real: pd.DataFrame, names: Sequence[str], context: float
+) -> Iterator[tuple[_Question, pd.DataFrame]]:
+    """A question a picture of the real boxes, and its rows."""
+    for (digest, frame), boxes in real.groupby(["digest", "frame"], sort=False):
+        yield _Question(["real", digest, frame], names, context), boxes
+
+
+def _xyxy(boxes: pd.DataFrame) -> NDArray[np.float64]:
+    return boxes[["x0", "y0", "x1", "y1"]].to_numpy()
 
 
 def _rules(
@@ -187,25 +223,27 @@ def _rules(
 
 @dataclass(frozen=True)
 class _Question:
-    """The picture and names that a judge scores: a part of the key of its answer."""
+    """The picture and names that a judge scores."""
 
     what: list[str]
     names: Sequence[str]
     context: float
+
+    def key(self, xyxy: NDArray[np.float64], judge: str) -> str:
+        """The key in the store of the shares for (N, 4) boxes, pixels; judge: its identity."""
+        return key_of("shares", VERSION, self.what, xyxy.tolist(), judge, list(self.names), self.context)
 
 
 def _shares(
     question: _Question, xyxy: NDArray[np.float64], judge: Judge, load: Callable[[], Pixels], store: Store
 ) -> NDArray[np.float64]:
     """(N, C) shares of the names for (N, 4) boxes of one picture, pixels; from the store, else scored now, and kept."""
-    names, context = question.names, question.context
-    key = key_of("shares", VERSION, question.what, xyxy.tolist(), judge.identity, list(names), context)
-    shape = len(xyxy), len(names)
+    key, shape = question.key(xyxy, judge.identity), (len(xyxy), len(question.names))
     known = typed(
         store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
     )
     if known is None:
-        scores = score_boxes(judge, load(), xyxy, names, context)
+        scores = score_boxes(judge, load(), xyxy, question.names, question.context)
         # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
         known = [[float(f"{share:.6g}") for share in row] for row in scores.tolist()]
         store.put("shares", key, canonical(known))
@@ -239,11 +277,9 @@ def judge_pictures(
 def _judge(
     row: ScreenRow, outcome: Outcome, objects: Objects, rules: BoxRules, judge: Judge, store: Store
 ) -> ScreenRow:
-    painted = [(i, *_named(label, objects)) for i, label in enumerate(outcome.labels) if _is_new(label)]
-    if not painted:
+    positions, names, xyxy = _painted(outcome, objects)
+    if not positions:
         return row
-    positions, names, boxes = zip(*painted, strict=True)
-    xyxy = xywh_to_xyxy(np.array(boxes, np.float64))
     try:
         found = _verdicts(row, outcome, names, xyxy, rules, judge, store)
     except PictureError as error:
@@ -253,6 +289,31 @@ def _judge(
         detail = f"none of its {len(found)} painted labels: {', '.join(sorted(set(names)))}"
         return replace(row, status=REJECTED, reason="nothing_recognised", detail=detail, boxes=entries)
     return replace(row, boxes=entries)
+
+
+def painted_key(
+    row: Any, outcome: Outcome, objects: Objects, names: Sequence[str], settings: BoxScreenSettings, judge: str
+) -> str | None:
+    """Key in the store of the shares that `judge_pictures` keeps of a PictureRow; None where it shows the judge no box.
+
+    names: as for `learn_rules`; judge: its identity.
+    """
+    _, _, xyxy = _painted(outcome, objects)
+    shown = _large_enough(visible_sides(xyxy, outcome.width, outcome.height), settings.min_side)
+    question = _Question(["painted", row.picture, row.sha256], _choices(names, settings), settings.context)
+    return question.key(xyxy[shown], judge) if shown.any() else None
+
+
+def _painted(outcome: Outcome, objects: Objects) -> tuple[list[int], list[str], NDArray[np.float64]]:
+    """Positions in the labels, categories and boxes (N, 4), xyxy pixels, of the labels that are judged."""
+    positions = [i for i, label in enumerate(outcome.labels) if _is_new(label)]
+    named = [_named(outcome.labels[i], objects) for i in positions]
+    xywh = np.array([box for _, box in named], np.float64).reshape(-1, 4)
+    return positions, [name for name, _ in named], xywh_to_xyxy(xywh)
+
+
+def _large_enough(sides: NDArray[np.float64], min_side: float) -> NDArray[np.bool_]:
+    return sides >= max(min_side, 1)
 
 
 def _is_new(label: Label) -> bool:
@@ -286,7 +347,7 @@ def _verdicts(
         return load_rgb(data, "stored")
 
     sides = visible_sides(xyxy, outcome.width, outcome.height)
-    enough = sides >= max(rules.min_side, 1)
+    enough = _large_enough(sides, rules.min_side)
     shares = np.full((len(xyxy), len(rules.names)), np.nan)
     if enough.any():
         question = _Question(["painted", row.picture, row.sha256], rules.names, rules.context)

@@ -46,9 +46,9 @@ def measure_pictures(
     sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings; single
     boxes are boxes.py's.
     """
-    rows, fields = [], settings.model_dump(mode="json", exclude={"boxes"})
+    rows = []
     for row in pictures.itertuples(index=False):
-        key = key_of("screen", VERSION, row.picture, row.sha256, fields)
+        key = verdict_key(row, settings)
         known = typed(store.get("verdict", key), Verdict)
         verdict = known or _verdict(row, sources[row.image_key], settings, load, store)
         if known is None and verdict["reason"] not in MAY_PASS:
@@ -56,6 +56,11 @@ def measure_pictures(
         rows.append(_row(row, verdict))
         advance(1)
     return rows
+
+
+def verdict_key(row: Any, settings: ScreenSettings) -> str:
+    """The key in the store of the verdict on a PictureRow."""
+    return key_of("screen", VERSION, row.picture, row.sha256, settings.model_dump(mode="json", exclude={"boxes"}))
 
 
 def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load, store: Store) -> Verdict:

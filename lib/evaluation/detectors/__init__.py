@@ -40,13 +40,13 @@ class Detections:
 
     boxes: NDArray[np.float64]  # (N, 4) xyxy pixels, inside the picture and not empty
     scores: NDArray[np.float64]  # (N,) 0 .. 1
-    labels: NDArray[np.int64]  # (N,) number of the name among those asked for
+    labels: NDArray[np.int64]  # (N,) number of the name in the list of names
 
 
 class DetectorSettings(MemberSettings):
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
     threshold: float = Field(
-        0.01, ge=0, le=1, description="scores up to this are not told; average precision wants it low"
+        0.01, ge=0, le=1, description="boxes up to this score are left out; keep it low for average precision"
     )
     most: int = Field(100, ge=1, description="detections a picture, the surest; COCO's limit")
 
@@ -55,7 +55,7 @@ class Detector(Protocol):
     """The contract; tests/test_detectors.py holds every registered member to it."""
 
     VERSION: ClassVar[int]  # raised whenever the same picture would get other boxes
-    MODEL: ClassVar[str | None]  # published checkpoint id; None = there is none, `model` has to be a folder
+    MODEL: ClassVar[str | None]  # published checkpoint id; None: `model` has to be a folder
     LICENCE: ClassVar[str]  # of that checkpoint
     Settings: ClassVar[type[DetectorSettings]]
 
@@ -64,15 +64,15 @@ class Detector(Protocol):
         ...
 
     def knows(self, names: Sequence[str]) -> list[bool]:
-        """Which of the names it can find at all. Average precision over the others would say nothing."""
+        """Which of the names it can find at all: average precision leaves the others out."""
         ...
 
     def detect(self, pictures: Sequence[Pixels], names: Sequence[str]) -> list[Detections]:
         """What is found of `names` in uint8 (H, W, 3) RGB pictures of any sizes, order kept; other things it knows are
         left out.
 
-        Raises AugmentError where it knows none of the names, or where its checkpoint is none that it can use, or is
-        damaged; ConnectionError where a download failed in a way that may pass.
+        Raises AugmentError where it knows none of the names, or where its checkpoint is damaged or of another kind;
+        ConnectionError where a download failed in a way that may pass.
         """
         ...
 
@@ -107,7 +107,7 @@ class Base:
 def detector_of(name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Any:
     """A Detector with its settings checked and its checkpoint pinned (`lock`: as in lib.core.checkpoints.resolve).
 
-    Raises AugmentError for an unknown name or setting, no such checkpoint, or none given where none is published.
+    Raises AugmentError for an unknown name or setting, a missing checkpoint, or no `model` where none is published.
     """
     member = DETECTORS.choose(name, values, lock)
     if member.model is None:

@@ -1,7 +1,7 @@
-"""transformers: any detection model in Hugging Face form. zero-shot: OWL-ViT and OWLv2, which are told names in words.
+"""transformers: any detection model in Hugging Face form. zero-shot: OWL-ViT and OWLv2, which take names as text.
 
 A model of the first kind knows the labels that it was trained on, which are matched to the data set's names; the second
-kind (Minderer et al. 2023, arXiv 2306.09683) is asked for "a photo of a forklift" and knows what CLIP knows.
+kind (Minderer et al. 2023, arXiv 2306.09683) takes a text such as "a photo of a forklift" and knows what CLIP knows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TransformersSettings(DetectorSettings):
 
 
 class ZeroShotSettings(DetectorSettings):
-    prompts: dict[str, str] = Field({}, description='category → what to ask for; others: "a photo of a {category}"')
+    prompts: dict[str, str] = Field({}, description='category → text prompt; others: "a photo of a {category}"')
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Transformers(Base):
         return [i in known for i in range(len(names))]
 
     def detect(self, pictures: Sequence[Pixels], names: Sequence[str]) -> list[Detections]:
-        """See Detector."""
+        """As Detector.detect."""
         matched = match_names(names, self.labels, self.settings.called)
         if not matched:
             raise none_known(self.ref, names, list(self.labels.values()))
@@ -78,12 +78,14 @@ class Transformers(Base):
         with torch.inference_mode():
             out = loaded.model(**inputs.to(loaded.model.device))
         check_finite(self.ref, out.logits)
-        told = loaded.processor.post_process_object_detection(
+        found = loaded.processor.post_process_object_detection(
             out, threshold=self.settings.threshold, target_sizes=[picture.shape[:2]]
         )[0]
-        labels = numbered(told["labels"], matched)
-        asked = labels >= 0
-        return tidy(picture, told["boxes"].cpu()[asked], told["scores"].cpu()[asked], labels[asked], self.settings)
+        labels = numbered(found["labels"], matched)
+        matching = labels >= 0
+        return tidy(
+            picture, found["boxes"].cpu()[matching], found["scores"].cpu()[matching], labels[matching], self.settings
+        )
 
 
 class ZeroShot(Base):
@@ -101,17 +103,17 @@ class ZeroShot(Base):
         return self._loaded
 
     def knows(self, names: Sequence[str]) -> list[bool]:
-        """Every name can be asked for."""
+        """True for every name: it takes any text."""
         return [True for _ in names]
 
     def prompts(self, names: Sequence[str]) -> list[str]:
-        """What is asked for each name."""
+        """The text prompt of each name."""
         return [self.settings.prompts.get(name) or naming(spoken(name)) for name in names]
 
     def detect(self, pictures: Sequence[Pixels], names: Sequence[str]) -> list[Detections]:
-        """See Detector; a prompt longer than the model reads is cut."""
+        """As Detector.detect; a prompt longer than the model reads is cut. Raises AugmentError for no names."""
         if not names:
-            raise AugmentError("detector zero-shot was asked for no names: give at least one")
+            raise AugmentError("detector zero-shot got no names: give at least one")
         return [self._detect(picture, self.prompts(names)) for picture in pictures]
 
     def _detect(self, picture: Pixels, prompts: Sequence[str]) -> Detections:
@@ -129,10 +131,10 @@ class ZeroShot(Base):
         with torch.inference_mode():
             out = loaded.model(**inputs.to(loaded.model.device))
         check_finite(self.ref, out.logits)
-        told = loaded.processor.post_process_grounded_object_detection(
+        found = loaded.processor.post_process_grounded_object_detection(
             out, threshold=self.settings.threshold, target_sizes=[picture.shape[:2]]
         )[0]
-        return tidy(picture, told["boxes"], told["scores"], told["labels"], self.settings)
+        return tidy(picture, found["boxes"], found["scores"], found["labels"], self.settings)
 
 
 def _load(ref: ModelRef, model_class: str, processor_class: str, kinds: Sequence[str] = ()) -> _Loaded:

@@ -1,4 +1,4 @@
-"""What the detectors share: boxes as they came from a model, and what to say of names that it does not know."""
+"""What the detectors share: boxes as they came from a model, and the error for names that it does not know."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def none_known(ref: ModelRef, names: Sequence[str], known: Sequence[str]) -> AugmentError:
-    """What to raise where nothing matches."""
+    """The error to raise where no name matches a label of the model."""
     return AugmentError(
         f"model {ref} knows none of {', '.join(names) or '(no names)'}: it has {some_of(known)}; say which of them is "
         "meant (`called: {name: label}`), give a model trained on these, or use detector zero-shot"
@@ -40,7 +40,7 @@ def tidy(
 
 
 def numbered(labels: torch.Tensor, matched: Mapping[int, int]) -> torch.Tensor:
-    """(N,) numbers of the names for (N,) labels of the model; −1 for those that were not asked for."""
+    """(N,) numbers of the names for (N,) labels of the model; −1 for labels that match none of them."""
     import torch
 
     return torch.tensor([matched.get(int(label), -1) for label in labels], dtype=torch.int64)

@@ -4,7 +4,7 @@ A folder with one .safetensors file, made by
 
     safetensors.torch.save_file(model.state_dict(), "folder/model.safetensors", {"names": json.dumps(names)})
 
-names: of the classes 1, 2, ...; 0 is the background, as torchvision counts. How many they are, the weights say.
+names: of the classes 1, 2, ...; 0 is the background, as torchvision counts. The weights decide how many.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLASSES = {
 }
 # Of batch norms that were trained, and not of frozen ones; nothing that is computed here depends on it.
 _COUNTER = "num_batches_tracked"
-_ENOUGH = 1000  # boxes to look through for those asked for: the surest hundred may be other things
+_ENOUGH = 1000  # boxes to choose from: the surest hundred may be of other classes
 
 
 class TorchvisionSettings(DetectorSettings):
@@ -45,7 +45,7 @@ class TorchvisionSettings(DetectorSettings):
         "fasterrcnn_resnet50_fpn",
         "retinanet_resnet50_fpn",
     ] = Field("fasterrcnn_mobilenet_v3_large_fpn", description="function of torchvision.models.detection")
-    names: tuple[str, ...] = Field((), description="of the classes 1, 2, ...; none: as the file's metadata tells")
+    names: tuple[str, ...] = Field((), description="of the classes 1, 2, ...; none: those in the file's metadata")
     called: dict[str, str] = Field({}, description="category → the model's own name, where they differ")
     min_size: int | None = Field(None, ge=1, description="shorter side that pictures are scaled to; none: its own")
     max_size: int | None = Field(None, ge=1, description="limit of the longer side, pixels; none: its own")
@@ -77,7 +77,7 @@ class Torchvision(Base):
         return [i in known for i in range(len(names))]
 
     def detect(self, pictures: Sequence[Pixels], names: Sequence[str]) -> list[Detections]:
-        """See Detector."""
+        """As Detector.detect."""
         labels = self.load().labels
         matched = match_names(names, labels, self.settings.called)
         if not matched:
@@ -90,10 +90,12 @@ class Torchvision(Base):
         where = next(self.load().model.parameters()).device
         pixels = torch.from_numpy(picture.copy()).to(where).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
-            told = self.load().model([pixels])[0]
-        labels = numbered(told["labels"], matched)
-        asked = labels >= 0
-        return tidy(picture, told["boxes"].cpu()[asked], told["scores"].cpu()[asked], labels[asked], self.settings)
+            found = self.load().model([pixels])[0]
+        labels = numbered(found["labels"], matched)
+        matching = labels >= 0
+        return tidy(
+            picture, found["boxes"].cpu()[matching], found["scores"].cpu()[matching], labels[matching], self.settings
+        )
 
 
 def _load(ref: ModelRef, settings: TorchvisionSettings) -> _Loaded:
@@ -121,7 +123,7 @@ def _load(ref: ModelRef, settings: TorchvisionSettings) -> _Loaded:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The state dict, and the names that the file's metadata tells of. Raises ValueError for several files."""
+    """The state dict, and the names in the file's metadata. Raises ValueError for several files."""
     from safetensors import safe_open
 
     files = sorted(folder.glob("*.safetensors"))
@@ -136,7 +138,7 @@ def _classes(state: dict[str, Any], architecture: str) -> int:
     """How many classes, the background included."""
     name, anchors = CLASSES[architecture]
     if name not in state:
-        raise ValueError(f"its weights have no {name}: they are of no {architecture}; set `architecture`")
+        raise ValueError(f"its weights have no {name}: they are not of {architecture}; set `architecture`")
     return int(state[name].shape[0]) // anchors
 
 

@@ -4,7 +4,7 @@ A metric carries what people read of it: its numbers with direction, unit and te
 summary. So the evaluation, the report and the command line show a new one without knowing of it.
 
 Beneath them are pure functions, each with its paper and formula: distances.py and duplicates.py of features, pixels.py
-and perceptual.py of pictures, text.py of captions, fidelity.py, layout.py and verdicts.py of boxes.
+and perceptual.py of pictures, text.py of captions, fidelity.py and layout.py of boxes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METRICS = Family(
         "copies": "lib.evaluation.metrics.pictures:Copies",
         "captions": "lib.evaluation.metrics.pictures:Captions",
         "regions": "lib.evaluation.metrics.regions:Regions",
-        "layout": "lib.evaluation.metrics.detected:Layout",
+        "layout": "lib.evaluation.metrics.layout:Layout",
     },
 )
 
@@ -59,7 +59,7 @@ def listed() -> str:
 class Number:
     """One number that a metric gives, as people read it."""
 
-    about: str  # what is good, what bad, and what it cannot tell
+    about: str  # what is good, what is bad, and what it does not show
     better: Literal["higher", "lower"]
     unit: str = ""  # "" = a plain number
     title: str = ""  # in a summary; "" = its name
@@ -71,13 +71,13 @@ class Number:
 
 
 def numbers_of(metrics: Sequence[str] | None = None) -> dict[str, tuple[str, Number]]:
-    """Each number's name → its metric's name, and what people read of it; in the family's order. None: all metrics."""
+    """Each number's name → (its metric's name, how it is shown), in the family's order. None: all metrics."""
     chosen = [name for name in METRICS if metrics is None or name in metrics]
-    return {number: (name, told) for name in chosen for number, told in METRICS[name].NUMBERS.items()}
+    return {key: (name, number) for name in chosen for key, number in METRICS[name].NUMBERS.items()}
 
 
 class Details(BaseModel):
-    """Base of what a metric has to say beside its numbers, and of its parts: frozen, unknown fields are refused."""
+    """Base of a metric's results beside its numbers, and of their parts: frozen, unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -101,8 +101,8 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A picture with what is said of it."""
+class LabelledPicture:
+    """A picture with its annotations."""
 
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, in the frame that its boxes are in
     labels: Labels
@@ -125,19 +125,19 @@ class Metric(Protocol):
 
     VERSION: ClassVar[int]  # raised whenever the same pictures would get another number
     OF: ClassVar[Kind]
-    NOTE: ClassVar[Any]  # the type of what it says of one item, as JSON: what is kept is read to no other
+    NOTE: ClassVar[Any]  # type of its result for one item, as JSON; cached results are checked against it
     NUMBERS: ClassVar[dict[str, Number]]  # all that it may give, by name; no name belongs to two metrics
-    MORE: ClassVar[type[Details] | None]  # what more it has to say, where it has
+    MORE: ClassVar[type[Details] | None]  # type of its results beside the numbers; None: it has none
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any) -> None: ...
 
     @property
     def identity(self) -> str:
-        """Weights that its numbers depend on, where its settings do not tell; "" where there are none."""
+        """Identity of the weights that its numbers depend on; "" where they depend on its settings alone."""
         ...
 
-    # Of its Details:
+    # Each takes its Details:
 
     @staticmethod
     def summary(details: Any) -> list[str]:
@@ -171,7 +171,7 @@ class SetMetric(Metric, Protocol):
 
 
 class PairMetric(Metric, Protocol):
-    """Of one picture beside its source; the set's number is the mean of the pictures' own."""
+    """Of one picture beside its source; the set's number is the mean over the pictures."""
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
         """Numbers by name; raises ValueError, a sentence for a person, where there is nothing to compare."""
@@ -179,7 +179,7 @@ class PairMetric(Metric, Protocol):
 
 
 class GroupMetric(Metric, Protocol):
-    """Of the pictures made from one source; the set's number is the mean of the groups' own."""
+    """Of the pictures made from one source; the set's number is the mean over the groups."""
 
     def of_group(self, pictures: Sequence[np.ndarray]) -> dict[str, float]:
         """Numbers by name, of two pictures or more; raises ValueError as of_pair."""
@@ -189,10 +189,10 @@ class GroupMetric(Metric, Protocol):
 class PictureMetric(Metric, Protocol):
     """Of every picture of both sides by itself, and then of all that was noted of them."""
 
-    NEEDS: ClassVar[Literal["", "boxes", "captions"]]  # what its pictures must have said of them
+    NEEDS: ClassVar[Literal["", "boxes", "captions"]]  # annotations that its pictures must have
 
-    def of_picture(self, seen: Seen) -> dict[str, Any]:
-        """What is noted, JSON-safe. Raises ValueError as of_pair.
+    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+        """Its note on one picture, JSON-safe. Raises ValueError as of_pair.
 
         Two entries are shown to people: `numbers` {name: number of this picture}, and `boxes`, a list of {"box": xyxy
         pixels, "label": name, "said": name, "share": 0 .. 1}.
@@ -200,7 +200,7 @@ class PictureMetric(Metric, Protocol):
         ...
 
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
-        """Numbers by name; under the metric's own name its Details, JSON-safe."""
+        """Numbers by name; under the metric's name its Details, JSON-safe."""
         ...
 
 

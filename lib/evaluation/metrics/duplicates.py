@@ -59,7 +59,7 @@ def near_hashes(hashes: Any, others: Any = None, most: int = 4) -> tuple[Pairs, 
     differ in 31 ± 4. Of the 5·10⁹ pairs of 100,000 pictures chance alone brings four within 8 and none within 4, and
     pictures are less unlike than chance. 20,000 among 20,000 take some two seconds.
 
-    Raises AugmentError for what is no list of 64-bit hashes, or `most` outside 0 .. 64.
+    Raises AugmentError for anything but a list of 64-bit hashes, or `most` outside 0 .. 64.
     """
     first, second = _both_hashes(hashes, others, most)
     within = others is None

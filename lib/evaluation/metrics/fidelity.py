@@ -31,14 +31,14 @@ class Judged:
 
     picture: NDArray[np.int64]  # (N,) 0 .. P − 1, every number used
     label: NDArray[np.int64]  # (N,) number of its category
-    said: NDArray[np.int64]  # (N,) number of the category that the judge put first
+    predicted: NDArray[np.int64]  # (N,) number of the category that the judge put first
     area: NDArray[np.float64]  # (N,) of the box, pixels²
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        """(N,)"""
-        told: NDArray[np.bool_] = self.label == self.said
-        return told
+        """(N,) Was the label ranked first?"""
+        hits: NDArray[np.bool_] = self.label == self.predicted
+        return hits
 
     @property
     def pictures(self) -> int:
@@ -64,7 +64,7 @@ class Hits(Details):
 
 
 class Fidelity(Details):
-    """What judged boxes come to."""
+    """The result of judged boxes."""
 
     fidelity: float | None  # None, with a note, where real ≤ shuffled or a side is empty
     interval: list[float] | None  # [low, high], 95 %, see `interval_of`
@@ -105,17 +105,17 @@ def compare(real: Judged, generated: Judged, names: Sequence[str], seed: int = 0
 
 def shuffled(judged: Judged, categories: int) -> float:
     """Share of hits to expect where the boxes' labels are dealt out anew at random among them: exact, over all
-    permutations, Σ over categories of p(label) · p(said). NaN for no boxes."""
+    permutations, Σ over categories of p(label) · p(predicted). NaN for no boxes."""
     n = len(judged.label)
     if n == 0:
         return float("nan")
-    labels, said = (np.bincount(values, minlength=categories) for values in (judged.label, judged.said))
-    return float(labels @ said) / n**2
+    labels, predicted = (np.bincount(values, minlength=categories) for values in (judged.label, judged.predicted))
+    return float(labels @ predicted) / n**2
 
 
 def interval_of(real: Judged, generated: Judged, categories: int, seed: int = 0) -> list[float] | None:
     """[low, high] that holds 95 % of fidelity over 1000 resamplings of the pictures of each side with replacement
-    (Efron 1979: boxes of one picture are no independent draws, pictures are).
+    (Efron 1979: boxes of one picture are not independent draws, pictures are).
 
     Resamplings in which real ≤ shuffled have no fidelity and are left out. None where a side has fewer than two
     pictures, or where more than a tenth is left out.
@@ -134,13 +134,13 @@ def interval_of(real: Judged, generated: Judged, categories: int, seed: int = 0)
 def _resampled(judged: Judged, categories: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(hits, shuffled), (1000,) shares each, over resampled pictures."""
     pictures = judged.pictures
-    # Everything is a sum over pictures of these counts: hits, then boxes by label, then boxes by what was said.
+    # Everything is a sum over pictures of these counts: hits, then boxes by label, then boxes by predicted category.
     hits = np.bincount(judged.picture, judged.hits, pictures)[:, None]
-    labels, said = (
+    labels, predicted = (
         np.bincount(judged.picture * categories + values, minlength=pictures * categories).reshape(pictures, -1)
-        for values in (judged.label, judged.said)
+        for values in (judged.label, judged.predicted)
     )
-    counts = np.concatenate([hits, labels, said], axis=1)  # (P, 1 + 2 C) float64
+    counts = np.concatenate([hits, labels, predicted], axis=1)  # (P, 1 + 2 C) float64
     step = max(1, _CELLS // pictures)
     sums = np.concatenate([_draw(counts, min(step, RESAMPLES - i), rng) for i in range(0, RESAMPLES, step)])
     n = sums[:, 1 : 1 + categories].sum(axis=1)

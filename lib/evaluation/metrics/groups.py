@@ -34,6 +34,6 @@ class Diversity(Base):
     def of_group(self, pictures: Sequence[np.ndarray]) -> dict[str, float]:
         sizes = {picture.shape for picture in pictures}
         if len(sizes) > 1:
-            told = ", ".join(sorted(f"{shape[1]}×{shape[0]}" for shape in sizes))
-            raise ValueError(f"pictures of {told} pixels: pictures of one size expected")
+            listed = ", ".join(sorted(f"{shape[1]}×{shape[0]}" for shape in sizes))
+            raise ValueError(f"pictures of {listed} pixels: pictures of one size expected")
         return {"diversity": diversity(self.settings.chosen(), np.stack(pictures))}

@@ -1,11 +1,12 @@
-"""Are the objects where the labels say? Layout AP: what a detector finds in the pictures, measured against their boxes.
+"""Layout AP: are the objects where the labels say? A detector's boxes, measured against those of the labels.
 
-    found = DETECTORS.build(member).detect(pictures, names)          # lib/evaluation/detectors
+    found = detector_of("zero-shot", {}).detect(pictures, names)     # lib/evaluation/detectors
     truth = [truth_of_coco(annotations, category_ids) for ...]       # one a picture, in the same order
-    layout_ap(truth, found, names)["ap"]                             # 0 .. 1, None where there is nothing to measure
+    layout_ap(truth, found, names)["ap"]                             # 0 .. 1, None where there are no boxes
 
 On generated pictures this is the YOLO score of Li et al. 2021 ("LAMA", ICCV), which GLIGEN and its relatives report;
-read it beside the same detector's AP on real pictures of the same data set, which is the most that it can say.
+read it beside the same detector's AP on real pictures of the same data set, the most that it can reach. `Layout` is the
+member of the family of metrics.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from lib.core.geometry import area_xyxy, xywh_to_xyxy, xyxy_to_xywh
+from lib.core.registry import MemberSettings
+from lib.evaluation.detectors import Detections, detector_of
+from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Table
+from lib.records.settings import Choice
 
 Floats = NDArray[np.float64]
 
@@ -39,24 +46,8 @@ class Truth:
     area: Floats | None = None  # (N,) pixels², decides the size it counts to; None = that of the box
 
 
-class Found(Protocol):
-    """What is read of lib/evaluation/detectors.Detections: M detections of one picture."""
-
-    @property
-    def boxes(self) -> Floats:
-        """(M, 4) xyxy pixels."""
-
-    @property
-    def scores(self) -> Floats:
-        """(M,) the higher, the surer."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(M,) number of the category's name."""
-
-
 def truth_of_coco(annotations: Sequence[Mapping[str, Any]], category_ids: Sequence[Any]) -> Truth:
-    """From the COCO annotations of one picture: bbox (xywh), category_id, and, where they are there, area, iscrowd and
+    """From the COCO annotations of one picture: bbox (xywh), category_id, and, where present, area, iscrowd and
     ignore, of which either true makes it ignored. category_ids: in the order of the names.
 
     Raises ValueError for a category that is not among them.
@@ -66,24 +57,25 @@ def truth_of_coco(annotations: Sequence[Mapping[str, Any]], category_ids: Sequen
     if strange:
         raise ValueError(f"category ids {', '.join(strange)} are unknown: expected {list(category_ids)}")
     boxes = xywh_to_xyxy(np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4))
-    told = [a.get("area") for a in annotations]
-    own = [float(box if area is None else area) for area, box in zip(told, area_xyxy(boxes), strict=True)]
+    areas = [
+        float(box if a.get("area") is None else a["area"]) for a, box in zip(annotations, area_xyxy(boxes), strict=True)
+    ]
     return Truth(
         boxes,
         np.array([numbers[a["category_id"]] for a in annotations], np.int64),
         np.array([bool(a.get("iscrowd")) or bool(a.get("ignore")) for a in annotations], bool),
-        np.array(own, np.float64),
+        np.array(areas, np.float64),
     )
 
 
 def layout_ap(
-    truth: Sequence[Truth], found: Sequence[Found], names: Sequence[str], only: Sequence[str] | None = None
+    truth: Sequence[Truth], found: Sequence[Detections], names: Sequence[str], only: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Average precision and recall of detections against boxes, picture by picture, by pycocotools' COCOeval (Lin et
     al. 2014, arXiv 1405.0312); JSON-safe.
 
-    names: the categories that labels number. only: those to measure, in place of all: a detector that was never told
-    of a category says nothing about its boxes.
+    names: the categories that labels number. only: those to measure, in place of all: a detector that does
+    not know a category finds none of its boxes.
 
     ap (mean over IoU .5, .55 … .95 and the categories that have boxes), ap50, ap75 (at that IoU alone), ap_small,
     ap_medium, ap_large, ar (recall, at most 100 detections a picture), ar_1, ar_10, ar_small, ar_medium, ar_large: all
@@ -126,11 +118,11 @@ def layout_ap(
 
 def _overall(precision: Floats, recall: Floats) -> dict[str, float | None]:
     """precision: (IoU, recall, category, size, limit), recall: (IoU, category, size, limit); −1 where undefined."""
-    told = {"ap": _mean(precision[..., 0, 2]), **_at_iou(precision[..., 0, 2])}
-    told |= {f"ap_{size}": _mean(precision[..., s, 2]) for s, size in enumerate(_SIZES) if s}
-    told |= {"ar": _mean(recall[..., 0, 2])}
-    told |= {f"ar_{limit}": _mean(recall[..., 0, k]) for limit, k in _LIMITS.items() if limit != "100"}
-    return told | {f"ar_{size}": _mean(recall[..., s, 2]) for s, size in enumerate(_SIZES) if s}
+    found = {"ap": _mean(precision[..., 0, 2]), **_at_iou(precision[..., 0, 2])}
+    found |= {f"ap_{size}": _mean(precision[..., s, 2]) for s, size in enumerate(_SIZES) if s}
+    found |= {"ar": _mean(recall[..., 0, 2])}
+    found |= {f"ar_{limit}": _mean(recall[..., 0, k]) for limit, k in _LIMITS.items() if limit != "100"}
+    return found | {f"ar_{size}": _mean(recall[..., s, 2]) for s, size in enumerate(_SIZES) if s}
 
 
 def _of_category(precision: Floats, recall: Floats) -> dict[str, float | None]:
@@ -208,7 +200,7 @@ def _chosen(names: Sequence[str], only: Sequence[str] | None) -> list[int]:
     return [i for i, name in enumerate(names) if only is None or name in only]
 
 
-def _check(truth: Sequence[Truth], found: Sequence[Found], categories: int) -> None:
+def _check(truth: Sequence[Truth], found: Sequence[Detections], categories: int) -> None:
     if len(truth) != len(found):
         raise ValueError(f"boxes of {len(truth)} pictures and detections of {len(found)}: expected the same pictures")
     for number, (boxes, detections) in enumerate(zip(truth, found, strict=True)):
@@ -217,3 +209,162 @@ def _check(truth: Sequence[Truth], found: Sequence[Found], categories: int) -> N
             raise ValueError(f"picture {number}: labels {labels.min()} .. {labels.max()}, of {categories} names")
         if not all(np.isfinite(values).all() for values in (boxes.boxes, detections.boxes, detections.scores)):
             raise ValueError(f"picture {number}: boxes or scores that are not finite")
+
+
+# --- the member -------------------------------------------------------------------------------------------------------
+
+_Box = tuple[float, float, float, float]  # xyxy pixels
+
+
+class _Note(TypedDict):
+    found: tuple[list[_Box], list[float], list[int]]  # boxes, scores, labels
+    truth: tuple[list[_Box], list[int], list[bool]]  # boxes, labels, ignored ones
+    skipped: dict[str, int]
+
+
+class CategoryPrecision(Details):
+    ap: float | None  # 0 .. 1, None where there is no box to find; see `layout_ap`
+    ap50: float | None
+    ap75: float | None
+    ar: float | None
+    boxes: int
+
+
+class Precision(Details):
+    """Of one side, as `layout_ap` gives it."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: float | None
+    ar_1: float | None
+    ar_10: float | None
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    by_category: dict[str, CategoryPrecision]
+    pictures: int
+    boxes: int
+    ignored: int
+    detections: int
+
+
+class LayoutDetails(Details):
+    detector: str  # its identity
+    not_known: list[str]  # categories that it does not know: left out
+    generated: Precision
+    real: Precision
+
+
+class Layout(Base):
+    """Average precision of a detector's boxes against the labels, by COCO's rules, per size and category."""
+
+    NOTE: ClassVar[Any] = _Note
+    MORE: ClassVar[type[Details] | None] = LayoutDetails
+    OF: ClassVar[Kind] = "pictures"
+    NEEDS: ClassVar[Literal["", "boxes", "captions"]] = "boxes"
+    NUMBERS: ClassVar[dict[str, Number]] = {
+        "layout_ap": Number(
+            "Average precision of a detector on the generated pictures against their labels, 0 to 1: near "
+            "that on the real ones is good, far under it labels and pictures disagree. It cannot tell a badly painted "
+            "object from a weak detector.",
+            "higher",
+        ),
+        "layout_ap50": Number(
+            "The same, where boxes need to agree by half alone: far above layout_ap says that objects are "
+            "there, but not quite in their boxes. It knows nothing of looks either.",
+            "higher",
+            brief=False,
+        ),
+        "layout_ap_real": Number(
+            "The same detector on the real pictures: the most that it can say. Read no further where it is low.",
+            "higher",
+        ),
+        "layout_ap50_real": Number(
+            "As layout_ap50, on the real pictures. It is no judgement of the generated ones.",
+            "higher",
+            brief=False,
+        ),
+    }
+
+    class Settings(MemberSettings):
+        detector: str | Choice = Field(
+            "zero-shot", description="transformers, torchvision or zero-shot, or one with its settings"
+        )
+
+    @cached_property
+    def detector(self) -> Any:
+        """Built once; its weights are read at the first picture."""
+        chosen = self.settings.detector
+        choice = Choice(name=chosen) if isinstance(chosen, str) else chosen
+        return detector_of(choice.name or type(self.settings)().detector, choice.values)
+
+    @property
+    def identity(self) -> str:
+        identity: str = self.detector.identity
+        return identity
+
+    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+        """Detections, and the labelled boxes that they are compared with."""
+        labels = picture.labels
+        numbers = {name: i for i, name in enumerate(picture.names)}
+        known = [i for i, name in enumerate(labels.categories) if name in numbers]
+        found = self.detector.detect([picture.pixels], list(picture.names))[0]
+        return {
+            "found": [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()],
+            "truth": [
+                labels.boxes[known].tolist(),
+                [numbers[labels.categories[i]] for i in known],
+                labels.ignore[known].tolist(),
+            ],
+            "skipped": {"category_unknown": len(labels.categories) - len(known)},
+        }
+
+    def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
+        knows = [name for name, known in zip(names, self.detector.knows(names), strict=True) if known]
+        details: dict[str, Any] = {"detector": self.identity, "not_known": sorted(set(names) - set(knows))}
+        numbers: dict[str, float] = {}
+        for side, more, noted in (("generated", "", generated), ("real", "_real", real)):
+            pairs = [(_truth(*note["truth"]), _found(*note["found"])) for note in noted.notes]
+            truth, found = zip(*pairs, strict=True) if pairs else ((), ())
+            details[side] = layout_ap(truth, found, names, only=knows or None)  # none: nothing was noted either
+            for name in ("ap", "ap50"):
+                if details[side][name] is not None:
+                    numbers[f"layout_{name}{more}"] = details[side][name]
+        return {**numbers, "layout": details}
+
+    @staticmethod
+    def summary(details: LayoutDetails) -> list[str]:
+        unknown = ", ".join(details.not_known)
+        return [f"the detector does not know {unknown}: left out of layout_ap"] if unknown else []
+
+    @staticmethod
+    def tables(details: LayoutDetails) -> list[Table]:
+        sides = {"generated": details.generated, "real": details.real}
+        sizes = [
+            [size, *(getattr(side, f"{name}_{size}") for side in sides.values() for name in ("ap", "ar"))]
+            for size in ("small", "medium", "large")
+        ]
+        measures = ("ap", "ap50", "ar")
+        categories = [
+            [name, *(getattr(side.by_category[name], measure) for side in sides.values() for measure in measures)]
+            for name in details.generated.by_category
+        ]
+        heads = {some: [f"{name} {side}" for side in sides for name in some] for some in (("ap", "ar"), measures)}
+        return [
+            Table("found by the detector, by size", ["size", *heads["ap", "ar"]], sizes),
+            Table("found by the detector, by category", ["category", *heads[measures]], categories),
+        ]
+
+
+def _truth(boxes: list[_Box], labels: list[int], ignore: list[bool]) -> Truth:
+    return Truth(np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64), np.array(ignore, bool))
+
+
+def _found(boxes: list[_Box], scores: list[float], labels: list[int]) -> Detections:
+    return Detections(
+        np.array(boxes, np.float64).reshape(-1, 4), np.array(scores, np.float64), np.array(labels, np.int64)
+    )

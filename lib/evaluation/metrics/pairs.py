@@ -60,11 +60,11 @@ class Background(_OfPairs):
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
-        told = pixels.background_psnr(pair.source, pair.output, pair.boxes, self.settings.margin)
-        if np.isinf(told):
+        psnr = pixels.background_psnr(pair.source, pair.output, pair.boxes, self.settings.margin)
+        if np.isinf(psnr):
             return {"background_mse": 0.0, "background_ssim": 1.0, "untouched": 1.0}
         outside = ~pixels.widened(pair.boxes, pair.source.shape[:2], self.settings.margin)
-        found = {"background_psnr": told, "background_mse": pixels.mse(pair.source, pair.output, outside)}
+        found = {"background_psnr": psnr, "background_mse": pixels.mse(pair.source, pair.output, outside)}
         found |= _ssim("background_ssim", pair.source, pair.output, outside)
         return found | {"untouched": 0.0}
 
@@ -95,8 +95,8 @@ class Inside(_OfPairs):
     def of_pair(self, pair: Pair) -> dict[str, float]:
         mask = boxed(pair)
         part, before, after = pixels.crop_to(mask, mask, pair.source, pair.output)
-        told = {"inside_mse": pixels.mse(before, after, part)} | _ssim("inside_ssim", before, after, part)
-        return told | _psnr("inside_psnr", before, after, part)
+        found = {"inside_mse": pixels.mse(before, after, part)} | _ssim("inside_ssim", before, after, part)
+        return found | _psnr("inside_psnr", before, after, part)
 
 
 class Seam(_OfPairs):
@@ -119,8 +119,8 @@ class Seam(_OfPairs):
     def of_pair(self, pair: Pair) -> dict[str, float]:
         mask = boxed(pair)
         parts: tuple[Literal["edge", "inner", "outer"], ...] = ("edge", "inner", "outer")
-        told = {f"seam_{part}": pixels.gdiff(pair.source, pair.output, mask, where=part) for part in parts}
-        return {name: value for name, value in told.items() if np.isfinite(value)}
+        found = {f"seam_{part}": pixels.gdiff(pair.source, pair.output, mask, where=part) for part in parts}
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 class Whole(_OfPairs):
@@ -144,14 +144,14 @@ class Whole(_OfPairs):
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
-        told = {"whole_mse": pixels.mse(pair.source, pair.output)} | _psnr("whole_psnr", pair.source, pair.output)
-        return told | _ssim("whole_ssim", pair.source, pair.output)
+        found = {"whole_mse": pixels.mse(pair.source, pair.output)} | _psnr("whole_psnr", pair.source, pair.output)
+        return found | _ssim("whole_ssim", pair.source, pair.output)
 
 
 def _psnr(name: str, before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> dict[str, float]:
     """Nothing where the two are equal: infinity has no mean."""
-    told = pixels.psnr(before, after, where)
-    return {} if np.isinf(told) else {name: told}
+    psnr = pixels.psnr(before, after, where)
+    return {} if np.isinf(psnr) else {name: psnr}
 
 
 def _ssim(name: str, before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> dict[str, float]:

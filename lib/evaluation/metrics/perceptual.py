@@ -72,7 +72,7 @@ class Network:
 
     def look(self, pictures: Sequence[Pictures]) -> list[torch.Tensor]:
         """Features of B uint8 (H, W, 3) pictures, (B, C, h, w) of each layer: made length 1 at every place, then times
-        the root of their weights, so that squared differences are weighted ones. float32, on the device that there is.
+        the root of their weights, so that squared differences are weighted ones. float32, on the chosen device.
         """
         import torch
 
@@ -116,7 +116,7 @@ def lpips(network: Network, a: Pictures, b: Pictures, where: np.ndarray | None =
 
 def diversity(network: Network, pictures: Pictures) -> float:
     """How different n pictures of one layout look: the mean of `lpips` over their n(n − 1)/2 pairs, 0 (all equal)
-    upwards, larger is more varied. The measure of layout-to-image work, there with n = 10 (STAY, arXiv 2503.12213).
+    upwards, larger is more varied. The measure of layout-to-image work, which takes n = 10 (STAY, arXiv 2503.12213).
 
     pictures: uint8 (n, H, W, 3) RGB. Raises as `lpips` does, and ValueError for fewer than two pictures.
     """
@@ -125,9 +125,9 @@ def diversity(network: Network, pictures: Pictures) -> float:
     _check_pictures(network, pictures)
     if len(pictures) < 2:
         raise ValueError(f"{len(pictures)} picture(s): diversity is a mean over pairs and takes at least 2")
-    seen = _batched(list(pictures), lambda chunk: list(zip(*network.look(chunk), strict=True)))  # picture → its layers
+    features = _batched(list(pictures), lambda chunk: list(zip(*network.look(chunk), strict=True)))  # layers of each
     # The mean of (x − y)² over all pairs is twice the unbiased variance: n steps instead of n².
-    layers = [2 * torch.stack(layer).double().var(0).sum(0).mean() for layer in zip(*seen, strict=True)]
+    layers = [2 * torch.stack(layer).double().var(0).sum(0).mean() for layer in zip(*features, strict=True)]
     return float(_finite(network, [float(sum(layers))])[0])
 
 
@@ -135,7 +135,7 @@ def alex(weights: Path | None = None, sha256: str = ALEX_DIGEST) -> Network:
     """AlexNet's five ReLUs with the linear weights of the paper: the usual LPIPS.
 
     weights: torchvision's published file; none: where torch's hub keeps it. It is never downloaded here. sha256: the
-    first digits of the file's digest. Raises AugmentError where there is no such file, or another one.
+    first digits of the file's digest. Raises AugmentError where the file is missing or differs.
     """
     import torch
     from safetensors.torch import load_file
@@ -156,8 +156,9 @@ def alex(weights: Path | None = None, sha256: str = ALEX_DIGEST) -> Network:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         with torch.device("meta"):  # no 60 million random numbers, most of them for a classifier that is not needed
             features = alexnet().features[:12]  # to the last ReLU
-        own = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
-        features.load_state_dict(own, assign=True)
+        layers_of = {name: value for name, value in state.items() if name.startswith("features.")}
+        convolutions = {name.removeprefix("features."): value for name, value in layers_of.items()}
+        features.load_state_dict(convolutions, assign=True)
     except Exception as error:  # unpickling and load_state_dict raise whatever the file's bytes make them
         raise AugmentError(f"{path} holds no AlexNet ({str(error)[:200]}); {_REMEDY}") from None
     features = features.float().eval().requires_grad_(False).to(device())
@@ -177,10 +178,11 @@ def alex(weights: Path | None = None, sha256: str = ALEX_DIGEST) -> Network:
 
 
 def mini(model: Path | None = None) -> Network:
-    """The encoder of this project's own VAE, its down and mid blocks, all channels alike: no download, and no claim to
-    be what the paper's network is. It was trained on drawn warehouses alone.
+    """The encoder of this project's own VAE, its down and mid blocks, all channels alike: no download, and not a
+    substitute for the paper's network. It was trained on drawn warehouses alone.
 
-    model: folder of a VAE as diffusers saves it; none: data/models/mini/vae. Raises AugmentError where it is none.
+    model: folder of a VAE as diffusers saves it; none: data/models/mini/vae. Raises AugmentError for
+    anything else.
     """
     import torch
     from diffusers import AutoencoderKL
@@ -240,7 +242,7 @@ def _distances(network: Network, pairs: Sequence[tuple[Any, Any, Any]]) -> list[
 
 
 def _finite(network: Network, figures: Sequence[float]) -> NDArray[np.float64]:
-    told = np.array(figures, dtype=np.float64)
-    if not np.isfinite(told).all():
+    values = np.array(figures, dtype=np.float64)
+    if not np.isfinite(values).all():
         raise AugmentError(f"network {network.identity} gives numbers that are not finite: its weights are damaged")
-    return told
+    return values

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lib.core.checkpoints import ModelRef
 from lib.core.registry import MemberSettings
-from lib.evaluation.metrics import Base, Details, Kind, Noted, Number, Seen
+from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number
 from lib.evaluation.metrics.duplicates import hash_of, with_near_hashes
 from lib.evaluation.metrics.text import clip_score
 from lib.judges.clip import RegionScorer, RegionSettings
@@ -55,9 +55,9 @@ class Copies(Base):
         most: int = Field(4, ge=0, le=64, description="bits of 64 in which two pictures may differ and count as copies")
         mirrored: bool = Field(True, description="a mirrored copy is one")
 
-    def of_picture(self, seen: Seen) -> dict[str, Any]:
-        turned = hash_of(seen.pixels, mirrored=True) if self.settings.mirrored else None
-        return {"hash": int(hash_of(seen.pixels)), "mirrored": None if turned is None else int(turned)}
+    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+        turned = hash_of(picture.pixels, mirrored=True) if self.settings.mirrored else None
+        return {"hash": int(hash_of(picture.pixels)), "mirrored": None if turned is None else int(turned)}
 
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
         made, theirs = _hashes(generated, "hash"), _hashes(real, "hash")
@@ -67,7 +67,7 @@ class Copies(Base):
         twins, _ = with_near_hashes(made, most=self.settings.most)
         leaks, _ = with_near_hashes(made, theirs, self.settings.most)
         if self.settings.mirrored:
-            first, second = with_near_hashes(turned, made, self.settings.most, apart=True)  # symmetric: no own copy
+            first, second = with_near_hashes(turned, made, self.settings.most, apart=True)  # none is a copy of itself
             twins |= first | second
             leaks |= with_near_hashes(turned, theirs, self.settings.most)[0]
         return {"copies": float(twins.mean()), "copies_of_real": float(leaks.mean())}
@@ -113,13 +113,13 @@ class Captions(Base):
     def identity(self) -> str:
         return self.scorer.identity
 
-    def of_picture(self, seen: Seen) -> dict[str, Any]:
-        text = seen.labels.caption
+    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+        text = picture.labels.caption
         if not text:
             raise ValueError("no caption: a COCO record of the picture with a field `caption` was expected")
-        pictures, texts = self.scorer.embed_pictures([seen.pixels]), self.scorer.embed_texts([text])
-        told = float(clip_score(pictures, texts)[0])
-        return {"numbers": {"clip_score": told}, "cut": bool(self.scorer.too_long([text])[0])}
+        pictures, texts = self.scorer.embed_pictures([picture.pixels]), self.scorer.embed_texts([text])
+        score = float(clip_score(pictures, texts)[0])
+        return {"numbers": {"clip_score": score}, "cut": bool(self.scorer.too_long([text])[0])}
 
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
         sides = {"clip_score": generated.notes, "clip_score_real": real.notes}

@@ -90,8 +90,8 @@ def crop_to(mask: np.ndarray, *pictures: np.ndarray, margin: int = 0) -> tuple[n
 def background_psnr(source: np.ndarray, output: np.ndarray, boxes_xyxy: np.ndarray, margin: int = 16) -> float:
     """PSNR, decibels, over the pixels at least `margin` pixels outside every box, in rows and columns.
 
-    boxes_xyxy: (N, 4) float pixels; a pixel that a box touches belongs to it. Raises ValueError as `psnr` does, which
-    is what boxes that leave no background come to.
+    boxes_xyxy: (N, 4) float pixels; a pixel that a box touches belongs to it. Raises ValueError as `psnr` does, and
+    so where boxes leave no background.
     """
     return psnr(source, output, ~widened(boxes_xyxy, source.shape[:2], margin))
 
@@ -109,7 +109,7 @@ def gdiff(source: np.ndarray, output: np.ndarray, mask: np.ndarray, kernel: int 
 
     The seam metric of zero-shot latent inpainting. mask: bool (H, W), True = painted; where: "edge", the band that the
     mask dilated has over the mask eroded, both by a square of `kernel` pixels; "inner" and "outer", the parts of that
-    band inside and outside of the mask; "full", the picture. The frame is no edge. inf where a flat source got
+    band inside and outside of the mask; "full", the picture. The frame is not an edge. inf where a flat source got
     gradients. Raises ValueError as `mse` does, for an unknown `where`, an even kernel and a part without pixels (a mask
     of all or nothing has no edge).
     """
@@ -120,10 +120,10 @@ def gdiff(source: np.ndarray, output: np.ndarray, mask: np.ndarray, kernel: int 
     chosen = _chosen(source, output, None) if where == "full" else _band(mask, kernel, where)
     _chosen(source, output, chosen)
     before, after = _gradient(source)[chosen], _gradient(output)[chosen]
-    changed, there = float(np.abs(after - before).sum()), float(before.sum())
-    if there == 0:
+    changed, total = float(np.abs(after - before).sum()), float(before.sum())
+    if total == 0:
         return math.inf if changed else 0.0
-    return changed / there
+    return changed / total
 
 
 def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -151,8 +151,9 @@ def _band(mask: np.ndarray, kernel: int, where: str) -> np.ndarray:
     outer, inner = cv2.dilate(painted, square) > painted, cv2.erode(painted, square) < painted
     band = {"outer": outer, "inner": inner, "edge": outer | inner}[where]
     if not band.any():
-        told = f"a mask of {mask.sum()} of {mask.size} pixels has no {where} band at kernel={kernel}"
-        raise ValueError(f"nothing to compare: {told}")
+        raise ValueError(
+            f"nothing to compare: a mask of {mask.sum()} of {mask.size} pixels has no {where} band at kernel={kernel}"
+        )
     return band
 
 

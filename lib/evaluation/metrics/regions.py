@@ -1,4 +1,4 @@
-"""Region precision: each box is cropped with some context and scored against all names; a hit where its own is first.
+"""Region precision: each box is cropped with some context and scored against all names; a hit: its label ranks first.
 
 The idea of RegionCLIP (Zhong et al. 2022, arXiv 2112.09106), with any judge. The shares of hits: fidelity.py.
 """
@@ -17,12 +17,12 @@ from pydantic import Field
 from lib.core.checkpoints import ModelRef
 from lib.core.geometry import CONTEXT, MIN_SIDE, area_xyxy, clip_xyxy
 from lib.core.registry import MemberSettings
-from lib.evaluation.metrics import Base, Details, Kind, Noted, Number, Seen, Table
+from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Table
 from lib.evaluation.metrics.fidelity import Fidelity, Hits, Judged, compare
 from lib.judges import Judge, make_judge, score_boxes
 
 
-class _Told(TypedDict):
+class _Box(TypedDict):
     box: Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)]  # xyxy pixels
     label: str
     said: str
@@ -30,7 +30,7 @@ class _Told(TypedDict):
 
 
 class _Note(TypedDict):
-    boxes: list[_Told]
+    boxes: list[_Box]
     skipped: dict[str, int]
 
 
@@ -43,7 +43,7 @@ class RegionDetails(Fidelity):
 
 
 class Regions(Base):
-    """Which category a judge sees in each box, beside what it says of real boxes."""
+    """Which category a judge sees in each box, painted and real."""
 
     NOTE: ClassVar[Any] = _Note
     VERSION: ClassVar[int] = 1
@@ -108,11 +108,11 @@ class Regions(Base):
     def identity(self) -> str:
         return self.judge.identity
 
-    def of_picture(self, seen: Seen) -> dict[str, Any]:
-        """The judged boxes, and the others by reason: crowds, kept as they were, too small, of a strange category."""
-        labels, (height, width) = seen.labels, seen.pixels.shape[:2]
+    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+        """The judged boxes, and the others by reason: crowds, kept as they were, too small, of an unknown category."""
+        labels, (height, width) = picture.labels, picture.pixels.shape[:2]
         xyxy = clip_xyxy(labels.boxes, width, height)
-        known = np.array([name in seen.names for name in labels.categories], bool)
+        known = np.array([name in picture.names for name in labels.categories], bool)
         sides = (xyxy[:, 2:] - xyxy[:, :2]).min(axis=1, initial=np.inf)
         faults = {
             "crowd": labels.ignore,
@@ -124,27 +124,27 @@ class Regions(Base):
         for reason, found in faults.items():
             skipped[reason] = int((left & found).sum())
             left &= ~found
-        own = [labels.categories[i] for i in np.flatnonzero(left)]
-        if len(seen.names) < 2 or not own:
+        labelled = [labels.categories[i] for i in np.flatnonzero(left)]
+        if len(picture.names) < 2 or not labelled:
             return {"boxes": [], "skipped": skipped}
-        shares = score_boxes(self.judge, seen.pixels, xyxy[left], seen.names, self.settings.context)
-        rows = zip(xyxy[left].tolist(), own, shares.argmax(axis=1).tolist(), shares, strict=True)
-        told = [
-            {"box": box, "label": name, "said": seen.names[best], "share": float(row[seen.names.index(name)])}
+        shares = score_boxes(self.judge, picture.pixels, xyxy[left], picture.names, self.settings.context)
+        rows = zip(xyxy[left].tolist(), labelled, shares.argmax(axis=1).tolist(), shares, strict=True)
+        judged_boxes = [
+            {"box": box, "label": name, "said": picture.names[best], "share": float(row[picture.names.index(name)])}
             for box, name, best, row in rows
         ]
-        return {"boxes": told, "skipped": skipped}
+        return {"boxes": judged_boxes, "skipped": skipped}
 
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
-        """Its numbers, those that there are; all of RegionDetails under "regions"."""
-        told = self.details(real, generated, names, seed)
-        numbers = {"fidelity": told.fidelity, "fidelity_interval": told.interval}
-        numbers |= {f"regions_{name}": getattr(told, name) for name in ("real", "generated", "shuffled")}
+        """Its defined numbers; all of RegionDetails under "regions"."""
+        details = self.details(real, generated, names, seed)
+        numbers = {"fidelity": details.fidelity, "fidelity_interval": details.interval}
+        numbers |= {f"regions_{name}": getattr(details, name) for name in ("real", "generated", "shuffled")}
         shown = {name: value for name, value in numbers.items() if value is not None}
-        return {**shown, "regions": told.model_dump()}
+        return {**shown, "regions": details.model_dump()}
 
     def details(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> RegionDetails:
-        """What the judged boxes of both sides come to."""
+        """The results of the judged boxes of both sides."""
         found = compare(judged(real.notes, names), judged(generated.notes, names), names, seed)
         few = [] if len(names) > 1 else [f"{len(names)} categories: the judge has nothing to choose from"]
         sides = {"real": real, "generated": generated}
@@ -217,11 +217,11 @@ def _text(share: float | None) -> str:
 
 def judged(notes: Sequence[dict[str, Any]], names: Sequence[str]) -> Judged:
     """The boxes of one side's notes; pictures without any do not count."""
-    told = [note["boxes"] for note in notes if note["boxes"]]
-    boxes = [box for own in told for box in own]
+    by_picture = [note["boxes"] for note in notes if note["boxes"]]
+    boxes = [box for some in by_picture for box in some]
     numbers = {name: i for i, name in enumerate(names)}
     return Judged(
-        np.repeat(np.arange(len(told)), [len(own) for own in told]).astype(np.int64),
+        np.repeat(np.arange(len(by_picture)), [len(some) for some in by_picture]).astype(np.int64),
         np.array([numbers[box["label"]] for box in boxes], np.int64),
         np.array([numbers[box["said"]] for box in boxes], np.int64),
         area_xyxy(np.array([box["box"] for box in boxes], np.float64).reshape(-1, 4)),

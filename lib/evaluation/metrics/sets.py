@@ -127,10 +127,10 @@ class Kid(_OfSets):
     }
 
     def of_sets(self, real: np.ndarray, generated: np.ndarray, seed: int) -> dict[str, Any]:
-        told: dict[str, Any] = {"kid": distances.kid(real, generated, seed=seed)}
+        numbers: dict[str, Any] = {"kid": distances.kid(real, generated, seed=seed)}
         if min(len(real), len(generated)) >= 4:
-            told["kid_interval"] = list(distances.kid_interval(real, generated, seed=seed))
-        return told
+            numbers["kid_interval"] = list(distances.kid_interval(real, generated, seed=seed))
+        return numbers
 
 
 class Overlaps(_OfSets):
