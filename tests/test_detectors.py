@@ -93,7 +93,7 @@ def test_boxes_lie_in_their_picture_and_the_surest_comes_first(kind: str, detect
         assert (one.boxes >= 0).all() and (one.boxes <= [width, height, width, height]).all()
         assert (one.boxes[:, 2:] > one.boxes[:, :2]).all()
         assert (np.diff(one.scores) <= 0).all() and one.scores.max() <= 1 and one.scores.min() > 0
-        known = [i for i, told in enumerate(detector(kind).knows(NAMES)) if told]
+        known = [i for i, can_find in enumerate(detector(kind).knows(NAMES)) if can_find]
         assert set(one.labels) <= set(known)
 
 
@@ -210,18 +210,18 @@ def test_a_prompt_longer_than_the_model_reads_is_cut(detector: Callable[..., Any
     assert len(detector("owl").detect(pictures()[:1], ["pallet " * 50])[0].scores)
 
 
-# What is told of the boxes
+# Which boxes are kept
 
 
 def test_boxes_are_cut_to_the_frame_and_empty_ones_left_out():
     boxes = torch.tensor([[-5.0, 2, 8, 30], [12, 0, 15, 5], [1, 1, 2, 2]])
     settings = DETECTORS.settings("torchvision", {"threshold": 0.125})
-    told = tidy(np.zeros((20, 10, 3), np.uint8), boxes, torch.tensor([0.25, 0.9, 0.125]), torch.zeros(3), settings)
-    np.testing.assert_array_equal(told.boxes, [[0, 2, 8, 20]])
-    np.testing.assert_allclose(told.scores, [0.25])
+    found = tidy(np.zeros((20, 10, 3), np.uint8), boxes, torch.tensor([0.25, 0.9, 0.125]), torch.zeros(3), settings)
+    np.testing.assert_array_equal(found.boxes, [[0, 2, 8, 20]])
+    np.testing.assert_allclose(found.scores, [0.25])
 
 
-def test_labels_that_were_not_asked_for_have_no_number():
+def test_labels_that_match_no_name_have_no_number():
     assert numbered(torch.tensor([4, 1, 4]), {4: 0}).tolist() == [0, -1, 0]
     assert numbered(torch.tensor([], dtype=torch.int64), {}).tolist() == []
 
@@ -232,8 +232,8 @@ def test_labels_that_were_not_asked_for_have_no_number():
 def test_naming_the_detectors_imports_none_of_them():
     code = "import sys, lib.evaluation.detectors as d; list(d.DETECTORS)\n"
     code += "print([m for m in ('torch', 'torchvision', 'transformers') if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("member", DETECTORS)

@@ -123,15 +123,15 @@ def test_many_pictures_are_not_marked_and_fid_stands_first():
 def test_unreadable_pictures_are_listed_with_a_reason_and_do_not_count(real: Path, generated: Path):
     (real / "a.jpg").write_bytes(b"no picture")
     (real / "b.jpg").write_bytes(b"")
-    seen: list[int] = []
-    result = evaluate(real, generated, advance=seen.append)
+    steps: list[int] = []
+    result = evaluate(real, generated, advance=steps.append)
     assert result.n_real == 12
     assert result.unreadable.count == 2
     assert [Path(row.picture).name for row in result.unreadable.pictures] == ["a.jpg", "b.jpg"]
     assert {row.set for row in result.unreadable.pictures} == {"real"}
     assert all(row.reason.startswith("image_") and row.detail for row in result.unreadable.pictures)
     assert "2 unreadable, the first" in summary(result)
-    assert sum(seen) == 12 + 2 + 5
+    assert sum(steps) == 12 + 2 + 5
 
 
 @pytest.mark.parametrize("side", ["real", "generated"])
@@ -161,10 +161,10 @@ def test_an_unknown_extractor_lists_the_known_ones(real: Path, generated: Path):
 
 def test_missing_weights_stop_before_a_picture_is_read(real: Path, tmp_path: Path):
     extractor = EXTRACTORS["inception"](Inception.Settings(weights=tmp_path / "absent.pth"))
-    seen: list[int] = []
+    steps: list[int] = []
     with pytest.raises(AugmentError, match="--extractor pixels"):
-        evaluate(real, real, extractor=extractor, advance=seen.append)
-    assert seen == []
+        evaluate(real, real, extractor=extractor, advance=steps.append)
+    assert steps == []
 
 
 def test_the_json_file_is_the_result_and_strict(tmp_path: Path, real: Path, generated: Path):
@@ -200,10 +200,10 @@ def boxed(folder: Path, box: list[float]) -> Side:
 def test_pairs_are_compared_by_name_and_the_sets_number_is_their_mean(tmp_path: Path):
     result = evaluate(*same_names(tmp_path), metrics=["inside", "whole"])
     assert result.numbers["inside_mse"] == 400 and result.pairs.count == 4
-    own = [pair.numbers["whole_psnr"] for pair in result.pairs.pictures]
-    assert result.numbers["whole_psnr"] == pytest.approx(np.mean(own)) and "fid" not in result.numbers
+    single = [pair.numbers["whole_psnr"] for pair in result.pairs.pictures]
+    assert result.numbers["whole_psnr"] == pytest.approx(np.mean(single)) and "fid" not in result.numbers
     inside, whole = (METRICS[name].NUMBERS for name in ("inside", "whole"))
-    assert result.about == {name: told.about for name, told in (inside | whole).items()}
+    assert result.about == {name: number.about for name, number in (inside | whole).items()}
 
 
 def test_settings_of_a_metric_count(tmp_path: Path):
@@ -261,9 +261,9 @@ def test_variants_of_one_source_are_a_group_with_a_mean(tmp_path: Path):
     made = Side.of([folder / f"{i}.png" for folder in (tmp_path / "sources", outputs) for i in (0, 1)])
     result = evaluate(sources, made, metrics=["diversity"])
     assert result.groups.count == 2 and "fid" not in result.numbers
-    own = [row.numbers["diversity"] for row in result.groups.sources]
+    single = [row.numbers["diversity"] for row in result.groups.sources]
     assert [row.pictures for row in result.groups.sources] == [2, 2]
-    assert result.numbers["diversity"] == pytest.approx(np.mean(own)) and min(own) > 0
+    assert result.numbers["diversity"] == pytest.approx(np.mean(single)) and min(single) > 0
     assert "2 sources with several pictures" in summary(result)
 
 
@@ -284,9 +284,9 @@ def test_a_coco_file_and_its_folder_score_the_same(tmp_path: Path, generated: Pa
 def test_features_that_are_not_finite_are_a_reason(tmp_path: Path):
     class Odd(Pixels):
         def extract(self, pictures: Any) -> np.ndarray:
-            told = super().extract(pictures)
-            told[1] = np.nan
-            return told
+            rows = super().extract(pictures)
+            rows[1] = np.nan
+            return rows
 
     result = evaluate(*same_names(tmp_path), Odd(), metrics=["fid"])
     assert result.unreadable.count == 1

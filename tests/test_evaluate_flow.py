@@ -29,8 +29,8 @@ def run(**parameters):
 def test_it_ends_with_numbers_and_a_report(folders, tmp_path):
     state = run(**folders, extractor="pixels", metrics=["fid", "kid", {"name": "background", "margin": 0}])
     assert state.is_completed(), state.message
-    told = json.loads((tmp_path / "ws" / "report" / "metrics.json").read_bytes())
-    assert told["fid"] > 0 and told["n_real"] == 8 and told["background_psnr"] < 20
+    metrics = json.loads((tmp_path / "ws" / "report" / "metrics.json").read_bytes())
+    assert metrics["fid"] > 0 and metrics["n_real"] == 8 and metrics["background_psnr"] < 20
     assert "<h2>Numbers</h2>" in (tmp_path / "ws" / "report" / "index.html").read_text()
 
 
@@ -45,7 +45,7 @@ def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"metrics": ["fidd"]}, "unknown metric 'fidd'"),
         ({"extractor": "vgg"}, "vgg"),
@@ -54,9 +54,9 @@ def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path
         ({"metrics": [{"name": "background", "marginz": 3}]}, "marginz"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(folders, wrong, said):
+def test_what_is_wrong_is_one_sentence(folders, wrong, message):
     state = run(**{**folders, "extractor": "pixels", **wrong})
-    assert state.is_failed() and said in state.message and "Traceback" not in state.message
+    assert state.is_failed() and message in state.message and "Traceback" not in state.message
 
 
 def test_a_page_whose_numbers_stand_is_not_drawn_again_and_a_lost_one_is(folders, tmp_path):

@@ -1,4 +1,4 @@
-"""Layout fidelity: its arithmetic in closed form, which boxes are judged on which side, what is told of the rest."""
+"""Layout fidelity: its arithmetic in closed form, which boxes are judged on which side, how the others are counted."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ class Made:
         """A picture with the labels of its source; shown: colours in its boxes; painted: which of them are new."""
         notes = [note for note in self.coco["annotations"] if note["image_id"] == source["id"]]
         labels = [NAMES[note["category_id"] - 1] for note in notes]
-        told = {"source_image_id": source["id"], "source_file_name": source["file_name"]}
+        source_fields = {"source_image_id": source["id"], "source_file_name": source["file_name"]}
 
         def fields(i: int) -> dict[str, Any]:
             kept = {name: notes[i][name] for name in ("segmentation", "iscrowd")}
             return kept | {"source_annotation_id": notes[i]["id"]} | ({"painted": True} if i in painted else {})
 
-        return self._picture(tuple(labels), shown or tuple(labels), notes[0]["bbox"][2], told, fields)
+        return self._picture(tuple(labels), shown or tuple(labels), notes[0]["bbox"][2], source_fields, fields)
 
     def _picture(
         self,
         labels: tuple[str, ...],
         shown: tuple[str, ...],
         side: float,
-        told: dict[str, Any],
+        source_fields: dict[str, Any],
         fields: Callable[[int], dict[str, Any]],
     ) -> dict[str, Any]:
         number = len(self.coco["images"]) + 1
@@ -82,7 +82,7 @@ class Made:
             box = {"bbox": [x, y, side, side], "area": side * side, "category_id": NAMES.index(label) + 1}
             note = {"id": 10 * number + i, "image_id": number, **box, **fields(i)}
             self.coco["annotations"].append(note)
-        record = {"id": number, "file_name": f"{number}.png", "width": 200, "height": 100, **told}
+        record = {"id": number, "file_name": f"{number}.png", "width": 200, "height": 100, **source_fields}
         Image.fromarray(pixels).save(self.folder / "images" / record["file_name"])
         self.coco["images"].append(record)
         return record
@@ -98,7 +98,7 @@ def made(tmp_path: Path) -> Made:
 
 
 def judged(rows: list[tuple[int, int, int]], area: float = 500) -> Judged:
-    """From (picture, label, said)."""
+    """From (picture, label, predicted)."""
     columns = np.array(rows, np.int64).reshape(-1, 3).T
     return Judged(columns[0], columns[1], columns[2], np.full(len(rows), area))
 
@@ -107,17 +107,17 @@ def random_side(seed: int, pictures: int, right: float) -> Judged:
     """Four boxes a picture of three categories, a share of them recognised."""
     rng = np.random.default_rng(seed)
     label = rng.integers(3, size=4 * pictures)
-    said = np.where(rng.random(4 * pictures) < right, label, rng.integers(3, size=4 * pictures))
-    return Judged(np.repeat(np.arange(pictures), 4), label, said, np.full(4 * pictures, 500.0))
+    predicted = np.where(rng.random(4 * pictures) < right, label, rng.integers(3, size=4 * pictures))
+    return Judged(np.repeat(np.arange(pictures), 4), label, predicted, np.full(4 * pictures, 500.0))
 
 
 # The arithmetic
 
 
 def test_shuffled_is_the_mean_over_all_permutations_of_the_labels():
-    labels, said = [0, 0, 1, 2, 1, 0], [0, 1, 1, 2, 2, 0]
-    hits = [np.mean(np.array(dealt) == said) for dealt in itertools.permutations(labels)]
-    side = judged([(0, label, told) for label, told in zip(labels, said, strict=True)])
+    labels, predicted = [0, 0, 1, 2, 1, 0], [0, 1, 1, 2, 2, 0]
+    hits = [np.mean(np.array(dealt) == predicted) for dealt in itertools.permutations(labels)]
+    side = judged([(0, label, guess) for label, guess in zip(labels, predicted, strict=True)])
     assert shuffled(side, 3) == pytest.approx(np.mean(hits), abs=1e-12)
 
 
@@ -131,8 +131,8 @@ def test_a_judge_that_is_always_right_gives_one():
 
 def test_exchanged_labels_give_about_nothing():
     real = random_side(0, 400, 0.9)
-    said = random_side(1, 400, 0.9)
-    exchanged = Judged(said.picture, np.random.default_rng(2).permutation(said.label), said.said, said.area)
+    side = random_side(1, 400, 0.9)
+    exchanged = Judged(side.picture, np.random.default_rng(2).permutation(side.label), side.predicted, side.area)
     result = compare(real, exchanged, NAMES)
     assert result.fidelity == pytest.approx(0, abs=0.08)
     assert result.interval[0] < 0 < result.interval[1]
@@ -163,7 +163,7 @@ def test_the_interval_is_that_of_resampling_picture_by_picture():
     def drawn(side: Judged) -> Judged:
         chosen = rng.integers(side.pictures, size=side.pictures)
         boxes = np.concatenate([np.flatnonzero(side.picture == number) for number in chosen])
-        return Judged(side.picture[boxes], side.label[boxes], side.said[boxes], side.area[boxes])
+        return Judged(side.picture[boxes], side.label[boxes], side.predicted[boxes], side.area[boxes])
 
     for _ in range(1000):
         one, other = drawn(real), drawn(generated)
@@ -358,12 +358,12 @@ def test_pictures_that_cannot_be_read_are_listed_and_their_boxes_counted(made: M
     (folder / "images" / "1.png").unlink()
     (folder / "images" / "2.png").write_bytes(b"no picture")
     Image.new("RGB", (50, 60)).save(folder / "images" / "3.png")
-    seen: list[tuple[int, int]] = []
-    result = fidelity(folder, Eyes(), advance=lambda done, total: seen.append((done, total)))
+    steps: list[tuple[int, int]] = []
+    result = fidelity(folder, Eyes(), advance=lambda done, total: steps.append((done, total)))
     assert result.skipped["real"] == {"image_broken": 2, "image_missing": 2, "size_mismatch": 2}
     assert [Path(row.picture).name for row in result.unreadable.pictures] == ["1.png", "2.png", "3.png"]
     assert result.n_real == 2
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert "3 unreadable, the first " in summary(result) and "1.png: image_missing" in summary(result)
 
 
@@ -402,7 +402,7 @@ def test_a_folder_without_annotations_and_a_file_that_is_no_coco_are_named(tmp_p
     with pytest.raises(AugmentError, match=r"annotations\.json not found"):
         fidelity(tmp_path, Eyes())
     (tmp_path / "annotations.json").write_text("{}")
-    with pytest.raises(AugmentError, match="is no COCO file"):
+    with pytest.raises(AugmentError, match="is not a COCO file"):
         fidelity(tmp_path, Eyes())
 
 
@@ -463,11 +463,11 @@ def test_the_command_prints_a_table_and_writes_json(made: Made, clip: Path, tmp_
     assert json.loads(path.read_text())["n_generated"] == 3
 
 
-def test_the_command_names_the_mini_model_that_is_not_there(
+def test_the_command_names_the_missing_mini_model(
     made: Made, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ):
     made.real("red", "green")
     monkeypatch.setattr("lib.core.checkpoints.MINI", tmp_path)
     assert cli.main(["fidelity", str(made.write())]) == 1
-    told = capsys.readouterr()
-    assert "data/models/mini/clip" in told.err and told.out == "" and told.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert "data/models/mini/clip" in output.err and output.out == "" and output.err.count("\n") == 1

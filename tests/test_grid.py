@@ -1,4 +1,4 @@
-"""One picture by several presets, side by side: what is painted, what is told where it cannot be, the sheet."""
+"""One picture by several presets, side by side: what is painted, the reason where it cannot be, the sheet."""
 
 import json
 import subprocess
@@ -36,9 +36,9 @@ def inpaint(tmp_path_factory):
 def grid(made_set, tmp_path):
     """grid("copy-paste", "loco-gligen", picture="12", select={...}): the Grid."""
 
-    def painted(*presets, picture=None, watch=lambda *told: None, **parameters):
-        told = {"dataset": made_set.dataset, "workspace": str(tmp_path / "ws"), **parameters}
-        return paint_grid({name: check_parameters(told) for name in presets}, picture, watch)
+    def painted(*presets, picture=None, watch=lambda *progress: None, **parameters):
+        values = {"dataset": made_set.dataset, "workspace": str(tmp_path / "ws"), **parameters}
+        return paint_grid({name: check_parameters(values) for name in presets}, picture, watch)
 
     return painted
 
@@ -83,17 +83,17 @@ def test_several_presets_paint_the_same_picture(grid, inpaint):
 
 def test_the_outcome_is_a_line():
     made = {"name": "a", "places": 3, "picture": plain()}
-    assert Cell(**made, painted=3).told == "3 places, painted"
-    assert Cell(**made, painted=1).told == "3 places, 1 of them painted now"
+    assert Cell(**made, painted=3).outcome == "3 places, painted"
+    assert Cell(**made, painted=1).outcome == "3 places, 1 of them painted now"
     left = Cell(**made, barred=["7: no_donor", "8: covers_other_object", "9: no_donor"])
-    assert left.told == "3 places, from the store; left alone: 2 × no donor, 1 × covers other object"
+    assert left.outcome == "3 places, from the store; left alone: 2 × no donor, 1 × covers other object"
 
 
 def test_painting_again_takes_it_from_the_store(grid, tmp_path):
     first, before = grid("copy-paste", picture="10").cells[0], paints(tmp_path / "ws")
     again = grid("copy-paste", picture="10").cells[0]
     assert before and paints(tmp_path / "ws") == before
-    assert (again.painted, again.places) == (0, first.places) and "from the store" in again.told
+    assert (again.painted, again.places) == (0, first.places) and "from the store" in again.outcome
     np.testing.assert_array_equal(again.picture, first.picture)
 
 
@@ -158,12 +158,12 @@ def test_a_workspace_in_use_is_left_alone(grid, tmp_path):
         grid("copy-paste")
 
 
-def test_each_preset_and_the_files_read_are_told(grid):
-    told = []
-    grid("copy-paste", "loco-sdxl", picture="10", models="mini", watch=lambda *progress: told.append(progress))
+def test_each_preset_and_the_files_read_are_reported(grid):
+    reported = []
+    grid("copy-paste", "loco-sdxl", picture="10", models="mini", watch=lambda *progress: reported.append(progress))
     for name in ("copy-paste", "loco-sdxl"):
-        assert (name, 0, 1) in told and (name, 1, 1) in told
-    assert ("digests", 6, 6) in told
+        assert (name, 0, 1) in reported and (name, 1, 1) in reported
+    assert ("digests", 6, 6) in reported
 
 
 # Which picture
@@ -261,7 +261,7 @@ def test_a_preset_that_cannot_is_a_cell_with_its_reason_and_the_others_are_paint
 )
 def test_every_stages_reason_is_told_in_words(grid, parameters, reason):
     (cell,) = grid("copy-paste", picture="10", **parameters).cells
-    assert reason in cell.reason and cell.picture is None and cell.told == cell.reason
+    assert reason in cell.reason and cell.picture is None and cell.outcome == cell.reason
 
 
 def test_a_split_that_is_not_for_painting_is_told(made_set, grid):
@@ -281,9 +281,9 @@ def test_too_little_memory_is_a_reason_and_a_fault_of_the_program_is_not(grid, m
 
 
 def test_an_unknown_preset_lists_the_known_ones_before_anything_is_read(tmp_path):
-    told = check_parameters({"dataset": {"images": str(tmp_path / "nowhere")}, "workspace": str(tmp_path / "ws")})
+    parameters = check_parameters({"dataset": {"images": str(tmp_path / "nowhere")}, "workspace": str(tmp_path / "ws")})
     with pytest.raises(AugmentError, match=r"unknown preset 'nonesuch': known are .*copy-paste.*gligen-inpainting"):
-        paint_grid({"copy-paste": told, "nonesuch": told})
+        paint_grid({"copy-paste": parameters, "nonesuch": parameters})
 
 
 # The close-up
@@ -314,8 +314,8 @@ def plain(width=300, height=200, colour=BLUE):
 
 
 def made_grid(count=1, width=300, height=200, **more):
-    told = {"triple": "a × b × c", "picture": plain(width, height, RED), "focus": (0, 0, 30, 20), "places": 1}
-    cells = [Cell(name=f"preset {i}", **(told | more)) for i in range(count)]
+    fields = {"triple": "a × b × c", "picture": plain(width, height, RED), "focus": (0, 0, 30, 20), "places": 1}
+    cells = [Cell(name=f"preset {i}", **(fields | more)) for i in range(count)]
     return Grid("a.png", plain(width, height), [("cat", (100, 50, 90, 90), True)], cells)
 
 
@@ -350,8 +350,8 @@ def test_only_new_labels_are_drawn_on_a_painted_picture():
 
 def test_a_reason_stands_in_its_cell():
     blank = np.asarray(draw_grid(made_grid(picture=None, reason="")))
-    told = np.asarray(draw_grid(made_grid(picture=None, reason="no model " * 40)))
-    assert told.shape == blank.shape and (told != blank).any(axis=2).sum() > 1000
+    shown = np.asarray(draw_grid(made_grid(picture=None, reason="no model " * 40)))
+    assert shown.shape == blank.shape and (shown != blank).any(axis=2).sum() > 1000
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 8, 18])
@@ -419,20 +419,20 @@ def test_the_command_writes_the_sheet_into_the_workspace_and_tells_of_each_prese
 
 
 def test_members_of_the_run_file_are_for_its_own_preset_and_those_of_set_for_all(capsys, mine, monkeypatch):
-    def told(runs, picture, watch):
+    def checked(runs, picture, watch):
         chosen = {name: parameters.painter and parameters.painter.values for name, parameters in runs.items()}
         assert chosen == {"loco-gligen": {"steps": 3, "model": "m"}, "gligen-inpainting": {"model": "m"}}
         assert all(parameters.models == "mini" and parameters.edit is None for parameters in runs.values())
         raise AugmentError("as it should")
 
-    monkeypatch.setattr(lib.runs.grid, "paint_grid", told)
+    monkeypatch.setattr(lib.runs.grid, "paint_grid", checked)
     presets = ["--presets", "loco-gligen,gligen-inpainting"]
     assert "as it should" in failed(capsys, "grid", "mine.yaml", *presets, "--set", "painter.model=m")
 
 
-def test_a_value_that_a_preset_has_no_use_for_is_told_in_its_cell(capsys, mine, inpaint, tmp_path):
-    told = ["--set", f"painter.model={inpaint}", "--set", "caption.captioner=template", "--out", "a.png"]
-    assert cli.main(["grid", "mine.yaml", "--presets", "copy-paste,loco-gligen", "--picture", "10", *told]) == 0
+def test_a_value_that_a_preset_has_no_use_for_is_the_reason_in_its_cell(capsys, mine, inpaint, tmp_path):
+    options = ["--set", f"painter.model={inpaint}", "--set", "caption.captioner=template", "--out", "a.png"]
+    assert cli.main(["grid", "mine.yaml", "--presets", "copy-paste,loco-gligen", "--picture", "10", *options]) == 0
     out = capsys.readouterr().out
     assert "painter 'copy-paste', setting 'model'" in out and "1 place, painted" in out
     assert Image.open(tmp_path / "a.png").format == "PNG"
@@ -468,5 +468,5 @@ def test_it_needs_no_prefect(mine):
     code = "import sys; from flows import cli; cli.main(sys.argv[1:]); print({'prefect', 'torch'} & set(sys.modules))"
     command = [sys.executable, "-c", code, "grid", str(mine), "--presets", "copy-paste"]
     env = {"PATH": "", "PYTHONPATH": str(cli.CHECKOUT)}
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    assert told.stdout.splitlines()[-1] == "set()"
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert process.stdout.splitlines()[-1] == "set()"

@@ -1,4 +1,4 @@
-"""Layout AP in closed form: what is found, missed, shifted, ignored; and what is told of nothing."""
+"""Layout AP in closed form: what is found, missed, shifted, ignored; and the result for no boxes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def truth(*boxes: tuple[float, ...], ignore: tuple[int, ...] = ()) -> Truth:
 
 
 def found(*boxes: tuple[float, ...], scores: tuple[float, ...] | None = None) -> Detections:
-    """From (label, x0, y0, x1, y1); equally sure unless told."""
+    """From (label, x0, y0, x1, y1); of equal scores unless given."""
     rows = np.array(boxes, np.float64).reshape(-1, 5)
     return Detections(rows[:, 1:], np.array(scores or [0.9] * len(rows)), rows[:, 0].astype(np.int64))
 
@@ -32,37 +32,37 @@ SMALL, MEDIUM, LARGE = (0, 10, 10, 30, 30), (1, 50, 50, 110, 110), (0, 200, 200,
 
 
 def test_perfect_detections_score_one_at_every_size():
-    told = layout_ap([truth(SMALL, MEDIUM, LARGE)] * 3, [found(SMALL, MEDIUM, LARGE)] * 3, NAMES)
+    result = layout_ap([truth(SMALL, MEDIUM, LARGE)] * 3, [found(SMALL, MEDIUM, LARGE)] * 3, NAMES)
     for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "ar_small", "ar_medium", "ar_large"):
-        assert told[name] == pytest.approx(1), name
-    assert (told["pictures"], told["boxes"], told["ignored"], told["detections"]) == (3, 9, 0, 9)
+        assert result[name] == pytest.approx(1), name
+    assert (result["pictures"], result["boxes"], result["ignored"], result["detections"]) == (3, 9, 0, 9)
 
 
 def test_no_detections_score_nothing():
-    told = layout_ap([truth(SMALL, MEDIUM)], [found()], NAMES)
-    assert told["ap"] == told["ap50"] == told["ar"] == told["ap_small"] == told["ap_medium"] == 0
-    assert told["ap_large"] is None
+    result = layout_ap([truth(SMALL, MEDIUM)], [found()], NAMES)
+    assert result["ap"] == result["ap50"] == result["ar"] == result["ap_small"] == result["ap_medium"] == 0
+    assert result["ap_large"] is None
 
 
 def test_half_of_the_categories_score_a_half():
-    told = layout_ap([truth(SMALL, MEDIUM)] * 2, [found(MEDIUM)] * 2, NAMES)
-    assert told["ap"] == pytest.approx(0.5)
-    by = told["by_category"]
+    result = layout_ap([truth(SMALL, MEDIUM)] * 2, [found(MEDIUM)] * 2, NAMES)
+    assert result["ap"] == pytest.approx(0.5)
+    by = result["by_category"]
     assert by["forklift"]["ap"] == 0 and by["pallet"]["ap"] == pytest.approx(1)
     assert by["pallet"]["boxes"] == by["forklift"]["boxes"] == 2
 
 
 def test_half_of_the_boxes_found_surely_score_half_of_the_recalls():
-    told = layout_ap([truth(SMALL, LARGE)], [found(SMALL)], NAMES)
-    assert told["ap"] == pytest.approx(51 / 101)  # recalls 0, .01, … .5 of 0 … 1
-    assert told["ar"] == pytest.approx(0.5)
+    result = layout_ap([truth(SMALL, LARGE)], [found(SMALL)], NAMES)
+    assert result["ap"] == pytest.approx(51 / 101)  # recalls 0, .01, … .5 of 0 … 1
+    assert result["ar"] == pytest.approx(0.5)
 
 
 def test_a_surer_false_alarm_halves_the_precision_and_one_less_sure_costs_nothing():
     wrong = (0, 100, 10, 120, 30)
     for scores, expected in (((0.5, 0.9), 0.5), ((0.9, 0.5), 1.0)):
-        told = layout_ap([truth(SMALL)], [found(SMALL, wrong, scores=scores)], NAMES)
-        assert told["ap"] == pytest.approx(expected)
+        result = layout_ap([truth(SMALL)], [found(SMALL, wrong, scores=scores)], NAMES)
+        assert result["ap"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("shift", "hits"), [(0, 10), (5, 9), (10, 7), (20, 4), (30, 1), (40, 0)])
@@ -70,9 +70,11 @@ def test_a_shifted_box_counts_at_the_overlaps_that_it_still_reaches(shift: float
     moved = (0, shift, 0, 100 + shift, 100)
     overlap = (100 - shift) / (100 + shift)
     assert hits == sum(overlap >= limit for limit in np.linspace(0.5, 0.95, 10))
-    told = layout_ap([truth((0, 0, 0, 100, 100))], [found(moved)], NAMES)
-    assert told["ap"] == pytest.approx(hits / 10)
-    assert told["ap50"] == pytest.approx(float(overlap >= 0.5)) and told["ap75"] == pytest.approx(float(overlap > 0.75))
+    result = layout_ap([truth((0, 0, 0, 100, 100))], [found(moved)], NAMES)
+    assert result["ap"] == pytest.approx(hits / 10)
+    assert result["ap50"] == pytest.approx(float(overlap >= 0.5)) and result["ap75"] == pytest.approx(
+        float(overlap > 0.75)
+    )
 
 
 def test_the_wrong_category_at_the_right_place_is_a_miss():
@@ -89,9 +91,9 @@ def test_ignored_boxes_punish_neither_what_is_found_in_them_nor_what_is_not():
     pictures = [truth(SMALL, crowd, ignore=(1,))]
     for boxes in ([SMALL], [SMALL, *inside]):
         scores = (0.5, *[0.9] * (len(boxes) - 1))
-        told = layout_ap(pictures, [found(*boxes, scores=scores)], NAMES)
-        assert [told["ap"], told["ar"]] == pytest.approx([1, 1])
-    assert (told["boxes"], told["ignored"]) == (1, 1)
+        result = layout_ap(pictures, [found(*boxes, scores=scores)], NAMES)
+        assert [result["ap"], result["ar"]] == pytest.approx([1, 1])
+    assert (result["boxes"], result["ignored"]) == (1, 1)
     punished = layout_ap([truth(SMALL)], [found(SMALL, *inside, scores=(0.5, 0.9, 0.9, 0.9))], NAMES)
     assert punished["ap"] == pytest.approx(0.25)
 
@@ -103,31 +105,31 @@ def test_the_first_box_of_all_counts():
 
 def test_the_size_is_that_of_the_area_where_one_is_given():
     box = truth(LARGE)
-    told = layout_ap([Truth(box.boxes, box.labels, box.ignore, np.array([500.0]))], [found(LARGE)], NAMES)
-    assert told["ap_large"] is None and told["ap_small"] == pytest.approx(1)
+    result = layout_ap([Truth(box.boxes, box.labels, box.ignore, np.array([500.0]))], [found(LARGE)], NAMES)
+    assert result["ap_large"] is None and result["ap_small"] == pytest.approx(1)
 
 
 def test_only_the_chosen_categories_are_measured():
     both = [truth(SMALL, MEDIUM)], [found(MEDIUM)], NAMES
-    told = layout_ap(*both, only=["pallet"])
-    assert told["ap"] == pytest.approx(1)
-    assert list(told["by_category"]) == ["pallet"] and told["boxes"] == 1
+    result = layout_ap(*both, only=["pallet"])
+    assert result["ap"] == pytest.approx(1)
+    assert list(result["by_category"]) == ["pallet"] and result["boxes"] == 1
     for only in (["crate"], []):
         with pytest.raises(ValueError, match="expected some of forklift, pallet"):
             layout_ap(*both, only=only)
 
 
-@pytest.mark.parametrize(("boxes", "seen"), [([], []), ([truth()], [found()]), ([truth()], [found(SMALL)])])
-def test_nothing_to_find_has_no_score(boxes: list[Truth], seen: list[Detections]):
-    told = layout_ap(boxes, seen, NAMES)
-    assert all(told[name] is None for name in NUMBERS)
-    assert told["by_category"]["pallet"] == {"ap": None, "ap50": None, "ap75": None, "ar": None, "boxes": 0}
+@pytest.mark.parametrize(("boxes", "detections"), [([], []), ([truth()], [found()]), ([truth()], [found(SMALL)])])
+def test_nothing_to_find_has_no_score(boxes: list[Truth], detections: list[Detections]):
+    result = layout_ap(boxes, detections, NAMES)
+    assert all(result[name] is None for name in NUMBERS)
+    assert result["by_category"]["pallet"] == {"ap": None, "ap50": None, "ap75": None, "ar": None, "boxes": 0}
 
 
 def test_the_result_is_json_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]):
     json.dumps(layout_ap([truth(SMALL)], [found(SMALL)], NAMES), allow_nan=False)
-    told = capsys.readouterr()
-    assert told.out == told.err == ""
+    output = capsys.readouterr()
+    assert output.out == output.err == ""
 
 
 def test_coco_s_own_figure_for_random_boxes():
@@ -163,7 +165,7 @@ def test_coco_s_own_figure_for_random_boxes():
         run.accumulate()
         run.summarize()
     pictures = [truth_of_coco([n for n in notes if n["image_id"] == i], [1, 2]) for i in range(1, 21)]
-    seen = [
+    detections = [
         found(
             *[
                 (
@@ -180,11 +182,11 @@ def test_coco_s_own_figure_for_random_boxes():
         )
         for i in range(1, 21)
     ]
-    told = layout_ap(pictures, seen, NAMES)
+    result = layout_ap(pictures, detections, NAMES)
     sizes = ["small", "medium", "large"]
     names = ["ap", "ap50", "ap75", *(f"ap_{s}" for s in sizes), "ar_1", "ar_10", "ar", *(f"ar_{s}" for s in sizes)]
-    np.testing.assert_allclose([told[name] for name in names], run.stats, atol=1e-9)
-    assert 0.2 < told["ap"] < 0.9
+    np.testing.assert_allclose([result[name] for name in names], run.stats, atol=1e-9)
+    assert 0.2 < result["ap"] < 0.9
 
 
 def test_coco_annotations_become_truth():
@@ -193,17 +195,17 @@ def test_coco_annotations_become_truth():
         {"bbox": [0, 0, 9, 9], "category_id": 3, "iscrowd": True},
         {"bbox": [0, 0, 2, 2], "category_id": 3, "area": None, "ignore": 1},
     ]
-    told = truth_of_coco(notes, [3, 7])
-    assert told.boxes.tolist() == [[1, 2, 4, 6], [0, 0, 9, 9], [0, 0, 2, 2]]
-    assert (told.labels.tolist(), told.ignore.tolist()) == ([1, 0, 0], [False, True, True])
-    assert told.area is not None and told.area.tolist() == [5, 81, 4]
+    true = truth_of_coco(notes, [3, 7])
+    assert true.boxes.tolist() == [[1, 2, 4, 6], [0, 0, 9, 9], [0, 0, 2, 2]]
+    assert (true.labels.tolist(), true.ignore.tolist()) == ([1, 0, 0], [False, True, True])
+    assert true.area is not None and true.area.tolist() == [5, 81, 4]
     assert truth_of_coco([], [3]).boxes.shape == (0, 4)
     with pytest.raises(ValueError, match="category ids 7 are unknown"):
         truth_of_coco(notes, [3])
 
 
 @pytest.mark.parametrize(
-    ("boxes", "seen", "why"),
+    ("boxes", "detections", "why"),
     [
         ([truth(SMALL)], [], "the same pictures"),
         ([truth((2, 0, 0, 5, 5))], [found()], "of 2 names"),
@@ -212,6 +214,6 @@ def test_coco_annotations_become_truth():
         ([truth(SMALL)], [found(SMALL, scores=(np.inf,))], "not finite"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(boxes: list[Truth], seen: list[Detections], why: str):
+def test_what_does_not_fit_together_is_refused(boxes: list[Truth], detections: list[Detections], why: str):
     with pytest.raises(ValueError, match=why):
-        layout_ap(boxes, seen, NAMES)
+        layout_ap(boxes, detections, NAMES)

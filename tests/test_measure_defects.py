@@ -150,11 +150,11 @@ def test_a_folder_in_the_place_of_the_link_to_the_pictures_is_left_alone(tmp_pat
 def test_features_are_the_classifiers_own_and_do_not_depend_on_the_batch(models: Path) -> None:
     judge = CropClassifier(RegionSettings(batch_size=2), resolve(str(models / "classifier"), {}))
     features, crops = ClassifierFeatures(judge), list(noise(5, SIDE, SIDE, 3))
-    told = features.extract(crops)
-    assert told.shape == (5, features.dimensions) and len({row.tobytes() for row in told}) == 5
-    np.testing.assert_allclose(features.extract(crops[3:4]), told[3:4], rtol=1e-4, atol=1e-5)
+    rows = features.extract(crops)
+    assert rows.shape == (5, features.dimensions) and len({row.tobytes() for row in rows}) == 5
+    np.testing.assert_allclose(features.extract(crops[3:4]), rows[3:4], rtol=1e-4, atol=1e-5)
     model = judge.load().model
-    logits = model.classifier(torch.from_numpy(told).float()).detach().numpy()
+    logits = model.classifier(torch.from_numpy(rows).float()).detach().numpy()
     np.testing.assert_allclose(softmax(logits), judge.score(crops, list(judge.load().labels.values())), atol=1e-5)
     assert str(models) not in features.identity
 
@@ -193,22 +193,22 @@ def test_all_figures_come_from_one_call(
     monkeypatch.setattr(flow, "LAYOUTS", 1)
     painter = flow._painter
     monkeypatch.setattr(flow, "_painter", lambda models: painter(models) | {"steps": 1})
-    said: list[str] = []
-    told = flow.measure_defects(data, models, 30, 1, tmp_path / "ws", said.append)
-    figures = told["figures"]
+    lines: list[str] = []
+    result = flow.measure_defects(data, models, 30, 1, tmp_path / "ws", lines.append)
+    figures = result["figures"]
     assert figures["stay"]["boxes"] == 30 and 0 < figures["copy-paste"]["boxes"] <= 30
     for name in ("stay", "copy-paste", "real"):
         assert {"crop_fid", "picture_kid", "nearest"} <= figures[name].keys()
     assert {"diversity_in_place", "diversity_of_layout"} <= figures["stay"].keys()
     assert {"group_77000_fid", "group_77000_alone_fid"} <= figures["stay"].keys() & figures["tuned"].keys()
     assert figures["stay"]["group_77000_fid"] != figures["tuned"]["group_77000_fid"]
-    assert told["details"]["crop"]["stay"]["floor"]["m"] == told["details"]["crop"]["copy-paste"]["floor"]["m"]
-    for path in told["panels"].values():
+    assert result["details"]["crop"]["stay"]["floor"]["m"] == result["details"]["crop"]["copy-paste"]["floor"]["m"]
+    for path in result["panels"].values():
         assert min(pixels_of(Path(path)).shape[:2]) > 300
     card = (models / "stay" / "README.md").read_text()
     assert "By `augment measure defects`" in card and "| crop_fid | stay " in card
     assert "hits, pin-hole" in (models / "classifier" / "README.md").read_text()
-    json.dumps(told)
+    json.dumps(result)
     again = flow.measure_defects(data, models, 30, 1, tmp_path / "ws")
     status = json.loads((tmp_path / "ws/stay/status.json").read_text())
     assert again["figures"] == figures and status["painted"] == 0 and status["reused"] == 5

@@ -16,7 +16,7 @@ from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.core.registry import MemberSettings
 from lib.evaluation.evaluate import built
-from lib.evaluation.metrics import METRICS, Details, Kind, Noted, Number, Pair, Seen, listed, numbers_of
+from lib.evaluation.metrics import METRICS, Details, Kind, LabelledPicture, Noted, Number, Pair, listed, numbers_of
 from lib.evaluation.results import Evaluation, FeatureSets
 from lib.evaluation.sides import Labels
 from lib.records.settings import Choice
@@ -72,7 +72,7 @@ def painted(inside=True):
     return Pair(source, output, BOX)
 
 
-def told(pair, name, **values):
+def scored(pair, name, **values):
     return metric(name, **values).of_pair(pair)
 
 
@@ -81,15 +81,15 @@ def test_a_member_declares_itself_and_says_what_its_numbers_mean(name):
     member = METRICS[name]
     assert isinstance(member.VERSION, int) and member.OF in get_args(Kind) and member.NUMBERS
     assert issubclass(member.Settings, MemberSettings)
-    for told in member.NUMBERS.values():
-        assert isinstance(told, Number) and told.better in ("higher", "lower")
-        assert len(re.findall(r"[.:]( |$)", told.about)) >= 2 and told.about.endswith(".")  # what it says, and not
+    for number in member.NUMBERS.values():
+        assert isinstance(number, Number) and number.better in ("higher", "lower")
+        assert len(re.findall(r"[.:]( |$)", number.about)) >= 2 and number.about.endswith(".")  # what it says, and not
 
 
 @every
 def test_the_docs_explain_every_number(name):
-    for number, told in METRICS[name].NUMBERS.items():
-        assert f"| `{number}` | {told.about} |" in DOCS
+    for key, number in METRICS[name].NUMBERS.items():
+        assert f"| `{key}` | {number.about} |" in DOCS
 
 
 def test_no_number_belongs_to_two_metrics_or_is_a_field_of_the_result():
@@ -145,7 +145,7 @@ def test_as_few_as_it_declares_are_enough(name):
 @of_pairs
 def test_numbers_of_a_pair_are_those_that_it_declares_and_finite(name):
     for inside in (True, False):
-        found = told(painted(inside), name)
+        found = scored(painted(inside), name)
         assert set(found) <= set(METRICS[name].NUMBERS) and found
         assert all(math.isfinite(value) for value in found.values())
 
@@ -153,7 +153,7 @@ def test_numbers_of_a_pair_are_those_that_it_declares_and_finite(name):
 @of_pairs
 def test_a_pair_is_not_written_to(name):
     pair, same = painted(), painted()
-    told(pair, name)
+    scored(pair, name)
     assert np.array_equal(pair.source, same.source) and np.array_equal(pair.output, same.output)
 
 
@@ -183,13 +183,13 @@ def test_a_group_is_not_written_to(name, small):
     assert all(np.array_equal(one, picture(seed)) for seed, one in enumerate(group, 1))
 
 
-def seen(seed, *categories, ignore=False):
+def labelled(seed, *categories, ignore=False):
     """A picture with a box of each category, and a caption."""
     n = len(categories)
     boxes = np.tile([20.0, 16, 60, 48], (n, 1)) + np.arange(n)[:, None]
     flags = {"ignore": np.full(n, ignore), "painted": np.ones(n, bool)}
     labels = Labels(boxes, categories, **flags, caption=f"a scene of {n} things", size=(96, 80))
-    return Seen(picture(seed), labels, NAMES)
+    return LabelledPicture(picture(seed), labels, NAMES)
 
 
 def noted(member, *pictures):
@@ -204,28 +204,34 @@ SIDES = {
 
 
 def sides(member, empty=()):
-    return [noted(member, *(() if name in empty else (seen(*one) for one in SIDES[name]))) for name in SIDES]
+    return [noted(member, *(() if name in empty else (labelled(*one) for one in SIDES[name]))) for name in SIDES]
 
 
 @of_pictures
 def test_what_is_noted_of_a_picture_survives_the_cache(name, small):
-    for one in (seen(1, "forklift", "pallet"), seen(1, "stranger"), seen(1, "pallet", ignore=True), seen(1)):
+    for one in (
+        labelled(1, "forklift", "pallet"),
+        labelled(1, "stranger"),
+        labelled(1, "pallet", ignore=True),
+        labelled(1),
+    ):
         note = small(name).of_picture(one)
         assert json.loads(canonical(note)) == note
 
 
 @of_pictures
 def test_the_same_picture_is_noted_the_same_and_not_written_to(name, small):
-    one = seen(1, "forklift", "pallet")
+    one = labelled(1, "forklift", "pallet")
     assert small(name).of_picture(one) == small(name).of_picture(one)
     assert (
-        np.array_equal(one.pixels, picture(1)) and one.labels.boxes.tolist() == seen(1, "a", "b").labels.boxes.tolist()
+        np.array_equal(one.pixels, picture(1))
+        and one.labels.boxes.tolist() == labelled(1, "a", "b").labels.boxes.tolist()
     )
 
 
 @of_pictures
 def test_boxes_and_numbers_of_a_note_are_what_people_are_shown(name, small):
-    note = small(name).of_picture(seen(1, "forklift", "pallet"))
+    note = small(name).of_picture(labelled(1, "forklift", "pallet"))
     assert set(note.get("numbers", {})) <= set(METRICS[name].NUMBERS)
     for box in note.get("boxes", ()):
         assert set(box) == {"box", "label", "said", "share"} and len(box["box"]) == 4
@@ -266,21 +272,21 @@ def test_a_metric_says_what_it_needs(name):
 
 def test_a_picture_without_a_caption_is_a_sentence(small):
     with pytest.raises(ValueError, match="no caption: a COCO record"):
-        small("captions").of_picture(Seen(picture(1), Labels(), NAMES))
+        small("captions").of_picture(LabelledPicture(picture(1), Labels(), NAMES))
 
 
 def test_a_mirrored_copy_is_one_unless_that_is_switched_off():
     for mirrored, share in ((True, 1.0), (False, 0.0)):
         copies = metric("copies", mirrored=mirrored)
-        real = noted(copies, Seen(picture(1), Labels(), ()))
-        made = noted(copies, Seen(np.ascontiguousarray(picture(1)[:, ::-1]), Labels(), ()))
+        real = noted(copies, LabelledPicture(picture(1), Labels(), ()))
+        made = noted(copies, LabelledPicture(np.ascontiguousarray(picture(1)[:, ::-1]), Labels(), ()))
         assert copies.of_all(real, made, (), 0) == {"copies": 0.0, "copies_of_real": share}
 
 
 def test_a_symmetric_picture_is_no_copy_of_itself():
     half, copies = picture(1), metric("copies")
     whole = np.concatenate([half, half[:, ::-1]], axis=1)
-    assert copies.of_all(noted(copies), noted(copies, Seen(whole, Labels(), ())), (), 0)["copies"] == 0
+    assert copies.of_all(noted(copies), noted(copies, LabelledPicture(whole, Labels(), ())), (), 0)["copies"] == 0
 
 
 @pytest.mark.parametrize(
@@ -295,32 +301,32 @@ def test_a_symmetric_picture_is_no_copy_of_itself():
 )
 def test_boxes_that_are_not_judged_are_counted_by_reason(change, reason, small):
     labels = {"categories": ("pallet",), "ignore": np.zeros(1, bool), "painted": np.ones(1, bool), "boxes": BOX}
-    note = small("regions").of_picture(Seen(picture(1), Labels(**{**labels, **change}), NAMES))
+    note = small("regions").of_picture(LabelledPicture(picture(1), Labels(**{**labels, **change}), NAMES))
     assert note["boxes"] == [] and {name: n for name, n in note["skipped"].items() if n} == {reason: 1}
 
 
 def test_a_box_outside_of_its_picture_is_never_judged(small):
     regions = METRICS["regions"](METRICS["regions"].Settings(min_side=0), small("regions").judge)
     labels = Labels(np.array([[200.0, 0, 300, 30]]), ("pallet",), np.zeros(1, bool), np.ones(1, bool))
-    assert regions.of_picture(Seen(picture(1), labels, NAMES))["boxes"] == []
+    assert regions.of_picture(LabelledPicture(picture(1), labels, NAMES))["boxes"] == []
 
 
 def test_what_happens_in_the_boxes_leaves_the_background_alone_and_the_other_way_round():
     untouched = {"background_mse": 0.0, "background_ssim": 1.0, "untouched": 1.0}
-    assert told(painted(), "background", margin=0) == untouched
-    assert told(painted(inside=False), "background")["background_psnr"] == pytest.approx(20 * math.log10(255 / 3))
-    assert told(painted(), "inside")["inside_mse"] > 100 > told(painted(inside=False), "inside")["inside_mse"]
+    assert scored(painted(), "background", margin=0) == untouched
+    assert scored(painted(inside=False), "background")["background_psnr"] == pytest.approx(20 * math.log10(255 / 3))
+    assert scored(painted(), "inside")["inside_mse"] > 100 > scored(painted(inside=False), "inside")["inside_mse"]
 
 
 def test_an_even_change_of_light_makes_no_seam_and_a_pasted_box_does():
-    assert told(painted(inside=False), "seam")["seam_edge"] < 0.01 < told(painted(), "seam")["seam_edge"]
+    assert scored(painted(inside=False), "seam")["seam_edge"] < 0.01 < scored(painted(), "seam")["seam_edge"]
 
 
 @pytest.mark.parametrize("name", ["inside", "seam"])
 def test_without_boxes_there_is_a_sentence(name):
     bare = Pair(picture(1), picture(2), np.zeros((0, 4)))
     with pytest.raises(ValueError, match="no box in the picture: give --boxes"):
-        told(bare, name)
+        scored(bare, name)
 
 
 def test_copies_are_twins_and_copies_of_real_ones_are_leaks():
@@ -338,7 +344,7 @@ def test_features_that_point_into_one_corner_make_no_twins():
 
 
 def test_a_detector_without_a_name_is_the_usual_one(monkeypatch):
-    asked, values = [], {"threshold": 0.5}
-    monkeypatch.setattr("lib.evaluation.metrics.detected.detector_of", lambda name, given: asked.append((name, given)))
+    calls, values = [], {"threshold": 0.5}
+    monkeypatch.setattr("lib.evaluation.metrics.layout.detector_of", lambda name, given: calls.append((name, given)))
     _ = METRICS.build(METRICS.member("layout", {"detector": values})).detector
-    assert asked == [("zero-shot", values)]
+    assert calls == [("zero-shot", values)]

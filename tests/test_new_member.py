@@ -27,8 +27,8 @@ class Greyness(Base):
     OF, NEEDS, NOTE, MORE = "pictures", "", dict[str, dict[str, float]], GreyDetails
     NUMBERS = {"greyness": Number("Mean grey of pictures: low is good. It cannot tell why.", "lower", "grey levels")}
 
-    def of_picture(self, seen):
-        return {"numbers": {"greyness": float(seen.pixels.mean())}}
+    def of_picture(self, picture):
+        return {"numbers": {"greyness": float(picture.pixels.mean())}}
 
     def of_all(self, real, generated, names, seed):
         values = [note["numbers"]["greyness"] for note in generated.notes]

@@ -351,5 +351,5 @@ def test_a_lock_that_is_not_a_file_is_named_with_the_remedy(tmp_path, kind):
     lock = tmp_path / "ws" / ".lock"
     lock.parent.mkdir()
     lock.mkdir() if kind == "folder" else lock.symlink_to(lock.parent / "other")
-    with pytest.raises(AugmentError, match=rf"{lock} is no file .*: remove it"), locked(lock.parent):
+    with pytest.raises(AugmentError, match=rf"{lock} is not a file .*: remove it"), locked(lock.parent):
         pass

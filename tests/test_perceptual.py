@@ -1,4 +1,4 @@
-"""LPIPS and diversity: parity with the paper's package, closed forms, directions, and what is not there."""
+"""LPIPS and diversity: parity with the paper's package, closed forms, directions, and missing weights."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ def test_without_weights_it_is_the_papers_baseline(peer, random_alex):
 def test_the_linear_weights_are_the_published_ones(peer):
     from safetensors.torch import load_file
 
-    own = load_file(ALEX_LINEAR)
-    assert sorted(own) == [f"layer{i}" for i in range(5)] and sum(map(len, own.values())) == 1152
+    weights = load_file(ALEX_LINEAR)
+    assert sorted(weights) == [f"layer{i}" for i in range(5)] and sum(map(len, weights.values())) == 1152
     for number in range(5):
-        assert torch.equal(own[f"layer{number}"], peer.lins[number].model[1].weight.flatten())
-        assert (own[f"layer{number}"] >= 0).all()
+        assert torch.equal(weights[f"layer{number}"], peer.lins[number].model[1].weight.flatten())
+        assert (weights[f"layer{number}"] >= 0).all()
     assert "Redistributions" in ALEX_LINEAR.with_suffix(".LICENSE").read_text()
 
 

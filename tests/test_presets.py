@@ -22,7 +22,7 @@ def resolve(**values):
     return resolve_parameters(check_parameters({"dataset": DATASET, **values}), Path("data/runs/x"))
 
 
-def told(choice):
+def name_and_values(choice):
     return choice.name, choice.values
 
 
@@ -90,7 +90,7 @@ GLIGEN = "coco-gligen-generation"
 
 
 def test_an_explicit_value_overrides_the_presets_and_the_others_stay():
-    assert told(resolve(preset=GLIGEN, painter={"name": "gligen", "steps": 7}).painter) == (
+    assert name_and_values(resolve(preset=GLIGEN, painter={"name": "gligen", "steps": 7}).painter) == (
         "gligen",
         {"steps": 7, "guidance": 7.5, "grounding": 1.0},
     )
@@ -103,12 +103,12 @@ def test_values_without_a_name_are_for_the_presets_member():
 
 
 def test_a_bare_name_is_that_member_with_its_defaults():
-    assert told(resolve(preset=GLIGEN, painter="gligen").painter) == ("gligen", {})
+    assert name_and_values(resolve(preset=GLIGEN, painter="gligen").painter) == ("gligen", {})
 
 
 def test_another_member_takes_none_of_the_presets_values():
     settings = resolve(preset="coco-gligen-inpainting", painter={"name": "copy-paste", "tone": 0})
-    assert told(settings.painter) == ("copy-paste", {"tone": 0})
+    assert name_and_values(settings.painter) == ("copy-paste", {"tone": 0})
 
 
 @pytest.mark.parametrize("choice", ["paste", {"name": "paste"}])
@@ -157,7 +157,7 @@ def test_an_explicit_captioner_leaves_the_presets_rules():
 
 def test_values_without_a_name_are_for_the_presets_captioner():
     settings = resolve(preset=GLIGEN, caption={"captioner": {"batch_size": 2}})
-    assert told(settings.captioner) == ("blip2", {"batch_size": 2})
+    assert name_and_values(settings.captioner) == ("blip2", {"batch_size": 2})
 
 
 def test_values_without_a_name_are_for_the_default_captioner_where_the_preset_has_none():

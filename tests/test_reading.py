@@ -1,4 +1,4 @@
-"""The one pass: what is decoded, what comes from the cache, what is told of broken pictures, groups and frames."""
+"""The one pass: what is decoded, what comes from the cache, broken pictures, groups and frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 import lib.evaluation.reading
 from lib.evaluation.features import Pixels
-from lib.evaluation.metrics import METRICS
+from lib.evaluation.metrics import METRICS, LabelledPicture
 from lib.evaluation.metrics.regions import Regions
 from lib.evaluation.reading import Reading
 from lib.evaluation.sides import Entry, Labels, Side, read_side, sources_of
@@ -28,18 +28,18 @@ class Eyes:
     size = 16
 
     def __init__(self, identity: str = "eyes") -> None:
-        self.identity, self.asked = identity, 0
+        self.identity, self.crops = identity, 0
 
     def score(self, crops: Any, names: Any) -> np.ndarray:
-        self.asked += len(crops)
+        self.crops += len(crops)
         light = np.array([crop[4:12, 4:12].mean() for crop in crops]) / 255
         return np.stack([1 - light, light], axis=1)
 
 
 def labels_of(*boxes: list[float], category: str = "light", size: tuple[int, int] = (64, 48), **more: Any) -> Labels:
     n = len(boxes)
-    told = {"ignore": np.zeros(n, bool), "painted": np.ones(n, bool), **more}
-    return Labels(np.array(boxes, float).reshape(-1, 4), (category,) * n, size=size, **told)
+    flags = {"ignore": np.zeros(n, bool), "painted": np.ones(n, bool), **more}
+    return Labels(np.array(boxes, float).reshape(-1, 4), (category,) * n, size=size, **flags)
 
 
 def pixels_of(seed: int, light: int = 0) -> np.ndarray:
@@ -61,8 +61,8 @@ def folder(tmp_path: Path) -> Path:
 
 def sides_of(folder: Path, labels: Labels | None = None) -> tuple[Side, Side]:
     """The sources, labelled, and what was made from them, without labels."""
-    told = labels or labels_of(BOX)
-    real = Side(tuple(Entry(folder / f"{i}.png", f"{i}.png", told) for i in range(3)), folder)
+    labels = labels or labels_of(BOX)
+    real = Side(tuple(Entry(folder / f"{i}.png", f"{i}.png", labels) for i in range(3)), folder)
     made = (folder / f"{name}.png" for name in ("0_a", "1_a", "2_a", "0_b"))
     return real, Side(tuple(Entry(path, path.name, source=None) for path in made))
 
@@ -79,16 +79,16 @@ def regions(judge: Eyes | None = None) -> tuple[str, Any]:
 
 
 def everything(judge: Eyes | None = None, **more: Any) -> Reading:
-    """Asked of all kinds at once."""
-    told = {"names": NAMES, "sources": SOURCES, "extractor": Pixels(), **more}
+    """Metrics of all kinds at once."""
+    fields = {"names": NAMES, "sources": SOURCES, "extractor": Pixels(), **more}
     pairs, groups = [metric("inside"), metric("background")], [metric("diversity")]
-    return Reading(pairs=pairs, groups=groups, pictures=[regions(judge), metric("copies")], **told)
+    return Reading(pairs=pairs, groups=groups, pictures=[regions(judge), metric("copies")], **fields)
 
 
-def told_by(reading: Reading, features: dict[str, np.ndarray]) -> list[Any]:
-    """All that came of it."""
+def results_of(reading: Reading, features: dict[str, np.ndarray]) -> list[Any]:
+    """All results of a reading."""
     notes = [reading.noted(name, side) for name in ("regions", "copies") for side in ("real", "generated")]
-    rows = [reading.compared, reading.grouped, reading.seen, reading.boxes, reading.failed, reading.unreadable]
+    rows = [reading.compared, reading.grouped, reading.singles, reading.boxes, reading.failed, reading.unreadable]
     return [notes, rows, {side: values.tolist() for side, values in features.items()}]
 
 
@@ -126,22 +126,22 @@ def test_rows_of_features_are_in_the_order_of_their_side(folder: Path):
 
 
 def test_progress_counts_every_picture(folder: Path):
-    seen: list[int] = []
-    everything(advance=seen.append).run(*sides_of(folder))
-    assert seen == [1] * 7
+    steps: list[int] = []
+    everything(advance=steps.append).run(*sides_of(folder))
+    assert steps == [1] * 7
 
 
 # The cache
 
 
-def test_what_is_kept_is_told_again_without_decoding_or_judging(folder: Path, tmp_path: Path, decoded: list[str]):
+def test_what_is_kept_is_given_again_without_decoding_or_judging(folder: Path, tmp_path: Path, decoded: list[str]):
     cache, judge = Store(tmp_path / "kept"), Eyes()
     first = everything(judge, cache=cache)
-    before = told_by(first, first.run(*sides_of(folder)))
+    before = results_of(first, first.run(*sides_of(folder)))
     decoded.clear()
-    again, asked = everything(judge, cache=cache), judge.asked
-    assert told_by(again, again.run(*sides_of(folder))) == before
-    assert decoded == [] and judge.asked == asked
+    again, crops = everything(judge, cache=cache), judge.crops
+    assert results_of(again, again.run(*sides_of(folder))) == before
+    assert decoded == [] and judge.crops == crops
 
 
 def test_what_is_kept_does_not_depend_on_names(folder: Path, tmp_path: Path, decoded: list[str]):
@@ -156,31 +156,31 @@ def test_what_is_kept_does_not_depend_on_names(folder: Path, tmp_path: Path, dec
     assert decoded == []
 
 
-def test_other_labels_are_asked_anew_but_not_by_metrics_that_need_none(folder: Path, tmp_path: Path):
+def test_other_labels_are_judged_anew_but_not_by_metrics_that_need_none(folder: Path, tmp_path: Path):
     cache, judge = Store(tmp_path / "kept"), Eyes()
     everything(judge, cache=cache).run(*sides_of(folder))
-    assert judge.asked == 7
+    assert judge.crops == 7
     copies = metric("copies")
-    copies[1].of_picture = None  # would raise, were it asked
+    copies[1].of_picture = None  # would raise, were it called
     other = sides_of(folder, labels_of([0, 0, 30, 30]))
     Reading(pictures=[regions(judge), copies], names=NAMES, sources=SOURCES, cache=cache).run(*other)
-    assert judge.asked == 14
+    assert judge.crops == 14
 
 
 def test_other_boxes_of_a_pair_are_compared_anew(folder: Path, tmp_path: Path):
-    cache, told = Store(tmp_path / "kept"), []
+    cache, errors = Store(tmp_path / "kept"), []
     for box in (BOX, [0.0, 0, 64, 48]):
         reading = Reading(pairs=[metric("inside")], sources=SOURCES, cache=cache)
         reading.run(*sides_of(folder, labels_of(box)))
-        told.append(reading.compared[0]["inside_mse"])
-    assert told[0] == 3600 > told[1]
+        errors.append(reading.compared[0]["inside_mse"])
+    assert errors[0] == 3600 > errors[1]
 
 
 @pytest.mark.parametrize("changed", ["judge", "settings", "names", "version"])
-def test_what_another_judge_or_version_said_is_not_taken(changed: str, folder: Path, tmp_path: Path):
+def test_results_of_another_judge_or_version_are_not_taken(changed: str, folder: Path, tmp_path: Path):
     cache, judge = Store(tmp_path / "kept"), Eyes()
     Reading(pictures=[regions(judge)], names=NAMES, cache=cache).run(*sides_of(folder))
-    asked, other = judge.asked, Eyes("others" if changed == "judge" else "eyes")
+    crops, other = judge.crops, Eyes("others" if changed == "judge" else "eyes")
     name, made = regions(other)
     if changed == "settings":
         made = Regions(Regions.Settings(context=0.5), other)
@@ -188,13 +188,13 @@ def test_what_another_judge_or_version_said_is_not_taken(changed: str, folder: P
         made.VERSION = 99
     names = (*NAMES, "red") if changed == "names" else NAMES
     Reading(pictures=[(name, made)], names=names, cache=cache).run(*sides_of(folder))
-    assert other.asked == asked
+    assert other.crops == crops
 
 
 # Broken pictures
 
 
-def test_a_broken_picture_is_told_once_and_its_boxes_counted(folder: Path):
+def test_a_broken_picture_is_listed_once_and_its_boxes_counted(folder: Path):
     (folder / "0.png").write_bytes(b"no picture")
     (folder / "1_a.png").write_bytes((folder / "1_a.png").read_bytes()[:100])
     reading = everything()
@@ -207,10 +207,10 @@ def test_a_broken_picture_is_told_once_and_its_boxes_counted(folder: Path):
     assert [Path(row["picture"]).name for row in reading.compared] == ["2_a.png"]
 
 
-@pytest.mark.parametrize("asked", [{"pairs": [metric("whole")]}, {"groups": [metric("diversity")]}])
-def test_a_broken_picture_is_told_whatever_looks_at_it(asked: dict[str, Any], folder: Path):
+@pytest.mark.parametrize("metrics", [{"pairs": [metric("whole")]}, {"groups": [metric("diversity")]}])
+def test_a_broken_picture_is_listed_whatever_reads_it(metrics: dict[str, Any], folder: Path):
     (folder / "0_a.png").write_bytes(b"no picture")
-    reading = Reading(sources=SOURCES, **asked)
+    reading = Reading(sources=SOURCES, **metrics)
     reading.run(*sides_of(folder))
     assert [Path(row["picture"]).name for row in reading.unreadable] == ["0_a.png"]
     assert reading.failed == []
@@ -235,9 +235,9 @@ def test_missing_and_empty_pictures_have_their_own_reasons(folder: Path):
 
 def test_boxes_that_would_not_have_counted_anyway_are_not_counted_as_lost(folder: Path):
     (folder / "0.png").write_bytes(b"no picture")
-    told = labels_of(BOX, BOX, BOX, ignore=np.array([True, False, False]), painted=np.array([True, True, False]))
+    labels = labels_of(BOX, BOX, BOX, ignore=np.array([True, False, False]), painted=np.array([True, True, False]))
     reading = everything()
-    reading.run(*sides_of(folder, told))
+    reading.run(*sides_of(folder, labels))
     assert reading.noted("regions", "real").skipped == {"image_broken": 1}
 
 
@@ -286,18 +286,23 @@ def test_a_picture_of_another_size_than_its_source_keeps_its_features_and_copies
 def test_its_own_caption_goes_before_that_of_its_source(folder: Path):
     real = Side((Entry(folder / "0.png", "0.png", Labels(caption="of the source")),))
     made = [
-        Entry(folder / f"0_{i}.png", f"0_{i}.png", Labels(caption=told)) for i, told in (("a", "its own"), ("b", ""))
+        Entry(folder / f"0_{i}.png", f"0_{i}.png", Labels(caption=text)) for i, text in (("a", "its own"), ("b", ""))
     ]
-    heard: list[str] = []
+    captions_read: list[str] = []
     captions = metric("copies")
-    captions[1].NEEDS, captions[1].of_picture = "captions", lambda seen: heard.append(seen.labels.caption) or {}
+
+    def read(picture: LabelledPicture) -> dict[str, Any]:
+        captions_read.append(picture.labels.caption)
+        return {}
+
+    captions[1].NEEDS, captions[1].of_picture = "captions", read
     Reading(pictures=[captions], sources={0: 0, 1: 0}).run(real, Side(tuple(made)))
-    assert heard == ["of the source", "its own", "of the source"]
+    assert captions_read == ["of the source", "its own", "of the source"]
 
 
 def test_new_boxes_alone_are_what_changed_in_a_picture_that_says_so(folder: Path):
-    told = labels_of([0, 0, 8, 8], BOX, painted=np.array([False, True]))
-    made = Side((Entry(folder / "0_a.png", "0_a.png", told, source=("0", "0.png")),), folder)
+    labels = labels_of([0, 0, 8, 8], BOX, painted=np.array([False, True]))
+    made = Side((Entry(folder / "0_a.png", "0_a.png", labels, source=("0", "0.png")),), folder)
     reading = Reading(pairs=[metric("inside")], sources={0: 0})
     reading.run(sides_of(folder, labels_of([0, 0, 64, 48]))[0], made)
     assert reading.compared[0]["inside_mse"] == 3600
@@ -364,7 +369,7 @@ def test_a_picture_made_from_a_stored_frame_is_compared_in_it(tmp_path: Path, de
 
 
 def test_the_same_box_in_another_frame_is_compared_anew(tmp_path: Path):
-    pixels, told = pixels_of(0), []
+    pixels, errors = pixels_of(0), []
     turned(tmp_path / "a.png", pixels)
     pixels[:16, :16] += np.uint8(60)
     made = Side.of([turned(tmp_path / "a_1.png", pixels)])
@@ -372,8 +377,8 @@ def test_the_same_box_in_another_frame_is_compared_anew(tmp_path: Path):
         real = Side((Entry(tmp_path / "a.png", "a.png", labels_of([0, 0, 16, 16], size=size)),), tmp_path)
         reading = Reading(pairs=[metric("inside")], sources={0: 0}, cache=Store(tmp_path / "kept"))
         reading.run(real, made)
-        told.append(reading.compared[0]["inside_mse"])
-    assert told == [3600, 0]
+        errors.append(reading.compared[0]["inside_mse"])
+    assert errors == [3600, 0]
 
 
 def test_boxes_of_another_size_than_their_picture_compare_with_nothing(folder: Path):
@@ -385,11 +390,11 @@ def test_boxes_of_another_size_than_their_picture_compare_with_nothing(folder: P
 def test_features_are_kept_before_all_are_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Dies(Pixels):
         def extract(self, pictures: Any) -> np.ndarray:
-            told = super().extract(pictures)
+            rows = super().extract(pictures)
             self.calls = getattr(self, "calls", 0) + 1
             if self.calls == 3:
                 raise KeyboardInterrupt
-            return told
+            return rows
 
     monkeypatch.setattr(lib.evaluation.reading, "_KEPT_AFTER", 2)
     with pytest.raises(KeyboardInterrupt):

@@ -31,10 +31,10 @@ def result(tmp_path):
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.open, self.seen, self.links = [], [], []
+        self.open, self.started, self.links = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
+        self.started.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
         if tag not in ("meta", "img", "br", "th", "tr", "td", "html", "body", "rect"):
             self.open.append(tag)
@@ -56,7 +56,7 @@ def test_a_report_is_whole_and_needs_nothing_from_elsewhere(result, tmp_path):
     assert tags.open == [] and all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
     assert "http" not in re.sub(r"base64,[^']+", "", text) and "<script" not in text
     assert (
-        tags.seen.count("img") == 2 * 8 * 3 + 12
+        tags.started.count("img") == 2 * 8 * 3 + 12
     )  # four worst and four best, with their sources, of three numbers; the sheet
 
 

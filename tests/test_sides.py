@@ -1,4 +1,4 @@
-"""Sides: the pictures that a path stands for, what is said of each, its source, and what cannot be used."""
+"""Sides: the pictures of a path, the labels of each, its source, and what cannot be used."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def drawn(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
 
 
 def coco_of(path: Path, images: list[Any], boxes: list[dict[str, Any]] | None = None) -> Path:
-    """images: records, or names; boxes: annotations, [1, 2, 10, 8] of category 1 where they say nothing else."""
+    """images: records, or names; boxes: annotations, [1, 2, 10, 8] of category 1 by default."""
     path.parent.mkdir(parents=True, exist_ok=True)
     records = [one if isinstance(one, dict) else {"id": i, "file_name": one} for i, one in enumerate(images)]
-    told: dict[str, Any] = {"images": records}
+    document: dict[str, Any] = {"images": records}
     if boxes is not None:
         plain = {"category_id": 1, "bbox": [1, 2, 10, 8]}
-        told["annotations"] = [{"id": i, **plain, **box} for i, box in enumerate(boxes)]
-        told["categories"] = [{"id": 1, "name": "pallet"}, {"id": 2, "name": "forklift"}]
-    path.write_text(json.dumps(told))
+        document["annotations"] = [{"id": i, **plain, **box} for i, box in enumerate(boxes)]
+        document["categories"] = [{"id": 1, "name": "pallet"}, {"id": 2, "name": "forklift"}]
+    path.write_text(json.dumps(document))
     return path
 
 
@@ -63,7 +63,7 @@ def test_a_folder_gives_its_pictures_sorted_with_subfolders_and_without_hidden_o
     side = read_side(tmp_path)
     assert names_of(side) == ["a.png", "b/10.jpg", "b/2.JPG"]
     assert [entry.path for entry in side.entries] == [tmp_path / name for name in names_of(side)]
-    assert not side.labelled and not side.says
+    assert not side.labelled and not side.has_synthetic
 
 
 def test_a_coco_file_gives_its_pictures_beside_it_or_in_images_in_its_order(tmp_path: Path):
@@ -154,7 +154,7 @@ def test_labels_of_a_folder_come_from_a_format_by_its_name(tmp_path: Path):
 def test_a_final_folder_holds_both_sides(final: Path):
     real, made, every = (read_side(final, part) for part in ("originals", "synthetic", None))
     assert (names_of(real), names_of(made), names_of(every)) == (["a.png"], ["a_1.png"], ["a.png", "a_1.png"])
-    assert real.says and made.says
+    assert real.has_synthetic and made.has_synthetic
     assert made.entries[0].source == ("7", "old/a.png") and real.entries[0].source is None
 
 
@@ -191,8 +191,8 @@ def test_nothing_but_true_marks_a_box_as_new(mark: Any, tmp_path: Path):
 
 def side_of(*entries: tuple[str, str] | str, file: str | None = None, source: tuple[str, str] | None = None) -> Side:
     """Entries by name, or by name and id."""
-    told = [(one, "") if isinstance(one, str) else one for one in entries]
-    return Side(tuple(Entry(Path(n), n, id=i, source=source) for n, i in told), Path(file) if file else None)
+    pairs = [(one, "") if isinstance(one, str) else one for one in entries]
+    return Side(tuple(Entry(Path(n), n, id=i, source=source) for n, i in pairs), Path(file) if file else None)
 
 
 def test_a_source_in_the_same_file_goes_by_its_id(final: Path):

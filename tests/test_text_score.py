@@ -62,18 +62,18 @@ def test_numbers_that_are_not_finite_are_refused():
 
 
 def test_a_score_is_that_of_the_embeddings(scorer: RegionScorer):
-    told = scorer.similarity(PICTURES, TEXTS)
+    result = scorer.similarity(PICTURES, TEXTS)
     expected = clip_score(scorer.embed_pictures(PICTURES), scorer.embed_texts(TEXTS))
-    np.testing.assert_allclose(told.score, expected)
-    assert told.cosine.shape == told.cut.shape == (3,)
+    np.testing.assert_allclose(result.score, expected)
+    assert result.cosine.shape == result.cut.shape == (3,)
 
 
 def test_a_long_text_is_cut_and_counted_and_an_empty_one_is_scored(scorer: RegionScorer):
-    told = scorer.similarity(PICTURES, TEXTS)
-    assert told.cut.tolist() == [False, True, False]
-    assert np.isfinite(told.cosine).all()
+    result = scorer.similarity(PICTURES, TEXTS)
+    assert result.cut.tolist() == [False, True, False]
+    assert np.isfinite(result.cosine).all()
     twice = scorer.similarity(PICTURES[1:2], ["pallet " * 200])
-    np.testing.assert_allclose(twice.cosine, told.cosine[1:2], atol=1e-5)
+    np.testing.assert_allclose(twice.cosine, result.cosine[1:2], atol=1e-5)
 
 
 def test_a_text_that_just_fits_is_not_cut(scorer: RegionScorer):
@@ -92,5 +92,5 @@ def test_the_mini_clip_prefers_a_picture_s_own_caption():
     images = json.loads((DEMO / "annotations.json").read_text())["images"][:8]
     pixels = [load_rgb(DEMO / "images" / image["file_name"], "upright") for image in images]
     captions = [image["caption"] for image in images]
-    own, other = (mini.similarity(pixels, texts).score for texts in (captions, captions[1:] + captions[:1]))
-    assert own.mean() > other.mean() + 1
+    matching, other = (mini.similarity(pixels, texts).score for texts in (captions, captions[1:] + captions[:1]))
+    assert matching.mean() > other.mean() + 1

@@ -94,11 +94,11 @@ def test_a_second_time_nothing_is_removed(workspace):
 
 def test_a_dry_run_says_the_same_and_removes_nothing(workspace):
     before = files(workspace)
-    told = tidy(workspace, dry_run=True)
+    groups = tidy(workspace, dry_run=True)
     assert files(workspace) == before
     size = sum(len(data) for data in before.values())
-    assert tidy(workspace) == told
-    assert size - sum(map(len, files(workspace).values())) == sum(group.size for group in told) > 0
+    assert tidy(workspace) == groups
+    assert size - sum(map(len, files(workspace).values())) == sum(group.size for group in groups) > 0
 
 
 def test_every_kind_that_a_run_keeps_is_known(once):
@@ -160,9 +160,9 @@ def test_with_a_manifest_that_is_not_whole_nothing_is_removed(workspace, stage, 
 
 @pytest.mark.parametrize("state", ["running", "failed"])
 def test_of_a_run_that_did_not_end_nothing_is_removed(workspace, state):
-    told = json.loads((workspace / "status.json").read_bytes())
-    told.pop("sha256", None)
-    (workspace / "status.json").write_text(json.dumps(told | {"state": state}))
+    account = json.loads((workspace / "status.json").read_bytes())
+    account.pop("sha256", None)
+    (workspace / "status.json").write_text(json.dumps(account | {"state": state}))
     untouched(workspace, f"is {state}: run it again to its end")
 
 
@@ -173,10 +173,10 @@ def test_where_a_picture_is_gone_nothing_is_removed(workspace):
 
 
 def test_another_runs_workspace_is_left_alone(workspace):
-    told = json.loads((workspace / "status.json").read_bytes())
-    told.pop("sha256", None)
-    del told["stages"]["plan"]
-    (workspace / "status.json").write_text(json.dumps(told))
+    account = json.loads((workspace / "status.json").read_bytes())
+    account.pop("sha256", None)
+    del account["stages"]["plan"]
+    (workspace / "status.json").write_text(json.dumps(account))
     untouched(workspace, "had no stage plan: tidy is for `augment run`")
 
 
@@ -189,8 +189,8 @@ def test_the_command_prints_counts_and_bytes_by_kind(workspace, capsys, monkeypa
     monkeypatch.setattr(cli.OUT, "width", 500)
     before = files(workspace)
     assert cli.main(["tidy", str(workspace), "--dry-run"]) == 0 and files(workspace) == before
-    told = capsys.readouterr().out
-    assert "nothing is removed" in told and "store/paint" in told and "parts" in told and "bytes" in told
+    printed = capsys.readouterr().out
+    assert "nothing is removed" in printed and "store/paint" in printed and "parts" in printed and "bytes" in printed
     assert cli.main(["tidy", str(workspace)]) == 0 and len(files(workspace)) < len(before)
     assert cli.main(["tidy", str(workspace / "nowhere")]) == 1
     assert "no run" in capsys.readouterr().err

@@ -111,7 +111,7 @@ def _result(found: Mapping[str, Any], members: Metrics, parts: Mapping[str, Any]
     return Evaluation.model_validate({"numbers": numbers, "about": about, "details": details, **parts})
 
 
-def ask_cache(real: Side, generated: Side, extractor: str, metrics: Sequence[str | Choice], cache: Store) -> None:
+def look_up_results(real: Side, generated: Side, extractor: str, metrics: Sequence[str | Choice], cache: Store) -> None:
     """Look up in a cache all that `evaluate` would look up of pictures, and compute nothing that it does not have.
 
     Raises AugmentError for an unknown metric or extractor, and where a model is not available.

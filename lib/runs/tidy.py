@@ -30,7 +30,7 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.errors import AugmentError
 from lib.core.files import digest, file_digest
 from lib.datasets.finalise import jpeg_key
-from lib.evaluation.evaluate import ask_cache
+from lib.evaluation.evaluate import look_up_results
 from lib.evaluation.sides import read_side, side_of
 from lib.planning.donors import crop_of
 from lib.planning.edits import EDITS
@@ -281,8 +281,8 @@ def _of_screen(last: _Last) -> Iterator[Item]:
     places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
     boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
     for row in passed:
-        if key := painted_key(row, last.requests[row.key], boxes, names, settings.boxes, judge):
-            yield "shares", key
+        if painted := painted_key(row, last.requests[row.key], boxes, names, settings.boxes, judge):
+            yield "shares", painted
 
 
 def _of_evaluation(last: _Last) -> set[Item] | None:
@@ -297,7 +297,8 @@ def _of_evaluation(last: _Last) -> set[Item] | None:
         return None
     try:
         sources = side_of(real, objects[objects.image_key.isin(real.key)], root)
-        ask_cache(sources, read_side(last.root / "final", "synthetic"), settings.extractor, settings.metrics, recorder)
+        synthetic = read_side(last.root / "final", "synthetic")
+        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder)
     except (AugmentError, ConnectionError):  # no pictures, or a model is not available now
         return None
     return recorder.items_read

@@ -2,7 +2,7 @@
 
 .venv/bin/pytest -m benchmark -s tests/benchmarks/test_composites_quality.py
 
-The table of the zero-shot latent inpainting study at the size of the mini models: 20 scenes that no training has seen,
+The table of the zero-shot latent inpainting study at the size of the mini models: 20 scenes that no training has used,
 one object of each painted anew. A window is as large as the painter's shape, so that no resampling is measured.
 """
 

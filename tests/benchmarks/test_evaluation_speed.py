@@ -40,7 +40,7 @@ def test_one_pass_beside_two(tmp_path):
     from pytorch_fid import fid_score
 
     torch.manual_seed(0)
-    own = network()
+    inception = network()
     for side, light in (("real", 0), ("made", 20)):
         (tmp_path / side).mkdir()
         for i in range(COUNT):
@@ -50,30 +50,32 @@ def test_one_pass_beside_two(tmp_path):
     paths = [str(tmp_path / "real"), str(tmp_path / "made")]
 
     def peer_fid():
-        with mock.patch.object(fid_score, "InceptionV3", lambda *_: own) as made:
+        with mock.patch.object(fid_score, "InceptionV3", lambda *_: inception) as made:
             made.BLOCK_INDEX_BY_DIM = {2048: 3}
             return fid_score.calculate_fid_given_paths(paths, 32, "cpu", 2048, num_workers=0)
 
     def peer_kid():
         files = [sorted((tmp_path / side).glob("*.png")) for side in ("real", "made")]
-        told = [fid_score.get_activations(list(map(str, names)), own, 32, 2048, "cpu", 0) for names in files]
-        return kid(*told)
+        both_sides = [
+            fid_score.get_activations(list(map(str, names)), inception, 32, 2048, "cpu", 0) for names in files
+        ]
+        return kid(*both_sides)
 
     extractor = Inception(Inception.Settings(device="cpu"))
-    extractor._network = own
+    extractor._network = inception
     extractor.check = lambda: None
-    asked = {"metrics": ["fid", "kid", "overlap"], "cache": Store(tmp_path / "kept")}
-    seconds, told = {}, {}
+    options = {"metrics": ["fid", "kid", "overlap"], "cache": Store(tmp_path / "kept")}
+    seconds, results = {}, {}
     for name, run in {
         "pytorch-fid": peer_fid,
         "and a second pass for KID": peer_kid,
         "this project: FID, KID, interval, floor, precision, recall": lambda: evaluate(
-            tmp_path / "real", tmp_path / "made", extractor, **asked
+            tmp_path / "real", tmp_path / "made", extractor, **options
         ),
-        "this project again, nothing new": lambda: evaluate(tmp_path / "real", tmp_path / "made", extractor, **asked),
+        "this project again, nothing new": lambda: evaluate(tmp_path / "real", tmp_path / "made", extractor, **options),
     }.items():
         start = time.perf_counter()
-        told[name] = run()
+        results[name] = run()
         seconds[name] = time.perf_counter() - start
     both, ours, again = sum(list(seconds.values())[:2]), *list(seconds.values())[2:]
     print(f"\n{COUNT} pictures of 256×256 a side, {torch.get_num_threads()} threads, {features.Inception.name}")
@@ -82,6 +84,6 @@ def test_one_pass_beside_two(tmp_path):
     print(
         f"ratio of one pass to the peer's two {ours / both:.2f}; the second evaluation to the first {again / ours:.3f}"
     )
-    scores = list(told.values())
+    scores = list(results.values())
     numbers = scores[2].numbers
     print(f"FID {scores[0]:.6g} and {numbers['fid']:.6g}; KID {scores[1]:.6g} and {numbers['kid']:.6g}")
