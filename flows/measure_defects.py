@@ -66,12 +66,12 @@ WHOLE, PERCEPTUAL = ("inception", "pixels"), ("alex", "mini")  # the first whose
 NEAREST = f"grey values of boxes at {CLOSE} × {CLOSE} pixels, to the nearest of the training groups"
 HOW = "`augment measure defects`, on boards of groups that no training has seen"
 
-Tell = Callable[[str], object]
+Report = Callable[[str], object]
 Figures = dict[str, dict[str, Any]]  # {set: {figure: value}}
 
 
 def measure_defects(
-    data: Path, models: Path, boxes: int, tune_steps: int, workspace: Path, tell: Tell = lambda text: None
+    data: Path, models: Path, boxes: int, tune_steps: int, workspace: Path, report: Report = lambda text: None
 ) -> dict[str, Any]:
     """Measure models/stay, as models/classifier judges it, with about `boxes` painted boxes; both cards are written.
 
@@ -85,17 +85,17 @@ def measure_defects(
     trial = _Trial(data, models, workspace, boxes)
     chosen = trial.clean.only(trial.clean.some(boxes))
     partners = trial.test.only(trial.test.stems.isin(chosen.stems))
-    tell(f"stay: painting {len(chosen.objects)} boxes of {len(chosen.images)} boards")
+    report(f"stay: painting {len(chosen.objects)} boxes of {len(chosen.images)} boards")
     finals = {"stay": trial.paint("stay", chosen, models)}
-    tell("copy-paste: painting as many")
+    report("copy-paste: painting as many")
     finals["copy-paste"] = trial.paint("copy-paste", partners)
-    tell("fidelity, distances, neighbours")
+    report("fidelity, distances, neighbours")
     found, details, panels = _compared(trial, chosen, partners, finals)
-    tell(f"diversity: {SAMPLES} samples of {LAYOUTS} layouts a category")
+    report(f"diversity: {SAMPLES} samples of {LAYOUTS} layouts a category")
     found["by"]["diversity"], varied = trial.diversity("stay", chosen)
     found["stay"] |= varied
     if tune_steps:
-        details["group"], details["group_alone"] = trial.tuned(tune_steps, tell)
+        details["group"], details["group_alone"] = trial.tuned(tune_steps, report)
         _enter(found, f"group_{TUNED}", details["group"])
         _enter(found, f"group_{TUNED}_alone", details["group_alone"])
     write_card(models / "stay", by_figure(found), HOW)
@@ -225,7 +225,7 @@ class _Trial:
             for step in Request.model_validate_json(row.request).passes:
                 yield picture, step
 
-    def tuned(self, steps: int, tell: Tell) -> tuple[dict[str, Any], dict[str, Any]]:
+    def tuned(self, steps: int, report: Report) -> tuple[dict[str, Any], dict[str, Any]]:
         """The distances in one group, whose other boards the model is fine-tuned on, before and after: of windows whose
         box was painted, and of windows made of their layouts alone, in which no board is kept."""
         group = self.test.only(self.test.images.group == TUNED)
@@ -238,7 +238,7 @@ class _Trial:
         folder = self.workspace / f"tuned-{facts['revision'].removeprefix('sha256:')[:8]}-{steps}"
         data = f"DeepPCB, {len(boards.images)} boards of group {TUNED}"
         if not finished_model("stay", settings, size, folder / "models", self.models, data):
-            tell(f"fine-tuning on {len(boards.images)} boards of group {TUNED}")
+            report(f"fine-tuning on {len(boards.images)} boards of group {TUNED}")
             images = boards.images.assign(split="train")
             pictures, _ = training_pictures(images, boards.objects, boards.root, size, detail=0)
             train_model(
@@ -250,17 +250,17 @@ class _Trial:
                 folder / "work",
                 start=self.models,
                 data=data,
-                watch=lambda progress: tell(f"  step {progress.step} of {progress.steps} {progress.note}"),
+                watch=lambda progress: report(f"  step {progress.step} of {progress.steps} {progress.note}"),
             )
         layouts = self.clean.only(self.clean.stems.isin(rest.stems))
         layouts = layouts.only(layouts.some(self.boxes))
-        tell(f"before and after: painting {len(layouts.objects)} boxes of its other boards")
+        report(f"before and after: painting {len(layouts.objects)} boxes of its other boards")
         painted = {
             "stay": _painted(self.paint("before", layouts, self.models)),
             "tuned": _painted(self.paint("after", layouts, folder / "models")),
         }
         real = crops_of(rest)
-        tell("before and after: windows of their layouts alone")
+        report("before and after: windows of their layouts alone")
         passes = list(islice(self.passes("before", layouts), ALONE))
         alone = {
             name: np.concatenate([samples(painter, picture, step, 1, True) for picture, step in passes])

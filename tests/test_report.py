@@ -84,7 +84,7 @@ def test_two_runs_stand_side_by_side(result, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", '{"fid": 3}'])
 def test_what_is_no_result_is_refused_by_name(tmp_path, text):
     (tmp_path / "odd.json").write_text(text)
-    with pytest.raises(AugmentError, match=r"odd\.json is no result of `augment evaluate --json`"):
+    with pytest.raises(AugmentError, match=r"odd\.json is not a result of `augment evaluate --json`"):
         read_result(tmp_path / "odd.json")
     with pytest.raises(AugmentError, match="no result"):
         read_result(tmp_path / "not there.json")
@@ -199,7 +199,7 @@ def test_a_number_that_is_null_is_left_out(judged, tmp_path):
 )
 def test_a_result_with_a_strange_field_is_refused_by_its_place(judged, tmp_path, change, what):
     write_json(judged | change, tmp_path / "odd.json")
-    with pytest.raises(AugmentError, match=rf"odd\.json is no result of `augment evaluate --json`: .*{what}"):
+    with pytest.raises(AugmentError, match=rf"odd\.json is not a result of `augment evaluate --json`: .*{what}"):
         read_result(tmp_path / "odd.json")
 
 

@@ -95,7 +95,7 @@ def test_nothing_to_read_is_said_plainly(tmp_path: Path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"images": 3}', '"images"', "\\ud800", "[" * 100_000])
 def test_a_file_that_is_not_coco_is_one_clear_error(text: str, tmp_path: Path):
     (tmp_path / "coco.json").write_text(text)
-    with pytest.raises(AugmentError, match=r"coco\.json is no COCO file.*or give a folder"):
+    with pytest.raises(AugmentError, match=r"coco\.json is not a COCO file.*or give a folder"):
         read_side(tmp_path / "coco.json")
 
 

@@ -73,7 +73,7 @@ def kid_interval(
 
     The variance of MMD² over new pictures is F + S: F ~ 1/N, from single pictures, S ~ 1/N², from pairs, the only
     part where the distributions are equal. Both are estimated without bias, as by Sutherland and Deka 2019, arXiv
-    1906.02104, and F + 2S is taken, never less than S: what the jackknife comes to (Efron and Stein 1981). In
+    1906.02104, and F + 2S is taken, never less than S: what the jackknife gives (Efron and Stein 1981). In
     simulations that holds 92 to 100 % at 95 %, the most where nothing differs; F + S holds only 87 % of small
     differences. A bootstrap is not used: a picture drawn twice is a pair of equal ones, which the unbiased estimate
     must not have, and without those pairs S counts three times. Above `subset_size`, F and S are means over KID's

@@ -42,7 +42,7 @@ class Truth:
 
     boxes: Floats  # (N, 4) xyxy pixels
     labels: NDArray[np.int64]  # (N,) number of the category's name
-    ignore: NDArray[np.bool_]  # (N,) crowds and what is not to be judged: finding it is no error, missing it neither
+    ignore: NDArray[np.bool_]  # (N,) crowds and boxes to leave out: neither finding nor missing one is an error
     area: Floats | None = None  # (N,) pixels², decides the size it counts to; None = that of the box
 
 
