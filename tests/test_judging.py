@@ -22,9 +22,19 @@ from lib.records.requests import Label, Outcome, Request
 from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
 from lib.records.store import Store
+from lib.runs.tidy import tidy
 from lib.screening import boxes as judging
 from lib.screening import verdicts as reasons
-from lib.screening.boxes import BoxVerdict, count_verdicts, judge_pictures, judged_labels, learn_rules, real_boxes
+from lib.screening.boxes import (
+    BoxVerdict,
+    count_verdicts,
+    judge_pictures,
+    judged_labels,
+    learn_rules,
+    painted_key,
+    real_boxes,
+    rule_keys,
+)
 
 RED, GREEN, GREY = (250, 0, 0), (0, 250, 0), (128, 128, 128)
 NAMES = ["green", "red"]
@@ -230,6 +240,17 @@ def test_a_picture_is_judged_once_and_not_read_again(store):
     assert again == before and judge.scored == 1
 
 
+def test_the_keys_of_what_is_kept_are_found_without_a_judge(store):
+    too_small = new("1", (95.0, 10.0, 20.0, 20.0))
+    row, real = judged(store, painted(), new("1"), too_small), real_boxes(objects_of(30), images_of(30), "train", 8)
+    of_judge = NAMES, BoxScreenSettings(), ColourJudge.identity
+    limits, shares = rule_keys(real, *of_judge)
+    shares.append(painted_key(row, outcome_of(new("1"), too_small), OBJECTS, *of_judge))
+    kept = {item for item in store.items() if item[0] != "picture"}
+    assert kept == {("limits", limits), *(("shares", key) for key in shares)} and len(kept) == 32
+    assert painted_key(row, outcome_of(too_small), OBJECTS, *of_judge) is None
+
+
 def test_a_picture_that_left_the_store_is_a_reason(store):
     row = row_of(store, painted())
     store.path("picture", row.picture).unlink()
@@ -343,6 +364,10 @@ def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(
     assert all(stage["painted"] == 0 for stage in account["stages"].values())
     account = journey(tmp_path / "ws", keep=0, drop=0)
     assert account["painted"] == 0 and tree(tmp_path / "ws" / "final") == before
+    groups = {group.name: group for group in tidy(tmp_path / "ws")}
+    assert (groups["store/limits"].kept, groups["store/limits"].removed) == (1, 1)  # of the former percentiles
+    assert groups["store/shares"].removed == groups["store/verdict"].removed == 0
+    assert journey(tmp_path / "ws", keep=0, drop=0)["painted"] == 0
 
 
 def test_pictures_of_nothing_are_set_aside(prefect_server, tmp_path, grey):
