@@ -92,5 +92,5 @@ def _read(path: Path, part: Any) -> Side:
 
 
 def summary(result: DataSetFidelity) -> str:
-    """A table for a person: the shares of hits, fidelity with its interval, categories and sizes, and what to mind."""
+    """A table for a person: the shares of hits, fidelity with its interval, categories and sizes, and the notes."""
     return "\n".join([*Regions.summary(result), *result.unreadable.summary()])

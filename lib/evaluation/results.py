@@ -246,7 +246,7 @@ def json_safe(value: Any) -> Any:
 
 
 def summary(result: Evaluation) -> str:
-    """A few lines for a person: the scores, the floor beside them, and what to mind. KID first where FID is biased."""
+    """A few lines for a person: the scores, the floor beside them, and the remarks. KID first where FID is biased."""
     lines = _of_sets(result) if result.features is not None else []
     if result.pairs is not None:
         lines.append(f"{result.pairs.count} pictures beside their sources")

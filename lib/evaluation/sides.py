@@ -158,7 +158,7 @@ def _read_coco(path: Path) -> Dataset:
 
 
 def _completed(data: bytearray) -> bytearray:
-    """A COCO document with what it lacks: ids of pictures, and empty lists. Raises ValueError and KeyError."""
+    """A COCO document with missing ids of pictures and missing lists filled in. Raises ValueError and KeyError."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     document = msgspec.json.decode(data, type=dict[str, Raw])
     images = msgspec.json.decode(document["images"], type=list[Raw])

@@ -4,7 +4,7 @@
     for found in detector.detect(pictures, ["forklift", "pallet"]):
         found.boxes, found.scores, found.labels
 
-They judge and are not trained here. All compute in float32 and take one picture at a time, so that what is found hardly
+They judge and are not trained here. All compute in float32 and take one picture at a time, so that the result hardly
 depends on the machine, and not at all on the pictures beside it.
 """
 
@@ -92,7 +92,7 @@ class Base:
 
     VERSION: ClassVar[int]
 
-    batch_size = 1  # what is found must not depend on the pictures beside it
+    batch_size = 1  # detections must not depend on the other pictures of a batch
 
     def __init__(self, settings: Any, model: ModelRef) -> None:
         self.settings, self.ref = settings, model

@@ -1,4 +1,4 @@
-"""torchvision: a detector of torchvision's by a state dict of one's own.
+"""torchvision: a detector of torchvision's with your state dict.
 
 A folder with one .safetensors file, made by
 

@@ -1,7 +1,7 @@
 """Measures of pictures, features and boxes. To add one to the evaluation: a class like `Background`, and a line below.
 
-A metric carries what people read of it: its numbers with direction, unit and text, its tables, notes and lines of a
-summary. So the evaluation, the report and the command line show a new one without knowing of it.
+A metric declares how it is shown: its numbers with direction, unit and text, its tables, notes and lines of a summary.
+So the evaluation, the report and the command line show a new one without knowing of it.
 
 Beneath them are pure functions, each with its paper and formula: distances.py and duplicates.py of features, pixels.py
 and perceptual.py of pictures, text.py of captions, fidelity.py and layout.py of boxes.
@@ -151,7 +151,7 @@ class Metric(Protocol):
 
     @staticmethod
     def notes(details: Any) -> list[str]:
-        """What a reader of a report has to mind."""
+        """Warnings and remarks of a report, a line each."""
         ...
 
 
@@ -162,7 +162,7 @@ class SetMetric(Metric, Protocol):
 
     @staticmethod
     def warning(pictures: int, dimensions: int) -> str:
-        """What to mind where a side has no more pictures than features have dimensions; "" for nothing."""
+        """The warning where a side has no more pictures than features have dimensions; "" for none."""
         ...
 
     def of_sets(self, real: np.ndarray, generated: np.ndarray, seed: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Regions(Base):
 
     @cached_property
     def judge(self) -> Judge:
-        """A CLIP or a classifier, as the checkpoint has it."""
+        """A CLIP or a classifier, by the kind of the checkpoint."""
         made: Judge = make_judge(self._given) if isinstance(self._given, ModelRef) else self._given
         return made
 
@@ -159,7 +159,7 @@ class Regions(Base):
 
     @staticmethod
     def summary(details: RegionDetails) -> list[str]:
-        """The shares of hits, fidelity with its interval, categories and sizes, and what to mind."""
+        """The shares of hits, fidelity with its interval, categories and sizes, and the notes."""
         low_high = details.interval
         beside = f"   {low_high[0]:.3f} to {low_high[1]:.3f} (95 %)" if low_high else ""
         return [
