@@ -82,11 +82,11 @@ def test_two_runs_stand_side_by_side(result, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"fid": 3}'])
-def test_what_is_no_result_is_refused_by_name(tmp_path, text):
+def test_what_is_not_a_result_is_refused_by_name(tmp_path, text):
     (tmp_path / "odd.json").write_text(text)
     with pytest.raises(AugmentError, match=r"odd\.json is not a result of `augment evaluate --json`"):
         read_result(tmp_path / "odd.json")
-    with pytest.raises(AugmentError, match="no result"):
+    with pytest.raises(AugmentError, match="is not a result"):
         read_result(tmp_path / "not there.json")
 
 
