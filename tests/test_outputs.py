@@ -141,8 +141,8 @@ def test_every_setting_that_names_something_to_read_is_an_input(tmp_path, values
         return {"X": str(tmp_path / "x"), "I": str(tmp_path)}.get(value, value)
 
     (tmp_path / "x").mkdir()
-    message = inputs_of(check_parameters({"dataset": {"images": str(tmp_path)}, **filled(values)}))
-    assert message == {"dataset.images": tmp_path, named: tmp_path / "x"}
+    inputs = inputs_of(check_parameters({"dataset": {"images": str(tmp_path)}, **filled(values)}))
+    assert inputs == {"dataset.images": tmp_path, named: tmp_path / "x"}
 
 
 def test_hub_ids_and_what_is_not_there_are_not_inputs(tmp_path):
