@@ -210,8 +210,10 @@ def id_text(id: Raw | int) -> str:
 
 def field_names(raw: Raw) -> list[str]:
     """Names of a record's fields; none where it is not an object."""
-    record = msgspec.json.decode(raw)
-    return list(record) if isinstance(record, dict) else []
+    try:
+        return list(msgspec.json.decode(raw, type=dict[str, Raw]))  # raw: a value may be a number beyond all floats
+    except msgspec.DecodeError:
+        return []
 
 
 def field_texts(raws: list[Raw], name: str, readable: np.ndarray) -> list[str]:
