@@ -27,6 +27,7 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
+from lib.datasets.terms import terms_of
 from lib.records.manifest import Ref, read_manifest
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
@@ -86,6 +87,7 @@ class TrainJob(BaseModel):
     learned: Learned
     output: str
     start: str | None
+    terms: str = ""  # of the pictures
 
 
 @contextlib.contextmanager
@@ -174,7 +176,8 @@ def train_one(run: Training, learned: Learned, name: str) -> None:
     stage, settings = f"train-{name}", run.settings.settings[name]
     start = str(run.settings.start.absolute()) if run.settings.start else None
     run.progress.start(stage, settings["steps"])
-    job = TrainJob(name=name, settings=settings, learned=learned, output=str(run.output), start=start)
+    terms = terms_of(run.dataset)
+    job = TrainJob(name=name, settings=settings, learned=learned, output=str(run.output), start=start, terms=terms)
     facts = train_job(job)
     run.progress.finish(stage)
     made = int(facts["made"])
@@ -220,6 +223,7 @@ def train_job(job: TrainJob) -> dict[str, Any]:
             learned.digest,
             watcher.watch,
             watcher.look,
+            job.terms,
         )
         facts = read_facts(output / job.name)
         watcher.finish(facts)
