@@ -130,7 +130,7 @@ def _opens(data: np.ndarray) -> np.ndarray:
 
 
 def read_yaml(path: Path, remedy: str = "give a YAML file", as_text: bool = False) -> Any:
-    """A YAML file as plain values; raises AugmentError. as_text: numbers, dates, yes and no stay as they are written."""
+    """A YAML file as plain values; raises AugmentError. as_text: numbers, dates, yes and no stay as written."""
     data = read_file(path, remedy, MAX_YAML)
     try:
         return decode_yaml(data.decode("utf-8-sig"), path, as_text)

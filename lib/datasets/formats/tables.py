@@ -6,7 +6,6 @@ A reader whose source is not COCO JSON writes its records as COCO records and le
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -256,8 +255,10 @@ def split_lines(text: str) -> list[str]:
 
 def whole(text: str) -> int:
     """A whole number, which pandas and NumPy may have written as 1.0 or 1e+00; raises ValueError for another text."""
-    number = float(text) if text.isascii() and not text.isdigit() else int(text)
-    if not math.isfinite(number) or number != int(number):
+    if text.removeprefix("-").isdigit():
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
         raise ValueError(f"expected a whole number, got {text[:80]!r}")
     return int(number)
 

@@ -52,7 +52,7 @@ Pure = TypeVar("Pure", bound=PurePath)
 @dataclass(frozen=True, slots=True)
 class _Classes:
     names: list[str]
-    keypoints: tuple[int, int] | None = None  # how many follow each box, and the numbers of each: 2, or 3 with its state
+    keypoints: tuple[int, int] | None = None  # how many follow a box, and numbers of each
 
 
 @dataclass(frozen=True, slots=True)
