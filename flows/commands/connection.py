@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 from flows import QUIET
 from flows.commands import CHECKOUT
@@ -28,15 +30,37 @@ def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
 
     Raises AugmentError where it does not complete.
     """
-    prepare_prefect()
-    waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
-    with waiting:
-        module = importlib.import_module(f"flows.{flow}")
-    with bars() as watch:
-        module.WATCH.watch = watch
-        state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
+    with _terminable():
+        prepare_prefect()
+        waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
+        with waiting:
+            module = importlib.import_module(f"flows.{flow}")
+        with bars() as watch:
+            module.WATCH.watch = watch
+            state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
     if not state.is_completed():
         raise AugmentError(state.message or f"the run ended {state.name}")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is begun in the block as SIGINT does: by an exception, so that all is put away."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def prepare_prefect() -> None:

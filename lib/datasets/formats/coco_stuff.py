@@ -135,12 +135,13 @@ def _as_named(stuff: Dataset, keys: pa.ChunkedArray) -> Dataset:
 
 def _judge_objects(things: pa.Table, stuff: pa.Table, images: pa.Table, root: Path) -> pa.Table:
     """Both files' ObjectRows; those that no layout holds are rejected."""
-    twice = pc.is_in(plain_ids(stuff["key"].combine_chunks()), value_set=plain_ids(things["key"].combine_chunks()))
+    own, first = (plain_ids(rows["key"].combine_chunks()) for rows in (stuff, things))
+    twice = pc.is_in(own, value_set=first)
     numbered = pc.binary_join_element_wise(stuff["key"], "stuff", "#")
     objects = pa.concat_tables([things, _with(stuff, "key", pc.if_else(twice, numbered, stuff["key"]))])
     share = _shares(objects, images, root)
     verdicts = Verdicts(len(objects))
-    repeated = np.concatenate([np.zeros(len(things), bool), twice.to_numpy()])
+    repeated = np.concatenate([np.zeros(len(things), bool), twice.to_numpy(zero_copy_only=False)])
     verdicts.reject(repeated, "annotation_id_duplicate", lambda i: f"id {objects['key'][i]} is a thing's too")
     verdicts.reject(objects["crowd"].to_numpy(), "crowd", lambda i: "a crowd has no place in a layout")
     other = pc.equal(objects["category"], OTHER).to_numpy()

@@ -23,6 +23,7 @@ from lib.core.checkpoints import ModelRef
 from lib.core.compute import available_cores, device, out_of_memory, run_padded, side_by_side, weights_dtype
 from lib.core.errors import PictureError
 from lib.core.registry import MemberSettings
+from lib.core.stopping import check_stop
 from lib.painting.painters import Paint, PassInput
 from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
 from lib.painting.painters.schedulers import make_scheduler, scheduler_name, time_steps
@@ -94,6 +95,7 @@ def denoise(
     text = text.to(dtype)
     with torch.no_grad():
         for step, timestep in enumerate(times):
+            check_stop()
             if before_step is not None:
                 latents = before_step(latents, step, timestep)
             sample = scheduler.scale_model_input(latents, timestep)
