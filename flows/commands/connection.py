@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import QUIET
 from flows.commands import CHECKOUT
 from flows.commands.console import ERR, OUT, bars
 from lib.core.errors import AugmentError
+from lib.core.storage import unwritable
 
 # The command line prints what matters; Prefect's own log goes to the server.
 SILENT = {
@@ -40,6 +45,20 @@ def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
             state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
     if not state.is_completed():
         raise AugmentError(state.message or f"the run ended {state.name}")
+
+
+def _settle_home() -> None:
+    """Where the user's home cannot be written, as in a container, Prefect's home is a folder of this process."""
+    if os.environ.get("PREFECT_HOME"):  # where that cannot be written, an error names it
+        return
+    usual = Path(os.path.expanduser("~/.prefect"))  # noqa: PTH111  # Path raises where there is no home
+    if unwritable(usual) is None:
+        return
+    folder = tempfile.mkdtemp(prefix="augment-prefect-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["PREFECT_HOME"] = folder
+    if (usual / "profiles.toml").is_file():
+        os.environ.setdefault("PREFECT_PROFILES_PATH", str(usual / "profiles.toml"))
 
 
 class Terminated(KeyboardInterrupt):
@@ -81,5 +100,6 @@ def trusted_settings() -> Iterator[None]:
     """
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
+    _settle_home()
     with chdir(CHECKOUT):
         yield
