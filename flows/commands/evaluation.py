@@ -214,6 +214,7 @@ class Measure:
 def _measure_mini(options: argparse.Namespace) -> int:
     from lib.core.checkpoints import MINI
 
+    check_places(options.json)
     if options.scenes < 2:
         raise AugmentError(f"--scenes {options.scenes}: at least 2 are needed, better 100")
     connection.prepare_prefect()
@@ -228,6 +229,7 @@ def _measure_mini(options: argparse.Namespace) -> int:
 def _measure_defects(options: argparse.Namespace) -> int:
     from lib.core.checkpoints import MINI
 
+    check_places(options.json)
     if options.data is None:
         raise AugmentError("--data FOLDER is needed: PCBData of DeepPCB, https://github.com/tangsanli5201/DeepPCB")
     if options.boxes < 2 or options.tune_steps < 0:

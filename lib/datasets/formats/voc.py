@@ -51,7 +51,7 @@ def read(settings: DatasetSettings) -> Dataset:
     folder = _find(settings.annotations, root)
     files = files_below(folder, ".xml")
     splits = _splits(folder, [_name(path, folder) for path in files])
-    if settings.split is None and splits:
+    if settings.split is None and splits is not None:
         settings = settings.model_copy(update={"split": "official"})
     find = _Pictures(root)
     images, objects, broken = list[dict[str, Any]](), list[dict[str, Any]](), list[ImageRow]()
@@ -62,7 +62,7 @@ def read(settings: DatasetSettings) -> Dataset:
         except (OSError, ValueError) as error:
             broken.append(_broken(name, f"{shown(path.name)}: {error}"))
             continue
-        images.append(image | ({"split": splits.get(name, "unlisted")} if splits else {}))
+        images.append(image | ({"split": splits.get(name, "unlisted")} if splits is not None else {}))
         objects += annotations
     document, nameless = _document(images, objects)
     return with_rejected(read_document(document, str(folder), settings), broken, nameless)
@@ -82,14 +82,16 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _splits(folder: Path, names: list[str]) -> dict[str, str]:
-    """Name of an XML file, without suffix, to its split.
+def _splits(folder: Path, names: list[str]) -> dict[str, str] | None:
+    """Name of an XML file, without suffix, to its split; None where there are no lists.
 
     The lists lie in ImageSets/Main beside the folder of the XMLs, or beside folders called Annotations below it.
     """
     below = dict[Path, dict[str, str]]()  # folder of XMLs, relative, to the names below it and their splits
     for inner in {_layout(name)[0] for name in names}:
         below[inner] = _listed((folder / inner).parent / "ImageSets" / "Main")
+    if not any(below.values()):
+        return None
     found = {}
     for name in names:
         inner, rest = _layout(name)
