@@ -631,7 +631,7 @@ def evaluated(real: Path, made: Path, folder: Path, metrics: str) -> dict[str, A
     given = [str(real), str(made), "--extractor", "pixels", "--metrics", metrics]
     assert main(["evaluate", *given, "--json", str(file), "--cache", str(folder / "cache")]) == 0
     found: dict[str, Any] = json.loads(file.read_bytes())
-    return found["scores"]
+    return found
 
 
 def test_of_pictures_at_the_mean_those_are_twins_that_are_equal():
@@ -695,8 +695,7 @@ def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path):
     assert "/proc/.cache/augment cannot be written" in done.stderr and "--cache" in done.stderr
 
 
-@pytest.mark.parametrize("home", ["/proc", ""], ids=["readonly-home", "no home"])
-def test_proxy_localhost_and_readonly_home(tmp_path, made_set, home):
+def test_proxy_localhost_and_readonly_home(tmp_path, made_set):
     """A run in a container: a proxy that answers nobody, and a home that cannot be written."""
     made_set.coco["images"] = made_set.coco["images"][:1]
     made_set.write()
@@ -707,7 +706,7 @@ def test_proxy_localhost_and_readonly_home(tmp_path, made_set, home):
     )
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
     gone = ("PREFECT_HOME", "PREFECT_API_URL", "NO_PROXY", "no_proxy")
-    environment = {name: value for name, value in os.environ.items() if name not in gone} | proxies | {"HOME": home}
+    environment = {name: value for name, value in os.environ.items() if name not in gone} | proxies | {"HOME": "/proc"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, "-m", "flows.cli", "run", "run.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
