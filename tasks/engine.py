@@ -28,6 +28,8 @@ from prefect.futures import wait as wait_for_tasks
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
+from lib.core.stopping import ask_to_stop
+
 P = ParamSpec("P")
 R = TypeVar("R")
 THREADS = 2 * (os.cpu_count() or 1)  # while one decodes, another waits for the disk
@@ -86,8 +88,14 @@ def step(**options: Any) -> Callable[[Callable[P, R]], Step[P, R]]:
 
 
 def wait_for(futures: Sequence[Any]) -> None:
-    """Until all of them have ended, well or not."""
-    (wait_for_threads if all(isinstance(one, Future) for one in futures) else wait_for_tasks)(list(futures))
+    """Until all of them have ended, well or not. A signal ends those that run at their next picture, and the others."""
+    try:
+        (wait_for_threads if all(isinstance(one, Future) for one in futures) else wait_for_tasks)(list(futures))
+    except BaseException:
+        ask_to_stop()
+        threads: list[Future[Any]] = [getattr(one, "wrapped_future", one) for one in futures]
+        wait_for_threads([one for one in threads if not one.cancel()])
+        raise
 
 
 def in_flow() -> bool:

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw, key_of
+from lib.core.stopping import check_stop
 from lib.core.storage import lasting
 from lib.records.kept import note_ref, noted_ref
 from lib.records.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
@@ -125,6 +126,7 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
         def work(job: Job) -> Any:
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
+            check_stop()
             ref = make(job)
             note_ref(ref)
             return ref
