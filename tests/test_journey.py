@@ -1,7 +1,7 @@
 """The whole journey: what a run makes, what a rerun makes again.
 
 The flow is called as a plain function, which takes a third of the time that it takes as a flow; that both make the same
-is tested here, and what is Prefect's own in test_kill, test_serve, test_demo and others.
+is held by test_kill, and what is Prefect's own by test_serve, test_demo and others.
 """
 
 import io
@@ -82,15 +82,6 @@ def again(whole) -> Path:
     """Its workspace as the run left it, to be changed and run again."""
     shutil.rmtree(whole.place)
     return shutil.copytree(whole.workspace, whole.place)
-
-
-def test_as_a_flow_on_a_server_a_run_makes_the_same(whole, tmp_path, prefect_server):
-    from flows.augment import augment
-
-    state = augment(dataset=whole.made.dataset, workspace=tmp_path / "ws", return_state=True)
-    assert state.is_completed() and tree(tmp_path / "ws" / "final") == tree(whole.workspace / "final")
-    stages = json.loads((tmp_path / "ws" / "status.json").read_bytes())["stages"]
-    assert stages == whole.account["stages"]
 
 
 def test_a_run_ends_with_a_merged_set_that_pycocotools_loads(whole):
