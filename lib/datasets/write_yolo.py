@@ -38,7 +38,7 @@ def yolo_files(coco: bytes, sizes: Mapping[str, tuple[int, int]]) -> dict[str, b
         name = label_name(i.file_name)
         texts[name] = texts.get(name, "") + "".join(lines[plain_id(i.id)])  # one file may be two records
     files = {name: text.encode() for name, text in texts.items()}
-    classes = "".join(f"{_one_line(category)}\n" for category in listing.categories).encode()
+    classes = "".join(f"{one_line(category.name, category.id)}\n" for category in listing.categories).encode()
     return {**files, "classes.txt": classes}
 
 
@@ -89,10 +89,10 @@ def _decoded(value: msgspec.Raw, kind: Any, otherwise: Any) -> Any:
         return otherwise
 
 
-def _one_line(category: _ListedCategory) -> str:
+def one_line(name: str, id: msgspec.Raw) -> str:
     """A category's name as one line: control characters become a blank, and an empty name is replaced by the id."""
-    name = re.sub(rf"[{CONTROL}]+", " ", category.name).strip()
-    return name or f"category {_decoded(category.id, Any, 0)}"
+    text = re.sub(rf"[{CONTROL}]+", " ", name).strip()
+    return text or f"category {_decoded(id, Any, 0)}"
 
 
 def _yolo_line(code: int, bbox: tuple[float, float, float, float] | None, size: tuple[int, int]) -> str:
