@@ -1,7 +1,7 @@
 """COCO bytes of the final set: the originals' records byte for byte, and new ones with the edit that made them.
 
-Masks stay honest: where no annotation of the source has one, new ones have none either, whatever the plan cut out, since
-tools that read masks fail on a mixture. `info.augment` says in one sentence what was done.
+Masks stay honest: where no annotation of the source has one, new ones have none either, whatever the plan cut out,
+since tools that read masks fail on a mixture. `info.augment` says in one sentence what was done.
 """
 
 from __future__ import annotations
