@@ -718,7 +718,7 @@ def test_a_set_without_info_gets_one_at_its_head(folder):
     folder.paint(7, redrawn(10), variant=1)
     folder.finish()
     written = folder.result()
-    assert list(written)[0] == "info" and list(written["info"]) == ["augment"]
+    assert next(iter(written)) == "info" and list(written["info"]) == ["augment"]
     assert written["info"]["augment"] == (
         "2 synthetic pictures with 3 painted objects were made from this data set (replace × p × c); "
         "the mask of a painted object whose outline is not known is its box."

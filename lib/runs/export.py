@@ -29,8 +29,8 @@ from lib.records.manifest import read_manifest
 from lib.records.outputs import FILES, FOLDERS, lies_in
 from lib.records.rows import OK, FinalRow
 from lib.records.settings import Choice
+from lib.runs.account import held
 from lib.runs.parameters import Resolved
-from lib.runs.workspace import held
 
 Advance = Callable[[int], object]
 

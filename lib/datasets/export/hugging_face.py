@@ -1,8 +1,9 @@
 """Hugging Face: an imagefolder, SPLIT/metadata.jsonl beside the pictures of train, validation and test.
 
-A line has `file_name`, `image_id`, `synthetic`, `source_file_name` and `objects`, lists of one length each: id, bbox
-(x, y, width, height in pixels), categories (numbers), names, ignored (crowds and ignored boxes, which stay). Ids are
-texts. Boxes are cut to their pictures. The card README.md names the splits, so that the hub finds them.
+A line has `file_name`, `image_id`, `synthetic`, `source` (the file that a synthetic picture was made from; the library
+would load what is called `..._file_name`) and `objects`, lists of one length each: id, bbox (x, y, width, height in
+pixels), categories (numbers), names, ignored (crowds and ignored boxes, which stay). Ids are texts. Boxes are cut to
+their pictures. The card README.md names the splits, so that the hub finds them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _line(picture: Picture, categories: tuple[str, ...]) -> dict[str, Any]:
         "file_name": picture.name,
         "image_id": picture.id,
         "synthetic": picture.synthetic,
-        "source_file_name": picture.source or "",
+        "source": picture.source or "",
         "objects": {
             "id": [box.id for box in picture.boxes],
             "bbox": [[float(value) for value in box.inside] for box in picture.boxes],
