@@ -1,4 +1,4 @@
-"""Exports: each format is read back by a reader that does not know who wrote it; targets, the card, what is left out."""
+"""Exports: each format is read back by a reader that does not know who wrote it; targets, the card, what is left."""
 
 import hashlib
 import json
@@ -16,11 +16,13 @@ from filelock import FileLock
 from PIL import Image
 from test_finalise import HEIGHT, WIDTH, Folder, kept, picture, redrawn
 
+from flows import cli
 from lib.core.errors import AugmentError
 from lib.datasets.export import EXPORTERS
 from lib.datasets.export.folder import NOTE
 from lib.datasets.formats import read_dataset
 from lib.records.settings import DatasetSettings
+from lib.runs.account import write_account
 from lib.runs.export import export_run
 from lib.runs.parameters import check_parameters, resolve_parameters
 
@@ -660,3 +662,48 @@ def test_the_card_repeats_the_terms_of_the_source(run):
 def test_without_its_settings_a_run_is_exported_and_the_card_says_that_they_are_not_known(run):
     (run.run / "settings.json").write_text("{")
     assert "the workspace has no readable settings.json" in card_of(run)
+
+
+# The command
+
+
+@pytest.fixture
+def command(run, capsys):
+    """command(*arguments): (exit code, standard output, standard error) of `augment export` on the run."""
+    write_account(run.run, {"run": "mine", "state": "completed", "stages": {}})
+
+    def call(*arguments):
+        code = cli.main(["export", str(run.run), *arguments])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+def test_the_command_prints_counts_what_was_left_out_and_how_the_tool_starts(command, run):
+    code, out, _ = command("--to", "yolo")
+    rows = [re.split(r"\s*[│┃|]\s*", line)[1:-1] for line in out.splitlines() if line[:1] in "│┃"]
+    assert code == 0 and rows[0] == ["", "train", "val", "test"]
+    assert ["pictures", "9", "1", "1"] in rows and ["synthetic", "2", "0", "0"] in rows
+    assert ["pallet <truck>, ü", "2", "1", "0"] in rows
+    assert "left out: box_malformed 1, box_without_area 1, category_unknown 1, ignored 3\n" in out
+    assert f"use: yolo detect train model=yolo11n.pt data={run.run}/export/yolo/data.yaml\n" in out
+
+
+def test_json_alone_is_on_standard_output(command, run):
+    code, out, _ = command("--to", "coco", "--out", str(run.root / "out"), "--json")
+    result = json.loads(out)
+    assert code == 0 and result["format"] == "coco" and result["folder"] == str(run.root / "out")
+    assert result["splits"]["val"]["categories"]["pallet <truck>, ü"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--to", "yollo"], "unknown export format 'yollo' (do you mean 'yolo'?)"),
+        (["--to", "yolo", "--out", "{ws}/final"], "which runs write: give another folder as --out"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_on_standard_error(command, run, arguments, fault):
+    code, out, err = command(*[argument.format(ws=run.run) for argument in arguments])
+    assert (code, out) == (1, "") and fault in err and err.count("\n") == 1

@@ -740,7 +740,6 @@ def test_what_an_earlier_run_did_is_said_first(folder):
     assert folder.result()["info"]["augment"].startswith("5 synthetic pictures were made. 1 synthetic picture with 2")
 
 
-
 def test_ids_that_are_text_survive_and_new_ones_are_numbers(folder):
     folder.add("seven", "a.png", ["ten", 'q"uote'])
     folder.paint("seven", kept("ten"), redrawn('q"uote'))

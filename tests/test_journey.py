@@ -22,6 +22,7 @@ from shared import shared
 from lib.records.manifest import read_manifest
 from lib.records.rows import PlanRow
 from lib.records.store import Store
+from lib.runs.export import export_run
 from tasks import inputs
 
 
@@ -126,6 +127,17 @@ def test_synthetic_records_name_where_they_come_from(whole):
 
 def test_outside_the_edits_every_pixel_is_the_sources_own(whole):
     assert assert_outside_untouched(whole.workspace / "final", margin=9) == 6
+
+
+def test_a_run_becomes_a_folder_that_yolo_trains_on(again):
+    result = export_run(again, "yolo")
+    out = Path(result.folder)
+    assert result.splits["train"] | {"categories": {}} == {
+        "pictures": 12, "synthetic": 6, "boxes": 24, "ignored": 0, "categories": {},
+    }  # fmt: skip
+    new = [p for p in (out / "images" / "train").iterdir() if "__replace-copy-paste-" in p.name]
+    assert len(new) == 6
+    assert all(len((out / "labels" / "train" / f"{p.stem}.txt").read_text().splitlines()) == 2 for p in new)
 
 
 def test_a_rerun_does_nothing_and_changes_nothing(whole, again):
