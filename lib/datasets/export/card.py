@@ -127,8 +127,8 @@ def _plain(value: msgspec.Raw | None) -> Any:
 
 def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     cells = [tuple(map(_line, row)) for row in rows]
-    head = tuple(map(str, head))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *cells))
+    names = tuple(map(str, head))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ("---",) * len(names), *cells))
 
 
 def _line(value: object) -> str:

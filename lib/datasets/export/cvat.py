@@ -28,8 +28,9 @@ class Cvat:
         root.append(_meta(data))
         for place, (split, picture) in enumerate(data.pictures()):
             files.copy(picture, f"images/{split}/{picture.name}")
+            known = {"id": str(place), "name": picture.name, "subset": split}
             size = {"width": str(picture.width), "height": str(picture.height)}
-            image = ET.SubElement(root, "image", id=str(place), name=picture.name, subset=split, **size)
+            image = ET.SubElement(root, "image", known | size)
             image.extend(_box(box, data.categories) for box in picture.boxes)
         files.write("annotations.xml", xml_bytes(root))
 
@@ -52,6 +53,7 @@ def _meta(data: FinalSet) -> ET.Element:
 def _box(box: Box, categories: tuple[str, ...]) -> ET.Element:
     x, y, w, h = box.inside
     corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(number, (x, y, x + w, y + h)), strict=True))
-    node = ET.Element("box", label=categories[box.category], occluded="0", source="file", **corners, z_order="0")
+    known = {"label": categories[box.category], "occluded": "0", "source": "file"}
+    node = ET.Element("box", known | corners | {"z_order": "0"})
     ET.SubElement(node, "attribute", name="ignore").text = str(box.ignored).lower()
     return node
