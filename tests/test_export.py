@@ -460,6 +460,30 @@ def test_a_set_of_validation_pictures_alone_is_exported_with_a_note(unsplit):
     assert list(result.splits) == ["val"] and "nothing to train on" in result.notes[0]
 
 
+# Types of files
+
+
+def test_pictures_of_types_that_a_tool_passes_over_are_named(tmp_path):
+    folder = Folder(tmp_path)
+    for number, name in enumerate(("a.gif", "b.ppm", "c.avif", "d.png"), 1):
+        folder.add(number, name)
+    folder.finish()
+    notes = {format: export_run(folder.root / "ws", format).notes for format in ("yolo", "hf", "coco")}
+    assert notes["yolo"][0] == "YOLO passes over 2 pictures of types that it does not know: images/train/a.gif"
+    assert notes["hf"] == ["imagefolder passes over 1 pictures of types that it does not know: train/c.avif"]
+    assert notes["coco"] == []
+
+
+def test_a_picture_without_a_suffix_gets_the_one_of_what_it_is(tmp_path, format):
+    folder = Folder(tmp_path)
+    folder.add(1, "plain.jpg", [10])
+    (folder.pictures / "plain.jpg").rename(folder.pictures / "no suffix")
+    folder.coco["images"][0]["file_name"] = "no suffix"
+    folder.finish()
+    (name,) = note_of(export_run(folder.root / "ws", format))["pictures"]
+    assert name.endswith("no_suffix.jpg" if format == "voc" else "no suffix.jpg")
+
+
 # Turned pictures
 
 
@@ -529,6 +553,15 @@ def test_a_place_among_a_runs_outputs_or_in_its_data_set_is_refused(run, place):
     with pytest.raises(AugmentError, match="give another folder as --out"):
         export_run(run.run, "yolo", run.root / place)
     assert sorted(run.root.rglob("*")) == before
+
+
+def test_a_relative_data_set_is_known_from_any_folder(run, monkeypatch):
+    settings = json.loads((run.run / "settings.json").read_text())
+    settings["dataset"]["images"], settings["workspace"] = "source", "ws"
+    (run.run / "settings.json").write_text(json.dumps(settings))
+    monkeypatch.chdir("/")
+    with pytest.raises(AugmentError, match="lies in the data set"):
+        export_run(run.run, "yolo", run.root / "source" / "export")
 
 
 def test_an_error_leaves_the_former_export_and_no_half_of_the_new_one(run, monkeypatch):

@@ -120,8 +120,9 @@ def print_export(result: dict[str, Any]) -> None:
     """Tables of pictures and boxes by split and category, what was left out, and how the tool is started."""
     splits = result["splits"]
     table = make_table(("", *splits), result["folder"], right=tuple(splits))
-    for name in ("pictures", "synthetic", "boxes", "ignored"):
-        table.add_row(name, *(str(split[name]) for split in splits.values()))
+    totals = {"pictures": "pictures", "synthetic": "synthetic", "boxes": "all boxes", "ignored": "ignored boxes"}
+    for name, title in totals.items():
+        table.add_row(title, *(str(split[name]) for split in splits.values()))
     table.add_section()
     for name in next(iter(splits.values()), {"categories": ()})["categories"]:
         table.add_row(Text(name), *(str(split["categories"][name]) for split in splits.values()))

@@ -77,12 +77,21 @@ def _check_place(out: Path, root: Path, settings: Resolved | None) -> None:
             raise AugmentError(f"{out} lies in {root / name}, which runs write: give another folder as --out")
     if lies_in(root, out):
         raise AugmentError(f"{out} holds the workspace {root}: give another folder as --out")
+    base = _base(root, settings.workspace) if settings else Path()
     sources = [settings.dataset.images, settings.dataset.annotations] if settings else []
-    for source in filter(None, sources):
+    for source in (base / path for path in sources if path):
         if lies_in(out, source):
             raise AugmentError(f"{out} lies in the data set {source}: give another folder as --out")
         if lies_in(source, out):
             raise AugmentError(f"{out} holds the data set {source}: give another folder as --out")
+
+
+def _base(root: Path, workspace: Path) -> Path:
+    """The folder that the run's relative paths started from, where its workspace shows it; else the current one."""
+    parts = workspace.parts
+    if not workspace.is_absolute() and root.absolute().parts[-len(parts) :] == parts:
+        return root.absolute().parents[len(parts) - 1]
+    return Path()
 
 
 # --- the final set's files ---------------------------------------------------------------------------------------

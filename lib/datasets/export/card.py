@@ -77,7 +77,8 @@ def _front(data: FinalSet) -> str:
 
 
 def _count_rows(data: FinalSet, counts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    rows = [(name, *(str(counts[split][name]) for split in counts)) for name in ("pictures", "synthetic", "boxes")]
+    totals = {"pictures": "pictures", "synthetic": "synthetic", "boxes": "all boxes"}
+    rows = [(title, *(str(counts[split][name]) for split in counts)) for name, title in totals.items()]
     if any(split["ignored"] for split in counts.values()):
         rows.append(("ignored boxes", *(str(counts[split]["ignored"]) for split in counts)))
     names = dict.fromkeys(data.categories)

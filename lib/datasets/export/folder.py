@@ -65,6 +65,12 @@ class Files:
         self._place(name).write_bytes(data)
         self.labels[name] = digest(data)
 
+    def note_unread(self, tool: str, suffixes: tuple[str, ...]) -> None:
+        """Note how many of the pictures the tool passes over, by their suffixes."""
+        found = [name for name in self.pictures if name.lower().endswith(suffixes)]
+        if found:
+            self.notes.append(f"{tool} passes over {len(found)} pictures of types that it does not know: {found[0]}")
+
     def _place(self, name: str) -> Path:
         if name.casefold() in self._taken:
             raise AugmentError(f"two files of the export would be {name}: rename one of their pictures in the data set")

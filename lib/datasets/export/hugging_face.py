@@ -32,6 +32,7 @@ class HuggingFace:
                 files.copy(picture, f"{split}/{picture.name}")
             lines = [msgspec.json.encode(_line(picture, data.categories)) for picture in pictures]
             files.write(f"{split}/metadata.jsonl", b"".join(line + b"\n" for line in lines))
+        files.note_unread("imagefolder", (".avif", ".mpo"))
 
 
 def _line(picture: Picture, categories: tuple[str, ...]) -> dict[str, Any]:

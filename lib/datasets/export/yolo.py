@@ -37,6 +37,7 @@ class Yolo:
             files.copy(picture, f"images/{split}/{picture.name}")
             label = PurePosixPath(picture.name).with_suffix(".txt")
             files.write(f"labels/{split}/{label}", "".join(_line(box, picture) for box in picture.boxes))
+        files.note_unread("YOLO", (".gif", ".dib", ".pgm", ".ppm"))
         places = {split: f"images/{split}" for split in ("train", "val", "test") if split in data.splits}
         comment = ""
         if "val" not in places and "train" in places:
