@@ -333,6 +333,21 @@ def test_our_own_reader_of_voc_reads_the_splits_and_boxes(run):
         assert_boxes(found, boxes)
 
 
+@pytest.mark.parametrize(("format", "name"), [("voc", "voc_detection"), ("yolo", "yolo")])
+def test_datumaro_finds_every_picture_and_the_number_of_boxes(run, format, name):
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    result = export_run(run.run, format)
+    items = list(datumaro.Dataset.import_from(result.folder, name))
+    assert Counter(item.subset for item in items) == {"train": 9, "val": 1, "test": 1}
+    boxes = [note for item in items for note in item.annotations if note.type.name == "bbox"]
+    assert len(boxes) == sum(split["boxes"] + split["ignored"] for split in result.splits.values())
+
+
+def test_the_label_map_of_voc_lists_every_category(run):
+    text = (Path(export_run(run.run, "voc").folder) / "labelmap.txt").read_text()
+    assert text == "# label:color_rgb:parts:actions\ncat:::\npallet <truck>, ü:::\n"
+
+
 def test_ultralytics_loads_every_picture_and_box(run):
     data = pytest.importorskip("ultralytics.data", reason="ultralytics is not installed (its licence is AGPL)")
     from ultralytics.data.utils import check_det_dataset
@@ -379,10 +394,28 @@ def test_coco_records_keep_their_ids_and_all_their_fields(run):
     source = {str(note["id"]): note for note in run.result()["annotations"]}
     train = json.loads((out / "annotations" / "instances_train.json").read_bytes())
     assert len(train["annotations"]) == 12 and train["categories"] == run.result()["categories"]
-    assert all(note == source[str(note["id"])] for note in train["annotations"])
+    assert all(note == {"segmentation": []} | source[str(note["id"])] for note in train["annotations"])
     images = {image["id"]: image for image in run.result()["images"]}
     same = [{k: v for k, v in image.items() if k != "file_name"} for image in train["images"]]
     assert same == [{k: v for k, v in images[i["id"]].items() if k != "file_name"} for i in train["images"]]
+
+
+def test_coco_evaluates_a_set_whose_records_lack_what_evaluations_need(tmp_path):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    folder = Folder(tmp_path)
+    folder.add(1)
+    folder.coco["annotations"] = [{"id": 7, "image_id": 1, "category_id": 3, "bbox": [4, 5, 20, 10]}]
+    folder.finish()
+    coco = COCO(Path(export_run(folder.root / "ws", "coco").folder) / "annotations" / "instances_train.json")
+    assert coco.anns[7] | {"area": 200, "iscrowd": 0, "segmentation": []} == coco.anns[7]
+    found = coco.loadRes([{"image_id": 1, "category_id": 3, "bbox": [4, 5, 20, 10], "score": 1.0}])
+    judge = COCOeval(coco, found, "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert judge.stats[0] == pytest.approx(1)
 
 
 # Splits

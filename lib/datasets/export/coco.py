@@ -1,7 +1,8 @@
 """COCO: images/SPLIT and annotations/instances_SPLIT.json, the records of the final set with all their fields.
 
 Crowds and ignored boxes stay as they are, `iscrowd: 1`. Boxes stay as they are too, also where they reach beyond their
-pictures. Annotations without a category, or whose box is none, are left out, since trainers trip over them.
+pictures. Annotations without a category, or whose box is none, are left out, since trainers trip over them; for the
+same reason those without `area`, `iscrowd` or `segmentation` get the box's area, 0 and an empty list.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from lib.datasets.export.final_set import FinalSet, Picture
+from lib.datasets.export.final_set import Box, FinalSet, Picture
 from lib.datasets.export.folder import Files
 
 
@@ -37,7 +38,7 @@ class Coco:
 def coco_bytes(data: FinalSet, pictures: Sequence[Picture]) -> bytes:
     """A COCO file of these pictures; file names are those of the export."""
     images = [msgspec.json.encode(_record(picture)) for picture in pictures]
-    annotations = [bytes(box.record) for picture in pictures for box in picture.boxes]
+    annotations = [_annotation(box) for picture in pictures for box in picture.boxes]
     parts = {**data.envelope, "images": _list(images), "annotations": _list(annotations)}
     return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
 
@@ -45,6 +46,14 @@ def coco_bytes(data: FinalSet, pictures: Sequence[Picture]) -> bytes:
 def _record(picture: Picture) -> dict[str, object]:
     size = {"width": picture.width, "height": picture.height}  # tools need them, a source may have had none
     return {**picture.record, "file_name": picture.name, **size}
+
+
+def _annotation(box: Box) -> bytes:
+    """The record, with the fields that evaluations need."""
+    fields = msgspec.json.decode(box.record, type=dict[str, msgspec.Raw])
+    defaults: dict[str, object] = {"area": box.xywh[2] * box.xywh[3], "iscrowd": int(box.ignored), "segmentation": []}
+    missing = {name: value for name, value in defaults.items() if name not in fields}
+    return msgspec.json.encode({**fields, **missing}) if missing else bytes(box.record)
 
 
 def _list(records: list[bytes]) -> bytes:

@@ -1,8 +1,9 @@
-"""Pascal VOC: Annotations/NAME.xml, JPEGImages/NAME.*, ImageSets/Main/SPLIT.txt.
+"""Pascal VOC: Annotations/NAME.xml, JPEGImages/NAME.*, ImageSets/Main/SPLIT.txt, labelmap.txt.
 
 Crowds and ignored boxes have `difficult` 1, which evaluations skip; most trainers do too. Corners are those of COCO's
 boxes (xmax = x + w), whole numbers where they are whole and decimals where they are not: tools that read whole numbers
 alone round them. Boxes are cut to their pictures. A blank in a file name becomes "_": the lists separate words by it.
+labelmap.txt lists the categories, as CVAT and Datumaro want it where they are not VOC's own.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Voc:
             lists[split] += f"{stem}\n"
         for split, text in lists.items():
             files.write(f"ImageSets/Main/{split}.txt", text)
+        labels = "".join(f"{name}:::\n" for name in dict.fromkeys(data.categories))
+        files.write("labelmap.txt", f"# label:color_rgb:parts:actions\n{labels}")
 
 
 def _annotation(picture: Picture, categories: tuple[str, ...]) -> ET.Element:
