@@ -517,6 +517,54 @@ def test_a_picture_without_a_suffix_gets_the_one_of_what_it_is(tmp_path, format)
     assert name.endswith("no_suffix.jpg" if format == "voc" else "no suffix.jpg")
 
 
+# Odd records
+
+
+def test_odd_values_in_records_cost_nothing_but_themselves(tmp_path, format):
+    folder = Folder(tmp_path)
+    folder.coco["info"] = {"version": "VERSION"}
+    folder.add(7, "a.png")
+    folder.add("7", "b.png")
+    folder.note(10, 7, difficult="VERSION")
+    folder.note(11, "7", (1, 2, 3, 4), iscrowd=None)
+    folder.written = lambda text: text.replace('"VERSION"', "1e999")
+    folder.finish()
+    result = export_run(folder.root / "ws", format)
+    found = sorted(json.dumps(name) for name in note_of(result)["pictures"])
+    assert len(found) == 2 and result.splits["train"]["boxes"] == 2 and result.left_out == {}
+
+
+def test_equal_ids_written_differently_are_equal(unsplit, format):
+    file = unsplit.final / "annotations.json"
+    text, times = re.subn(r'("image_id": ?\d+)', r"\1.0", file.read_text())
+    file.write_text(text)
+    assert times == 3 and export_run(unsplit.run, format).splits["train"]["boxes"] == 3
+
+
+def test_a_file_that_two_records_list_is_one_picture_with_the_boxes_of_both(tmp_path, format):
+    folder = Folder(tmp_path)
+    folder.add(1, "a.png", [10])
+    folder.coco["images"].append({**folder.coco["images"][0], "id": 2})
+    folder.note(11, 2, (1, 2, 3, 4))
+    folder.finish()
+    result = export_run(folder.root / "ws", format)
+    counts = result.splits["train"]
+    assert (counts["pictures"], counts["boxes"], result.left_out) == (1, 2, {"picture_listed_twice": 1})
+    if format in ("coco", "fiftyone"):
+        places = ("images/{}", "annotations/instances_{}.json") if format == "coco" else ("{}/data", "{}/labels.json")
+        from pycocotools.coco import COCO
+
+        coco = COCO(Path(result.folder) / places[1].format("train"))
+        assert {note["image_id"] for note in coco.anns.values()} == set(coco.imgs) == {1}
+
+
+def test_a_name_that_leads_out_of_the_final_set_is_refused(unsplit):
+    file = unsplit.final / "annotations.json"
+    file.write_text(file.read_text().replace("b.png", "../../../source/b.png"))
+    with pytest.raises(AugmentError, match="leads elsewhere"):
+        export_run(unsplit.run, "yolo")
+
+
 # Turned pictures
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from lib.datasets.export import Exporter
 from lib.datasets.export.final_set import FinalSet
+from lib.datasets.write_yolo import decoded
 from lib.records.settings import DatasetSettings
 
 CARD = "README.md"
@@ -123,7 +124,7 @@ def _source_terms(envelope: Mapping[str, msgspec.Raw]) -> str:
 
 
 def _plain(value: msgspec.Raw | None) -> Any:
-    return None if value is None else msgspec.json.decode(value)
+    return None if value is None else decoded(value, Any, None)
 
 
 def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

@@ -38,7 +38,7 @@ class Coco:
 def coco_bytes(data: FinalSet, pictures: Sequence[Picture]) -> bytes:
     """A COCO file of these pictures; file names are those of the export."""
     images = [msgspec.json.encode(_record(picture)) for picture in pictures]
-    annotations = [_annotation(box) for picture in pictures for box in picture.boxes]
+    annotations = [_annotation(box, picture) for picture in pictures for box in picture.boxes]
     parts = {**data.envelope, "images": _list(images), "annotations": _list(annotations)}
     return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
 
@@ -48,12 +48,14 @@ def _record(picture: Picture) -> dict[str, object]:
     return {**picture.record, "file_name": picture.name, **size}
 
 
-def _annotation(box: Box) -> bytes:
+def _annotation(box: Box, picture: Picture) -> bytes:
     """The record, with the fields that evaluations need."""
     fields = msgspec.json.decode(box.record, type=dict[str, msgspec.Raw])
     defaults: dict[str, object] = {"area": box.xywh[2] * box.xywh[3], "iscrowd": int(box.ignored), "segmentation": []}
-    missing = {name: value for name, value in defaults.items() if name not in fields}
-    return msgspec.json.encode({**fields, **missing}) if missing else bytes(box.record)
+    changes = {name: value for name, value in defaults.items() if name not in fields}
+    if fields["image_id"] != picture.record["id"]:  # written otherwise, or of another record of the same file
+        changes["image_id"] = picture.record["id"]
+    return msgspec.json.encode({**fields, **changes}) if changes else bytes(box.record)
 
 
 def _list(records: list[bytes]) -> bytes:

@@ -19,10 +19,10 @@ import numpy as np
 from lib.core.errors import AugmentError
 from lib.core.files import digest
 from lib.core.geometry import clip_xyxy, xywh_to_xyxy
-from lib.core.images import SUFFIXES, PictureError, glance, header_size, picture_kind
+from lib.core.images import SUFFIXES, PictureError, glance, header_size, inside, picture_kind
 from lib.datasets.export import Exporter
 from lib.datasets.names import fitting
-from lib.datasets.write_yolo import one_line
+from lib.datasets.write_yolo import decoded, one_line
 
 XYWH = tuple[float, float, float, float]  # left, top, width, height, pixels
 
@@ -39,8 +39,9 @@ class Box:
     record: msgspec.Raw  # a JSON object
 
     def field(self, name: str) -> Any:
-        """A field of its record, None where it has none."""
-        return msgspec.json.decode(self.record).get(name)
+        """A field of its record; None where it has none, or one that is beyond all numbers."""
+        fields = msgspec.json.decode(self.record, type=dict[str, msgspec.Raw])
+        return decoded(fields[name], Any, None) if name in fields else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class FinalSet:
         names = _flat_names([picture for _, picture in self.pictures()], exporter.SPACES)
         splits: dict[str, tuple[Picture, ...]] = {}
         for split, pictures in self.splits.items():
-            fitted = [replace(picture, name=names[picture.id]) for picture in pictures]
+            fitted = [replace(picture, name=names[picture.name]) for picture in pictures]
             if not exporter.KEEPS_IGNORED:
                 left_out["ignored"] += sum(box.ignored for picture in fitted for box in picture.boxes)
                 fitted = [replace(p, boxes=tuple(box for box in p.boxes if not box.ignored)) for p in fitted]
@@ -119,13 +120,16 @@ class _Set(msgspec.Struct):
     categories: list[_Category]
 
 
+_NONE = msgspec.Raw(b"null")
+
+
 class _Note(msgspec.Struct):
     image_id: msgspec.Raw
-    id: msgspec.Raw = msgspec.Raw(b"null")
-    category_id: msgspec.Raw = msgspec.Raw(b"null")
-    bbox: msgspec.Raw = msgspec.Raw(b"null")
-    iscrowd: msgspec.Raw = msgspec.Raw(b"null")
-    ignore: msgspec.Raw = msgspec.Raw(b"null")
+    id: msgspec.Raw = _NONE
+    category_id: msgspec.Raw = _NONE
+    bbox: msgspec.Raw = _NONE
+    iscrowd: msgspec.Raw = _NONE
+    ignore: msgspec.Raw = _NONE
 
 
 def read_final_set(
@@ -140,34 +144,39 @@ def read_final_set(
     Raises AugmentError where a file is missing or damaged.
     """
     found, envelope = _decoded(folder / "annotations.json")
-    positions = {bytes(category.id): place for place, category in enumerate(found.categories)}
-    left_out: Counter[str] = Counter()
-    pictures: list[Picture] = []
-    turned, cut = 0, 0
-    by_image: dict[bytes, list[msgspec.Raw]] = {}
+    positions = {plain_id(category.id): place for place, category in enumerate(found.categories)}
+    by_image: dict[str, list[tuple[_Note, msgspec.Raw]]] = {}
     for raw in found.annotations:
-        by_image.setdefault(bytes(msgspec.json.decode(raw, type=_OfImage).image_id), []).append(raw)
+        note = msgspec.json.decode(raw, type=_Note)
+        by_image.setdefault(plain_id(note.image_id), []).append((note, raw))
+    left_out: Counter[str] = Counter()
+    pictures: dict[str, Picture] = {}
+    turned = 0
     for record in found.images:
-        key = bytes(record["id"])
-        split = splits.get(key.decode(), otherwise)
+        key, name = record.get("id", _NONE), decoded(record.get("file_name", _NONE), str, "")
+        split = splits.get(bytes(key).decode(), otherwise)
         source = _source(record)
         if source is not None and split != training:
             left_out["synthetic_outside_training"] += 1
             continue
-        name = msgspec.json.decode(record["file_name"], type=str)
-        frame = _frame(folder / "images" / name, record)
-        boxes = tuple(_boxes(by_image.get(key, ()), positions, frame[:2], left_out))
-        cut += sum(box.inside != box.xywh for box in boxes)
-        turned += frame[2]
-        file, sha256 = folder / "images" / name, digests.get(name)
-        pictures.append(Picture(_text(key), name, file, sha256, *frame[:2], split, source, record, boxes))
+        file = inside(folder / "images", name) if name else None
+        if file is None:
+            listing = folder / "annotations.json"
+            raise AugmentError(f"{listing} names the picture {name!r:.200}, which leads elsewhere: run again")
+        width, height, misplaced = _frame(file, record)
+        boxes = tuple(_boxes(by_image.get(plain_id(key), ()), positions, (width, height), left_out))
+        if name in pictures:  # two records of one file: tools look for a picture's labels by its name
+            left_out["picture_listed_twice"] += 1
+            pictures[name] = replace(pictures[name], boxes=pictures[name].boxes + boxes)
+            continue
+        turned += misplaced
+        sha256 = digests.get(name)
+        pictures[name] = Picture(_text(key), name, file, sha256, width, height, split, source, record, boxes)
     names = tuple(one_line(category.name, category.id) for category in found.categories)
-    notes = _notes(training, pictures, turned, cut)
-    return FinalSet(_by_split(pictures, training), names, envelope, +left_out, notes)
-
-
-class _OfImage(msgspec.Struct):
-    image_id: msgspec.Raw
+    all_pictures = list(pictures.values())
+    return FinalSet(
+        _by_split(all_pictures, training), names, envelope, +left_out, _notes(training, all_pictures, turned)
+    )
 
 
 def _decoded(file: Path) -> tuple[_Set, dict[str, msgspec.Raw]]:
@@ -185,14 +194,15 @@ def _decoded(file: Path) -> tuple[_Set, dict[str, msgspec.Raw]]:
 def _source(record: Mapping[str, msgspec.Raw]) -> str | None:
     if not {"source_image_id", "edit", "painter"} <= set(record):
         return None
-    return _text(bytes(record.get("source_file_name", msgspec.Raw(b'""'))))
+    return str(decoded(record.get("source_file_name", _NONE), str, ""))
 
 
 def _frame(file: Path, record: Mapping[str, msgspec.Raw]) -> tuple[int, int, bool]:
     """(width, height) that the boxes are given in, and whether that is not how the picture is shown."""
     try:
         width, height = header_size(file)
-        if tuple(_number(record.get(side)) for side in ("width", "height")) != (height, width) or width == height:
+        annotated = tuple(decoded(record.get(side, _NONE), float, None) for side in ("width", "height"))
+        if annotated != (height, width) or width == height:
             return width, height, False
         info = glance(file, width * height)
     except PictureError as error:
@@ -202,47 +212,48 @@ def _frame(file: Path, record: Mapping[str, msgspec.Raw]) -> tuple[int, int, boo
 
 
 def _boxes(
-    records: Sequence[msgspec.Raw], positions: Mapping[bytes, int], size: tuple[int, int], left_out: Counter[str]
+    records: Sequence[tuple[_Note, msgspec.Raw]],
+    positions: Mapping[str, int],
+    size: tuple[int, int],
+    left_out: Counter[str],
 ) -> Iterator[Box]:
-    for raw in records:
-        note = msgspec.json.decode(raw, type=_Note)
-        ignored = _true(note.iscrowd) or _true(note.ignore)
-        try:
-            xywh = msgspec.json.decode(note.bbox, type=XYWH)
-        except (msgspec.MsgspecError, OverflowError):
+    for note, raw in records:
+        ignored = bool(decoded(note.iscrowd, Any, True) or decoded(note.ignore, Any, True))
+        xywh = decoded(note.bbox, XYWH, None)
+        if xywh is None:
             left_out["box_malformed"] += 1
             continue
         corners = xywh_to_xyxy(np.array(xywh))
         x0, y0, x1, y1 = clip_xyxy(corners, *size).tolist()
-        if bytes(note.category_id) not in positions:
+        category = positions.get(plain_id(note.category_id))
+        if category is None:
             left_out["category_unknown"] += 1
         elif x1 <= x0 or y1 <= y0:
             left_out["box_without_area"] += 1
         else:
             whole = [x0, y0, x1, y1] == corners.tolist()
-            inside = xywh if whole else (x0, y0, x1 - x0, y1 - y0)
-            yield Box(_text(bytes(note.id)), positions[bytes(note.category_id)], xywh, inside, ignored, raw)
+            held = xywh if whole else (x0, y0, x1 - x0, y1 - y0)
+            yield Box(_text(note.id), category, xywh, held, ignored, raw)
 
 
-def _true(value: msgspec.Raw) -> bool:
-    return bool(msgspec.json.decode(value))
+def plain_id(id: msgspec.Raw) -> str:
+    """An id's JSON text such that equal ids have the same: pandas writes 1.0 for 1."""
+    text = bytes(id).decode()
+    value = None if text.isdigit() else decoded(id, Any, None)
+    if value is None:
+        return text
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return msgspec.json.encode(int(value) if whole else value).decode()
 
 
-def _number(value: msgspec.Raw | None) -> float | None:
-    try:
-        return None if value is None else msgspec.json.decode(value, type=float)
-    except (msgspec.MsgspecError, OverflowError):
-        return None
-
-
-def _text(value: bytes) -> str:
+def _text(id: msgspec.Raw) -> str:
     """An id as text: 12 and "12" are "12"."""
-    found = msgspec.json.decode(value)
-    return found if isinstance(found, str) else value.decode()
+    return str(decoded(id, str, bytes(id).decode()))
 
 
-def _notes(training: str, pictures: list[Picture], turned: int, cut: int) -> tuple[str, ...]:
+def _notes(training: str, pictures: list[Picture], turned: int) -> tuple[str, ...]:
     notes = []
+    cut = sum(box.inside != box.xywh for picture in pictures for box in picture.boxes)
     if not any(picture.split == training for picture in pictures):
         notes.append(f"no picture is in the training split {training!r}: there is nothing to train on")
     if turned:
@@ -274,18 +285,18 @@ def _by_split(pictures: list[Picture], training: str) -> dict[str, tuple[Picture
 
 
 def _flat_names(pictures: list[Picture], spaces: bool) -> dict[str, str]:
-    """File name by picture's id: "a/b.png" becomes "a__b.png", since tools read splits and labels out of folder names.
+    """New file name by the former: "a/b.png" becomes "a__b.png", as tools read splits and labels out of folder names.
 
     None is hidden, none is without a suffix, and no two have the same name but for case or suffix.
     """
-    flat = {picture.id: _flat(picture, spaces) for picture in pictures}
+    flat = {picture.name: _flat(picture, spaces) for picture in pictures}
     stems = Counter(PurePosixPath(name).stem.casefold() for name in flat.values())
     for picture in pictures:
-        name = PurePosixPath(flat[picture.id])
+        name = PurePosixPath(flat[picture.name])
         if stems[name.stem.casefold()] > 1:
-            unique = digest(msgspec.json.encode([picture.id, picture.file.name]))[:12]
+            unique = digest(picture.name.encode())[:12]
             name = name.with_name(f"{name.stem}_{unique}{name.suffix}")
-        flat[picture.id] = fitting(str(name))
+        flat[picture.name] = fitting(str(name))
     return flat
 
 
