@@ -748,13 +748,24 @@ def test_the_card_of_a_hugging_face_set_has_front_matter_that_names_the_splits(r
 def test_the_card_names_checkpoints_their_licences_and_the_data_that_they_learned_from(run):
     write_settings(run, preset="gligen-inpainting", models="mini")
     text = card_of(run)
-    assert "| painter | `gligen-inpaint, mini:gligen-inpaint sha256:" in text
+    assert "| painter | `mini:gligen-inpaint sha256:" in text
     assert "Apache-2.0. No published weights went into it. |" in text
     write_settings(run, preset="gligen-inpainting")
     (run.run / "models.lock").write_text(json.dumps(dict.fromkeys(hub_ids(), "0" * 40)))
     text = card_of(run)
     assert "CreativeML Open RAIL-M" in text and "OPT licence, not for commercial use" in text
     assert all(f"`{name} 000000000000000`" in text for name in hub_ids())
+
+
+def test_a_models_own_card_says_its_licence_and_its_data(run):
+    model = run.root / "models" / "stay"
+    model.mkdir(parents=True)
+    table = "| | |\n|---|---|\n| data | boards, for research alone |"
+    (model / "README.md").write_text(f"---\nlicense: other\n---\n# stay\n\n{table}\n\n## Licence\n\nAs its data.")
+    write_settings(run, preset="stay-defects", painter={"model": str(model)})
+    assert "| painter | `stay` | As its data. | boards, for research alone |" in card_of(run)
+    (model / "README.md").unlink()
+    assert "| painter | `stay` | not known | not known |" in card_of(run)
 
 
 def hub_ids():
@@ -801,7 +812,7 @@ def test_the_command_prints_counts_what_was_left_out_and_how_the_tool_starts(com
     assert ["pictures", "9", "1", "1"] in rows and ["synthetic", "2", "0", "0"] in rows
     assert ["pallet <truck>, ü", "2", "1", "0"] in rows
     assert "left out: box_malformed 1, box_without_area 1, category_unknown 1, ignored 3\n" in out
-    assert f"use: yolo detect train model=yolo11n.pt data={run.run}/export/yolo/data.yaml\n" in out
+    assert f'use: yolo detect train model=yolo11n.pt "data={run.run}/export/yolo/data.yaml"\n' in out
 
 
 def test_json_alone_is_on_standard_output(command, run):

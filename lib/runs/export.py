@@ -6,6 +6,7 @@ result = export_run(Path("data/runs/mine"), "yolo", Path("mine-yolo"))
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from lib.captioning.captioners import CAPTIONERS
-from lib.core.checkpoints import NOT_PUBLISHED, ModelRef, model_of, resolve
+from lib.core.checkpoints import FACTS, MINI, NOT_PUBLISHED, model_of
 from lib.core.errors import AugmentError
 from lib.core.registry import Family
 from lib.datasets.export import EXPORTERS
@@ -206,24 +207,41 @@ def _member_terms(kind: str, family: Family, choice: Choice, models: str, lock: 
 
 
 def _terms(kind: str, text: str, licence: str, lock: Mapping[str, str]) -> ModelTerms:
-    """licence: of a checkpoint of the hub; a folder's own card says more."""
-    try:
-        ref = resolve(text, lock) if "/" not in text or text not in lock else ModelRef(text, lock[text], None)
-    except AugmentError:
-        return ModelTerms(kind, text, licence, "")
-    name = f"{ref.id} {ref.revision[:15]}"
-    if ref.path is None:
-        return ModelTerms(kind, name, licence, "")
-    found, terms = _read_card(ref.path / "README.md")
-    return ModelTerms(kind, f"{ref.path.name}, {name}", found or licence, terms)
+    """licence: of a checkpoint of the hub; the card in a folder says more. Nothing is hashed: a folder may be any."""
+    mini = re.fullmatch(r"mini:([\w-]+)", text)
+    folder = MINI / mini[1] if mini else Path(os.path.expanduser(text))  # noqa: PTH111
+    if not mini and not os.path.isdir(folder):  # noqa: PTH112
+        return ModelTerms(kind, f"{text} {lock.get(text, '')[:15]}".strip(), licence, "")
+    found, terms = _read_card(_head(folder / "README.md"))
+    name = f"{text if mini else folder.name} {_noted_revision(_head(folder / FACTS))[:15]}"
+    return ModelTerms(kind, name.strip(), found or licence, terms)
 
 
-def _read_card(file: Path) -> tuple[str, str]:
+def _head(file: Path) -> bytes:
+    """The beginning of a file; empty where it is none."""
+    if not os.path.isfile(file):  # noqa: PTH113
+        return b""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        return opened.read(_HEAD)
+    return b""
+
+
+_HEAD = 1_000_000  # bytes; cards and facts have a few thousand
+
+
+class _Facts(msgspec.Struct):
+    revision: str = ""
+
+
+def _noted_revision(facts: bytes) -> str:
+    with contextlib.suppress(msgspec.MsgspecError, ValueError):
+        return msgspec.json.decode(facts, type=_Facts).revision
+    return ""
+
+
+def _read_card(card: bytes) -> tuple[str, str]:
     """(licence, terms of its data) as a model's own card has them; "" where it says nothing."""
-    try:
-        text = file.read_text("utf-8", errors="replace")[:100_000]
-    except OSError:
-        return "", ""
+    text = card.decode("utf-8", errors="replace")
     section = re.search(r"^## Licen[cs]e\s*\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     front = re.match(r"---\n.*?^license:\s*(\S+)", text, re.MULTILINE | re.DOTALL)
     data = re.search(r"^\| data \|(.*)\|\s*$", text, re.MULTILINE)

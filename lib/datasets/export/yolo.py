@@ -24,7 +24,7 @@ _NO_VAL = (
 
 class Yolo:
     ABOUT: ClassVar[str] = "Ultralytics YOLO: data.yaml, images/SPLIT, labels/SPLIT"
-    USE: ClassVar[str] = "yolo detect train model=yolo11n.pt data={folder}/data.yaml"
+    USE: ClassVar[str] = 'yolo detect train model=yolo11n.pt "data={folder}/data.yaml"'
     IGNORED: ClassVar[str] = "left out"
     KEEPS_IGNORED: ClassVar[bool] = False
     SPACES: ClassVar[bool] = True
