@@ -768,6 +768,22 @@ def test_a_models_own_card_says_its_licence_and_its_data(run):
     assert "| painter | `stay` | not known | not known |" in card_of(run)
 
 
+def test_terms_that_allow_research_alone_are_marked_in_card_and_notes(run):
+    terms = "research only by the README of DeepPCB"
+    run.dataset = run.dataset | {"terms": terms}
+    write_settings(run)
+    result = export_run(run.run, "hf")
+    text = (Path(result.folder) / "README.md").read_text()
+    assert f"**Research only**: {terms}." in text and f"- terms of use: {terms}" in text
+    assert yaml.safe_load(text.split("---")[1])["license_name"] == "research-only"
+    assert result.notes[0] == f"research only: {terms}"
+    run.dataset = {"split": "official"}
+    write_settings(
+        run, preset="stay-defects", painter={"model": str(cli.CHECKOUT / "data" / "models" / "pcb" / "stay")}
+    )
+    assert "**Research only**: painter: Research only, as the pictures that it learned from" in card_of(run)
+
+
 def hub_ids():
     from lib.captioning.captioners import CAPTIONERS
     from lib.painting.painters import PAINTERS

@@ -244,6 +244,6 @@ def _read_card(card: bytes) -> tuple[str, str]:
     text = card.decode("utf-8", errors="replace")
     section = re.search(r"^## Licen[cs]e\s*\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     front = re.match(r"---\n.*?^license:\s*(\S+)", text, re.MULTILINE | re.DOTALL)
-    data = re.search(r"^\| data \|(.*)\|\s*$", text, re.MULTILINE)
+    rows = re.findall(r"^\| (?:data|terms of the data) \|(.*)\|\s*$", text, re.MULTILINE)
     told = " ".join((section[1] if section else front[1] if front else "").split())
-    return told, data[1].strip() if data else ""
+    return told.replace("*", ""), "; ".join(row.strip() for row in rows)

@@ -15,6 +15,7 @@ import yaml
 
 from lib.datasets.export import Exporter
 from lib.datasets.export.final_set import FinalSet
+from lib.datasets.terms import terms_of
 from lib.datasets.write_yolo import decoded
 from lib.records.settings import DatasetSettings
 
@@ -45,11 +46,13 @@ def card(data: FinalSet, format: str, exporter: type[Exporter], provenance: Prov
     """The card as Markdown."""
     counts = data.counts()
     total, new = (sum(split[name] for split in counts.values()) for name in ("pictures", "synthetic"))
+    research = research_only(provenance)
     parts = [
-        *([_front(data)] if format == "hf" else []),
+        *([_front(data, bool(research))] if format == "hf" else []),
         f"# {_line(provenance.run)}",
         f"{total} labelled pictures: {total - new} originals and {new} synthetic ones, which are in the training split "
         "alone. Made by augment, which paints new objects where boxes say.",
+        *(f"**Research only**: {_line(terms)}." for terms in research),
         f"Load: `{exporter.USE.format(folder='FOLDER')}`",
         "## Counts",
         _table(("", *counts), _count_rows(data, counts)),
@@ -61,15 +64,23 @@ def card(data: FinalSet, format: str, exporter: type[Exporter], provenance: Prov
         "## Models and their terms",
         _models(provenance.models),
         "## Terms of the source data",
-        _source_terms(data.envelope),
+        _source_terms(data.envelope, provenance.dataset),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front(data: FinalSet) -> str:
+def research_only(provenance: Provenance) -> list[str]:
+    """The terms that allow research and nothing else: of the source, and of models that had a part."""
+    source = terms_of(provenance.dataset) if provenance.dataset else ""
+    terms = [source, *(f"{model.role}: {text}" for model in provenance.models for text in (model.licence, model.terms))]
+    return list(dict.fromkeys(text for text in terms if "research only" in text.lower()))
+
+
+def _front(data: FinalSet, research: bool) -> str:
     files = [{"split": split, "path": f"{split}/**"} for split in data.splits]
     values = {
         "license": "other",
+        **({"license_name": "research-only"} if research else {}),
         "task_categories": ["object-detection"],
         "tags": ["augment", "synthetic"],
         "configs": [{"config_name": "default", "data_files": files}],
@@ -110,10 +121,11 @@ def _models(models: Sequence[ModelTerms]) -> str:
     return _table(("", "checkpoint", "licence", "data that it learned from"), rows)
 
 
-def _source_terms(envelope: Mapping[str, msgspec.Raw]) -> str:
-    """What the source's own `info` and `licenses` say."""
+def _source_terms(envelope: Mapping[str, msgspec.Raw], dataset: DatasetSettings | None) -> str:
+    """What the parameters, and the source's own `info` and `licenses`, say."""
     info, licences = (_plain(envelope.get(name)) for name in ("info", "licenses"))
-    lines = []
+    terms = terms_of(dataset) if dataset else ""
+    lines = [f"- terms of use: {_line(terms)}"] if terms else []
     if isinstance(info, dict):
         known = ("description", "contributor", "url", "version", "year", "date_created")
         lines += [f"- {name}: {_line(info[name])}" for name in known if info.get(name)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.datasets.export import EXPORTERS
-from lib.datasets.export.card import CARD, Provenance, card
+from lib.datasets.export.card import CARD, Provenance, card, research_only
 from lib.datasets.export.final_set import FinalSet
 from lib.datasets.export.folder import replaced
 
@@ -50,5 +50,6 @@ def export(
         exporter.write(fitted, files)
         files.write(CARD, card(fitted, format, exporter, provenance))
     use = exporter.USE.format(folder=out)
-    notes = [*fitted.notes, *files.notes]
+    research = [f"research only: {terms}" for terms in research_only(provenance)]
+    notes = [*research, *fitted.notes, *files.notes]
     return Exported(format, str(out), use, fitted.counts(), dict(sorted(fitted.left_out.items())), notes)

@@ -21,6 +21,7 @@ from lib.core.files import digest
 from lib.core.geometry import clip_xyxy, xywh_to_xyxy
 from lib.core.images import SUFFIXES, PictureError, glance, header_size, inside, picture_kind
 from lib.datasets.export import Exporter
+from lib.datasets.formats.coco_json import plain_id
 from lib.datasets.names import fitting
 from lib.datasets.write_yolo import decoded, one_line
 
@@ -234,16 +235,6 @@ def _boxes(
             whole = [x0, y0, x1, y1] == corners.tolist()
             held = xywh if whole else (x0, y0, x1 - x0, y1 - y0)
             yield Box(_text(note.id), category, xywh, held, ignored, raw)
-
-
-def plain_id(id: msgspec.Raw) -> str:
-    """An id's JSON text such that equal ids have the same: pandas writes 1.0 for 1."""
-    text = bytes(id).decode()
-    value = None if text.isdigit() else decoded(id, Any, None)
-    if value is None:
-        return text
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return msgspec.json.encode(int(value) if whole else value).decode()
 
 
 def _text(id: msgspec.Raw) -> str:
