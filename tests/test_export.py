@@ -621,7 +621,13 @@ def test_an_empty_folder_is_filled_and_a_file_or_a_link_refused(run):
     export_run(run.run, "voc", run.root / "empty")
     (run.root / "file").touch()
     (run.root / "link").symlink_to(run.root / "empty")
-    for name, fault in (("file", "is a file"), ("link", "is a link to")):
+    faults = {
+        "file": "is a file",
+        "link": "is a link to",
+        "file/out": "cannot be written",
+        "file/a/out": "cannot be written",
+    }
+    for name, fault in faults.items():
         with pytest.raises(AugmentError, match=fault):
             export_run(run.run, "voc", run.root / name)
 

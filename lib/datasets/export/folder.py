@@ -84,8 +84,13 @@ class Files:
 def replaced(out: Path, format: str, advance: Callable[[int], object]) -> Iterator[Files]:
     """Files of a folder beside `out`, which takes its place at the end and is removed on an error."""
     check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".tmp-{out.name[:100]}")
+    if temporary.is_symlink() or (temporary.exists() and not temporary.is_dir()):
+        raise AugmentError(f"{temporary} is in the way of the export: remove it")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AugmentError(f"{out} cannot be written ({error.strerror}): give another folder as --out") from None
     with _held(temporary) as folder:
         try:
             files = Files(folder, advance)
@@ -100,9 +105,6 @@ def replaced(out: Path, format: str, advance: Callable[[int], object]) -> Iterat
 @contextlib.contextmanager
 def _held(temporary: Path) -> Iterator[Path]:
     """An empty folder for this process alone, in the place of what a killed export left."""
-    if temporary.is_symlink() or (temporary.exists() and not temporary.is_dir()):
-        raise AugmentError(f"{temporary} is in the way of the export: remove it")
-    temporary.mkdir(exist_ok=True)
     try:
         lock = FileLock(temporary / ".lock", timeout=0.2).acquire()
     except Timeout:
