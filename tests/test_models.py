@@ -278,3 +278,9 @@ def test_items_run_side_by_side_in_order_each_on_one_torch_thread_and_the_rest_i
 def test_what_one_item_raises_is_raised():
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda item: 1 // item, [2, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["..", "../pcb/stay", "vae/../vae", "", "."])
+def test_a_mini_model_is_named_by_its_folder_and_by_no_path(name):
+    with pytest.raises(AugmentError, match="models: mini has no model"):
+        resolve(f"mini:{name}", {})

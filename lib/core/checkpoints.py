@@ -175,14 +175,14 @@ def _folder(name: str, folder: Path) -> ModelRef:
 
 
 def _mini(member: str) -> Path:
-    folder = MINI / member
-    if not member or not os.path.isdir(folder):  # noqa: PTH112
-        have = ", ".join(sorted(p.name for p in MINI.glob("*") if p.is_dir())) or "none"
+    known = sorted(p.name for p in MINI.glob("*") if p.is_dir())
+    if member not in known:  # a path, perhaps, that leads elsewhere
+        have = ", ".join(known) or "none"
         raise AugmentError(
             f"models: mini has no model for {member!r:.200}: there is no folder data/models/mini/{member:.200} (there: "
             f"{have}); use `models: full`, a local folder (`model: FOLDER`), or `painter: copy-paste`"
         )
-    return folder
+    return MINI / member
 
 
 def _hidden(path: Path) -> bool:
