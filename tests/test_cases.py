@@ -505,6 +505,14 @@ def test_a_label_file_that_cannot_be_read_is_a_row_and_not_the_end(tmp_path, for
     assert (images.status == "ok").all() and sorted(objects.reason) == ["", "record_malformed"]
 
 
+def test_a_name_that_is_not_utf_8_is_a_row_and_not_the_end(tmp_path):
+    make_pcb(tmp_path)
+    name = b"1/\xff_test.jpg".decode(errors="surrogateescape")
+    (tmp_path / name).write_bytes((tmp_path / "1" / "1_test.jpg").read_bytes())
+    images, objects = ingested(tmp_path, "deep-pcb")
+    assert sorted(images.reason) == ["", "record_malformed"] and len(objects) == 1
+
+
 # --- pictures --------------------------------------------------------------------------------------
 
 
