@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 UPDATED = "dataset.updated"
 START_ONE = "start one with make serve"
 
-_PATIENCE = 5.0  # seconds: a loopback server answers in milliseconds, a busy one in seconds
+_PATIENCE = httpx.Timeout(30.0, connect=5.0)  # seconds: a server answers in milliseconds, on a busy machine in seconds
 
 
 @dataclass(frozen=True)

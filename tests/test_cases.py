@@ -505,6 +505,14 @@ def test_a_label_file_that_cannot_be_read_is_a_row_and_not_the_end(tmp_path, for
     assert (images.status == "ok").all() and sorted(objects.reason) == ["", "record_malformed"]
 
 
+def test_a_name_that_is_not_utf_8_is_a_row_and_not_the_end(tmp_path):
+    make_pcb(tmp_path)
+    name = b"1/\xff_test.jpg".decode(errors="surrogateescape")
+    (tmp_path / name).write_bytes((tmp_path / "1" / "1_test.jpg").read_bytes())
+    images, objects = ingested(tmp_path, "deep-pcb")
+    assert sorted(images.reason) == ["", "record_malformed"] and len(objects) == 1
+
+
 # --- pictures --------------------------------------------------------------------------------------
 
 
@@ -712,3 +720,34 @@ def test_proxy_localhost_and_readonly_home(tmp_path, made_set):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
     assert (tmp_path / "ws" / "final" / "annotations.json").is_file()
+
+
+def test_without_a_free_port_is_one_sentence(monkeypatch):
+    import errno
+    import socket
+
+    from flows.server import listen
+
+    def none_left(self, address):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    monkeypatch.setattr(socket.socket, "bind", none_left)
+    with pytest.raises(AugmentError, match=r"no port of 127\.0\.0\.1 is free for a server .*: end"):
+        listen()
+
+
+def test_prefects_home_is_moved_where_the_users_cannot_be_written_and_a_chosen_one_is_left(monkeypatch, tmp_path):
+    from flows.commands import connection
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.setattr(connection.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "moved"))
+    connection._settle_home()
+    assert "PREFECT_HOME" not in os.environ and (tmp_path / ".prefect").is_dir()
+    monkeypatch.setattr(connection, "unwritable", lambda folder: "Read-only file system")
+    monkeypatch.setenv("PREFECT_HOME", "/chosen")
+    connection._settle_home()
+    assert os.environ["PREFECT_HOME"] == "/chosen"
+    monkeypatch.delenv("PREFECT_HOME")
+    connection._settle_home()
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "moved")

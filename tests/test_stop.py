@@ -19,7 +19,8 @@ from tasks.engine import wait_for
 
 # A painter that needs two seconds a picture: all of them would take minutes.
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
 from lib.painting.painters.copy_paste import CopyPaste
 paint = CopyPaste.paint
 def slowly(self, batch):
@@ -33,8 +34,10 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def asked_by_nobody():
-    """Whatever a test asked for is over with it."""
+    """Whatever a test asked for is over with it; SIGINT as usual, without which a shell may have started the tests."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, former)
     with stoppable():
         pass
 

@@ -47,8 +47,9 @@ def check_places(*files: Path | None, folder: Path | None = None, inputs: Sequen
             raise AugmentError(f"{file} is a folder: expected the name of a file")
     for place in [*(file.parent for file in files if file), *filter(None, [folder])]:
         if fault := unwritable(place):
+            what = "written" if place.is_dir() else "made"
             setting = " with --cache" if place == folder else ""
-            raise AugmentError(f"folder {place} cannot be written ({fault}): name another one{setting}")
+            raise AugmentError(f"folder {place} cannot be {what} ({fault}): name another one{setting}")
 
 
 def names(listed: str, example: str) -> list[str]:

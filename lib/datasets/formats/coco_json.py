@@ -209,6 +209,8 @@ def _mend_annotation(raw: Raw) -> Annotation:
 
 def plain_ids(ids: pa.Array) -> pa.Array:
     """Ids, JSON texts, such that equal ones are the same text: pandas writes 1.0 for 1, and a letter may be escaped."""
+    if pc.all(pc.ascii_is_decimal(ids)).as_py():  # as in almost every file: six times as fast
+        return ids
     odd = pc.match_substring_regex(ids, r"^-?\d.*[.eE]|^-0$|\\")
     rows = np.flatnonzero(odd.to_numpy(zero_copy_only=False))
     if not len(rows):

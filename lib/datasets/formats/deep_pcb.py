@@ -24,6 +24,7 @@ from lib.datasets.formats.coco import read_document
 from lib.datasets.formats.tables import (
     images_folder,
     label_lines,
+    misnamed,
     picture_size,
     rejected_image,
     rejected_object,
@@ -75,6 +76,9 @@ def _read(settings: DatasetSettings, layout: bool) -> Dataset:
     for pair in _pairs(root, settings.annotations):
         labelled = os.path.lexists(pair.label)
         boxed = pair.stem + (CLEAN if layout else DEFECTIVE)
+        if shown(pair.stem) != pair.stem:
+            unlabelled.append(misnamed(boxed))
+            continue
         for name in dict.fromkeys((boxed, pair.stem + CLEAN)):
             if labelled and name == boxed:  # or else it is missing, which the picture check reports
                 images.append(_image(root, name, pair.group))
@@ -98,22 +102,17 @@ def _read(settings: DatasetSettings, layout: bool) -> Dataset:
 def _pairs(root: Path, annotations: Path | None) -> list[_Pair]:
     """Every stem that has a picture or a label, sorted; raises AugmentError where no labels exist."""
     stems: dict[Path, set[str]] = defaultdict(set)
-    for suffix in (DEFECTIVE, CLEAN):
-        for picture in files_below(root, ".jpg"):
-            if not picture.name.endswith(suffix):
-                continue
-            stems[picture.parent.relative_to(root)].add(picture.name.removesuffix(suffix))
+    for picture in files_below(root, ".jpg"):
+        for suffix in (DEFECTIVE, CLEAN):
+            if picture.name.endswith(suffix):
+                stems[picture.parent.relative_to(root)].add(picture.name.removesuffix(suffix))
     pairs = []
     for folder in sorted(stems):
         labels = _labels_folder((annotations or root).absolute() / folder)
         group = (root.absolute() / folder).name
-        for stem in sorted(
-            stems[folder] | {path.stem for path in labels.glob("*.txt") if not is_hidden(Path(path.name))}
-        ):
-            name = (folder / stem).as_posix()
-            if shown(name) != name:
-                raise AugmentError(f"{root / shown(name)}: rename it, its name is not UTF-8")
-            pairs.append(_Pair(name, group, labels / f"{stem}.txt"))
+        listed = {path.stem for path in labels.glob("*.txt") if not is_hidden(Path(path.name))}
+        names = sorted(stems[folder] | listed)
+        pairs += [_Pair((folder / stem).as_posix(), group, labels / f"{stem}.txt") for stem in names]
     if not any(pair.label.is_file() for pair in pairs):
         raise AugmentError(
             f"no pictures name_test.jpg or name_temp.jpg in {root} that have a text file in a folder NNN_not beside "
