@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.errors import AugmentError
+from lib.evaluation.boxes import box_figures
 from lib.evaluation.features import Extractor, extractor_of
 from lib.evaluation.metrics import KINDS, METRICS, numbers_of
 from lib.evaluation.metrics.sets import floor_of
@@ -45,6 +46,7 @@ def evaluate(
     *,
     metrics: Sequence[str | Choice] = SETS,
     cache: Store | None = None,
+    more: Side | None = None,
 ) -> Evaluation:
     """Scores of a generated set against a real one; every picture is decoded once.
 
@@ -72,7 +74,7 @@ def evaluate(
     reading = Reading(
         chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache, advance=advance
     )
-    features = reading.run(sides["real"], sides["generated"])
+    features = reading.run(sides["real"], sides["generated"], more)
     found: dict[str, Any] = {}
     scores: Evaluation | None = None
     if chosen is not None:
@@ -93,6 +95,7 @@ def evaluate(
         "groups": {"count": len(reading.grouped), "sources": reading.grouped} if kinds["groups"] else None,
         "pictures": reading.singles if kinds["pictures"] else None,
         "boxes": reading.boxes if kinds["pictures"] else None,
+        "labels": box_figures([sides["real"], *([more] if more else [])], sides["generated"]),
         "failed": reading.failed,
         "unreadable": UnreadablePictures.of(reading.unreadable),
     }
