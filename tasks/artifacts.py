@@ -17,6 +17,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from lib.core.images import load_rgb
+from lib.evaluation.verdict import Tally, Verdict
 from lib.screening.draw import sheet_jpeg
 from lib.training.card import draw_curve
 from tasks.run import Work
@@ -84,3 +85,15 @@ def show_text(key: str, text: str) -> None:
     """A note in markdown."""
     with only_shown(f"{key} in the UI"):
         create_markdown_artifact(text, key=key)
+
+
+def verdict_markdown(verdict: Verdict) -> str:
+    """The verdict, the further reasons, and the boxes of each category."""
+    lines = [f"**{verdict.level.upper()}. {verdict.sentence}**", "", *(f"- {text}" for text in verdict.reasons[1:])]
+    if verdict.categories:
+        heads = list(Tally.model_fields)
+        lines += ["", f"| category | {' | '.join(heads)} |", f"|---{'|---' * len(heads)}|"]
+        for name, tally in verdict.categories.items():
+            cells = " | ".join(str(getattr(tally, head)) for head in heads)
+            lines.append(f"| {name.replace('|', chr(92) + '|')} | {cells} |")
+    return "\n".join(lines)

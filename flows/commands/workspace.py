@@ -32,6 +32,7 @@ class Status:
             print(json.dumps(account, indent=2))
         else:
             print_account(account)
+            print_verdict(account)
         return 0
 
 
@@ -54,11 +55,35 @@ def print_account(account: dict[str, Any]) -> None:
     for name, stage in account["stages"].items():
         reasons = ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items())
         known = (*counts, "rejected")
-        more = ", ".join(f"{key} {count}" for key, count in stage.items() if key not in known and count)
+        more = ", ".join(f"{key} {_shown(key, count)}" for key, count in stage.items() if key not in known and count)
         table.add_row(name, *(str(stage[key]) for key in counts), "; ".join(filter(None, (reasons, more))))
     print_table(table)
     if account.get("error"):
         OUT.print(account["error"], style="red", markup=False)
+
+
+def _shown(key: str, count: object) -> object:
+    """A KID below 0 means no more than 0."""
+    return f"≈ 0 (−{-count:.2g})" if key == "kid" and isinstance(count, float) and count < 0 else count
+
+
+def print_verdict(account: dict[str, Any]) -> None:
+    """Boxes by category, and whether one would train on the pictures; nothing where a run had no evaluation."""
+    verdict = account.get("verdict")
+    if not verdict:
+        return
+    if verdict["categories"]:
+        counts = ("before", "new", "painted", "accepted", "refused")
+        table = make_table(("category", *counts), "boxes; accepted and refused: of the painted, by the judge", right=counts)
+        for name, tally in verdict["categories"].items():
+            table.add_row(name, *(str(tally[key]) for key in counts))
+        print_table(table)
+    for reason in verdict["reasons"][1:]:
+        OUT.print(f"  - {reason}", markup=False)
+    OUT.print(f"{verdict['level'].upper()}. {verdict['sentence']}", style=_STYLES.get(verdict["level"]), markup=False)
+
+
+_STYLES = {"red": "bold red", "yellow": "bold yellow", "green": "bold green", "unknown": "bold"}
 
 
 class Tidy:

@@ -39,6 +39,9 @@ Metrics = Sequence[tuple[str, Any]]  # (name, a metric of lib/evaluation/metrics
 _KEPT_AFTER = 256  # pictures: so many features at most are lost by a kill, and whole batches of every extractor
 
 
+_LEARNED = 500  # pictures beside those that are compared, at most
+
+
 @dataclass
 class Reading:
     """The extractor and metrics to run on the pictures, and their results."""
@@ -158,7 +161,8 @@ class Reading:
     def _learn(self, more: Side | None) -> None:
         """Note what is more than compared; what cannot be read there is of no interest."""
         learning = [(name, metric) for name, metric in self.pictures if metric.LEARNS]
-        for entry in more.entries if more and learning else ():
+        entries = more.entries if more and learning else ()
+        for entry in entries[:: max(1, -(-len(entries) // _LEARNED))]:
             with contextlib.suppress(PictureError):
                 picture = _Picture.read(entry)
                 if picture.fault is None:

@@ -35,7 +35,7 @@ KNOWN = 0.2  # by so much a judge must accept more real boxes than with exchange
 BAD, GOOD = 0.6, 0.85  # of what is accepted of real boxes
 BAD_FIDELITY, GOOD_FIDELITY = 0.4, 0.7
 TYPICAL = 0.5  # share of painted boxes that lie no further from their category than 95 % of real ones: below is red
-APART, SURELY_APART = 0.8, 0.7  # AUC, and the lower end of its interval
+APART, SURELY_APART = 0.7, 0.6  # AUC, and the lower end of its interval
 BLURRED, NOISY = 0.8, 1.25  # gradient energy, as a share of the real boxes'
 SPREADS = 3  # so many standard deviations above the floor a KID is too high
 NO_WORD = ("pixels",)  # extractors that see colours alone
@@ -48,6 +48,18 @@ _STARTS = {
 }
 
 
+class Tally(BaseModel):
+    """Boxes of a category."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    before: int  # in the real pictures
+    new: int  # in the generated ones
+    painted: int  # of these
+    accepted: int  # of the painted ones, by the judge
+    refused: int
+
+
 class Verdict(BaseModel):
     """What a person reads first."""
 
@@ -56,13 +68,11 @@ class Verdict(BaseModel):
     level: Level
     sentence: str
     reasons: list[str]  # the sentence's own first
-    painted: int  # boxes that were judged
-    accepted: int
-    refused: int
+    categories: dict[str, Tally]  # the frequent ones first; empty where pictures have no boxes
 
     def lines(self) -> list[str]:
         """For a terminal: the sentence, then what else there is to say."""
-        return [f"verdict: {self.level}. {self.sentence}", *(f"  - {reason}" for reason in self.reasons[1:])]
+        return [f"{self.level.upper()}. {self.sentence}", *(f"  - {reason}" for reason in self.reasons[1:])]
 
 
 def verdict_of(result: Evaluation) -> Verdict:
@@ -73,16 +83,25 @@ def verdict_of(result: Evaluation) -> Verdict:
     level: Level = next((level for level in _ORDER if any(level == one for one, _ in found)), "green")
     first = [reason for one, reason in found if one == level]
     reasons = [*first, *(reason for one, reason in found if one != level)]
-    accepted = sum(one.accepted for one in content.boxes) if content else 0
-    painted = content.n_painted if content else 0
     return Verdict(
-        level=level,
-        sentence=f"{_STARTS[level]}: {reasons[0]}.",
-        reasons=reasons,
-        painted=painted,
-        accepted=accepted,
-        refused=painted - accepted,
+        level=level, sentence=f"{_STARTS[level]}: {reasons[0]}.", reasons=reasons, categories=_tallies(result, content)
     )
+
+
+def too_few_pictures(real: int, made: int) -> Verdict:
+    """Of a run with nothing to compare."""
+    reason = f"{real} real and {made} new pictures, where a verdict takes 2 of each"
+    return Verdict(level="unknown", sentence=f"{_STARTS['unknown']}: {reason}.", reasons=[reason], categories={})
+
+
+def _tallies(result: Evaluation, content: ContentDetails | None) -> dict[str, Tally]:
+    judged = content.by_category if content else {}
+    found = {}
+    for name, count in (result.labels.categories if result.labels else {}).items():
+        accepted = judged[name].painted_accepted if name in judged else 0
+        refused = judged[name].painted - accepted if name in judged else 0
+        found[name] = Tally(**dict(count), accepted=accepted, refused=refused)
+    return found
 
 
 _ORDER: tuple[Level, ...] = ("red", "unknown", "yellow", "green")

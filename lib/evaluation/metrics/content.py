@@ -139,7 +139,7 @@ class Content(Base):
         ),
         "content_auc": Number(
             "How well real and painted boxes are told apart, by a classifier made for it: .5, not at all, is good; over "
-            ".8 painted boxes have a look of their own. It cannot tell whether that matters to a detector.",
+            ".7 painted boxes have a look of their own. It cannot tell whether that matters to a detector.",
             "lower",
         ),
         "content_sharpness": Number(
