@@ -158,9 +158,13 @@ def _by_content(content: ContentDetails, given: bool) -> Iterator[tuple[Level, s
     if not given:
         yield _by_share(content)
     if content.auc is not None and content.auc >= APART and (content.auc_interval or [0.0])[0] >= SURELY_APART:
-        yield "yellow", f"painted boxes have a look of their own: {_percent(content.auc)} are told from real ones"
-    if content.sharpness is not None and not BLURRED <= content.sharpness <= NOISY:
-        how = "blurred" if content.sharpness < BLURRED else "noisy or hard-edged"
+        yield "yellow", (
+            f"painted boxes have a look of their own: a classifier tells one from a real one {100 * content.auc:.0f} "
+            "times in 100, where 50 is chance"
+        )
+    low, high = content.sharpness_interval or [0.0, 9.0]
+    if content.sharpness is not None and (high < BLURRED or low > NOISY):
+        how = "blurred" if high < BLURRED else "noisy or hard-edged"
         yield "yellow", f"painted boxes are {how}: {content.sharpness:.2f} of the real ones' gradient energy"
 
 

@@ -83,12 +83,13 @@ class ContentDetails(Details):
     expected: float | None  # the same at the painted boxes' mixture of categories
     painted: float | None
     shuffled: float | None  # had the painted boxes exchanged their labels
-    real_shuffled: float | None
+    real_shuffled: float | None  # the same of the real ones; of one category, share of background taken for it
     ratio: float | None  # painted / expected
     interval: list[float] | None  # 95 %, of ratio
     auc: float | None  # real against painted boxes
     auc_interval: list[float] | None
     sharpness: float | None  # gradient energy of painted boxes as a share of that of real ones
+    sharpness_interval: list[float] | None  # 95 %
     by_category: dict[str, Accepted]
     boxes: list[JudgedBox]
     skipped: dict[str, dict[str, int]]  # boxes that were not judged: {"real", "generated": {reason: boxes}}
@@ -253,13 +254,14 @@ def judge_content(real: Noted, generated: Noted, seed: int) -> ContentDetails:
     rows = theirs.rows if len(known) == len(names) else np.concatenate([theirs.rows, beside])
     labels = np.array([known.index(name) for name in theirs.labels] + [len(names)] * (len(rows) - len(theirs.rows)))
     groups = np.concatenate([theirs.groups, of_beside])[: len(rows)]
-    judged = [_judged(rows, labels, fold[groups], some, fold[some.groups], known) for some in (theirs, ours)]
+    asked = ((theirs.rows, theirs.groups), (ours.rows, ours.groups), (beside, of_beside))
+    judged = [_judged(rows, labels, fold[groups], some, fold[of_some], known) for some, of_some in asked]
     return _details(theirs, ours, judged, known, fold, seed, empty)
 
 
 _NOTHING: dict[str, Any] = {
     **dict.fromkeys(("real", "expected", "painted", "shuffled", "real_shuffled", "ratio", "interval")),
-    **dict.fromkeys(("auc", "auc_interval", "sharpness")),
+    **dict.fromkeys(("auc", "auc_interval", "sharpness", "sharpness_interval")),
     "by_category": {},
     "boxes": [],
 }
@@ -269,20 +271,20 @@ def _judged(
     rows: NDArray[np.float64],
     labels: NDArray[np.int64],
     folds: NDArray[np.int64],
-    boxes: _Boxes,
-    of_boxes: NDArray[np.int64],
+    some: NDArray[np.float64],
+    of_some: NDArray[np.int64],
     known: Sequence[str],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(N,) the nearest name of each box, and (N, C) how far it is from each, by judges that never saw its picture."""
-    said, far = np.zeros(len(boxes.labels), np.int64), np.full((len(boxes.labels), len(known)), np.inf)
+    """(N,) the nearest name of each of some rows, and (N, C) how far it is from each, by judges without its picture."""
+    said, far = np.zeros(len(some), np.int64), np.full((len(some), len(known)), np.inf)
     for fold in range(FOLDS):
-        at, learned = np.flatnonzero(of_boxes == fold), folds != fold
+        at, learned = np.flatnonzero(of_some == fold), folds != fold
         there = np.unique(labels[learned])
         if not len(at) or not len(there):
             continue
         numbers = np.searchsorted(there, labels[learned])
         model = Discriminant.fit(rows[learned], numbers, len(there))
-        squares, outside = model.distances(boxes.rows[at])
+        squares, outside = model.distances(some[at])
         said[at] = there[squares.argmin(axis=1)]
         far[np.ix_(at, there)] = squares / len(model.axes) + outside[:, None]
     return said, far
@@ -297,7 +299,7 @@ def _details(
     seed: int,
     counts: dict[str, Any],
 ) -> ContentDetails:
-    (said, far), (said_new, far_new) = judged
+    (said, far), (said_new, far_new), (said_beside, _) = judged
     own, own_new = ([known.index(name) for name in some.labels] for some in (theirs, ours))
     real_far = far[np.arange(len(own)), own]
     limit = float(np.percentile(real_far[np.isfinite(real_far)], FURTHEST)) if np.isfinite(real_far).any() else 0.0
@@ -314,7 +316,9 @@ def _details(
         if name in theirs.labels
     }
     found = _NOTHING | counts | {"by_category": by_category, "real": float(good.mean())}
-    found["real_shuffled"] = _shuffled(own, said, far, limit)
+    # One category has no other to be exchanged with: what the judge makes of background is chance there.
+    alone = len(by_category) == 1 and len(said_beside) > 0
+    found["real_shuffled"] = float((said_beside == own[0]).mean()) if alone else _shuffled(own, said, far, limit)
     if ours.labels:
         usual = float(good.mean())
         rates = {name: (one.real_accepted + usual) / (one.real + 1) for name, one in by_category.items()}
@@ -323,7 +327,7 @@ def _details(
         found["shuffled"] = _shuffled(own_new, said_new, far_new, limit)
         found |= _ratio(theirs.groups, good, ours.groups, good_new, expected, seed)
         found |= _apart(theirs, ours, fold, seed)
-        found["sharpness"] = _sharpness(theirs, ours)
+        found |= _sharpness(theirs, ours, seed)
         typical = _shares_beyond(real_far, far_new[np.arange(len(own_new)), own_new])
         found["boxes"] = [
             JudgedBox(
@@ -411,10 +415,16 @@ def _apart(theirs: _Boxes, ours: _Boxes, fold: NDArray[np.int64], seed: int) -> 
     return {"auc": auc(scores, new), "auc_interval": [float(low), float(high)]}
 
 
-def _sharpness(theirs: _Boxes, ours: _Boxes) -> float:
+def _sharpness(theirs: _Boxes, ours: _Boxes, seed: int) -> dict[str, Any]:
     """The gradient energy of painted boxes as a share of that of real ones of the same category, by mean logarithms."""
     usual = {name: theirs.sharp[np.array(theirs.labels) == name].mean() for name in set(theirs.labels)}
-    return float(np.exp(np.mean(ours.sharp - np.array([usual[name] for name in ours.labels]))))
+    apart, new = (some.sharp - np.array([usual[name] for name in some.labels]) for some in (theirs, ours))
+    rng, drawn = np.random.default_rng(seed), []
+    for groups, values in ((theirs.groups, apart), (ours.groups, new)):
+        sums = _drawn(_sums(groups, values), rng)
+        drawn.append(sums[:, 0] / np.maximum(sums[:, 1], 1))
+    interval = np.exp(np.percentile(drawn[1] - drawn[0], [2.5, 97.5]))
+    return {"sharpness": float(np.exp(new.mean())), "sharpness_interval": interval.tolist()}
 
 
 # --- notes -----------------------------------------------------------------------------------------------------------
