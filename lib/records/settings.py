@@ -202,7 +202,9 @@ class CompareSettings(Settings):
 
     real: Path = Field(description="real pictures: a folder, a COCO file beside them, or a run's final folder")
     generated: Path = Field(description="generated pictures, in the same ways; both may be one final folder")
-    metrics: list[str | Choice] = Field(list(MEASURED), description="what to measure: names, or names with their settings")
+    metrics: list[str | Choice] = Field(
+        list(MEASURED), description="what to measure: names, or names with their settings"
+    )
     extractor: str = Field("inception", description="features for metrics of sets: inception, mini, pixels")
     boxes: Path | None = Field(None, description="labels of the real pictures, where `real` is a folder of them")
     format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")

@@ -10,11 +10,10 @@ all (AUC), and are the painted ones as sharp?
 from __future__ import annotations
 
 import base64
-import binascii
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, cast
 
 import cv2
 import msgspec
@@ -25,8 +24,8 @@ from pydantic import Field
 from lib.core.geometry import CONTEXT, MIN_SIDE, clip_xyxy
 from lib.core.registry import MemberSettings
 from lib.core.vision import crop_region
-from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Table
-from lib.evaluation.metrics.crops import SIDE, Discriminant, auc, describe
+from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Place, Table
+from lib.evaluation.metrics.crops import LENGTH, SIDE, Discriminant, auc, describe
 from lib.evaluation.metrics.crops import VERSION as CROPS
 
 FOLDS = 5
@@ -37,7 +36,8 @@ BACKGROUND = "background"
 RESAMPLED = 1000
 _SIDES = ("real", "generated")
 
-_Base64 = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9+/]*=*$")]
+_LENGTH = -(-2 * LENGTH // 3) * 4  # of a description in base 64
+_Base64 = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9+/]*=*$", min_length=_LENGTH, max_length=_LENGTH)]
 
 
 class _Crop(TypedDict):
@@ -235,7 +235,7 @@ class _Boxes:
     labels: list[str]
     groups: NDArray[np.int64]  # (N,) pictures that are held out together have one number
     sharp: NDArray[np.float64]
-    crops: list[tuple[Any, _Crop]]  # (place, crop)
+    crops: list[tuple[Place, _Crop]]  # (place, crop)
 
 
 def judge_content(real: Noted, generated: Noted, seed: int) -> ContentDetails:
@@ -244,8 +244,8 @@ def judge_content(real: Noted, generated: Noted, seed: int) -> ContentDetails:
     names = sorted(name for name, count in counts.items() if count >= LEAST)
     skipped = {side: _skipped(noted, names) for side, noted in zip(_SIDES, (real, generated), strict=True)}
     numbers: dict[str, int] = {}
-    theirs, ours = _boxes(real, names, numbers), _boxes(generated, names, numbers)
-    beside, of_beside = _background(real, numbers)
+    theirs, ours = (_boxes(some, names, numbers) for some in (_placed(real, "real"), _placed(generated, "new")))
+    beside, of_beside = _background(_placed(real, "real"), numbers)
     known = [*names, *([BACKGROUND] if len(beside) >= 2 * LEAST and BACKGROUND not in names else [])]
     fold = np.random.default_rng(seed).permutation(max(1, len(numbers))) % FOLDS
     empty = {"names": known, "skipped": skipped, "n_real": len(theirs.labels), "n_painted": len(ours.labels)}
@@ -430,10 +430,19 @@ def _sharpness(theirs: _Boxes, ours: _Boxes, seed: int) -> dict[str, Any]:
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
-def _boxes(side: Noted, names: Sequence[str], numbers: dict[str, int]) -> _Boxes:
+_Placed = Sequence[tuple[Place, _Note]]
+
+
+def _placed(side: Noted, prefix: str) -> _Placed:
+    """Each note with its place; where none are known, every picture is one by itself."""
+    places = side.places or [(f"{prefix} {number}", "", (0, 0)) for number in range(len(side.notes))]
+    return [(place, cast(_Note, note)) for place, note in zip(places, side.notes, strict=True)]
+
+
+def _boxes(side: _Placed, names: Sequence[str], numbers: dict[str, int]) -> _Boxes:
     """The boxes of some names. numbers: of the groups, which grow: a picture goes with the one that it was made from."""
     crops, groups = [], []
-    for place, note in zip(side.places, side.notes, strict=True):
+    for place, note in side:
         group = numbers.setdefault(place[1] or place[0], len(numbers))
         kept = [crop for crop in note["crops"] if crop["label"] in names]
         crops += [(place, crop) for crop in kept]
@@ -448,23 +457,16 @@ def _boxes(side: Noted, names: Sequence[str], numbers: dict[str, int]) -> _Boxes
     )
 
 
-def _background(real: Noted, numbers: dict[str, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _background(real: _Placed, numbers: dict[str, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Descriptions of the real pictures' background, and their groups."""
-    rows = [(_read(text), numbers[place[1] or place[0]]) for place, note in _pairs(real) for text in note["beside"]]
+    rows = [(_read(text), numbers.setdefault(place[1] or place[0], len(numbers))) for place, note in real for text in note["beside"]]
     if not rows:
         return np.zeros((0, 0)), np.zeros(0, np.int64)
     return np.stack([row for row, _ in rows]), np.array([group for _, group in rows], np.int64)
 
 
-def _pairs(side: Noted) -> Any:
-    return zip(side.places, side.notes, strict=True)
-
-
 def _read(text: str) -> NDArray[np.float64]:
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), np.float16).astype(np.float64)
-    except (binascii.Error, ValueError):
-        return np.zeros(0)
+    return np.frombuffer(base64.b64decode(text), np.float16).astype(np.float64)
 
 
 def _skipped(side: Noted, names: Sequence[str]) -> dict[str, int]:

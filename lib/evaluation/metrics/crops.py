@@ -23,6 +23,7 @@ VERSION = 1  # raised whenever the same crop would get another description
 SIDE = 64  # of a crop, pixels
 OCTAVES = 5
 DIRECTIONS = 9
+LENGTH = 324 + 36 + 104 + 20 + OCTAVES  # D
 AXES = 48  # principal components, at most
 SHRINK = 0.2  # towards equal spread in all directions
 
