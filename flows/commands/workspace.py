@@ -74,7 +74,9 @@ def print_verdict(account: dict[str, Any]) -> None:
         return
     if verdict["categories"]:
         counts = ("before", "new", "painted", "accepted", "refused")
-        table = make_table(("category", *counts), "boxes; accepted and refused: of the painted, by the judge", right=counts)
+        table = make_table(
+            ("category", *counts), "boxes; accepted and refused: of the painted, by the judge", right=counts
+        )
         for name, tally in verdict["categories"].items():
             table.add_row(name, *(str(tally[key]) for key in counts))
         print_table(table)

@@ -114,7 +114,14 @@ def _result(found: Mapping[str, Any], members: Metrics, parts: Mapping[str, Any]
     return Evaluation.model_validate({"numbers": numbers, "about": about, "details": details, **parts})
 
 
-def look_up_results(real: Side, generated: Side, extractor: str, metrics: Sequence[str | Choice], cache: Store) -> None:
+def look_up_results(
+    real: Side,
+    generated: Side,
+    extractor: str,
+    metrics: Sequence[str | Choice],
+    cache: Store,
+    more: Side | None = None,
+) -> None:
     """Look up in a cache all that `evaluate` would look up of pictures, and compute nothing that it does not have.
 
     Raises AugmentError for an unknown metric or extractor, and where a model is not available.
@@ -125,7 +132,7 @@ def look_up_results(real: Side, generated: Side, extractor: str, metrics: Sequen
     chosen: Any = _Idle(extractor_of(extractor)) if kinds["sets"] else None
     names = generated.names or real.names
     Reading(chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache).run(
-        real, generated
+        real, generated, more
     )
 
 

@@ -97,7 +97,9 @@ def _places(figures: BoxFigures) -> Plot:
         for y, row in enumerate(rows):
             for x, count in enumerate(row):
                 tip = f"{side}: {count} boxes"
-                mark = Mark(left + x * cell, y * cell, cell - 1, cell - 1, colour, tip, round(0.06 + 0.94 * count / most, 3))
+                mark = Mark(
+                    left + x * cell, y * cell, cell - 1, cell - 1, colour, tip, round(0.06 + 0.94 * count / most, 3)
+                )
                 plot.marks.append(mark)
         plot.texts.append(Text(left, PLACES * cell + 16, side))
     return plot

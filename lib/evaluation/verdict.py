@@ -19,7 +19,7 @@ The judge is `content`, made of the data set's own boxes, or the model that `reg
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +34,7 @@ LEAST_PAINTED, LEAST_REAL = 10, 20  # boxes, below which nothing is said
 KNOWN = 0.2  # by so much a judge must accept more real boxes than with exchanged labels
 BAD, GOOD = 0.6, 0.85  # of what is accepted of real boxes
 BAD_FIDELITY, GOOD_FIDELITY = 0.4, 0.7
+EXCHANGED = 0.1  # by so much more would be accepted with exchanged labels, where labels are at fault
 TYPICAL = 0.5  # share of painted boxes that lie no further from their category than 95 % of real ones: below is red
 APART, SURELY_APART = 0.7, 0.6  # AUC, and the lower end of its interval
 BLURRED, NOISY = 0.8, 1.25  # gradient energy, as a share of the real boxes'
@@ -152,15 +153,18 @@ def _by_given(regions: RegionDetails) -> tuple[Level, str]:
 
 def _by_content(content: ContentDetails, given: bool) -> Iterator[tuple[Level, str]]:
     """Of the judge that is made of the data set's own boxes, which gives way to one that was given."""
-    alike = sum(one.typical > 0.05 for one in content.boxes) / len(content.boxes)
-    if alike < TYPICAL:
-        yield "red", f"only {_percent(alike)} of {content.n_painted} painted boxes look like any real box of their kind"
     if not given:
         yield _by_share(content)
+    alike = sum(one.typical > 0.05 for one in content.boxes) / len(content.boxes)
+    if alike < TYPICAL:
+        yield "red", f"{_percent(alike)} of the painted boxes look like any real box of their kind, of real ones 95 %"
     if content.auc is not None and content.auc >= APART and (content.auc_interval or [0.0])[0] >= SURELY_APART:
-        yield "yellow", (
-            f"painted boxes have a look of their own: a classifier tells one from a real one {100 * content.auc:.0f} "
-            "times in 100, where 50 is chance"
+        yield (
+            "yellow",
+            (
+                f"painted boxes have a look of their own: a classifier tells one from a real one {100 * content.auc:.0f} "
+                "times in 100, where 50 is chance"
+            ),
         )
     low, high = content.sharpness_interval or [0.0, 9.0]
     if content.sharpness is not None and (high < BLURRED or low > NOISY):
@@ -171,13 +175,14 @@ def _by_content(content: ContentDetails, given: bool) -> Iterator[tuple[Level, s
 def _by_share(content: ContentDetails) -> tuple[Level, str]:
     ratio, (low, high) = content.ratio or 0.0, content.interval or [0.0, 1.0]
     told = (
-        f"of {content.n_painted} painted boxes {_percent(content.painted)} look like what their labels say, of real ones "
-        f"{_percent(content.expected)}"
+        f"of {content.n_painted} painted boxes {_percent(content.painted)} look like what their labels say, of real "
+        f"ones {_percent(content.expected)}"
     )
     if (content.real or 0.0) - (content.real_shuffled or 0.0) < KNOWN and len(content.names) > 1:
         return "unknown", f"the judge tells categories of real boxes hardly apart ({_percent(content.real)} right)"
     if ratio < BAD and high < GOOD:
-        return "red", told
+        exchanged = (content.shuffled or 0.0) > (content.painted or 0.0) + EXCHANGED
+        return "red", f"{told}; with exchanged labels it would be more, so look at the labels" if exchanged else told
     if low < BAD and high > GOOD:
         return "unknown", f"too few boxes to decide, {told}"
     return ("green" if ratio >= GOOD else "yellow"), told
@@ -195,8 +200,8 @@ def _by_sets(result: Evaluation) -> Iterator[tuple[Level, str]]:
         yield "yellow", f"as a whole they are further from real pictures than these from each other (KID {at:.3g})"
 
 
-def _percent(share: Any) -> str:
-    return "none" if not share else f"{100 * share:.0f} %"
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0):.0f} %"
 
 
 def doubt_of(result: Evaluation, name: str) -> str:

@@ -459,7 +459,11 @@ def _boxes(side: _Placed, names: Sequence[str], numbers: dict[str, int]) -> _Box
 
 def _background(real: _Placed, numbers: dict[str, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Descriptions of the real pictures' background, and their groups."""
-    rows = [(_read(text), numbers.setdefault(place[1] or place[0], len(numbers))) for place, note in real for text in note["beside"]]
+    rows = [
+        (_read(text), numbers.setdefault(place[1] or place[0], len(numbers)))
+        for place, note in real
+        for text in note["beside"]
+    ]
     if not rows:
         return np.zeros((0, 0)), np.zeros(0, np.int64)
     return np.stack([row for row, _ in rows]), np.array([group for _, group in rows], np.int64)
