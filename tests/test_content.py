@@ -12,8 +12,8 @@ from PIL import Image
 from lib.evaluation.boxes import box_figures
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.metrics import Noted
-from lib.evaluation.metrics.content import Accepted, ContentDetails, JudgedBox, judge_content
 from lib.evaluation.metrics.crops import LENGTH, SIDE, Discriminant, auc, describe
+from lib.evaluation.metrics.own_boxes import Accepted, ContentDetails, JudgedBox, judge_content
 from lib.evaluation.metrics.regions import RegionDetails
 from lib.evaluation.metrics.sets import Floor, Spread
 from lib.evaluation.plots import plots_of
@@ -306,7 +306,7 @@ def test_boxes_are_counted_by_category_size_and_place(demo):
     assert sum(figures.sizes["real"]) == boxes == sum(map(sum, figures.places["painted"]))
     assert box_figures([demo], Side(())) is None
     for plot in plots_of(figures):
-        inside = [(0 <= m.x and m.x + m.width <= plot.width and 0 <= m.y <= plot.height) for m in plot.marks]
+        inside = [(m.x >= 0 and m.x + m.width <= plot.width and 0 <= m.y <= plot.height) for m in plot.marks]
         assert inside and all(inside)
 
 

@@ -5,8 +5,8 @@
 
 First the verdict, in a sentence; then what evaluate.py measured: boxes by category, size and place, the pictures that
 the judge likes least and most, every number with its floor, its n, what it does not show and whether it can be trusted,
-tables by category and size, how single pictures and boxes spread, and a sheet of what was generated. The metrics (metrics/) declare their numbers, tables and notes; the page
-itself is report.html.jinja beside this file.
+tables by category and size, how single pictures and boxes spread, and a sheet of what was generated. The metrics
+(metrics/) declare their numbers, tables and notes; plots.py draws; the page itself is report.html.jinja beside this file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from lib.core.files import atomic_write
 from lib.core.images import PictureError, load_rgb
 from lib.evaluation.metrics import METRICS, Number, Table, numbers_of
-from lib.evaluation.metrics.content import ContentDetails, JudgedBox
+from lib.evaluation.metrics.own_boxes import ContentDetails, JudgedBox
 from lib.evaluation.plots import KEY, plots_of
 from lib.evaluation.reading import in_frame
 from lib.evaluation.results import Box, Evaluation, PairRow, PictureRow, Value, plus_minus, shown

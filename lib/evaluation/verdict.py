@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from lib.evaluation.metrics.content import ContentDetails
+    from lib.evaluation.metrics.own_boxes import ContentDetails
     from lib.evaluation.metrics.regions import RegionDetails
     from lib.evaluation.results import Evaluation
 
@@ -162,8 +162,8 @@ def _by_content(content: ContentDetails, given: bool) -> Iterator[tuple[Level, s
         yield (
             "yellow",
             (
-                f"painted boxes have a look of their own: a classifier tells one from a real one {100 * content.auc:.0f} "
-                "times in 100, where 50 is chance"
+                "painted boxes have a look of their own: a classifier tells one from a real one "
+                f"{100 * content.auc:.0f} times in 100, where 50 is chance"
             ),
         )
     low, high = content.sharpness_interval or [0.0, 9.0]
