@@ -6,7 +6,7 @@
 First the verdict, in a sentence; then what evaluate.py measured: boxes by category, size and place, the pictures that
 the judge likes least and most, every number with its floor, its n, what it does not show and whether it can be trusted,
 tables by category and size, how single pictures and boxes spread, and a sheet of what was generated. The metrics
-(metrics/) declare their numbers, tables and notes; plots.py draws; the page itself is report.html.jinja beside this file.
+(metrics/) declare their numbers, tables and notes; plots.py draws; the page itself is report.html.jinja beside this.
 """
 
 from __future__ import annotations

@@ -201,10 +201,10 @@ class Evaluation(BaseModel):
         if self.pictures is not None:
             fields |= {"pictures": [row.model_dump() for row in self.pictures]}
             fields |= {"boxes": [box.model_dump() for box in self.boxes or ()]}
-        fields |= {"labels": self.labels.model_dump()} if self.labels is not None else {}
-        fields |= {"verdict": self.verdict.model_dump()}
         fields |= counts | {"left_out": self.left_out, "about": self.about}
         fields |= {"failed": [one.model_dump() for one in self.failed], "unreadable": self.unreadable.model_dump()}
+        fields |= {"labels": self.labels.model_dump()} if self.labels is not None else {}
+        fields |= {"verdict": self.verdict.model_dump()}
         safe: dict[str, Any] = json_safe(fields)
         return safe
 
