@@ -69,20 +69,24 @@ def _shown(key: str, count: object) -> object:
 
 def print_verdict(account: dict[str, Any]) -> None:
     """Boxes by category, and whether one would train on the pictures; nothing where a run had no evaluation."""
-    verdict = account.get("verdict")
-    if not verdict:
+    from pydantic import ValidationError
+
+    from lib.evaluation.verdict import Tally, Verdict
+
+    try:
+        verdict = Verdict.model_validate(account["verdict"])
+    except (KeyError, ValidationError):
         return
-    if verdict["categories"]:
-        counts = ("before", "new", "painted", "accepted", "refused")
-        table = make_table(
-            ("category", *counts), "boxes; accepted and refused: of the painted, by the judge", right=counts
-        )
-        for name, tally in verdict["categories"].items():
-            table.add_row(name, *(str(tally[key]) for key in counts))
+    counts = tuple(Tally.model_fields)
+    if verdict.categories:
+        title = "boxes; accepted and refused: of the painted, by the judge"
+        table = make_table(("category", *counts), title, right=counts)
+        for name, tally in verdict.categories.items():
+            table.add_row(name, *(str(getattr(tally, count)) for count in counts))
         print_table(table)
-    for reason in verdict["reasons"][1:]:
+    for reason in verdict.reasons[1:]:
         OUT.print(f"  - {reason}", markup=False)
-    OUT.print(f"{verdict['level'].upper()}. {verdict['sentence']}", style=_STYLES.get(verdict["level"]), markup=False)
+    OUT.print(f"{verdict.level.upper()}. {verdict.sentence}", style=_STYLES[verdict.level], markup=False)
 
 
 _STYLES = {"red": "bold red", "yellow": "bold yellow", "green": "bold green", "unknown": "bold"}

@@ -66,8 +66,8 @@ def _patterns(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     values, found = grey.astype(np.int16), []
     for far in (1, 3):
         around = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
-        around_it = np.stack([_shifted(values, far * down, far * right, far) for down, right in around])
-        bright = around_it >= values[far:-far, far:-far]
+        near = np.stack([_shifted(values, far * down, far * right, far) for down, right in around])
+        bright = near >= values[far:-far, far:-far]
         changes = (bright != np.roll(bright, 1, axis=0)).sum(0)
         kinds = np.where(changes <= 2, bright.sum(0), 9)
         found.append(np.bincount(kinds.ravel(), minlength=10) / kinds.size)
