@@ -1,4 +1,11 @@
-"""WHEN: the flows a person deploys and runs, and the command line."""
+"""WHEN: the flows a person deploys and runs, the command line, and the journey from Python: augment_dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flows.python import augment_dataset as augment_dataset
 
 # For every Prefect that this project starts: quiet, events recorded in batches (one at a time they cost 45 to 58 ms of
 # CPU a task run, in batches 9 to 15), and patient with a database that another program writes to: the server waits up
@@ -17,3 +24,12 @@ QUIET = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
 }
+
+
+def __getattr__(name: str) -> Any:
+    """`augment_dataset`, imported when it is wanted: the command line starts without torch and Prefect."""
+    if name == "augment_dataset":
+        from flows.python import augment_dataset
+
+        return augment_dataset
+    raise AttributeError(f"module 'flows' has no attribute {name!r}")

@@ -6,7 +6,6 @@ prefect deployment run augment/loco --watch        # after `make serve`
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import prefect.runtime
@@ -30,6 +29,7 @@ from lib.records.settings import (
 from lib.runs.parameters import check_parameters
 from tasks.caption import caption_images
 from tasks.draw import draw_images
+from tasks.engine import THREADS
 from tasks.evaluate import evaluate_pictures
 from tasks.finalise import finalise_dataset
 from tasks.generate import generate_images
@@ -43,7 +43,6 @@ from tasks.select import select_images
 from tasks.verify import verify_store
 
 WATCH = Progress()  # the command line puts its bars here
-THREADS = 2 * (os.cpu_count() or 1)  # while one decodes, another waits for the disk
 
 
 @flow(name="augment", task_runner=ThreadPoolTaskRunner(max_workers=THREADS), persist_result=False)  # type: ignore[arg-type]

@@ -72,6 +72,16 @@ class Life:
         return process if lives else None
 
 
+def is_running(pid: int) -> bool:
+    """Does a process of this id run, or may it?"""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
 @dataclass
 class Child:
     """A part that runs in a separate process group, with its output in a log."""

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from flows.commands import CHECKOUT
-from flows.commands.connection import SILENT
+from flows.commands.connection import SILENT, Terminated
 from flows.commands.console import ERR, OUT
 from flows.commands.parser import parse
 from flows.commands.values import check_texts, load_parameters, set_value
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_texts(options)
         code: int = options.function(options)
         return code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         ERR.print("augment: stopped; the same command goes on where it was")
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
     except Exception as error:
         text = sentence(error)
         if text is None:  # a fault of the program

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import QUIET
-from flows.children import child, end_leftovers, finished, logs, wait_for
+from flows.children import child, end_leftovers, finished, is_running, logs, wait_for
 from flows.server import HOST, LOGIN, access, healthy, listen, new_secret, note_text, start_server, write_note
 from lib.core.errors import AugmentError
 
@@ -31,6 +31,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 POOL = "augment"
 ZOMBIES = "flow runs that fell silent are crashed"
 BEAT = "prefect.flow-run.heartbeat"
+# A run is dead when its process is. Silence proves little: on a busy machine heartbeats come late.
+LOOK = 10.0  # seconds between two looks
+SILENCE = 900  # seconds
+GONE = "its process has ended without a word"
 STOPPED = "make serve was stopped during the run: start it again, it goes on where it was"
 
 SETTINGS = {
@@ -39,7 +43,6 @@ SETTINGS = {
     # Prompt: a queued run looks for its turn, and the worker for runs, every few seconds.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
-    # A run is taken for dead after three beats.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_WORKER_WEBSERVER_HOST": HOST,
 }
@@ -98,9 +101,12 @@ def serve(port: int) -> NoReturn:
         noted = children.enter_context(note_access(url, secret))
         known = noted and outside[0] in (None, "", url) and not outside[1]  # a shell's environment counts more
         print(summary(url, secret, known, time.monotonic() - started), flush=True)
+        gone, looked = frozenset[Any](), time.monotonic()
         while True:
             for one in (server, worker):
                 one.check()
+            if time.monotonic() - looked > LOOK:
+                gone, looked = crash_gone_runs(gone), time.monotonic()
             time.sleep(0.5)
 
 
@@ -161,12 +167,38 @@ def unfinished_runs(client: Any) -> list[Any]:
     return runs
 
 
+def crash_gone_runs(before: frozenset[Any]) -> frozenset[Any]:
+    """Report runs as crashed whose process has ended without a word, at the second look: the last word may be on its
+    way. Workers are of this machine, since the server listens on loopback.
+
+    before: what the last look returned, ids of runs whose process was gone.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.states import Crashed
+
+    try:
+        with get_client(sync_client=True) as client:
+            gone = frozenset(run.id for run in unfinished_runs(client) if is_gone(run.infrastructure_pid))
+            for run in gone & before:
+                client.set_flow_run_state(run, Crashed(message=GONE), force=True)
+    except (httpx.HTTPError, PrefectException):  # a server that is busy; the next look comes
+        return before
+    return gone - before
+
+
+def is_gone(pid: str | None) -> bool:
+    """Has a process of this machine ended? No for one that is not known."""
+    return bool(pid) and str(pid).isdigit() and not is_running(int(str(pid)))
+
+
 @contextlib.contextmanager
 def settling_runs(url: str, worker: str) -> Iterator[None]:
     """At the end of the block, when the worker is gone with its runs: report to the server that these crashed.
 
-    They are killed with the worker and cannot report it themselves; the automation would take 90 s of the next life, in
-    which other runs of the data set queue behind them.
+    They are killed with the worker and cannot report it themselves; in the next life other runs of the data set would
+    queue behind them until they are looked for.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -207,7 +239,10 @@ def job_template() -> dict[str, Any]:
 
 
 def zombie_automation() -> Any:
-    """A flow run whose heartbeat stops for 90 s without having ended was killed with its worker: crashed."""
+    """A flow run whose heartbeat stops for SILENCE seconds without having ended is crashed.
+
+    Where the process is known, `crash_gone_runs` finds it sooner.
+    """
     from prefect.client.schemas.objects import StateType
     from prefect.events import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 
@@ -215,7 +250,7 @@ def zombie_automation() -> Any:
     signs = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
     return AutomationCore(
         name=ZOMBIES,
-        description="No heartbeat for 90 s and no end: the process was killed. Start the run again: it goes on.",
+        description=f"No heartbeat for {SILENCE} s and no end: {GONE}. Start the run again: it goes on.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             for_each={"prefect.resource.id"},
@@ -223,9 +258,9 @@ def zombie_automation() -> Any:
             expect={BEAT, *(f"prefect.flow-run.{sign}" for sign in signs)},
             posture=Posture.Proactive,
             threshold=1,
-            within=90,
+            within=SILENCE,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat for 90 s: the process is gone")],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s: {GONE}")],
     )
 
 

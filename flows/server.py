@@ -92,6 +92,8 @@ def listen(port: int = 0) -> socket.socket:
         one.bind((HOST, port))
     except (OSError, OverflowError) as error:
         one.close()
+        if port == 0:
+            raise AugmentError(f"no port of {HOST} is free for a server ({error}): end programs that listen") from None
         raise AugmentError(
             f"port {port} is not available ({error}): stop what listens there (another make serve?), or take another "
             f"port: make serve PORT={port + 1 if port < 65535 else 4201}"

@@ -8,18 +8,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 
 from lib.core.images import load_rgb
 from lib.evaluation.verdict import Tally, Verdict
 from lib.screening.draw import sheet_jpeg
 from lib.training.card import draw_curve
+from tasks.engine import in_flow, log
 from tasks.run import Work
 
 _COMMON = ("rows", "ok", "painted", "reused", "rejected")
@@ -32,18 +30,13 @@ def only_shown(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # of drawing, of the disk, of the server
         text = " ".join(str(error).split())[:200]
-        _log().warning("%s is left out: %s: %s", what, type(error).__name__, text)
-
-
-def _log() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger(__name__)
+        log().warning("%s is left out: %s: %s", what, type(error).__name__, text)
 
 
 def show_counts(run: Work, stage: str) -> None:
     """A table of a stage's rows: new, reused, and set aside by reason."""
+    if not in_flow():
+        return
     counts = run.account["stages"][stage]
     rows = [{"rows": "all", "count": counts["rows"]}, {"rows": "ok", "count": counts["ok"]}]
     rows += [{"rows": name, "count": counts[name]} for name in ("painted", "reused")]
@@ -56,7 +49,7 @@ def show_counts(run: Work, stage: str) -> None:
 def show_sheet(run: Work) -> None:
     """The contact sheet, embedded and small: the UI blocks file links."""
     path = run.root / "contact_sheet.jpg"
-    if path.is_file():
+    if in_flow() and path.is_file():
         with only_shown("the contact sheet in the UI"):
             sheet = Image.fromarray(load_rgb(path, "stored"))
             data = base64.b64encode(sheet_jpeg(sheet, most=140_000)).decode()
@@ -68,6 +61,8 @@ def show_training(
     name: str, history: Sequence[Mapping[str, float]], sheet: Image.Image, facts: Mapping[str, str]
 ) -> None:
     """A training as it stands: its figures, the curve of its loss, what the model makes."""
+    if not in_flow():
+        return
     with only_shown(f"the training of {name} in the UI"):
         curve = io.BytesIO()
         draw_curve(history).convert("P").save(curve, "PNG", optimize=True)
@@ -83,6 +78,8 @@ def show_training(
 
 def show_text(key: str, text: str) -> None:
     """A note in markdown."""
+    if not in_flow():
+        return
     with only_shown(f"{key} in the UI"):
         create_markdown_artifact(text, key=key)
 

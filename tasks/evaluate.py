@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from prefect import task
 
 from lib.core.files import digest, file_digest
 from lib.core.keys import key_of
@@ -23,6 +22,7 @@ from lib.records.settings import CompareSettings, EvaluateSettings
 from lib.records.store import Store
 from lib.records.verified import keep_shown
 from tasks.artifacts import only_shown, show_text, verdict_markdown
+from tasks.engine import step
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass
 from tasks.progress import Progress, advance, begin, watch_workspace
@@ -74,7 +74,7 @@ def _rows(images: Ref, selected: Ref, final: Ref, split: str) -> tuple[pd.DataFr
     return sources[taken], rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")], more
 
 
-@task(name="evaluate", persist_result=False)
+@step(name="evaluate")
 def evaluate_final(
     workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, split: str, key: str
 ) -> Evaluation:
@@ -142,7 +142,7 @@ def compare_sets(settings: CompareSettings, root: Path, progress: Progress) -> E
     return result
 
 
-@task(name="compare", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="compare", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def compare(workspace: str, settings: CompareSettings) -> Evaluation:
     """Not cached as a whole: it looks at every file, and computes what the store does not have of its content."""
     real = read_side(settings.real, "originals", settings.boxes, settings.format)

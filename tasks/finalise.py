@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import task
 from pydantic import BaseModel
 
 from lib.datasets.finalise import finalise
@@ -16,6 +15,7 @@ from lib.records.settings import FinaliseSettings
 from lib.records.store import Store
 from lib.screening.boxes import count_verdicts
 from tasks.artifacts import show_counts
+from tasks.engine import step
 from tasks.ingest import Ingested
 from tasks.inputs import judged_outcomes
 from tasks.jobs import Staged, may_pass
@@ -63,7 +63,7 @@ def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) 
     return ref
 
 
-@task(name="finalise", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="finalise", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def write_final(job: FinalJob) -> Ref:
     """Write the final set. Not cached: it looks at every file, and writes what is missing or different."""
     root = Path(job.workspace)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from prefect import task
 from pydantic import BaseModel
 
 from lib.core.files import atomic_write, file_digest
@@ -16,6 +15,7 @@ from lib.records.outputs import check_sources
 from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
 from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
+from tasks.engine import step
 from tasks.inputs import kept
 from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
 from tasks.run import Work
@@ -88,7 +88,7 @@ _FINDERS: dict[str, type[Row]] = {
 }
 
 
-@task(name="read annotations", persist_result=False)
+@step(name="read annotations")
 def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
     """Rows of the annotations, and the source's other top-level keys, as files in `folder`."""
     read = read_dataset(dataset)
@@ -102,7 +102,7 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
     )
 
 
-@task(name="ingest", task_run_name="ingest-{job.label}", persist_result=False)
+@step(name="ingest", task_run_name="ingest-{job.label}")
 def check_part(job: Job) -> Ref:
     """Check the pictures of one part. Not cached: whether a file changed is known only from the file."""
     doubted = job.where["doubted"]

@@ -18,22 +18,22 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
-from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import wait
 from prefect.states import Completed
-from prefect.tasks import Task, exponential_backoff
+from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw, key_of
+from lib.core.stopping import check_stop
 from lib.core.storage import lasting
 from lib.records.kept import note_ref, noted_ref
 from lib.records.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
 from lib.records.rows import MAY_PASS, Row, arrow_schema
 from lib.records.store import Store
 from tasks.artifacts import show_counts
+from tasks.engine import Step, step, wait_for
 from tasks.progress import advance
 from tasks.run import Work
 
@@ -118,23 +118,23 @@ def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]:
+def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]:
     """Make a function of a Job a retried task that notes its output; a known output makes the state "Cached"."""
 
-    def decorate(make: Callable[[Job], Ref]) -> Task[[Job], Ref]:
+    def decorate(make: Callable[[Job], Ref]) -> Step[[Job], Ref]:
         @functools.wraps(make)
         def work(job: Job) -> Any:
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
+            check_stop()
             ref = make(job)
             note_ref(ref)
             return ref
 
-        made: Task[[Job], Ref] = task(
+        made: Step[[Job], Ref] = step(
             name=stage,
             task_run_name=stage + "-{job.label}",
             cache_policy=NO_CACHE,
-            persist_result=False,
             retries=2,
             retry_delay_seconds=exponential_backoff(backoff_factor=5),
             retry_condition_fn=may_pass,
@@ -147,11 +147,11 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Task[[Job], Ref]]
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
-def run_jobs(run: Work, jobs: Sequence[Job], work: Task[[Job], Ref], valid: Callable[[Ref], bool]) -> list[Done]:
+def run_jobs(run: Work, jobs: Sequence[Job], work: Step[[Job], Ref], valid: Callable[[Ref], bool]) -> list[Done]:
     """Run jobs in parallel; an earlier run's output is used while its record and its digest hold, and it is `valid`."""
     known = [_known(job, valid) for job in jobs]
     futures = [work.submit(job.model_copy(update={"known": ref})) for job, ref in zip(jobs, known, strict=True)]
-    wait(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
+    wait_for(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
     return [(future.result(), ref is None) for future, ref in zip(futures, known, strict=True)]
 
 
@@ -202,7 +202,7 @@ class Staged(NamedTuple):
 class Stage:
     """What is particular to a stage: how its rows are made, trusted and counted."""
 
-    work: Task[[Job], Ref]  # makes the rows of one part; its name is the stage's
+    work: Step[[Job], Ref]  # makes the rows of one part; its name is the stage's
     row_type: type[Row]
     by: str = "image_key"  # column with the image key
     valid: Callable[[Ref], bool] = lambda part: True  # do the files exist that an earlier run's part names?

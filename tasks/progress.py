@@ -12,6 +12,8 @@ from typing import Any
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 
+from lib.core.stopping import check_stop
+
 Watch = Callable[[str, int, int], None]  # (stage, done, total)
 
 _EVERY = 2.0  # seconds between two updates of an artifact: each is a call to the server
@@ -72,6 +74,7 @@ def begin(workspace: str, stage: str, total: int) -> None:
 
 
 def advance(workspace: str, stage: str, count: int) -> None:
-    """`count` more items of a stage of this workspace's run are done."""
+    """`count` more items of a stage of this workspace's run are done. Raises Stopped where the run is to end."""
+    check_stop()
     if workspace in _CURRENT:
         _CURRENT[workspace].advance(stage, count)

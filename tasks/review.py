@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import task
-from prefect.logging import get_run_logger
-
 from lib.records.manifest import Ref, read_manifest, write_manifest
 from lib.records.rows import OK, ReviewRow, ScreenRow
 from lib.records.settings import ReviewSettings
 from lib.screening.review import review_pictures
 from tasks.artifacts import show_counts
+from tasks.engine import log, step
 from tasks.jobs import Staged
 from tasks.run import Run
 
@@ -29,11 +27,11 @@ def review_images(run: Run, screened: Staged) -> Ref:
     return ref
 
 
-@task(name="review", persist_result=False)
+@step(name="review")
 def pick_pictures(screened: Ref, settings: ReviewSettings, out: str) -> tuple[Ref, int]:
     """Match picked names; how many fit no picture. Not cached: what was picked is known only from the folder."""
     rows = read_manifest(screened.file, ScreenRow)
     picked, strange = review_pictures(rows[rows.status == OK], settings)
     if strange:
-        get_run_logger().warning("%d picked names fit no picture of this run, such as %s", len(strange), strange[0])
+        log().warning("%d picked names fit no picture of this run, such as %s", len(strange), strange[0])
     return write_manifest(Path(out), picked, ReviewRow), len(strange)

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from lib.captioning.caption import CaptionForm, make_caption_form
 from lib.core.checkpoints import ModelRef
 from lib.core.registry import Member
+from lib.core.stopping import STOPPED, Stopped, stoppable
 from lib.core.storage import explained
 from lib.evaluation.evaluate import built
 from lib.evaluation.features import extractor_of
@@ -121,11 +122,13 @@ def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     work.save()
     watch_workspace(str(work.root), work.progress)
     try:
-        with explained(work.root):
+        with explained(work.root), stoppable():
             yield work
     except BaseException as error:
-        text = f"{error}" or type(error).__name__
-        work.account |= {"state": "failed", "error": text.encode(errors="backslashreplace").decode()}  # no Unicode
+        stopped = isinstance(error, Stopped) or not isinstance(error, Exception)  # the latter by a signal
+        text = STOPPED if stopped else f"{error}" or type(error).__name__
+        state = {"state": "stopped" if stopped else "failed"}
+        work.account |= state | {"error": text.encode(errors="backslashreplace").decode()}  # no Unicode
         work.save(write_failure)
         raise
     work.save(state="completed")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.logging import get_run_logger
 from pydantic import BaseModel, TypeAdapter
 
 from lib.core.checkpoints import ModelRef
@@ -16,6 +14,7 @@ from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
 from lib.screening.boxes import BoxRules, count_verdicts, judge_pictures, learn_rules, real_boxes
 from lib.screening.pictures import VERSION, mark_duplicates, measure_pictures
+from tasks.engine import log, step
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of
 from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task
@@ -57,7 +56,7 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
     )
     run.save(judge=rules.judge, limits=rules.limits.by_name(rules.names))
     if not rules.known:
-        get_run_logger().warning(
+        log().warning(
             "screen.boxes: %d real boxes are too few to learn limits from (screen.boxes.least is %d): all are kept",
             sum(rules.boxes),
             run.settings.screen.boxes.least,
@@ -65,7 +64,7 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
     return rules
 
 
-@task(name="limits", persist_result=False, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="limits", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def judge_real(job: LimitsJob) -> BoxRules:
     """Learn the limits. Not cached: the store knows them, and each picture's shares."""
     images, objects = job.ingested.images, job.ingested.objects

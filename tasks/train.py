@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from prefect import task
-from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
+from lib.datasets.terms import terms_of
 from lib.records.manifest import Ref, read_manifest
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
@@ -47,6 +46,7 @@ from lib.training.train import (
 )
 from lib.training.windows import TrainingPicture
 from tasks.artifacts import show_counts, show_training
+from tasks.engine import log, step
 from tasks.ingest import Ingested
 from tasks.inputs import kept
 from tasks.jobs import may_pass
@@ -87,6 +87,7 @@ class TrainJob(BaseModel):
     learned: Learned
     output: str
     start: str | None
+    terms: str = ""  # of the pictures
 
 
 @contextlib.contextmanager
@@ -175,7 +176,8 @@ def train_one(run: Training, learned: Learned, name: str) -> None:
     stage, settings = f"train-{name}", run.settings.settings[name]
     start = str(run.settings.start.absolute()) if run.settings.start else None
     run.progress.start(stage, settings["steps"])
-    job = TrainJob(name=name, settings=settings, learned=learned, output=str(run.output), start=start)
+    terms = terms_of(run.dataset)
+    job = TrainJob(name=name, settings=settings, learned=learned, output=str(run.output), start=start, terms=terms)
     facts = train_job(job)
     run.progress.finish(stage)
     made = int(facts["made"])
@@ -186,21 +188,20 @@ def train_one(run: Training, learned: Learned, name: str) -> None:
 
 
 _RETRIED: dict[str, Any] = {
-    "persist_result": False,
     "retries": 2,
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_condition_fn": may_pass,
 }
 
 
-@task(name="pictures", **_RETRIED)
+@step(name="pictures", **_RETRIED)
 def read_pictures(learned: Learned) -> tuple[str, int, dict[str, int]]:
     """(digest of the contents, how many, how many were left out by reason)."""
     pictures, left_out = _pictures_of(learned)
     return content_digest(pictures), len(pictures), left_out
 
 
-@task(name="train", task_run_name="train-{job.name}", **_RETRIED)
+@step(name="train", task_run_name="train-{job.name}", **_RETRIED)
 def train_job(job: TrainJob) -> dict[str, Any]:
     """Train one model; its steps, seconds, and whether it was `made` now. Not cached: its facts and checkpoints are."""
     learned, output = job.learned, Path(job.output)
@@ -222,6 +223,7 @@ def train_job(job: TrainJob) -> dict[str, Any]:
             learned.digest,
             watcher.watch,
             watcher.look,
+            job.terms,
         )
         facts = read_facts(output / job.name)
         watcher.finish(facts)
@@ -262,7 +264,7 @@ class _Watcher:
     def watch(self, report: Report) -> None:
         """Take a report of the loop: a note goes into the log, a step to the progress and the curve."""
         if report.note:
-            get_run_logger().warning(report.note)
+            log().warning(report.note)
             return
         advance(self.job.learned.workspace, f"train-{self.job.name}", report.step - self.step)
         self.step, self.seconds = report.step, report.seconds

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-from prefect import task
 
 from lib.records.rows import OK, REJECTED
 from lib.records.store import Store
 from tasks.artifacts import show_counts
+from tasks.engine import step
 from tasks.progress import advance
 from tasks.run import Run
 
@@ -32,7 +32,7 @@ def verify_store(run: Run) -> None:
     show_counts(run, "verify")
 
 
-@task(name="verify", persist_result=False)
+@step(name="verify")
 def read_store(workspace: str, items: list[tuple[str, str]]) -> dict[str, int]:
     """Damaged items by kind; reading removes them."""
     store = Store(Path(workspace) / "store")

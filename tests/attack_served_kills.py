@@ -68,7 +68,8 @@ def attacking(folder: Path) -> Iterator[Attack]:
     try:
         served.wait()
         start(served, one, "--watch")
-        one.whole, one.files = files_of(one.workspace / "final"), len(files_of(one.workspace))
+        one.whole = files_of(one.workspace / "final")
+        one.files = sum(len(names) for _, _, names in os.walk(one.workspace))
         yield lambda number: kill_and_finish(served, one, Random(f"served-kills {number}"))
     finally:
         served.process.terminate()

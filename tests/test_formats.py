@@ -795,3 +795,12 @@ def test_a_file_whose_name_is_not_utf_8_is_a_row(tmp_path: Path, format: str) ->
     images, _ = tables(read_dataset(DatasetSettings(images=tmp_path / "images", format=format)))
     assert sorted(images.reason) == ["", "record_malformed"]
     assert "rename it, its name is not UTF-8" in images.detail[1]
+
+
+def test_a_group_that_no_record_has_is_refused_with_the_known_fields_whatever_else_they_hold(tmp_path):
+    text = '{"images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8, "date": 1e999, "note": [1e999]}],'
+    text += '"annotations": [], "categories": []}'
+    (tmp_path / "a.json").write_text(text)
+    settings = DatasetSettings(images=tmp_path, annotations=tmp_path / "a.json", group="bord")
+    with pytest.raises(AugmentError, match=r"no picture's record has 'bord'.*date"):
+        read_dataset(settings)

@@ -98,14 +98,14 @@ def test_painting_again_takes_it_from_the_store(grid, tmp_path):
 
 
 @pytest.mark.parametrize("edit", ["replace", "insert"])
-def test_a_run_after_it_reuses_its_paints(grid, made_set, tmp_path, inpaint, prefect_server, edit):
+def test_a_run_after_it_reuses_its_paints(grid, made_set, tmp_path, inpaint, edit):
     from flows.augment import augment
 
     preset = {"replace": "copy-paste", "insert": "gligen-inpainting"}[edit]
     more = {"edit": "insert", "painter": tiny(inpaint), "caption": NO_BLIP2} if edit == "insert" else {}
     made = grid(preset, picture="11", **more)
     before = paints(tmp_path / "ws")
-    state = augment(dataset=made_set.dataset, preset=preset, workspace=tmp_path / "ws", **more, return_state=True)
+    state = augment.fn(dataset=made_set.dataset, preset=preset, workspace=tmp_path / "ws", **more)
     account = json.loads((tmp_path / "ws" / "status.json").read_bytes())
     assert state.is_completed() and before
     assert account["painted"] == account["stages"]["plan"]["ok"] - 1 and account["reused"] == 1

@@ -353,7 +353,7 @@ def painted_in(workspace):
     return [note for note in final["annotations"] if note.get("painted")]
 
 
-def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(prefect_server, tmp_path, monkeypatch):
+def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(tmp_path, monkeypatch):
     account = journey(tmp_path / "ws")
     counts, labels = account["stages"]["screen"], len(painted_in(tmp_path / "ws"))
     assert counts["ok"] == 4 and counts["boxes kept: recognised"] == labels == 11
@@ -370,13 +370,13 @@ def test_real_donors_are_kept_and_a_rerun_or_other_limits_ask_and_paint_nothing(
     assert journey(tmp_path / "ws", keep=0, drop=0)["painted"] == 0
 
 
-def test_pictures_of_nothing_are_set_aside(prefect_server, tmp_path, grey):
+def test_pictures_of_nothing_are_set_aside(tmp_path, grey):
     account = journey(tmp_path / "ws", "grey")
     assert account["stages"]["screen"]["rejected"] == {"nothing_recognised": 4}
     assert account["stages"]["screen"]["boxes dropped: not_recognised"] == 11 and not painted_in(tmp_path / "ws")
 
 
-def test_labels_in_doubt_reach_the_final_set_marked_and_those_dropped_do_not(prefect_server, tmp_path, grey):
+def test_labels_in_doubt_reach_the_final_set_marked_and_those_dropped_do_not(tmp_path, grey):
     account = journey(tmp_path / "ws", "grey", drop=0)  # nothing is below the lowest score
     notes = painted_in(tmp_path / "ws")
     assert account["stages"]["finalise"]["boxes ignored: doubtful"] == 11 == len(notes)

@@ -55,6 +55,13 @@ def run(made: MadeSet, workspace: Path) -> None:
     assert augment(**given(made, workspace), return_state=True).is_completed()
 
 
+def test_a_flow_on_a_server_makes_what_it_makes_as_a_plain_function(made, whole, tmp_path):
+    from flows.augment import augment
+
+    assert augment.fn(**given(made, tmp_path / "ws")).is_completed()
+    assert final_set(tmp_path / "ws") == whole
+
+
 def start(made: MadeSet, workspace: Path, server: str) -> subprocess.Popen[bytes]:
     """A process that can be killed."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(given(made, workspace))]

@@ -137,7 +137,7 @@ def test_every_sampled_object_has_a_label_of_its_class_and_box():
 # Through the flow
 
 
-def test_a_run_with_sampled_layouts_pins_what_pictures_hold(made_set, prefect_server, checkpoints, tmp_path):
+def test_a_run_with_sampled_layouts_pins_what_pictures_hold(made_set, checkpoints, tmp_path):
     from test_preset_runs import run
 
     account = run(

@@ -16,7 +16,7 @@ from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.core.registry import MemberSettings
 from lib.evaluation.evaluate import built
-from lib.evaluation.metrics import METRICS, Details, Kind, LabelledPicture, Noted, Number, Pair, listed, numbers_of
+from lib.evaluation.metrics import METRICS, AnnotatedPicture, Details, Kind, Noted, Number, Pair, listed, numbers_of
 from lib.evaluation.results import Evaluation, FeatureSets
 from lib.evaluation.sides import Labels
 from lib.records.settings import Choice
@@ -189,7 +189,7 @@ def labelled(seed, *categories, ignore=False):
     boxes = np.tile([20.0, 16, 60, 48], (n, 1)) + np.arange(n)[:, None]
     flags = {"ignore": np.full(n, ignore), "painted": np.ones(n, bool)}
     labels = Labels(boxes, categories, **flags, caption=f"a scene of {n} things", size=(96, 80))
-    return LabelledPicture(picture(seed), labels, NAMES)
+    return AnnotatedPicture(picture(seed), labels, NAMES)
 
 
 def noted(member, *pictures):
@@ -272,21 +272,21 @@ def test_a_metric_says_what_it_needs(name):
 
 def test_a_picture_without_a_caption_is_a_sentence(small):
     with pytest.raises(ValueError, match="no caption: a COCO record"):
-        small("captions").of_picture(LabelledPicture(picture(1), Labels(), NAMES))
+        small("captions").of_picture(AnnotatedPicture(picture(1), Labels(), NAMES))
 
 
 def test_a_mirrored_copy_is_one_unless_that_is_switched_off():
     for mirrored, share in ((True, 1.0), (False, 0.0)):
         copies = metric("copies", mirrored=mirrored)
-        real = noted(copies, LabelledPicture(picture(1), Labels(), ()))
-        made = noted(copies, LabelledPicture(np.ascontiguousarray(picture(1)[:, ::-1]), Labels(), ()))
+        real = noted(copies, AnnotatedPicture(picture(1), Labels(), ()))
+        made = noted(copies, AnnotatedPicture(np.ascontiguousarray(picture(1)[:, ::-1]), Labels(), ()))
         assert copies.of_all(real, made, (), 0) == {"copies": 0.0, "copies_of_real": share}
 
 
 def test_a_symmetric_picture_is_no_copy_of_itself():
     half, copies = picture(1), metric("copies")
     whole = np.concatenate([half, half[:, ::-1]], axis=1)
-    assert copies.of_all(noted(copies), noted(copies, LabelledPicture(whole, Labels(), ())), (), 0)["copies"] == 0
+    assert copies.of_all(noted(copies), noted(copies, AnnotatedPicture(whole, Labels(), ())), (), 0)["copies"] == 0
 
 
 @pytest.mark.parametrize(
@@ -301,14 +301,14 @@ def test_a_symmetric_picture_is_no_copy_of_itself():
 )
 def test_boxes_that_are_not_judged_are_counted_by_reason(change, reason, small):
     labels = {"categories": ("pallet",), "ignore": np.zeros(1, bool), "painted": np.ones(1, bool), "boxes": BOX}
-    note = small("regions").of_picture(LabelledPicture(picture(1), Labels(**{**labels, **change}), NAMES))
+    note = small("regions").of_picture(AnnotatedPicture(picture(1), Labels(**{**labels, **change}), NAMES))
     assert note["boxes"] == [] and {name: n for name, n in note["skipped"].items() if n} == {reason: 1}
 
 
 def test_a_box_outside_of_its_picture_is_never_judged(small):
     regions = METRICS["regions"](METRICS["regions"].Settings(min_side=0), small("regions").judge)
     labels = Labels(np.array([[200.0, 0, 300, 30]]), ("pallet",), np.zeros(1, bool), np.ones(1, bool))
-    assert regions.of_picture(LabelledPicture(picture(1), labels, NAMES))["boxes"] == []
+    assert regions.of_picture(AnnotatedPicture(picture(1), labels, NAMES))["boxes"] == []
 
 
 def test_what_happens_in_the_boxes_leaves_the_background_alone_and_the_other_way_round():

@@ -240,18 +240,18 @@ def test_half_written_files_are_removed_by_their_own_names_alone(tmp_path):
 
 
 def failed(flow, **values) -> str:
-    state = flow(**values, return_state=True)
+    state = flow.fn(**values)
     assert state.is_failed() and "Traceback" not in state.message
     return str(state.message)
 
 
 @pytest.mark.parametrize("originals", ["all", "selected", "none"])
-def test_a_result_fed_back_into_its_own_workspace_is_refused_and_left_as_it_is(prefect_server, tmp_path, originals):
+def test_a_result_fed_back_into_its_own_workspace_is_refused_and_left_as_it_is(tmp_path, originals):
     from flows.augment import augment
 
     made = MadeSet(tmp_path / "made", 3)
     root = tmp_path / "ws"
-    assert augment(dataset=made.dataset, workspace=root, return_state=True).is_completed()
+    assert augment.fn(dataset=made.dataset, workspace=root).is_completed()
     before = everything(tmp_path)
     dataset = {"images": str(root / "final" / "images"), "annotations": str(root / "final" / "annotations.json")}
     message = failed(augment, dataset=dataset, workspace=root, finalise={"originals": originals})
@@ -260,7 +260,7 @@ def test_a_result_fed_back_into_its_own_workspace_is_refused_and_left_as_it_is(p
 
 
 @pytest.mark.parametrize("originals", ["all", "selected", "none"])
-def test_a_data_set_in_the_final_folder_of_a_workspace_to_be_is_left_as_it_is(prefect_server, tmp_path, originals):
+def test_a_data_set_in_the_final_folder_of_a_workspace_to_be_is_left_as_it_is(tmp_path, originals):
     from flows.augment import augment
 
     made = MadeSet(tmp_path / "D" / "final", 3)
@@ -276,7 +276,7 @@ def test_a_data_set_in_the_final_folder_of_a_workspace_to_be_is_left_as_it_is(pr
     assert {k: v for k, v in everything(tmp_path).items() if k != "link"} == before
 
 
-def test_pictures_named_through_a_folder_that_holds_the_workspace_are_refused_and_stay(prefect_server, tmp_path):
+def test_pictures_named_through_a_folder_that_holds_the_workspace_are_refused_and_stay(tmp_path):
     from flows.augment import augment
 
     made = MadeSet(tmp_path / "D" / "final", 3)
@@ -292,7 +292,7 @@ def test_pictures_named_through_a_folder_that_holds_the_workspace_are_refused_an
     assert everything(tmp_path / "D" / "final") == before
 
 
-def test_drawings_of_a_stranger_stay_and_old_ones_of_ours_go(prefect_server, tmp_path):
+def test_drawings_of_a_stranger_stay_and_old_ones_of_ours_go(tmp_path):
     from flows.augment import augment
 
     made = MadeSet(tmp_path / "made", 3)
@@ -300,12 +300,12 @@ def test_drawings_of_a_stranger_stay_and_old_ones_of_ours_go(prefect_server, tmp
     (root / "drawn").mkdir(parents=True)
     (root / "drawn" / "mine.jpg").write_bytes(b"mine")
     for seed in (0, 1):
-        assert augment(dataset=made.dataset, workspace=root, seed=seed, return_state=True).is_completed()
+        assert augment.fn(dataset=made.dataset, workspace=root, seed=seed).is_completed()
     names = {p.name for p in (root / "drawn").iterdir()}
     assert len(names) == 4 and (root / "drawn" / "mine.jpg").read_bytes() == b"mine"
 
 
-def test_evaluation_may_read_a_final_folder_but_not_what_it_writes(prefect_server, tmp_path):
+def test_evaluation_may_read_a_final_folder_but_not_what_it_writes(tmp_path):
     from flows.evaluate import evaluate
 
     made = MadeSet(tmp_path / "ws" / "report", 3)
@@ -313,13 +313,11 @@ def test_evaluation_may_read_a_final_folder_but_not_what_it_writes(prefect_serve
     assert "real" in message and "lies in" in message
     made = MadeSet(tmp_path / "ws" / "final", 3)
     (tmp_path / "ws" / "final" / "annotations.json").unlink()
-    state = evaluate(
-        real=made.images, generated=made.images, workspace=tmp_path / "new", extractor="pixels", return_state=True
-    )
+    state = evaluate.fn(real=made.images, generated=made.images, workspace=tmp_path / "new", extractor="pixels")
     assert state.is_completed()
 
 
-def test_a_training_reads_nothing_that_it_writes_and_replaces_no_model_of_another_origin(prefect_server, tmp_path):
+def test_a_training_reads_nothing_that_it_writes_and_replaces_no_model_of_another_origin(tmp_path):
     from flows.train import train
 
     made = MadeSet(tmp_path / "ws" / "models" / "vae", 3)

@@ -22,14 +22,12 @@ from lib.records.rows import OK, FinalRow, PlanRow
 from lib.records.settings import DatasetSettings
 from lib.runs.presets import PRESETS
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
-
 
 def run(workspace: Path, dataset, **parameters):
     """Run the flow; the account of the run."""
     from flows.augment import augment
 
-    state = augment(dataset=dataset, workspace=workspace, **parameters, return_state=True)
+    state = augment.fn(dataset=dataset, workspace=workspace, **parameters)
     assert state.is_completed(), state.message
     return json.loads((workspace / "status.json").read_bytes())
 

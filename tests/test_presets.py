@@ -11,7 +11,7 @@ from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
 from lib.planning.recipe import check_triple
 from lib.records.settings import SelectSettings
-from lib.runs.listing import preset_rows
+from lib.runs.listing import model_rows, preset_rows
 from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
 from lib.runs.presets import PRESETS
 
@@ -229,3 +229,8 @@ def test_a_wrong_value_is_told_with_its_place(values, place, value):
 def test_a_painter_that_does_not_serve_the_edit_is_refused_with_who_does():
     text = refused(edit="layout")
     assert "'copy-paste' does not serve edit 'layout'" in text and "gligen" in text
+
+
+def test_models_that_come_with_the_project_are_listed_with_the_terms_of_their_data():
+    terms = {row["model"]: row["terms"] for row in model_rows()}
+    assert terms["data/models/mini/vae"] == "Apache-2.0" and terms["data/models/pcb/stay"].startswith("research only")

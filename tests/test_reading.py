@@ -12,7 +12,7 @@ from PIL import Image
 
 import lib.evaluation.reading
 from lib.evaluation.features import Pixels
-from lib.evaluation.metrics import METRICS, LabelledPicture
+from lib.evaluation.metrics import METRICS, AnnotatedPicture
 from lib.evaluation.metrics.regions import Regions
 from lib.evaluation.reading import Reading
 from lib.evaluation.sides import Entry, Labels, Side, read_side, sources_of
@@ -291,7 +291,7 @@ def test_its_own_caption_goes_before_that_of_its_source(folder: Path):
     captions_read: list[str] = []
     captions = metric("copies")
 
-    def read(picture: LabelledPicture) -> dict[str, Any]:
+    def read(picture: AnnotatedPicture) -> dict[str, Any]:
         captions_read.append(picture.labels.caption)
         return {}
 

@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -257,7 +258,7 @@ def test_a_request_for_a_run_brings_no_command_environment_or_folder(served, giv
 def test_silent_runs_are_watched_for(served):
     named = {"automations": {"name": {"any_": [serve.ZOMBIES]}}}
     (automation,) = served.post("/automations/filter", named).json()
-    assert automation["trigger"]["posture"] == "Proactive" and automation["trigger"]["within"] == 90
+    assert automation["trigger"]["posture"] == "Proactive" and automation["trigger"]["within"] == 900
     assert automation["actions"][0]["state"] == "CRASHED"
 
 
@@ -294,6 +295,44 @@ def write_loco(made: MadeSet, folder: Path) -> None:
 
 
 # Parts of it, without a server
+
+
+class Client:
+    """Two runs: one of this process, one of a process that has ended, and one that no worker has taken."""
+
+    def __init__(self):
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait(PATIENCE)
+        pids = {"alive": str(os.getpid()), "ended": str(ended.pid), "waiting": None}
+        self.runs = [SimpleNamespace(id=name, infrastructure_pid=pid) for name, pid in pids.items()]
+        self.crashed = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def set_flow_run_state(self, run, state, force):
+        self.crashed.append((run, state.type.value))
+
+
+def test_a_run_is_dead_when_its_process_is_and_never_by_silence_alone(monkeypatch):
+    client, gone = Client(), frozenset()
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: client)
+    monkeypatch.setattr(serve, "unfinished_runs", lambda client: client.runs)
+    gone = serve.crash_gone_runs(gone)
+    assert client.crashed == []  # its last word may be on its way
+    gone = serve.crash_gone_runs(gone)
+    assert client.crashed == [("ended", "CRASHED")] and gone == frozenset()
+
+
+def test_a_server_that_is_too_busy_to_answer_is_asked_again(monkeypatch):
+    def busy(sync_client):
+        raise httpx.ReadTimeout("busy")
+
+    monkeypatch.setattr("prefect.client.orchestration.get_client", busy)
+    assert serve.crash_gone_runs(frozenset(["x"])) == frozenset(["x"])
 
 
 @pytest.fixture

@@ -242,7 +242,7 @@ def model(tmp_path_factory):
     return str(tiny_stay(tmp_path_factory.mktemp("board") / "model", categories=Boards.CATEGORIES))
 
 
-def test_clean_boards_become_defective_ones_and_nothing_else_changes(boards, model, prefect_server, tmp_path):
+def test_clean_boards_become_defective_ones_and_nothing_else_changes(boards, model, tmp_path):
     account = run(tmp_path / "ws", boards.dataset, preset="stay-defects", painter={"model": model, "steps": 2})
     stages = account["stages"]
     assert stages["select"]["ok"] == 3 and stages["select"]["rejected"] == {"too_many_objects": 2}
@@ -266,14 +266,14 @@ def test_clean_boards_become_defective_ones_and_nothing_else_changes(boards, mod
         assert not changed.any()  # class and box exact: whatever is painted has a label
 
 
-def test_a_run_without_a_model_fails_with_the_way_out(boards, prefect_server, tmp_path):
+def test_a_run_without_a_model_fails_with_the_way_out(boards, tmp_path):
     from flows.augment import augment
 
-    state = augment(dataset=boards.dataset, workspace=tmp_path / "ws", preset="stay-defects", return_state=True)
+    state = augment.fn(dataset=boards.dataset, workspace=tmp_path / "ws", preset="stay-defects")
     assert state.is_failed() and "augment train stay" in state.message
 
 
-def test_a_given_layout_is_painted_into_the_boxes_of_its_picture(boards, model, prefect_server, tmp_path):
+def test_a_given_layout_is_painted_into_the_boxes_of_its_picture(boards, model, tmp_path):
     """Edit `replace` on pictures whose boxes say where defects shall be."""
     account = run(
         tmp_path / "ws",

@@ -236,7 +236,7 @@ def test_a_full_home_of_prefect_is_reported_beside_its_result(disk: Path, monkey
 def run(workspace: Path, dataset: Any) -> Any:
     from flows.augment import augment
 
-    return augment(dataset=dataset, workspace=workspace, return_state=True)
+    return augment.fn(dataset=dataset, workspace=workspace)
 
 
 def check_failed(state: Any, workspace: Path, code: int = errno.ENOSPC) -> None:
@@ -246,7 +246,6 @@ def check_failed(state: Any, workspace: Path, code: int = errno.ENOSPC) -> None:
     assert (account["state"], account["error"]) == ("failed", state.message)
 
 
-@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(
     ("after", "code"),
     [
@@ -268,7 +267,6 @@ def test_a_run_on_a_disk_that_gets_full_ends_in_a_sentence_at_once(
     assert run(tmp_path / "ws", made_set.dataset).is_completed()
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_run_goes_on_where_it_was_once_there_is_room(tmp_path: Path, disk: Path) -> None:
     made = MadeSet(tmp_path / "made", 12, (480, 360))
     remount(disk, "size=1m")

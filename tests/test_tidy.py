@@ -21,7 +21,7 @@ def run(workspace: Path, made: MadeSet, **parameters):
     from flows.augment import augment
 
     given = {"dataset": made.dataset, "workspace": workspace, "variants": 2, **NAMED, **parameters}
-    state = augment(**given, return_state=True)
+    state = augment.fn(**given)
     assert state.is_completed(), state.message
     return json.loads((workspace / "status.json").read_bytes())
 
@@ -42,7 +42,7 @@ def made(tmp_path_factory) -> MadeSet:
 
 
 @pytest.fixture(scope="module")
-def once(made, tmp_path_factory, prefect_server) -> Path:
+def once(made, tmp_path_factory) -> Path:
     """A workspace after one run."""
     workspace = tmp_path_factory.mktemp("once") / "ws"
     run(workspace, made, seed=2)
@@ -50,7 +50,7 @@ def once(made, tmp_path_factory, prefect_server) -> Path:
 
 
 @pytest.fixture(scope="module")
-def thrice(made, tmp_path_factory, prefect_server) -> Path:
+def thrice(made, tmp_path_factory) -> Path:
     """A workspace after three runs of other seeds, the last that of `once`."""
     workspace = tmp_path_factory.mktemp("thrice") / "ws"
     for seed in (0, 1, 2):
@@ -128,7 +128,7 @@ def test_records_of_a_former_version_are_removed(workspace):
     assert (group.kept, group.removed, group.size) == (0, 1, 2) and not (workspace / "results").exists()
 
 
-def test_what_a_judge_said_of_boxes_stays_where_it_is_reached(made, tmp_path, prefect_server):
+def test_what_a_judge_said_of_boxes_stays_where_it_is_reached(made, tmp_path):
     screen = {"boxes": {"judge": "mini:clip", "others": ["a wall"]}}
     for seed in (0, 1):
         run(tmp_path / "ws", made, seed=seed, screen=screen)

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save
 from tiny import WORDS  # noqa: F401  (one thread for torch)
 from torch import nn
 
-from lib.core.checkpoints import FACTS, folder_revision, resolve
+from lib.core.checkpoints import FACTS, MINI, folder_revision, resolve
 from lib.core.errors import AugmentError
 from lib.core.files import digest
+from lib.datasets.terms import terms_of
 from lib.judges.classifier import read_classifier
 from lib.painting.painters.denoise import load_latent_diffusion
 from lib.painting.painters.stay_unet import load_layout_unet
-from lib.records.settings import TrainSettings
+from lib.records.settings import DatasetSettings, TrainSettings
 from lib.scenes.warehouse import render
 from lib.training import TRAINERS, gligen, loop
 from lib.training.card import draw_curve, write_card
@@ -665,3 +666,44 @@ def test_checkpoints_say_what_they_are_in_their_header(tmp_path):
 def test_nothing_in_it_names_the_machine_that_trained_it(name, models):
     texts = [p for p in (models / name).rglob("*") if p.suffix in (".json", ".md", ".txt")]
     assert texts and not [p for p in texts if str(models.parent) in p.read_text()]
+
+
+FACTS_OF_A_CARD = {
+    "trainer": "vae",
+    "data": "boards",
+    "start": "",
+    "history": [],
+    "pictures": 1,
+    "size": 64,
+    "steps": 1,
+}
+FACTS_OF_A_CARD |= {"seconds": 1, "hardware": "a CPU", "precision": "no", "needs": {}, "settings": {}}
+FACTS_OF_A_CARD |= {"identity": "i", "revision": "r"}
+
+
+@pytest.mark.parametrize(
+    ("terms", "front", "sentence"),
+    [
+        ("", "license: apache-2.0", "Apache-2.0. No published weights went into it."),
+        ("CC BY 4.0", "license: apache-2.0", "Terms of the pictures that it learned from: CC BY 4.0."),
+        ("Research only, cite us", "license: other\nlicense_name: research-only", "**Research only**"),
+    ],
+)
+def test_a_card_has_the_terms_of_the_pictures_that_a_model_learned_from(tmp_path, terms, front, sentence):
+    (tmp_path / FACTS).write_text(json.dumps(FACTS_OF_A_CARD | {"terms": terms}))
+    write_card(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith(f"---\n{front}\n") and sentence in card
+    assert ("license: apache-2.0" in card) == (front == "license: apache-2.0")
+
+
+def test_the_committed_models_of_research_pictures_say_so():
+    for folder in (MINI.parent / "pcb").iterdir():
+        assert "research only" in read_facts(folder)["terms"]
+        assert "**Research only**" in (folder / "README.md").read_text()
+
+
+def test_the_terms_of_a_formats_data_set_are_known_and_a_parameter_overrides_them(tmp_path):
+    assert "research only" in terms_of(DatasetSettings(images=tmp_path, format="deep-pcb"))
+    assert terms_of(DatasetSettings(images=tmp_path, format="deep-pcb", terms="mine")) == "mine"
+    assert terms_of(DatasetSettings(images=tmp_path)) == ""

@@ -439,7 +439,6 @@ def test_the_final_set_loads_in_pycocotools_with_its_masks(tmp_path: Path) -> No
         np.testing.assert_array_equal(coco.annToMask(note).astype(bool), HOLE)
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_run_says_the_prompts_that_were_given_and_only_a_new_one_again(tmp_path: Path) -> None:
     from flows.augment import augment
 
@@ -449,7 +448,7 @@ def test_a_run_says_the_prompts_that_were_given_and_only_a_new_one_again(tmp_pat
     (source / "c.txt").unlink()
 
     def run() -> tuple[dict[str, Any], pd.DataFrame]:
-        augment(
+        augment.fn(
             dataset={"images": str(source), "format": "triples"},
             caption={"captioner": "given"},
             workspace=workspace,

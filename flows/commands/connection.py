@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
+import shutil
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from flows import QUIET
 from flows.commands import CHECKOUT
 from flows.commands.console import ERR, OUT, bars
 from lib.core.errors import AugmentError
+from lib.core.storage import unwritable
 
 # The command line prints what matters; Prefect's own log goes to the server.
 SILENT = {
@@ -28,15 +35,51 @@ def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
 
     Raises AugmentError where it does not complete.
     """
-    prepare_prefect()
-    waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
-    with waiting:
-        module = importlib.import_module(f"flows.{flow}")
-    with bars() as watch:
-        module.WATCH.watch = watch
-        state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
+    with _terminable():
+        prepare_prefect()
+        waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
+        with waiting:
+            module = importlib.import_module(f"flows.{flow}")
+        with bars() as watch:
+            module.WATCH.watch = watch
+            state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
     if not state.is_completed():
         raise AugmentError(state.message or f"the run ended {state.name}")
+
+
+def _settle_home() -> None:
+    """Where the user's home cannot be written, as in a container, Prefect's home is a folder of this process."""
+    if os.environ.get("PREFECT_HOME"):  # where that cannot be written, an error names it
+        return
+    usual = Path(os.path.expanduser("~/.prefect"))  # noqa: PTH111  # Path raises where there is no home
+    if unwritable(usual) is None:
+        return
+    folder = tempfile.mkdtemp(prefix="augment-prefect-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["PREFECT_HOME"] = folder
+    if (usual / "profiles.toml").is_file():
+        os.environ.setdefault("PREFECT_PROFILES_PATH", str(usual / "profiles.toml"))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is begun in the block as SIGINT does: by an exception, so that all is put away."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def prepare_prefect() -> None:
@@ -57,5 +100,6 @@ def trusted_settings() -> Iterator[None]:
     """
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
+    _settle_home()
     with chdir(CHECKOUT):
         yield

@@ -14,11 +14,12 @@ from flows.commands import CHECKOUT, connection
 from flows.commands.console import ERR, OUT, add_quiet, bars, make_table, print_places, print_result, print_table
 from flows.commands.values import add_set, check_places, names, path, set_value
 from lib.core.errors import AugmentError
+from lib.core.storage import unwritable
 
 if TYPE_CHECKING:
     from lib.records.settings import Choice
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "augment"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "augment"  # noqa: PTH111  # no home
 
 
 def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
@@ -56,8 +57,7 @@ class Evaluate:
             "--cache",
             type=path,
             metavar="FOLDER",
-            default=CACHE,
-            help="what was computed of a picture is kept there, by its content; default %(default)s",
+            help=f"what was computed of a picture is kept there, by its content; default {CACHE}",
         )
         _add_json(parser, "scores")
         parser.add_argument("--report", type=path, metavar="FILE", help="write a page for a browser there, HTML")
@@ -81,6 +81,7 @@ class Evaluate:
             raise AugmentError("--beside puts a result into a report: give --report FILE as well")
         inputs = [options.real, options.generated, options.boxes, options.beside]
         check_places(options.json, options.report, folder=options.cache, inputs=inputs)
+        cache = options.cache or _usual_cache()
         before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
         real = read_side(options.real, "originals", options.boxes, options.format)
         generated = read_side(options.generated, "synthetic")
@@ -94,19 +95,29 @@ class Evaluate:
                     options.seed,
                     lambda _: watch("evaluate", next(done), total),
                     metrics=metrics,
-                    cache=Store(options.cache),
+                    cache=None if cache is None else Store(cache),
                 )
         except ConnectionError as error:  # a download failed; the same command may work later
             raise AugmentError(f"{error}; try again, or give a local folder with --set METRIC.model=FOLDER") from None
+        OUT.print(summary(result), markup=False)  # first: the files may fail
         if options.json:
             write_json(result.document(), options.json)
-        OUT.print(summary(result), markup=False)
         if options.report:
             name = options.generated.absolute().name
             earlier = {f"{stem} (before)" if stem == name else stem: old for stem, old in before.items()}
             write_report(earlier | {name: result}, options.report)
         print_result(options.json or json.dumps(result.document(), indent=2))
         return 0
+
+
+def _usual_cache() -> Path | None:
+    """CACHE, or none where it cannot be written: it only saves time."""
+    fault = unwritable(CACHE)
+    if fault:
+        ERR.print(
+            f"augment: {CACHE} cannot be written ({fault}), so nothing is kept there: --cache names another folder"
+        )
+    return None if fault else CACHE
 
 
 def _metrics(options: argparse.Namespace) -> list[Choice]:
@@ -203,6 +214,7 @@ class Measure:
 def _measure_mini(options: argparse.Namespace) -> int:
     from lib.core.checkpoints import MINI
 
+    check_places(options.json)
     if options.scenes < 2:
         raise AugmentError(f"--scenes {options.scenes}: at least 2 are needed, better 100")
     connection.prepare_prefect()
@@ -217,6 +229,7 @@ def _measure_mini(options: argparse.Namespace) -> int:
 def _measure_defects(options: argparse.Namespace) -> int:
     from lib.core.checkpoints import MINI
 
+    check_places(options.json)
     if options.data is None:
         raise AugmentError("--data FOLDER is needed: PCBData of DeepPCB, https://github.com/tangsanli5201/DeepPCB")
     if options.boxes < 2 or options.tune_steps < 0:

@@ -21,12 +21,13 @@ class Presets:
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
-        from lib.runs.listing import member_rows, preset_rows
+        from lib.runs.listing import member_rows, model_rows, preset_rows
 
         if options.json:
-            print(json.dumps({"presets": preset_rows(), "members": member_rows()}, indent=2, ensure_ascii=False))
+            lists = {"presets": preset_rows(), "members": member_rows(), "models": model_rows()}
+            print(json.dumps(lists, indent=2, ensure_ascii=False))
             return 0
-        for rows in (preset_rows(), member_rows()):
+        for rows in (preset_rows(), member_rows(), model_rows()):
             table = Table(show_lines=True)
             for place, column in enumerate(rows[0]):
                 table.add_column(_HEADERS.get(column, column), overflow="fold", no_wrap=place == 0)

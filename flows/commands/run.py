@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.commands import connection
 from flows.commands.console import ERR, OUT, add_quiet, bars, make_table, print_places, print_result, print_table
-from flows.commands.values import add_parameters, assign, load_parameters, names, parameters_of, path
+from flows.commands.values import add_parameters, assign, check_places, load_parameters, names, parameters_of, path
 from flows.commands.workspace import print_account, print_verdict
 from lib.core.errors import AugmentError
 
@@ -125,6 +125,7 @@ class Grid:
             picture = str(Path(picture).absolute())
         if out:
             sheet_format(out)  # now, not after minutes of painting
+            check_places(out)
         presets = names(options.presets, "copy-paste,gligen-inpainting")
         values, name, base = load_parameters(options.what, "augment")
         os.chdir(base)

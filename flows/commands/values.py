@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.commands import CHECKOUT
 from lib.core.errors import AugmentError, unknown
+from lib.core.storage import unwritable
 
 # os.path instead of Path for what a person typed: Path raises for a name that is too long for a file.
 
@@ -45,10 +46,9 @@ def check_places(*files: Path | None, folder: Path | None = None, inputs: Sequen
         if file.is_dir():
             raise AugmentError(f"{file} is a folder: expected the name of a file")
     for place in [*(file.parent for file in files if file), *filter(None, [folder])]:
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AugmentError(f"folder {place} cannot be made ({error.strerror})") from None
+        if fault := unwritable(place):
+            setting = " with --cache" if place == folder else ""
+            raise AugmentError(f"folder {place} cannot be written ({fault}): name another one{setting}")
 
 
 def names(listed: str, example: str) -> list[str]:

@@ -129,23 +129,27 @@ def _opens(data: np.ndarray) -> np.ndarray:
 # --- YAML --------------------------------------------------------------------------------------------------------
 
 
-def read_yaml(path: Path, remedy: str = "give a YAML file") -> Any:
-    """A YAML file as plain values; raises AugmentError."""
+def read_yaml(path: Path, remedy: str = "give a YAML file", as_text: bool = False) -> Any:
+    """A YAML file as plain values; raises AugmentError. as_text: numbers, dates, yes and no stay as written."""
     data = read_file(path, remedy, MAX_YAML)
     try:
-        return decode_yaml(data.decode("utf-8-sig"), path)
+        return decode_yaml(data.decode("utf-8-sig"), path, as_text)
     except UnicodeDecodeError as error:
         raise AugmentError(f"{path} is not valid YAML: byte {error.start} is not UTF-8: {remedy}") from None
 
 
-def decode_yaml(text: str, where: object) -> Any:
-    """YAML text as plain values. where: the document's name in errors. Raises AugmentError."""
+def decode_yaml(text: str, where: object, as_text: bool = False) -> Any:
+    """YAML text as plain values, as `read_yaml` gives a file's. where: the document's name in errors.
+
+    Raises AugmentError.
+    """
     import yaml
 
     if len(text) > MAX_YAML:
         raise AugmentError(f"{where} has {len(text):,} characters: expected {MAX_YAML:,} at most")
     # libyaml's is a hundred times as fast; neither bounds its recursion, and libyaml's ends the process.
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    kind = "BaseLoader" if as_text else "SafeLoader"
+    loader: Any = getattr(yaml, f"C{kind}", getattr(yaml, kind))
     try:
         _check_events(yaml.parse(text, loader), where)
         return yaml.load(text, loader)

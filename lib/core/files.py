@@ -63,6 +63,20 @@ def atomic_write(path: Path, data: bytes, durable: bool = False) -> None:
             os.fsync(file.fileno())
 
 
+def files_below(folder: Path, *suffixes: str) -> list[Path]:
+    """What lies below a folder, at any depth, with one of these suffixes, in any case; sorted.
+
+    Hidden files, and what is in hidden folders, are left out: an editor's or a system's copies are not data.
+    """
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in found if not is_hidden(path.relative_to(folder)))
+
+
+def is_hidden(path: Path) -> bool:
+    """A path, relative to the folder that was given, of which a part begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 def digest(data: bytes) -> str:
     """SHA-256, hex."""
     return hashlib.sha256(data).hexdigest()

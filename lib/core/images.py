@@ -29,6 +29,8 @@ from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from lib.core.errors import PictureError
 from lib.core.files import digest
+from lib.core.orientation import orientation, stored_size, turn, turned_by_decoding, upright_size
+from lib.core.png import lighter_png
 
 Load = Callable[[str, str], np.ndarray]  # (digest, frame) → uint8 (H, W, 3) RGB; raises PictureError
 
@@ -64,13 +66,12 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".dib", ".mpo", ".pgm", ".ppm",
 )  # fmt: skip
 
-_ORIENTATION = 0x0112
 _LONGEST = 4096  # characters of a path
 
 
 @dataclass(frozen=True, slots=True)
 class PictureInfo:
-    """What a readable picture is. A TIFF is turned while it is decoded, so its two sizes are the same."""
+    """What a readable picture is."""
 
     size: int  # bytes
     mtime_ns: int
@@ -100,21 +101,21 @@ def _inspected(path: Path, max_pixels: int, decode: bool) -> PictureInfo:
     with _open(data) as image:
         if image.width * image.height > max_pixels:
             raise _too_large(f"{image.width}×{image.height} pixels, the limit is {max_pixels}")
-        if decode or image.format == "TIFF":  # whose sizes are known only then
+        stored, before = stored_size(image), turned_by_decoding(image)
+        if decode:
             with _reasons():
                 image.load()
-        width, height = image.size
-        turned = _orientation(image) >= 5
-    upright = (height, width) if turned else (width, height)
-    return PictureInfo(len(data), info.st_mtime_ns, hashlib.sha256(data).hexdigest(), *upright, width, height)
+        upright = stored[::-1] if (before or orientation(image)) >= 5 else stored
+    return PictureInfo(len(data), info.st_mtime_ns, hashlib.sha256(data).hexdigest(), *upright, *stored)
 
 
 def header_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright picture from its header alone, pixels; raises PictureError as `inspect` does."""
     _stat(path)
-    with _reasons(), _quiet(), Image.open(path, formats=_formats()) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+    with contextlib.suppress(PictureError), _quiet(), _reasons(), Image.open(path, formats=_formats()) as image:
+        return upright_size(image)
+    with _open(_read(path)[0]) as image:  # a PNG without the texts that Pillow does not take, or the fault's reason
+        return upright_size(image)
 
 
 def load_rgb(source: Path | bytes, frame: str = "upright") -> np.ndarray:
@@ -127,11 +128,29 @@ def load_rgb(source: Path | bytes, frame: str = "upright") -> np.ndarray:
         raise ValueError(f"frame {frame!r}: expected 'upright' or 'stored'")
     data = source if isinstance(source, bytes) else _read(source)[0]
     with _open(data) as image, _reasons():
+        turned = turned_by_decoding(image)
         image.load()
         pixels = _to_rgb(image)
-        if frame == "upright":
-            pixels = _turn(pixels, _orientation(image))
+        if frame == "stored":
+            pixels = turn(pixels, {6: 8, 8: 6}.get(turned, turned))  # back
+        elif not turned:
+            pixels = turn(pixels, orientation(image))
     return np.ascontiguousarray(pixels)
+
+
+def load_alpha(path: Path) -> np.ndarray | None:
+    """uint8 HW, upright: how opaque a picture is, 255 wholly; None where it is so everywhere or cannot say.
+
+    Raises PictureError as `inspect` does.
+    """
+    with _open(_read(path)[0]) as image, _reasons():
+        turned = turned_by_decoding(image)
+        image.load()
+        if not image.has_transparency_data:
+            return None
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        alpha = alpha if turned else turn(alpha, orientation(image))
+    return None if alpha.min() == 255 else np.ascontiguousarray(alpha)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -250,7 +269,7 @@ def _open(data: bytes) -> Iterator[Image.Image]:
         raise PictureError("image_empty", "0 bytes")
     with _quiet():
         with _reasons():
-            image = Image.open(io.BytesIO(data), formats=_formats())
+            image = Image.open(io.BytesIO(lighter_png(data)), formats=_formats())
         with image:
             yield image
 
@@ -286,35 +305,6 @@ def _missing(path: Path, error: Exception) -> PictureError:
 
 def _too_large(detail: str) -> PictureError:
     return PictureError("image_too_large", detail)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where it is missing, invalid or cannot be read."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is decoration: nothing in it may cost the picture
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """HWC pixels as displayed; orientation 1 to 8 as in EXIF 2.32, table 6."""
-    match orientation:
-        case 2:
-            return pixels[:, ::-1]
-        case 3:
-            return pixels[::-1, ::-1]
-        case 4:
-            return pixels[::-1]
-        case 5:
-            return pixels.swapaxes(0, 1)
-        case 6:
-            return np.rot90(pixels, -1)
-        case 7:
-            return pixels[::-1, ::-1].swapaxes(0, 1)
-        case 8:
-            return np.rot90(pixels)
-    return pixels
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

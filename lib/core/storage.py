@@ -64,6 +64,16 @@ def explanation(error: BaseException, root: Path | None = None) -> str | None:
     return f"{place} cannot be opened ({what}){beyond}: give this user the right to, or name another place"
 
 
+def unwritable(folder: Path) -> str | None:
+    """Why no file can be made in a folder, which is made where it does not exist; None where one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def without_room(folder: Path, setting: str) -> str | None:
     """A sentence where the disk of a folder is full; None where it has room, or the folder does not exist."""
     try:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from lib.core.geometry import clip_xyxy, xywh_to_xyxy
+from lib.datasets.formats.coco_json import plain_id
 from lib.datasets.names import CONTROL, label_name
 
 
@@ -25,24 +26,24 @@ def yolo_files(coco: bytes, sizes: Mapping[str, tuple[int, int]]) -> dict[str, b
             size counts where an id is not among them.
     """
     listing = msgspec.json.decode(coco, type=_Listing)
-    codes = {bytes(category.id): code for code, category in enumerate(listing.categories)}
-    by_id = {bytes(i.id): sizes.get(bytes(i.id).decode()) or i.size for i in listing.images}
-    lines: dict[bytes, list[str]] = {image: [] for image in by_id}
+    codes = {plain_id(category.id): code for code, category in enumerate(listing.categories)}
+    by_id = {plain_id(i.id): sizes.get(bytes(i.id).decode()) or i.size for i in listing.images}
+    lines: dict[str, list[str]] = {image: [] for image in by_id}
     for note in listing.annotations:
-        image, category = bytes(note.image_id), bytes(note.category_id)
+        image, category = plain_id(note.image_id), plain_id(note.category_id)
         if not note.crowd and category in codes:
             lines[image].append(_yolo_line(codes[category], note.box, by_id[image]))
     texts: dict[str, str] = {}
     for i in listing.images:
         name = label_name(i.file_name)
-        texts[name] = texts.get(name, "") + "".join(lines[bytes(i.id)])  # one file may be two records
+        texts[name] = texts.get(name, "") + "".join(lines[plain_id(i.id)])  # one file may be two records
     files = {name: text.encode() for name, text in texts.items()}
     classes = "".join(f"{_one_line(category)}\n" for category in listing.categories).encode()
     return {**files, "classes.txt": classes}
 
 
 class _ListedImage(msgspec.Struct):
-    """The fields of an image record that YOLO labels need; ids are compared by their JSON text, as everywhere."""
+    """The fields of an image record that YOLO labels need; equal ids may be written as 1 and 1.0."""
 
     id: msgspec.Raw
     file_name: str

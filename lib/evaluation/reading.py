@@ -26,7 +26,7 @@ from lib.core.files import digest
 from lib.core.images import PictureError, load_rgb
 from lib.core.keys import canonical, key_of
 from lib.evaluation.features import Extractor
-from lib.evaluation.metrics import LabelledPicture, Noted, Pair
+from lib.evaluation.metrics import AnnotatedPicture, Noted, Pair
 from lib.evaluation.sides import Entry, Labels, Side
 from lib.records.kept import typed
 from lib.records.store import Store
@@ -319,7 +319,7 @@ class _Picture:
                 raise
         return self.decoded[frame]
 
-    def framed(self, labels: Labels, names: tuple[str, ...]) -> LabelledPicture:
+    def framed(self, labels: Labels, names: tuple[str, ...]) -> AnnotatedPicture:
         """With labels, in the frame that these are in: turned by EXIF, unless the size that they claim is that of
         the stored pixels. Raises PictureError where its labels are of another size, ValueError where those of its
         source are."""
@@ -328,7 +328,7 @@ class _Picture:
                 raise ValueError(f"labels of its source, {misfit}")
             self.fault = "size_mismatch", misfit
             raise PictureError(*self.fault)
-        return LabelledPicture(self.turned(labels.size), labels, names)
+        return AnnotatedPicture(self.turned(labels.size), labels, names)
 
     def misfit(self, claimed: tuple[int, int]) -> str:
         """The message where labels are of another size; "" where they fit. Raises PictureError."""

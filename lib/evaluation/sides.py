@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from lib.core.documents import MAX_DEPTH, read_file, shallow
 from lib.core.errors import AugmentError
+from lib.core.files import files_below
 from lib.core.geometry import xywh_to_xyxy
 from lib.core.images import SUFFIXES
 from lib.datasets.formats import Dataset, categories_of, read_dataset
@@ -134,8 +135,7 @@ def sources_of(real: Side, made: Side) -> dict[int, int]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    inside = [p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    found = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = [path for path in files_below(folder, *SUFFIXES) if path.is_file()]
     if not found:
         raise AugmentError(f"no pictures in {folder}: expected files ending in {', '.join(sorted(SUFFIXES))}")
     return found

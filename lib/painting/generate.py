@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.core.images import Load, PictureError, encode_png, load_rgb
+from lib.core.stopping import check_stop
 from lib.painting.canvas import canvas_of, mask_of
 from lib.painting.composites import COMPOSITES, Composite, compose
 from lib.painting.painters import Paint, PassInput
@@ -77,6 +78,7 @@ def _found(work: _Work, store: Store) -> bool:
 
 def _paint_all(works: list[_Work], painter: Any, load: Load, store: Store) -> None:
     for work in works:
+        check_stop()
         _attempt(work, _open, work, load)
     for number in range(max((len(w.request.passes) for w in works), default=0)):
         now = [w for w in works if not w.reason and number < len(w.request.passes)]
@@ -115,6 +117,7 @@ def _paints(works: list[_Work], number: int, painter: Any, load: Load, store: St
             missing.setdefault(work.request.passes[number].shape, []).append(work)
     for group in missing.values():
         for batch in (group[i : i + painter.batch_size] for i in range(0, len(group), painter.batch_size)):
+            check_stop()
             for work, paint in _paint_batch(batch, number, painter, load):
                 _keep(work, number, paint, store)
                 work.painted += 1

@@ -72,6 +72,12 @@ class DatasetSettings(Settings):
         "'folder' for the folder that the picture lies in",
     )
     max_pixels: int = Field(100_000_000, ge=1, description="a larger picture is set aside, pixels")
+    terms: str = Field(
+        "",
+        max_length=500,
+        description="the pictures' terms of use, for the cards of models and sets made from them; begin with 'research "
+        "only' where that is so; none: those known of the format's data set",
+    )
 
 
 class SelectSettings(Settings):

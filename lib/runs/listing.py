@@ -5,9 +5,15 @@ It reads the presets and the members' constants alone, so that a list starts wit
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import FACTS
 from lib.painting.painters import PAINTERS
 from lib.runs.presets import PRESETS
+
+_MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 
 
 def preset_rows() -> list[dict[str, str]]:
@@ -26,6 +32,17 @@ def preset_rows() -> list[dict[str, str]]:
                 "about": preset["about"],
             }
         )
+    return rows
+
+
+def model_rows() -> list[dict[str, str]]:
+    """One row per small model that comes with the project: what it learned from, and under which terms it is used."""
+    rows = []
+    for path in sorted(_MODELS.glob(f"*/*/{FACTS}")):
+        facts = json.loads(path.read_bytes())
+        folder = path.parent.relative_to(_MODELS.parents[1]).as_posix()
+        terms = str(facts.get("terms", ""))
+        rows.append({"model": folder, "learned from": facts["data"], "terms": terms or "Apache-2.0"})
     return rows
 
 

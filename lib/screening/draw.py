@@ -154,7 +154,7 @@ def contact_sheet(
 
 def _heads(sheet: Image.Image, left: int, thumb: int) -> None:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=17)
-    for i, text in enumerate(("source", "boxes: thick = new object, thin = as before", "result")):
+    for i, text in enumerate(("source", "boxes: thick = new or changed", "result")):
         pen.text((left + i * (thumb + 6) + 2, 7), text, fill=(235, 235, 235), font=font)
 
 

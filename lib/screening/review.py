@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from lib.core.errors import AugmentError
+from lib.core.files import files_below
 from lib.core.images import SUFFIXES
-from lib.datasets.formats.tables import read_text
+from lib.datasets.formats.tables import read_text, split_lines
 from lib.records.rows import REJECTED
 from lib.records.settings import ReviewSettings
 
@@ -50,8 +51,8 @@ def _picked(settings: ReviewSettings) -> set[str]:
     check_review(settings)
     path = settings.path or Path()
     if settings.pick == "folder":
-        return {_stem(file.name) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES}
-    return {_stem(line.strip()) for line in read_text(path).splitlines() if line.strip()}
+        return {_stem(file.name) for file in files_below(path, *SUFFIXES)}
+    return {_stem(line) for line in split_lines(read_text(path)) if line}
 
 
 def _stem(name: str) -> str:

@@ -48,11 +48,15 @@ def _library(folder: Path) -> str:
 
 def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, library: str) -> str:
     name = str(facts["trainer"])
+    terms = str(facts.get("terms", ""))
     licence = [] if facts["start"] else ["license: apache-2.0"]
+    if research_only(terms):
+        licence = ["license: other", "license_name: research-only"]
     front = [*licence, f"library_name: {library}", "tags:", "- augment", f"- {name}"]
     about = TRAINERS[name].ABOUT
     trained = {
         "data": facts["data"] or "not given",
+        **({"terms of the data": terms} if terms else {}),
         "pictures": facts["pictures"],
         **({} if name in ("clip", "blip2", "classifier") else {"windows": f"{facts['size']} × {facts['size']} pixels"}),
         "steps": facts["steps"],
@@ -76,9 +80,23 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, libra
     if last:
         parts += ["At the end, means over the last steps:", _table({k: v for k, v in last.items() if k != "step"})]
     parts += ["## Measured", *([f"By {how}:", _table(measured)] if measured else ["Not yet."])]
-    free = "Apache-2.0. No published weights went into it."
-    parts += ["## Licence", "As its start and its data allow." if facts["start"] else free]
+    parts += ["## Licence", licence_of(facts)]
     return "\n\n".join(parts) + "\n"
+
+
+def research_only(terms: str) -> bool:
+    """Do terms of a data set allow research and nothing else?"""
+    return terms.lower().startswith("research only")
+
+
+def licence_of(facts: Mapping[str, Any]) -> str:
+    """In a sentence or two, under which terms a trained model may be used."""
+    terms = str(facts.get("terms", ""))
+    if research_only(terms):
+        return f"**Research only**, as the pictures that it learned from: {terms}."
+    bound = f" Terms of the pictures that it learned from: {terms}." if terms else ""
+    free = "Apache-2.0. No published weights went into it."
+    return ("As its start and its data allow." if facts["start"] else free) + bound
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from lib.core.checkpoints import renamed
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, digest
 from lib.core.registry import MemberSettings
+from lib.core.stopping import check_stop
 from lib.records.kept import conforms
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def train(
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(drawn, state.step)
         for step in range(state.step, settings.steps):
+            check_stop()
             batch = {name: value.to(accelerator.device) for name, value in ahead.result().items()}
             ahead = pool.submit(drawn, step + 1)
             set_seed((settings.seed * 1_000_003 + step * 97 + rank) % 2**32)

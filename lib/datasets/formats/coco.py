@@ -19,6 +19,7 @@ from msgspec import Raw
 
 from lib.core.documents import MAX_DEPTH, deep_rows, shallow
 from lib.core.errors import AugmentError
+from lib.core.files import is_hidden
 from lib.core.images import inside, plain_path
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco_json import (
@@ -33,6 +34,7 @@ from lib.datasets.formats.coco_json import (
     field_names,
     field_texts,
     id_text,
+    plain_ids,
     top_level,
 )
 from lib.datasets.formats.tables import (
@@ -66,7 +68,7 @@ def read(settings: DatasetSettings) -> Dataset:
 def find_json(root: Path) -> Path:
     """The one JSON file in the images folder, or else in `annotations` beside it; raises AugmentError otherwise."""
     for folder in (root, root.parent / "annotations"):
-        found = sorted(folder.glob("*.json"))
+        found = sorted(path for path in folder.glob("*.json") if not is_hidden(Path(path.name)))
         if len(found) == 1:
             return found[0]
         if found:
@@ -158,10 +160,11 @@ def _id_column(ids: Sequence[Raw | int]) -> pa.Array:
 
 def _keys(ids: pa.Array, broken: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     """Keys of records, and which of them repeat; a record without an id is called by its row number, "#7"."""
-    if not broken.any():
-        return unique_keys(ids)
-    numbered = [f"#{i}" if bad else key for i, (key, bad) in enumerate(zip(ids.to_pylist(), broken, strict=True))]
-    return unique_keys(pa.array(numbered, pa.string()))
+    if broken.any():
+        numbered = [f"#{i}" if bad else key for i, (key, bad) in enumerate(zip(ids.to_pylist(), broken, strict=True))]
+        ids = pa.array(numbered, pa.string())
+    keys, repeated = unique_keys(plain_ids(ids))
+    return pc.if_else(pa.array(repeated), keys, ids), repeated  # keys stay as they were written
 
 
 def _mask(n: int, rows: Sequence[int]) -> np.ndarray:
@@ -281,8 +284,9 @@ def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: 
         _id_column([getattr(r, field) for r in records]) for field in ("id", "image_id", "category_id")
     )
     boxes = np.array([r.bbox or _NO_BOX for r in records], np.float64).reshape(n, 4)
-    image_rows = _rows(image_ids, images["key"])
-    category_rows = _rows(category_ids, pa.array(list(names), pa.string()))
+    image_rows = _rows(plain_ids(image_ids), plain_ids(images["key"]))
+    category_keys = pa.array([*names], pa.string())
+    category_rows = _rows(plain_ids(category_ids), plain_ids(category_keys))
     without_id = np.fromiter((r.id == NULL for r in records), bool, n)
     keys, repeated = _keys(ids, without_id)
     verdicts = _judge_records(records, faults, without_id, repeated)
@@ -292,8 +296,8 @@ def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: 
     return {
         "key": keys,
         **verdicts.columns(),
-        "image_key": image_ids,
-        "category_id": category_ids,
+        "image_key": _known(images["key"], image_rows, image_ids),
+        "category_id": _known(category_keys, category_rows, category_ids),
         "category": pa.array([*names.values(), ""], pa.string()).take(pa.array(category_rows % (len(names) + 1))),
         **{name: np.nan_to_num(boxes[:, k]) for k, name in enumerate("xywh")},
         "crowd": np.fromiter((bool(r.iscrowd) for r in records), bool, n),
@@ -314,6 +318,11 @@ def _judge_records(
 
 def _place(records: list[Annotation], i: int, field: str) -> str:
     return f"$.annotations[{i}].{field} {id_text(getattr(records[i], field))}"
+
+
+def _known(keys: pa.Array, rows: np.ndarray, given: pa.Array) -> pa.Array:
+    """The key in each of these rows; what was given where the row is -1."""
+    return pc.coalesce(keys.take(pa.array(np.where(rows < 0, None, rows), pa.int64())), given)
 
 
 def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:

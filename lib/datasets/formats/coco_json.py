@@ -14,12 +14,14 @@ from typing import Any, TypeVar, cast
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Raw
 
 from lib.core.documents import MAX_DEPTH, depth_of
 from lib.core.errors import AugmentError
 
 NULL = Raw(b"null")
+_EXACT = 2.0**53  # below it a float is one whole number
 
 
 class Image(msgspec.Struct, gc=False):
@@ -137,8 +139,10 @@ def _placed(message: str, place: str) -> str:
 def category_names(block: Raw, where: str) -> dict[str, str]:
     """Category id, JSON text, to name."""
     names: dict[str, str] = {}
+    own: dict[str, str] = {}  # by the plain id, the id as it came first
     for i, category in enumerate(decode_top(block, list[_Category], "$.categories", where)):
         key = bytes(category.id).decode()
+        key = own.setdefault(plain_id(key), key)
         if names.setdefault(key, category.name) != category.name:
             raise AugmentError(
                 f"{where}: $.categories[{i}].id {key} is both {names[key]!r} and {category.name!r}: they need two ids"
@@ -203,6 +207,31 @@ def _mend_annotation(raw: Raw) -> Annotation:
     return Annotation(loose.id, loose.image_id, loose.category_id, segmentation=loose.segmentation)
 
 
+def plain_ids(ids: pa.Array) -> pa.Array:
+    """Ids, JSON texts, such that equal ones are the same text: pandas writes 1.0 for 1, and a letter may be escaped."""
+    odd = pc.match_substring_regex(ids, r"^-?\d.*[.eE]|^-0$|\\")
+    rows = np.flatnonzero(odd.to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return ids
+    texts = ids.to_pylist()
+    for i in rows.tolist():
+        texts[i] = plain_id(texts[i])
+    return pa.array(texts, pa.string())
+
+
+def plain_id(text: str | Raw) -> str:
+    """An id's JSON text such that equal ids have the same."""
+    text = text if isinstance(text, str) else bytes(text).decode()
+    if text.isdigit():
+        return text
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.MsgspecError:  # a number beyond all floats, or no JSON: a key with "#2" behind
+        return text
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
+    return msgspec.json.encode(int(value) if whole else value).decode()
+
+
 def id_text(id: Raw | int) -> str:
     """An id as JSON text."""
     return str(id) if isinstance(id, int) else bytes(id).decode()
@@ -210,8 +239,10 @@ def id_text(id: Raw | int) -> str:
 
 def field_names(raw: Raw) -> list[str]:
     """Names of a record's fields; none where it is not an object."""
-    record = msgspec.json.decode(raw)
-    return list(record) if isinstance(record, dict) else []
+    try:
+        return list(msgspec.json.decode(raw, type=dict[str, Raw]))  # raw: a value may be a number beyond all floats
+    except msgspec.DecodeError:
+        return []
 
 
 def field_texts(raws: list[Raw], name: str, readable: np.ndarray) -> list[str]:

@@ -19,6 +19,7 @@ from msgspec import Raw
 from lib.core.errors import AugmentError
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
+from lib.datasets.formats.coco_json import plain_id, plain_ids
 from lib.datasets.formats.tables import Verdicts, images_folder, picture_size, read_bytes
 from lib.records.rows import OK
 from lib.records.settings import DatasetSettings
@@ -54,6 +55,7 @@ def read(settings: DatasetSettings) -> Dataset:
     plain = settings.model_copy(update={"split": None, "group": None})
     stuff = read_document(read_bytes(paths[1]), str(paths[1]), plain)
     envelope = _envelope(things, stuff, paths[1])
+    stuff = _as_named(stuff, things.images["key"])
     known = pc.is_in(stuff.images["key"], value_set=things.images["key"])
     images = pa.concat_tables([things.images, stuff.images.filter(pc.invert(known))])
     objects = _judge_objects(things.objects, stuff.objects, images, root)
@@ -102,7 +104,7 @@ def _envelope(things: Dataset, stuff: Dataset, where: Path) -> bytes:
     raws, names = dict[str, Raw](), dict[str, str]()
     for raw in [raw for top in (first, second) for raw in msgspec.json.decode(top["categories"], type=list[Raw])]:
         category = msgspec.json.decode(raw, type=_Category)
-        key = bytes(category.id).decode()
+        key = plain_id(category.id)
         if names.setdefault(key, category.name) != category.name:
             raise AugmentError(
                 f"{where}: category {key} is {category.name!r} here and {names[key]!r} among the things: they need two "
@@ -113,17 +115,33 @@ def _envelope(things: Dataset, stuff: Dataset, where: Path) -> bytes:
     return msgspec.json.encode(top)
 
 
+def _as_named(stuff: Dataset, keys: pa.ChunkedArray) -> Dataset:
+    """The second file's rows with the pictures' keys of the first, which may have written an equal id otherwise."""
+    own, first = stuff.images["key"].combine_chunks(), keys.combine_chunks()
+    if plain_ids(own) is own and plain_ids(first) is first:  # as in almost every file
+        return stuff
+
+    def named(column: pa.ChunkedArray) -> pa.ChunkedArray:
+        given = column.combine_chunks()
+        rows = pc.index_in(plain_ids(given), value_set=plain_ids(first))
+        return pa.chunked_array([pc.coalesce(first.take(rows), given)])
+
+    images = _with(stuff.images, "key", named(stuff.images["key"]))
+    return Dataset(images, _with(stuff.objects, "image_key", named(stuff.objects["image_key"])), stuff.envelope)
+
+
 # --- the layout --------------------------------------------------------------------------------------------------
 
 
 def _judge_objects(things: pa.Table, stuff: pa.Table, images: pa.Table, root: Path) -> pa.Table:
     """Both files' ObjectRows; those that no layout holds are rejected."""
-    twice = pc.is_in(stuff["key"], value_set=things["key"])
+    own, first = (plain_ids(rows["key"].combine_chunks()) for rows in (stuff, things))
+    twice = pc.is_in(own, value_set=first)
     numbered = pc.binary_join_element_wise(stuff["key"], "stuff", "#")
     objects = pa.concat_tables([things, _with(stuff, "key", pc.if_else(twice, numbered, stuff["key"]))])
     share = _shares(objects, images, root)
     verdicts = Verdicts(len(objects))
-    repeated = np.concatenate([np.zeros(len(things), bool), twice.to_numpy()])
+    repeated = np.concatenate([np.zeros(len(things), bool), twice.to_numpy(zero_copy_only=False)])
     verdicts.reject(repeated, "annotation_id_duplicate", lambda i: f"id {objects['key'][i]} is a thing's too")
     verdicts.reject(objects["crowd"].to_numpy(), "crowd", lambda i: "a crowd has no place in a layout")
     other = pc.equal(objects["category"], OTHER).to_numpy()

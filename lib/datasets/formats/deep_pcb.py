@@ -9,6 +9,7 @@ group12000/12000/12000001_test.jpg is defective, 12000001_temp.jpg clean, group1
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from lib.core.errors import AugmentError
+from lib.core.files import files_below, is_hidden
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
 from lib.datasets.formats.tables import (
@@ -27,6 +29,7 @@ from lib.datasets.formats.tables import (
     rejected_object,
     shown,
     stable_id,
+    whole,
     with_rejected,
 )
 from lib.records.rows import ImageRow, ObjectRow
@@ -70,7 +73,7 @@ def _read(settings: DatasetSettings, layout: bool) -> Dataset:
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     unlabelled, rejected = list[ImageRow](), list[ObjectRow]()
     for pair in _pairs(root, settings.annotations):
-        labelled = pair.label.is_file()
+        labelled = os.path.lexists(pair.label)
         boxed = pair.stem + (CLEAN if layout else DEFECTIVE)
         for name in dict.fromkeys((boxed, pair.stem + CLEAN)):
             if labelled and name == boxed:  # or else it is missing, which the picture check reports
@@ -96,13 +99,17 @@ def _pairs(root: Path, annotations: Path | None) -> list[_Pair]:
     """Every stem that has a picture or a label, sorted; raises AugmentError where no labels exist."""
     stems: dict[Path, set[str]] = defaultdict(set)
     for suffix in (DEFECTIVE, CLEAN):
-        for picture in root.rglob(f"*{suffix}"):
+        for picture in files_below(root, ".jpg"):
+            if not picture.name.endswith(suffix):
+                continue
             stems[picture.parent.relative_to(root)].add(picture.name.removesuffix(suffix))
     pairs = []
     for folder in sorted(stems):
         labels = _labels_folder((annotations or root).absolute() / folder)
         group = (root.absolute() / folder).name
-        for stem in sorted(stems[folder] | {path.stem for path in labels.glob("*.txt")}):
+        for stem in sorted(
+            stems[folder] | {path.stem for path in labels.glob("*.txt") if not is_hidden(Path(path.name))}
+        ):
             name = (folder / stem).as_posix()
             if shown(name) != name:
                 raise AugmentError(f"{root / shown(name)}: rename it, its name is not UTF-8")
@@ -139,7 +146,7 @@ def _objects(label: Path, image: dict[str, Any]) -> tuple[list[dict[str, Any]], 
     records, rejected = list[dict[str, Any]](), list[ObjectRow]()
     try:
         lines = label_lines(label)
-    except ValueError as error:
+    except (ValueError, AugmentError) as error:  # the latter of a file that cannot be read
         return [], [_rejected(image, 0, "", str(error))]
     for number, line in lines:
         try:
@@ -160,7 +167,7 @@ def _annotation(line: str) -> dict[str, Any]:
     """The COCO fields of a line; raises ValueError where it is not five whole numbers, between spaces or commas."""
     texts = line.replace(",", " ").split()
     try:
-        x1, y1, x2, y2, category = map(int, texts)
+        x1, y1, x2, y2, category = map(whole, texts)
     except ValueError:
         raise ValueError(f"expected x1 y1 x2 y2 class, whole numbers; got {line[:80]!r}") from None
     w, h = x2 - x1, y2 - y1

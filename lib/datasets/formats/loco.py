@@ -28,6 +28,7 @@ VALIDATION = ("1", "4")  # subsets
 
 _OF_IMAGE = ("width", "height", "file_name", "path", "dataset_id")
 _TEXT = ("file_name", "path", "color")
+_NUMBERS = ("id", "image_id", "category_id", "width", "height", "area", "iscrowd")
 _NEEDED = ("id", "image_id", "category_id", "bbox", "file_name")
 
 
@@ -61,13 +62,18 @@ def csv_document(path: Path) -> bytes:
         )
     names = [name for name in table if not name.startswith("Unnamed:")]  # pandas wrote its row numbers
     rows = [{name: _cell(name, row[name]) for name in names} for row in table.to_dict("records")]
-    images = {(str(row["image_id"]), row["file_name"], row.get("path")): _image(row) for row in reversed(rows)}
+    images = {(_same(row["image_id"]), row["file_name"], row.get("path")): _image(row) for row in reversed(rows)}
     document = {
         "images": list(reversed(images.values())),
         "annotations": [{k: v for k, v in row.items() if k not in _OF_IMAGE} for row in rows],
         "categories": [{"id": id, "name": name, "supercategory": ""} for id, name in CATEGORIES.items()],
     }
     return msgspec.json.encode(document)
+
+
+def _same(id: Any) -> str:
+    """A text that equal ids share: pandas writes 1.0 for 1 where another row has none."""
+    return str(int(id)) if isinstance(id, float) and id.is_integer() else str(id)
 
 
 def _image(row: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +88,8 @@ def _cell(name: str, text: str) -> Any:
         return None
     try:
         value = ast.literal_eval(text)
+        if name not in _NUMBERS and type(value) in (int, float) and str(value) != text:
+            return text  # a number that would be written otherwise, such as 1.10, may be none
         return value if msgspec.json.encode(value) else text
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError):
         return text

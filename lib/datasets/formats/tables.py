@@ -6,6 +6,7 @@ A reader whose source is not COCO JSON writes its records as COCO records and le
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,21 @@ def read_text(path: Path) -> str:
     return decode_text(read_bytes(path), path)
 
 
+def split_lines(text: str) -> list[str]:
+    """Lines of a text, stripped. Other characters that end a line in Unicode may stand in a name."""
+    return [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
+
+
+def whole(text: str) -> int:
+    """A whole number, which pandas and NumPy may have written as 1.0 or 1e+00; raises ValueError for another text."""
+    if text.removeprefix("-").isdigit():
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"expected a whole number, got {text[:80]!r}")
+    return int(number)
+
+
 def label_lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines of a picture's label file, stripped, without blank ones. Raises ValueError for a file that is too
     long to be one, AugmentError where it cannot be read.
@@ -254,8 +270,8 @@ def label_lines(path: Path) -> list[tuple[int, str]]:
     A file of other bytes gives lines that are rejected one by one.
     """
     data = read_bytes(path)
-    lines = data.count(b"\n")
-    if len(data) > MOST_LABELS_BYTES or lines > MOST_LABELS:
-        raise ValueError(f"{path.name} has {lines:,} lines, {len(data):,} bytes: expected a picture's labels")
-    texts = data.decode("utf-8-sig", errors="replace").splitlines()
-    return [(number, line.strip()) for number, line in enumerate(texts, 1) if line.strip()]
+    count = data.count(b"\n")
+    if len(data) > MOST_LABELS_BYTES or count > MOST_LABELS:
+        raise ValueError(f"{path.name} has {count:,} lines, {len(data):,} bytes: expected a picture's labels")
+    lines = split_lines(data.decode("utf-8-sig", errors="replace"))
+    return [(number, line) for number, line in enumerate(lines, 1) if line]

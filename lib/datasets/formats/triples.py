@@ -1,8 +1,8 @@
 """Triples: a picture name.jpg, its mask name.mask.png and its prompt name.txt, as sets for inpainting come.
 
-White in a mask is kept, black is to be painted. A mask becomes an annotation of the category "masked", what is to be
-painted as COCO's run lengths; a prompt becomes the field `caption` of its picture's record, where the captioner `given`
-finds it.
+White in a mask is kept, black is to be painted; in a mask of one colour what is opaque is kept, what is transparent is
+to be painted. A mask becomes an annotation of the category "masked", what is to be painted as COCO's run lengths; a
+prompt becomes the field `caption` of its picture's record, where the captioner `given` finds it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 
 from lib.core.errors import AugmentError
-from lib.core.images import SUFFIXES, PictureError, header_size, load_rgb
+from lib.core.files import files_below
+from lib.core.images import SUFFIXES, PictureError, header_size, load_alpha, load_rgb
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
 from lib.datasets.formats.tables import (
@@ -109,11 +110,11 @@ def _find(root: Path, folder: Path) -> tuple[list[_Item], list[str]]:
 def _by_role(folder: Path) -> dict[str, dict[str, str]]:
     """Role to the names that have it, sorted, each with the part that a picture, its mask and its prompt share."""
     roles: dict[str, dict[str, str]] = {"picture": {}, "mask": {}, "text": {}}
-    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")):
+    for name in sorted(path.relative_to(folder).as_posix() for path in files_below(folder, ".txt", *SUFFIXES)):
         stem, _, suffix = name.rpartition(".")
         if suffix.lower() == "txt":
             roles["text"][name] = stem
-        elif f".{suffix.lower()}" in SUFFIXES:
+        else:
             masked = stem.lower().endswith(".mask")
             roles["mask" if masked else "picture"][name] = stem[: -len(".mask")] if masked else stem
     return roles
@@ -194,10 +195,17 @@ def _grey(mask: Path, max_pixels: int) -> np.ndarray:
         width, height = header_size(mask)
         if width * height > max_pixels:
             raise PictureError("image_too_large", f"{width}×{height} pixels, the limit is {max_pixels}")
-        return np.asarray(cv2.cvtColor(load_rgb(mask), cv2.COLOR_RGB2GRAY))
+        grey, alpha = np.asarray(cv2.cvtColor(load_rgb(mask), cv2.COLOR_RGB2GRAY)), load_alpha(mask)
     except PictureError as error:
         reason = _MASK_REASONS.get(error.reason, error.reason)
         raise PictureError(reason, f"{mask.name}: {error.detail}") from None
+    if alpha is None:
+        return grey
+    if grey.min() == grey.max():
+        return alpha
+    if float(((grey <= WHITE) != (alpha <= WHITE)).mean()) > MOST_UNSURE:
+        raise PictureError("mask_not_binary", f"{mask.name}: its colours show another mask than its transparency")
+    return grey
 
 
 def _annotation(paint: np.ndarray) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from msgspec import Raw
 
 from lib.core.documents import MAX_DEPTH, depth_of, shallow
 from lib.core.errors import AugmentError
+from lib.core.files import files_below, is_hidden
 from lib.core.images import SUFFIXES, inside
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
@@ -96,7 +97,7 @@ def _find(given: Path | None, root: Path) -> list[Path]:
         return [given]
     folders = [given] if given is not None else [root, root / "vott-json-export", root / "vott-csv-export"]
     for folder, pattern in [(folder, pattern) for folder in folders for pattern in _PATTERNS]:
-        found = sorted(folder.glob(pattern))
+        found = sorted(path for path in folder.glob(pattern) if not is_hidden(Path(path.name)))
         if len(found) > 1 and not pattern.endswith(_ASSETS):
             names = ", ".join(path.name for path in found[:5])
             raise AugmentError(f"{len(found)} exports in {folder} ({names}): set dataset.annotations to one of them")
@@ -246,7 +247,7 @@ def _csv_assets(file: Path, root: Path, broken: list[ImageRow]) -> list[_Asset]:
     found = {name: _picture(root, name) for name in dict.fromkeys(row["image"] for row in rows)}
     for row in rows:
         regions.setdefault(found[row["image"]], []).append(_row_region(row))
-    for name in sorted(path.name for path in root.iterdir() if path.suffix.lower() in SUFFIXES):
+    for name in [path.name for path in files_below(root, *SUFFIXES) if path.parent == root]:
         if shown(name) == name:
             regions.setdefault(name, [])
         else:

@@ -1,5 +1,8 @@
 """YOLO labels: lines of "class cx cy w h" relative to the picture, or "class x1 y1 x2 y2 x3 y3 ..." for an outline.
 
+Where data.yaml has `kpt_shape`, keypoints follow the box. A line with other values after its box, as trackers and
+detectors write them, is a rejected row.
+
 Three layouts: darknet (obj.data, obj.names, train.txt), Ultralytics (data.yaml, images/ beside labels/) and a bare
 folder of label files with classes.txt. Each becomes a list of `_Item`; another layout is one more such function.
 """
@@ -16,6 +19,7 @@ import msgspec
 
 from lib.core.documents import read_yaml
 from lib.core.errors import AugmentError
+from lib.core.files import files_below, is_hidden
 from lib.core.images import SUFFIXES, inside
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
@@ -27,19 +31,28 @@ from lib.datasets.formats.tables import (
     read_text,
     rejected_object,
     shown,
+    split_lines,
     stable_id,
+    whole,
     with_rejected,
 )
 from lib.records.rows import ObjectRow
 from lib.records.settings import DatasetSettings
 
 _CLASSES = 100_000  # more than any set has
+_BEYOND = 0.5  # share of its side by which a point of an outline may lie outside of its picture
 _LONGEST = 4096  # bytes of a path
 
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 
 Pure = TypeVar("Pure", bound=PurePath)
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    names: list[str]
+    keypoints: tuple[int, int] | None = None  # how many follow a box, and numbers of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +70,15 @@ def read(settings: DatasetSettings) -> Dataset:
     root = images_folder(settings)
     source = _find(settings.annotations, root)
     if source.suffix in (".yaml", ".yml"):
-        names, items = _ultralytics(source, root)
+        classes, items = _ultralytics(source, root)
     elif source.suffix == ".data":
-        names, items = _darknet(source, root)
+        classes, items = _darknet(source, root)
     else:
-        names, items = _bare(source, root)
+        classes, items = _bare(source, root)
     if settings.split is None and any(item.split for item in items):
         settings = settings.model_copy(update={"split": "official"})
     named = [item for item in items if shown(item.name) == item.name]
-    document, rejected = _document(root, names, named)
+    document, rejected = _document(root, classes, named)
     others = [misnamed(item.name) for item in items if shown(item.name) != item.name]
     return with_rejected(read_document(document, str(source), settings), others, rejected)
 
@@ -80,10 +93,10 @@ def _find(given: Path | None, root: Path) -> Path:
         return given
     for folder in folders:
         for pattern in ("data.yaml", "data.yml", "obj.data", "*.data", "*.yaml", "*.yml"):
-            if found := sorted(folder.glob(pattern)):
+            if found := sorted(path for path in folder.glob(pattern) if not is_hidden(Path(path.name))):
                 return found[0]
     for folder in [*(f / "labels" for f in folders), *folders]:
-        if any(file.name not in _LISTS for file in folder.glob("*.txt")):
+        if any(file.name not in _LISTS and not is_hidden(Path(file.name)) for file in folder.glob("*.txt")):
             return folder
     tried = ", ".join(map(str, folders))
     raise AugmentError(f"no data.yaml, obj.data or label files in {tried}: set dataset.annotations to one of them")
@@ -92,18 +105,18 @@ def _find(given: Path | None, root: Path) -> Path:
 # --- layouts -----------------------------------------------------------------------------------------------------
 
 
-def _darknet(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
-    pairs = (line.partition("=") for line in read_text(source).splitlines() if "=" in line)
+def _darknet(source: Path, root: Path) -> tuple[_Classes, list[_Item]]:
+    pairs = (line.partition("=") for line in split_lines(read_text(source)) if "=" in line)
     values = {key.strip(): value.strip()[:_LONGEST] for key, _, value in pairs}
     if "names" not in values:
         raise AugmentError(f"{source} has no line 'names = ...': found {', '.join(values) or 'nothing'}")
-    names = _lines(_beside(source, values["names"]))
+    names = _class_names(_beside(source, values["names"]))
     items = []
     for key, split in _SPLITS.items():
         for line in _lines(_beside(source, values[key])) if key in values else []:
             label = _beside(source, str(_text_of(PurePosixPath(line))))
             items.append(_Item(_shortened(root, line), label, split))
-    return names, items
+    return _Classes(names), items
 
 
 def _beside(source: Path, name: str) -> Path:
@@ -127,8 +140,8 @@ def _tails(name: str) -> list[tuple[str, ...]]:
     return [parts[i:] for i in range(len(parts))] or [(name,)]
 
 
-def _ultralytics(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
-    data = read_yaml(source, "check dataset.annotations")
+def _ultralytics(source: Path, root: Path) -> tuple[_Classes, list[_Item]]:
+    data, texts = read_yaml(source, "check dataset.annotations"), read_yaml(source, as_text=True)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise AugmentError(f"{source} has no 'names': expected a list or a mapping of class numbers to names")
     items = []
@@ -139,14 +152,24 @@ def _ultralytics(source: Path, root: Path) -> tuple[list[str], list[_Item]]:
         for entry in [entries] if isinstance(entries, str) else entries:
             pictures = _pictures(_entry(source, str(data.get("path") or ""), str(entry)))
             items += [_Item(_relative(picture, root), _label_of(picture), key) for picture in pictures]
-    return _names(data["names"], source), items
+    names = texts.get("names", data["names"])  # as they are written: YAML makes True of yes, and 8 of 010
+    return _Classes(_names(names, source), _keypoints(data.get("kpt_shape"), source)), items
+
+
+def _keypoints(shape: Any, source: Path) -> tuple[int, int] | None:
+    if shape is None:
+        return None
+    match shape:
+        case [int(count), int(2 | 3 as numbers)] if count >= 1 and count is not True:
+            return count, numbers
+    raise AugmentError(f"{source}: 'kpt_shape' is {shape!r:.80}: expected the count of keypoints, and 2 or 3")
 
 
 def _names(names: list[Any] | dict[Any, Any], source: Path) -> list[str]:
     if isinstance(names, list):
         return [str(name) for name in names]
     try:
-        numbered = {int(number): str(name) for number, name in names.items()}
+        numbered = {whole(str(number)): str(name) for number, name in names.items()}
     except (TypeError, ValueError, OverflowError):
         raise AugmentError(
             f"{source}: 'names' has a key that is not a class number: {list(names)[:5]!r:.200}"
@@ -159,6 +182,9 @@ def _names(names: list[Any] | dict[Any, Any], source: Path) -> list[str]:
 def _entry(source: Path, base: str, entry: str) -> Path:
     # Exports write "../train/images" for a folder that lies beside the file.
     tries = [source.parent / base / entry, source.parent / entry, source.parent / entry.removeprefix("../")]
+    if "\\" in base + entry:
+        base, below = base.replace("\\", "/"), entry.replace("\\", "/")
+        tries += [source.parent / base / below, source.parent / below, source.parent / below.removeprefix("../")]
     for path in tries:
         if os.path.exists(path):  # noqa: PTH110
             return path
@@ -167,8 +193,14 @@ def _entry(source: Path, base: str, entry: str) -> Path:
 
 def _pictures(place: Path) -> list[Path]:
     if place.is_dir():
-        return sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return [place.parent / line for line in _lines(place)]
+        return files_below(place, *SUFFIXES)
+    return [_listed(place.parent, line) for line in _lines(place)]
+
+
+def _listed(folder: Path, line: str) -> Path:
+    """A picture of a list; backslashes are separators unless a file has them in its name."""
+    path = folder / line
+    return path if "\\" not in line or os.path.lexists(path) else folder / line.replace("\\", "/")
 
 
 def _label_of(picture: Path) -> Path:
@@ -191,21 +223,28 @@ def _relative(picture: Path, root: Path) -> str:
     return Path(os.path.relpath(picture.absolute(), root.absolute())).as_posix()
 
 
-def _bare(folder: Path, root: Path) -> tuple[list[str], list[_Item]]:
+def _bare(folder: Path, root: Path) -> tuple[_Classes, list[_Item]]:
     places = [folder / "classes.txt", folder.parent / "classes.txt", root / "classes.txt"]
     classes = next((p for p in places if p.is_file()), None)
     if classes is None:
         raise AugmentError(f"classes.txt not found in {folder} or {folder.parent}: write the class names, one a line")
-    pictures = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    items = {picture: folder / picture.relative_to(root).with_suffix(".txt") for picture in pictures}
-    labels = {p for p in folder.rglob("*.txt") if p.name != "classes.txt"} - set(items.values())
+    items = {path: folder / path.relative_to(root).with_suffix(".txt") for path in files_below(root, *SUFFIXES)}
+    labels = {path for path in files_below(folder, ".txt") if path.name != "classes.txt"} - set(items.values())
     found = [_Item(p.relative_to(root).as_posix(), label, "") for p, label in items.items()]
     lost = [_Item(p.relative_to(folder).with_suffix(".jpg").as_posix(), p, "") for p in sorted(labels)]
-    return _lines(classes), found + lost
+    return _Classes(_class_names(classes)), found + lost
 
 
-def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+def _class_names(path: Path) -> list[str]:
+    """A name a line; a blank line counts, since labels have the lines' numbers, and is called by its number."""
+    names = _lines(path, blank=True)
+    while names and not names[-1]:
+        names.pop()
+    return [name or f"class_{number}" for number, name in enumerate(names)]
+
+
+def _lines(path: Path, blank: bool = False) -> list[str]:
+    lines = [line for line in split_lines(read_text(path)) if line or blank]
     if (longest := max(map(len, lines), default=0)) > _LONGEST:
         raise AugmentError(f"{path} has a line of {longest:,} characters: expected a name a line, {_LONGEST:,} at most")
     return lines
@@ -214,7 +253,7 @@ def _lines(path: Path) -> list[str]:
 # --- records -----------------------------------------------------------------------------------------------------
 
 
-def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, list[ObjectRow]]:
+def _document(root: Path, classes: _Classes, items: list[_Item]) -> tuple[bytes, list[ObjectRow]]:
     """A COCO document, JSON bytes, and the rows of lines that cannot be in it."""
     images, annotations, rejected = [], list[dict[str, Any]](), list[ObjectRow]()
     done = set[str]()
@@ -227,23 +266,23 @@ def _document(root: Path, names: list[str], items: list[_Item]) -> tuple[bytes, 
             continue
         done.add(item.name)
         try:
-            lines = label_lines(item.label) if _is_file(item.label) else []
-        except ValueError as error:
+            lines = label_lines(item.label) if os.path.lexists(item.label) else []
+        except (ValueError, AugmentError) as error:  # the latter of a file that cannot be read
             record = {"id": stable_id(item.name, "labels"), "image_id": image_id}
             rejected.append(_bad_line(record, "", str(error), width))
             continue
         for number, line in lines:
             record = {"id": stable_id(item.name, number), "image_id": image_id}
             try:
-                annotations.append(record | _annotation(line, width, height))
+                annotations.append(record | _annotation(line, width, height, classes.keypoints))
             except ValueError as error:
                 rejected.append(_bad_line(record, line, f"{item.label.name}:{number}: {error}", width))
-    categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, 1)]
+    categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes.names, 1)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     return msgspec.json.encode(document), rejected
 
 
-def _annotation(line: str, width: int, height: int) -> dict[str, Any]:
+def _annotation(line: str, width: int, height: int, keypoints: tuple[int, int] | None) -> dict[str, Any]:
     """The COCO fields of a line; raises ValueError with what is wrong with it."""
     if not width:
         raise ValueError("the picture cannot be read, so the box has no size in pixels")
@@ -251,13 +290,42 @@ def _annotation(line: str, width: int, height: int) -> dict[str, Any]:
     numbers = [float(text) for text in rest]
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"not all finite: {line[:80]!r}")
-    fields = {"category_id": int(first) + 1, "iscrowd": 0}
-    if len(numbers) == 4:
-        cx, cy, w, h = (n * side for n, side in zip(numbers, (width, height) * 2, strict=True))
-        return fields | {"bbox": [cx - w / 2, cy - h / 2, w, h], "area": w * h, "segmentation": []}
+    fields = {"category_id": whole(first) + 1, "iscrowd": 0}
+    after = numbers[4:]
+    if len(numbers) == 4 or (keypoints and len(after) == keypoints[0] * keypoints[1]):
+        cx, cy, w, h = (n * side for n, side in zip(numbers[:4], (width, height) * 2, strict=True))
+        box = {"bbox": [cx - w / 2, cy - h / 2, w, h], "area": w * h, "segmentation": []}
+        return fields | box | (_points(after, keypoints[1], width, height) if keypoints and after else {})
+    if keypoints:
+        count, each = keypoints
+        raise ValueError(f"expected a class, a box and {count} keypoints of {each} numbers; got {line[:80]!r}")
+    _check_outline(numbers, rest, line)
+    return fields | _outline([n * width for n in numbers[::2]], [n * height for n in numbers[1::2]])
+
+
+def _points(numbers: list[float], each: int, width: int, height: int) -> dict[str, Any]:
+    """COCO's keypoints: x, y in pixels and 0 not labelled, 1 hidden, 2 seen, which are YOLO's states too."""
+    points = list[float]()
+    for x, y, *state in zip(*(numbers[i::each] for i in range(each)), strict=True):
+        points += [x * width, y * height, *(state or [2.0 if x or y else 0.0])]
+    return {"keypoints": points, "num_keypoints": sum(state > 0 for state in points[2::3])}
+
+
+def _check_outline(numbers: list[float], texts: list[str], line: str) -> None:
+    """Raises ValueError for what is no outline: a box may be followed by a confidence, a track's id, keypoints."""
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"expected a class and 4 numbers, or an outline of 3 points or more; got {line[:80]!r}")
-    return fields | _outline([n * width for n in numbers[::2]], [n * height for n in numbers[1::2]])
+    if not all(-_BEYOND <= number <= 1 + _BEYOND for number in numbers):
+        raise ValueError(f"an outline's points are shares of the picture, 0 to 1; got {line[:80]!r}")
+    if len(numbers) == 6 and texts[-1].isdigit() and _is_box(*numbers[:4]) and 0 <= numbers[4] <= 1:
+        raise ValueError(f"this may be three points, or a box with its confidence and a track's id: {line[:80]!r}")
+
+
+def _is_box(cx: float, cy: float, w: float, h: float) -> bool:
+    """Do these lie within their picture as centre and sides?"""
+    slack = 1e-3
+    inside = (-slack <= c - side / 2 and c + side / 2 <= 1 + slack for c, side in ((cx, w), (cy, h)))
+    return min(w, h) > 0 and all(inside)
 
 
 def _outline(xs: list[float], ys: list[float]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
+class AnnotatedPicture:
     """A picture with its annotations."""
 
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, in the frame that its boxes are in
@@ -198,7 +198,7 @@ class PictureMetric(Metric, Protocol):
     NEEDS: ClassVar[Literal["", "boxes", "captions"]]  # annotations that its pictures must have
     LEARNS: ClassVar[bool]  # it is shown more real pictures than are compared, where there are any
 
-    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+    def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         """Its note on one picture, JSON-safe. Raises ValueError as of_pair.
 
         Two entries are shown to people: `numbers` {name: number of this picture}, and `boxes`, a list of {"box": xyxy

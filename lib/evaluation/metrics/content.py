@@ -18,7 +18,7 @@ from pydantic import Field
 from lib.core.geometry import CONTEXT, MIN_SIDE, clip_xyxy
 from lib.core.registry import MemberSettings
 from lib.core.vision import crop_region
-from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Table
+from lib.evaluation.metrics import AnnotatedPicture, Base, Details, Kind, Noted, Number, Table
 from lib.evaluation.metrics.crops import SIDE, describe
 from lib.evaluation.metrics.crops import VERSION as CROPS
 from lib.evaluation.metrics.own_boxes import ContentDetails, Note, judge_content
@@ -92,7 +92,7 @@ class Content(Base):
     def identity(self) -> str:
         return f"crops {CROPS}"
 
-    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+    def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         """Its boxes and some background, described; and the boxes that are left out, by reason."""
         labels, (height, width) = picture.labels, picture.pixels.shape[:2]
         xyxy = clip_xyxy(labels.boxes, width, height)

@@ -26,7 +26,7 @@ from pydantic import Field
 from lib.core.geometry import area_xyxy, xywh_to_xyxy, xyxy_to_xywh
 from lib.core.registry import MemberSettings
 from lib.evaluation.detectors import Detections, detector_of
-from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Table
+from lib.evaluation.metrics import AnnotatedPicture, Base, Details, Kind, Noted, Number, Table
 from lib.records.settings import Choice
 
 Floats = NDArray[np.float64]
@@ -307,7 +307,7 @@ class Layout(Base):
         identity: str = self.detector.identity
         return identity
 
-    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+    def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         """Detections, and the labelled boxes that they are compared with."""
         labels = picture.labels
         numbers = {name: i for i, name in enumerate(picture.names)}

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lib.core.checkpoints import ModelRef
 from lib.core.registry import MemberSettings
-from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number
+from lib.evaluation.metrics import AnnotatedPicture, Base, Details, Kind, Noted, Number
 from lib.evaluation.metrics.duplicates import hash_of, with_near_hashes
 from lib.evaluation.metrics.text import clip_score
 from lib.judges.clip import RegionScorer, RegionSettings
@@ -55,7 +55,7 @@ class Copies(Base):
         most: int = Field(4, ge=0, le=64, description="bits of 64 in which two pictures may differ and count as copies")
         mirrored: bool = Field(True, description="a mirrored copy is one")
 
-    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+    def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         turned = hash_of(picture.pixels, mirrored=True) if self.settings.mirrored else None
         return {"hash": int(hash_of(picture.pixels)), "mirrored": None if turned is None else int(turned)}
 
@@ -113,7 +113,7 @@ class Captions(Base):
     def identity(self) -> str:
         return self.scorer.identity
 
-    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+    def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         text = picture.labels.caption
         if not text:
             raise ValueError("no caption: a COCO record of the picture with a field `caption` was expected")

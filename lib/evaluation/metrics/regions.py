@@ -17,7 +17,7 @@ from pydantic import Field
 from lib.core.checkpoints import ModelRef
 from lib.core.geometry import CONTEXT, MIN_SIDE, area_xyxy, clip_xyxy
 from lib.core.registry import MemberSettings
-from lib.evaluation.metrics import Base, Details, Kind, LabelledPicture, Noted, Number, Table
+from lib.evaluation.metrics import AnnotatedPicture, Base, Details, Kind, Noted, Number, Table
 from lib.evaluation.metrics.fidelity import Fidelity, Hits, Judged, compare
 from lib.judges import Judge, make_judge, score_boxes
 
@@ -108,7 +108,7 @@ class Regions(Base):
     def identity(self) -> str:
         return self.judge.identity
 
-    def of_picture(self, picture: LabelledPicture) -> dict[str, Any]:
+    def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         """The judged boxes, and the others by reason: crowds, kept as they were, too small, of an unknown category."""
         labels, (height, width) = picture.labels, picture.pixels.shape[:2]
         xyxy = clip_xyxy(labels.boxes, width, height)

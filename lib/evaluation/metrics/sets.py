@@ -198,6 +198,13 @@ class Twins(_OfSets):
 
     def of_sets(self, real: np.ndarray, generated: np.ndarray, seed: int) -> dict[str, Any]:
         mean = real.mean(axis=0)
-        twins, _ = with_near_features(generated - mean, least=self.settings.least)
-        leaks, _ = with_near_features(generated - mean, real - mean, self.settings.least)
+        made, kept = (_from_mean(features, mean) for features in (generated, real))
+        twins, _ = with_near_features(made, least=self.settings.least)
+        leaks, _ = with_near_features(made, kept, self.settings.least)
         return {"twins": float(twins.mean()), "leaks": float(leaks.mean())}
+
+
+def _from_mean(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(N, D + 1): features less the mean, and 1 where nothing is left: such pictures are alike, and like no other."""
+    rest = features - mean
+    return np.concatenate([rest, ~rest.any(axis=1, keepdims=True)], axis=1)

@@ -175,8 +175,8 @@ class BlendedLatent(Vanilla):
 
     @property
     def _left_out(self) -> int:
-        """Steps; the sum keeps .29 · 100 from being 28."""
-        return int(self.settings.start * self.settings.steps + 1e-6)
+        """Steps, not all of them; the sum keeps .29 · 100 from being 28."""
+        return min(int(self.settings.start * self.settings.steps + 1e-6), self.settings.steps - 1)
 
 
 class TdPaint(Vanilla):

@@ -22,10 +22,10 @@ from pydantic import AfterValidator, Field
 from lib.core.checkpoints import ModelRef
 from lib.core.compute import available_cores, device, out_of_memory, run_padded, side_by_side, weights_dtype
 from lib.core.errors import PictureError
-from lib.core.registry import MemberSettings
+from lib.core.stopping import check_stop
 from lib.painting.painters import Paint, PassInput
 from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
-from lib.painting.painters.schedulers import make_scheduler, scheduler_name, time_steps
+from lib.painting.painters.schedulers import ChecksSteps, make_scheduler, scheduler_name, time_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,13 +36,20 @@ BeforeStep = Callable[["torch.Tensor", int, "torch.Tensor"], "torch.Tensor"]
 
 SMALL = 256  # pixels: the largest `size` whose pictures a CPU paints side by side
 
-Steps = Annotated[int, Field(ge=1, le=1000, description="denoising steps")]
+Steps = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=1000,
+        description="denoising steps; at most 999 with pndm and ddim, 900 with dpm++2m and unipc",
+    ),
+]
 Guidance = Annotated[float, Field(ge=1, description="classifier-free guidance; 1 = none, at half the time")]
 SchedulerName = Annotated[str, AfterValidator(scheduler_name), Field(description="pndm, ddim, euler, dpm++2m or unipc")]
 Size = Annotated[int, Field(ge=64, description="painted at about size × size pixels, in the window's aspect")]
 
 
-class LatentSettings(MemberSettings):
+class LatentSettings(ChecksSteps):
     """What every latent painter has. A painter's defaults are the values of the system that it replaces."""
 
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
@@ -94,6 +101,7 @@ def denoise(
     text = text.to(dtype)
     with torch.no_grad():
         for step, timestep in enumerate(times):
+            check_stop()
             if before_step is not None:
                 latents = before_step(latents, step, timestep)
             sample = scheduler.scale_model_input(latents, timestep)

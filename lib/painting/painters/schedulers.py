@@ -1,4 +1,4 @@
-"""Schedulers: how noise becomes a picture, step by step. To add one: a line below; tests/test_gligen.py tries them all.
+"""Schedulers: how noise becomes a picture, step by step. To add one: a line below and in MOST_STEPS; tests try all.
 
 Only those that draw no noise, and that give a picture the same bits alone, in a batch and in any order.
 Betas and prediction type come from the checkpoint; what stands here is what must not come from there.
@@ -7,9 +7,12 @@ Betas and prediction type come from the checkpoint; what stands here is what mus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import model_validator
 
 from lib.core.errors import AugmentError
+from lib.core.registry import MemberSettings
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,22 @@ SCHEDULERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),  # 2211.01095
     "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "thresholding": False}),  # arXiv 2302.04867
 }
+
+
+# Denoising steps at most. Of as many as a checkpoint was trained on, most ask for one more than there are; those that
+# look back over several steps divide by differences of noise levels that come to nothing before that.
+MOST_STEPS = {"pndm": 999, "ddim": 999, "euler": 1000, "dpm++2m": 900, "unipc": 900}
+
+
+class ChecksSteps(MemberSettings):
+    """Settings with `steps` and `scheduler`: more steps than the scheduler can take are refused."""
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        steps, name = (getattr(self, field) for field in ("steps", "scheduler"))
+        if steps > MOST_STEPS[name]:
+            raise ValueError(f"expected {MOST_STEPS[name]} steps at most with the scheduler {name}, got {steps}")
+        return self
 
 
 def scheduler_name(name: str) -> str:
@@ -44,6 +63,8 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int, device: tor
     try:
         scheduler = getattr(diffusers, kind).from_config(known, **values)
         scheduler.set_timesteps(steps, device=device)
+        if max(scheduler.timesteps) >= scheduler.config.num_train_timesteps:
+            raise ValueError(f"it was trained on {scheduler.config.num_train_timesteps} steps, take fewer")
     except (ValueError, NotImplementedError) as error:
         raise AugmentError(f"scheduler {name!r} with {steps} steps does not go with this checkpoint: {error}") from None
     return scheduler

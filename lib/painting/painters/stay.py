@@ -22,11 +22,10 @@ from pydantic import Field
 from lib.core.checkpoints import NOT_PUBLISHED, ModelRef, local_path, reading
 from lib.core.compute import device
 from lib.core.errors import AugmentError, PictureError
-from lib.core.registry import MemberSettings
 from lib.painting.painters import INPAINTING, Paint, PassInput
 from lib.painting.painters.blocks import Decoder
 from lib.painting.painters.denoise import DiffusionPainter, Guidance, SchedulerName, Steps, paint_cells
-from lib.painting.painters.schedulers import make_scheduler
+from lib.painting.painters.schedulers import ChecksSteps, make_scheduler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +50,7 @@ class Stay(DiffusionPainter):
     LICENCE: ClassVar[str] = "your own weights"
     READS_PHRASES: ClassVar[bool] = True
 
-    class Settings(MemberSettings):
+    class Settings(ChecksSteps):
         """Guidance is the paper's."""
 
         model: str | None = Field(None, description="folder of a model that was trained as `stay`; none is published")

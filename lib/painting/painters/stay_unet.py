@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.core.checkpoints import ModelRef, check_whole, local_path, reading, renamed
+from lib.core.stopping import check_stop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -383,6 +384,7 @@ def paint_layout(
     z, channels = noise * scheduler.init_noise_sigma, noise.shape[1]
     with torch.no_grad():
         for timestep in scheduler.timesteps:
+            check_stop()
             if known is not None and keep is not None:
                 z = z * (1 - keep) + scheduler.add_noise(known, noise, timestep.expand(len(z))) * keep
             sample = scheduler.scale_model_input(z, timestep).repeat(halves, 1, 1, 1)

@@ -1,0 +1,116 @@
+"""How the work of a stage is called: as a Prefect task inside a flow, and as a plain function outside of one.
+
+    @step(name="plan", retries=2, retry_condition_fn=may_pass)
+    def plan_part(job): ...
+
+    plan_part.submit(job).result()     # a task run of the flow; in a notebook, a thread of this process
+
+Outside of a flow nothing needs a server: the same function runs in a pool of threads, and is tried again where its
+retry condition says that this can help.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_threads
+from functools import cache, update_wrapper
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from prefect import task
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import MissingContextError
+from prefect.futures import wait as wait_for_tasks
+from prefect.logging import get_run_logger
+from prefect.states import Failed
+
+from lib.core.stopping import ask_to_stop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+THREADS = 2 * (os.cpu_count() or 1)  # while one decodes, another waits for the disk
+
+
+class Result(Protocol):
+    """What `submit` gives back."""
+
+    def result(self) -> Any:
+        """The function's result; raises what it raised."""
+        ...
+
+
+class Step(Generic[P, R]):
+    """A function that a flow runs as a Prefect task; options: those of `prefect.task`."""
+
+    def __init__(self, function: Callable[P, R], **options: Any) -> None:
+        update_wrapper(self, function)
+        self.function, self.options = function, options
+        self.task: Any = task(persist_result=False, **options)(function)
+
+    @property
+    def name(self) -> str:
+        """Name of the stage."""
+        return str(self.task.name)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it now."""
+        result: R = self.task(*args, **kwargs) if in_flow() else self._tried(*args, **kwargs)
+        return result
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Run it beside others."""
+        made: Result = self.task.submit(*args, **kwargs) if in_flow() else _pool().submit(self._tried, *args, **kwargs)
+        return made
+
+    def _tried(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The plain function, again where its condition says so, with the same pauses as Prefect makes."""
+        retries, delay = self.options.get("retries", 0), self.options.get("retry_delay_seconds", 0)
+        pauses = delay(retries) if callable(delay) else [delay] * retries
+        condition = self.options.get("retry_condition_fn")
+        for pause in (*pauses, None):
+            try:
+                made = self.function(*args, **kwargs)
+                return made.data if isinstance(made, State) else made
+            except Exception as error:
+                if pause is None or not (condition is None or condition(self.task, None, Failed(data=error))):
+                    raise
+                time.sleep(pause)
+        raise AssertionError("every try ends above")
+
+
+def step(**options: Any) -> Callable[[Callable[P, R]], Step[P, R]]:
+    """Make a function a Step."""
+    return lambda function: Step(function, **options)
+
+
+def wait_for(futures: Sequence[Any]) -> None:
+    """Until all of them have ended, well or not. A signal ends those that run at their next picture, and the others."""
+    try:
+        (wait_for_threads if all(isinstance(one, Future) for one in futures) else wait_for_tasks)(list(futures))
+    except BaseException:
+        ask_to_stop()
+        threads: list[Future[Any]] = [getattr(one, "wrapped_future", one) for one in futures]
+        wait_for_threads([one for one in threads if not one.cancel()])
+        raise
+
+
+def in_flow() -> bool:
+    """Is this the work of a Prefect flow?"""
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+def log() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """The run's log, which the UI shows; outside of a flow this program's."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("augment")
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="stage")
