@@ -17,6 +17,7 @@ CHECKS = """
 made = result.counts.loc["generate", "ok"]
 assert len(result.counts) >= 9 and made == result.counts.loc["plan", "ok"] > 0
 assert result.sheet.width > 500
+assert result.verdict.level in ("green", "yellow", "red", "unknown") and result.verdict.categories["boxes"].painted
 assert [len(one.boxes) for one in pictures] and all(one.pixels.shape[2] == 3 for one in pictures)
 assert any(one.boxes.painted.any() for one in pictures)
 again = augment_dataset(**parameters)
