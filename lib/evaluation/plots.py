@@ -71,7 +71,7 @@ def _categories(figures: BoxFigures) -> Plot:
 
 
 def _sizes(figures: BoxFigures) -> Plot:
-    plot, step, room = Plot("boxes by size: side as a share of the picture's", 360, 190), 50, 150
+    plot, step, room = Plot("boxes by size: side as a share of the picture's, up to", 360, 190), 50, 150
     shares = {side: _shares(counts) for side, counts in figures.sizes.items()}
     most = max((max(some, default=0) for some in shares.values()), default=0) or 1
     for i, edge in enumerate(EDGES[1:]):
@@ -79,7 +79,7 @@ def _sizes(figures: BoxFigures) -> Plot:
             tall = room * shares[side][i] / most
             tip = f"{side}: {figures.sizes[side][i]} boxes, {100 * shares[side][i]:.0f} %"
             plot.marks.append(Mark(4 + i * step + 22 * half, room + 10 - tall, 21, tall, colour, tip))
-        plot.texts.append(Text(4 + i * step + 22, room + 26, f"≤ {100 * edge:.2g} %" if edge < 1 else "more", "middle"))
+        plot.texts.append(Text(4 + i * step + 22, room + 26, f"{100 * edge:.2g} %" if edge < 1 else "more", "middle"))
     return plot
 
 

@@ -228,7 +228,7 @@ def _strip(boxes: Sequence[JudgedBox]) -> Figure:
 def _why(box: JudgedBox) -> str:
     if box.accepted:
         return "accepted"
-    return f"refused, more like {box.said}" if box.said != box.label else "refused, unlike any real one"
+    return f"refused, more like {box.said}" if box.said not in ("", box.label) else "refused, unlike any real box"
 
 
 def _framed(boxes: Sequence[JudgedBox]) -> Shown:

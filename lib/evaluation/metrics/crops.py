@@ -107,9 +107,8 @@ class Discriminant:
         mean, spread = rows.mean(0), rows.std(0)
         scale = spread + 1e-3 * spread.max() + 1e-6
         inside = (rows - mean) / scale
-        # The axes of the smaller of the two square matrices: N rows or D columns.
-        _, _, axes = np.linalg.svd(inside, full_matrices=False)
-        axes = axes[: max(1, min(AXES, len(rows) // 3))]
+        # The largest last; D is some hundreds, N may be tens of thousands.
+        axes = np.linalg.eigh(inside.T @ inside)[1].T[::-1][: max(1, min(AXES, len(rows) // 3))]
         at = inside @ axes.T
         centres = np.stack([at[labels == label].mean(0) for label in range(count)])
         apart = at - centres[labels]
@@ -123,8 +122,10 @@ class Discriminant:
         """(M, C) squared Mahalanobis distances to each centre, and (M,) what the axes leave of a row, 1 in training."""
         inside = (rows - self.mean) / self.scale
         at = inside @ self.axes.T
-        apart = at[:, None, :] - self.centres
-        squares: Rows = np.einsum("ncp,pq,ncq->nc", apart, self.inverse, apart)
+        white = np.linalg.cholesky(self.inverse)
+        rows_white, centres_white = at @ white, self.centres @ white
+        squares: Rows = np.square(rows_white).sum(1)[:, None] - 2 * rows_white @ centres_white.T
+        squares = np.maximum(squares + np.square(centres_white).sum(1), 0)
         return squares, np.square(inside - at @ self.axes).sum(1) / self.outside
 
 

@@ -54,7 +54,7 @@ class JudgedBox(Details):
     size: list[int]  # width and height that the box was drawn in; 0: not known
     box: list[float]  # xyxy pixels
     label: str
-    said: str  # the nearest category, or background
+    said: str  # the nearest category, or background; "" where it is far from all
     typical: float  # share of real boxes that are as far from their category or further, 0 .. 1
     accepted: bool
 
@@ -192,6 +192,7 @@ def _details(
         found |= _ratio(theirs.groups, good, ours.groups, good_new, expected, seed)
         found |= _apart(theirs, ours, fold, seed)
         found |= _sharpness(theirs, ours, seed)
+        nearest = far_new[np.arange(len(own_new)), said_new]
         typical = _shares_beyond(real_far, far_new[np.arange(len(own_new)), own_new])
         found["boxes"] = [
             JudgedBox(
@@ -200,7 +201,7 @@ def _details(
                 size=list(place[2]),
                 box=crop["box"],
                 label=crop["label"],
-                said=known[said_new[i]],
+                said=known[said_new[i]] if nearest[i] <= limit else "",
                 typical=round(float(typical[i]), 4),
                 accepted=bool(good_new[i]),
             )
