@@ -58,7 +58,7 @@ def run(made: MadeSet, workspace: Path) -> None:
 def test_a_flow_on_a_server_makes_what_it_makes_as_a_plain_function(made, whole, tmp_path):
     from flows.augment import augment
 
-    assert augment.fn(**given(made, tmp_path / "ws")).is_completed()
+    assert augment.fn(**given(made, tmp_path) | {"workspace": tmp_path / "ws"}).is_completed()
     assert final_set(tmp_path / "ws") == whole
 
 
