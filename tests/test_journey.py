@@ -82,7 +82,7 @@ def test_a_run_of_few_boxes_says_that_nothing_can_be_said_and_counts_them(whole)
     assert verdict["level"] == "unknown" and verdict["reasons"][0] in verdict["sentence"]
     stored = json.loads((whole.workspace / "report" / "metrics.json").read_bytes())
     assert stored["verdict"] == verdict and stored["labels"]["categories"].keys() == verdict["categories"].keys()
-    boxes = len(json.loads(whole.made.dataset.annotations.read_bytes())["annotations"])
+    boxes = len(json.loads(whole.made.annotations.read_bytes())["annotations"])
     assert 0 < sum(tally["before"] for tally in verdict["categories"].values()) <= boxes
 
 
