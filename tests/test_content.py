@@ -290,7 +290,7 @@ def test_a_number_that_cannot_be_trusted_is_grey_and_says_why(demo, tmp_path):
     page = report_page(
         {"mine": evaluate(few, replace(few, file=Path("x")), metrics=["fid", "kid", "content"])}
     ).decode()
-    assert "not to be trusted: made of 4×4 colours" in page and "<td class='n doubt'>" in page
+    assert "not to be trusted: made of 4×4 colours" in page and '<td class="n doubt">' in page
     assert "6 new, 6 real pictures" in page
 
 

@@ -95,7 +95,6 @@ class Cell:
     text: str
     floor: tuple[str, str] | None = None  # at as many pictures, and real against real
     biased: bool = False
-    count: str = ""  # of what it was made
     doubt: str = ""  # why it cannot be trusted
 
 
@@ -104,6 +103,7 @@ class NumberRow:
     name: str
     hint: str  # direction and unit
     cells: Sequence[Cell]
+    counts: str  # of how many pictures or boxes the numbers are made
     about: str
 
 
@@ -170,15 +170,17 @@ def _numbers(results: Results, known: Mapping[str, Number]) -> list[NumberRow]:
     rows = []
     for name in names:
         hint = ", ".join(filter(None, (f"{known[name].better} is better", known[name].unit)))
-        rows.append(NumberRow(name, hint, [_cell(r, name, known[name]) for r in results.values()], about[name]))
+        counts = "; ".join(dict.fromkeys(filter(None, (_count(result, name) for result in results.values()))))
+        cells = [_cell(result, name, known[name]) for result in results.values()]
+        rows.append(NumberRow(name, hint, cells, counts, about[name]))
     return rows
 
 
 def _cell(result: Evaluation, name: str, number: Number) -> Cell:
     value: Value = result.numbers.get(name)
-    count, doubt = _count(result, name), doubt_of(result, name)
+    doubt = doubt_of(result, name)
     if isinstance(value, list):
-        return Cell(" to ".join(f"{part:.4g}" for part in value), count=count, doubt=doubt)
+        return Cell(" to ".join(f"{part:.4g}" for part in value), doubt=doubt)
     if value is None:
         return Cell("–")
     beside = result.floor.beside(name) if result.floor else None
@@ -186,7 +188,7 @@ def _cell(result: Evaluation, name: str, number: Number) -> Cell:
     if result.floor is not None and beside is not None:
         at_m = f"at {result.floor.m}: {shown(number, beside[0])}"
         floor = (at_m, f"real against real: {plus_minus(beside[1])}")
-    return Cell(shown(number, value), floor, biased, count, doubt)
+    return Cell(shown(number, value), floor, biased, doubt)
 
 
 def _count(result: Evaluation, name: str) -> str:
