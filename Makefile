@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: install demo test serve lock benchmark attack
+.PHONY: install demo test loaders serve lock benchmark attack
 .DEFAULT_GOAL := install
 
 install: .venv/.installed
@@ -27,6 +27,12 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Exports, read by the tools that train on them. These stand apart: Ultralytics is AGPL, and no requirement of ours.
+loaders: install
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .loaders datasets datumaro matplotlib
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .loaders --no-deps ultralytics ultralytics-thop
+	PYTHONPATH=.loaders $(BIN)/pytest -W default -k "ultralytics or datumaro or datasets_library" tests/test_export.py
 
 benchmark: install
 	$(BIN)/pytest -m benchmark -s tests/benchmarks

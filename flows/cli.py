@@ -1,4 +1,4 @@
-"""The command line: `augment run | train | grid | status | tidy | presets | evaluate | fidelity | measure | …`.
+"""The command line: `augment run | train | grid | status | export | tidy | presets | evaluate | fidelity | …`.
 
 The commands stand in flows/commands. Here they start and end: parsing, exit codes, and errors as one sentence.
 """

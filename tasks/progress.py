@@ -34,6 +34,7 @@ class Progress:
         """Begin a stage of `total` items."""
         with self._lock:
             self._done[stage], self._total[stage] = 0, total
+            self._artifact.pop(stage, None)  # of an earlier run in this process
             if FlowRunContext.get() and total:
                 with contextlib.suppress(Exception):  # a display cannot end a run
                     self._artifact[stage] = create_progress_artifact(0.0, key=f"progress-{stage}", description=stage)

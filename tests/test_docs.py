@@ -8,6 +8,7 @@ import pytest
 import yaml
 from structure import arrows, floors
 
+from lib.datasets.export import EXPORTERS
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
@@ -55,6 +56,12 @@ def test_the_painter_in_the_docs_paints(tmp_path, monkeypatch):
         assert paint.image.shape == canvas.shape and (paint.image == 7).all()
         test_a_member_declares_what_plan_and_presets_need("grey")
         check_triple("replace", "grey", "feather")
+
+
+def test_the_table_of_export_formats_is_what_the_code_says():
+    page = (ROOT / "docs" / "workspace.md").read_text()
+    rows = [f"| `{name}` | {EXPORTERS[name].ABOUT} | {EXPORTERS[name].IGNORED} |" for name in sorted(EXPORTERS)]
+    assert "\n".join(rows) + "\n\n" in page
 
 
 def test_links_between_pages_lead_somewhere():

@@ -576,7 +576,8 @@ def test_a_label_that_was_dropped_has_no_record_and_the_others_keep_their_ids(fo
 
 def test_a_new_object_has_a_record_of_its_own(folder):
     folder.coco["categories"].append({"id": 9, "name": "box"})
-    folder.add(7, note_ids=[10])
+    folder.add(7)
+    folder.note(10, 7, segmentation=[[4, 5, 24, 5, 24, 15]])
     shape = {"bbox": (6.0, 7.0, 10.0, 5.0), "segmentation": ((6.0, 7.0, 16.0, 7.0, 16.0, 12.0),), "area": 25.0}
     folder.paint(7, kept(10), Label(source=None, painted=True, category="box", **shape))
     folder.finish(yolo=True)
@@ -619,6 +620,124 @@ def test_what_a_source_says_of_being_painted_stays_with_it(folder):
     notes = folder.result()["annotations"]
     assert notes[:3] == folder.coco["annotations"]
     assert [note.get("painted") for note in notes[3:]] == [None, True, None]
+
+
+# Masks
+
+
+def cut(id):
+    shape = {"bbox": (4.0, 5.0, 20.0, 5.0), "segmentation": ((4.0, 5.0, 24.0, 5.0, 24.0, 10.0),), "area": 50.0}
+    return Label(source=json.dumps(id), painted=False, visible=0.5, **shape)
+
+
+def hidden(id):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[5:15, 4:24] = True
+    shape = {"bbox": (4, 5, 20, 10), "segmentation": encode_rle(mask), "area": 200.0}
+    return Label(source=json.dumps(id), painted=False, visible=0.1, ignored="occluded", **shape)
+
+
+def new():
+    return redrawn(0).model_copy(update={"source": None, "category": "cat"})
+
+
+def paint_all_kinds(folder, **fields):
+    """A picture of four boxes, with `fields` in their records, and a synthetic one: painted, cut, hidden, kept, new."""
+    folder.add(7)
+    for number in (10, 11, 12, 13):
+        folder.note(number, 7, **fields)
+    folder.paint(7, redrawn(10), cut(11), hidden(12), kept(13), new())
+
+
+def test_boxes_alone_in_means_boxes_alone_out_whatever_the_plan_cut(folder):
+    paint_all_kinds(folder)
+    folder.finish(s3_pair=True)
+    for name in ("annotations.json", "selected_ann.json"):
+        notes = folder.result(name)["annotations"]
+        assert len(notes) >= 5 and not any("segmentation" in note for note in notes)
+    (crowd,) = (note for note in notes if note["iscrowd"])
+    assert (crowd["bbox"], crowd["ignored"]) == ([4, 5, 20, 10], "occluded")
+    boxes = [note["bbox"] for note in notes[-5:]]
+    assert boxes == [[6, 7, 10, 5], [4, 5, 20, 5], [4, 5, 20, 10], [4, 5, 20, 10], [6, 7, 10, 5]]
+
+
+@pytest.mark.parametrize("nothing", [[], [[]], None, {}, ""])
+def test_an_annotation_without_a_mask_says_so_as_the_sources_do(folder, nothing):
+    paint_all_kinds(folder, segmentation=nothing)
+    folder.finish()
+    shapes = [note["segmentation"] for note in folder.result()["annotations"]]
+    assert shapes == [nothing] * 8 + [[]]
+
+
+def test_one_mask_in_the_source_and_new_annotations_have_theirs(folder):
+    paint_all_kinds(folder)
+    folder.coco["annotations"][0]["segmentation"] = [[4, 5, 24, 5, 24, 15]]
+    folder.finish()
+    painted, partly, ignored, *_ = folder.result()["annotations"][4:]
+    assert painted["segmentation"] == [[6, 7, 16, 7, 16, 12]] and partly["segmentation"] == [[4, 5, 24, 5, 24, 10]]
+    assert ignored["segmentation"]["size"] == [HEIGHT, WIDTH]
+
+
+def test_a_crowds_mask_alone_is_no_mask_of_an_object(folder):
+    paint_all_kinds(folder)
+    folder.coco["annotations"][3] |= {"iscrowd": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [0, 1200]}}
+    folder.finish()
+    assert not any(note.get("segmentation") for note in folder.result()["annotations"] if not note["iscrowd"])
+
+
+@pytest.mark.parametrize("mask", [None, [[4, 5, 24, 5, 24, 15]]])
+def test_torchvision_reads_boxes_of_every_set_and_masks_of_one_that_has_them(folder, mask):
+    datasets = pytest.importorskip("torchvision.datasets", reason="torchvision is not installed")
+    paint_all_kinds(folder, **({"segmentation": mask} if mask else {}))
+    folder.finish()
+    keys = ("boxes", "labels", *(["masks"] if mask else []))
+    plain = datasets.CocoDetection(folder.final / "images", folder.final / "annotations.json")
+    pairs = list(datasets.wrap_dataset_for_transforms_v2(plain, target_keys=keys))
+    assert [target["boxes"].tolist()[0] for _, target in pairs] == [[4, 5, 24, 15], [6, 7, 16, 12]]
+    assert [len(target["boxes"]) for _, target in pairs] == [4, 5]
+    if mask:
+        assert [tuple(target["masks"].shape) for _, target in pairs] == [(4, HEIGHT, WIDTH), (5, HEIGHT, WIDTH)]
+
+
+# What was done
+
+
+def test_info_says_in_a_sentence_what_was_done_and_keeps_what_it_had(folder):
+    paint_all_kinds(folder)
+    folder.finish()
+    assert folder.result()["info"] == {
+        "year": 2024,
+        "augment": "1 synthetic picture with 2 painted objects was made from this data set (replace × p × c); "
+        "annotations have boxes alone, as no annotation of the source has a mask.",
+    }
+
+
+def test_a_set_without_info_gets_one_at_its_head(folder):
+    del folder.coco["info"]
+    paint_all_kinds(folder, segmentation=[[4, 5, 24, 5, 24, 15]])
+    folder.paint(7, redrawn(10), variant=1)
+    folder.finish()
+    written = folder.result()
+    assert next(iter(written)) == "info" and list(written["info"]) == ["augment"]
+    assert written["info"]["augment"] == (
+        "2 synthetic pictures with 3 painted objects were made from this data set (replace × p × c); "
+        "the mask of a painted object whose outline is not known is its box."
+    )
+
+
+def test_an_info_that_is_no_object_stays(folder):
+    for info in ("by hand", [1], 7, None):
+        folder.coco["info"] = info
+        folder.paint(7, kept(10)) if folder.requests else paint_all_kinds(folder)
+        folder.finish()
+        assert folder.result()["info"] == info or info is None
+
+
+def test_what_an_earlier_run_did_is_said_first(folder):
+    folder.coco["info"] = {"augment": "5 synthetic pictures were made."}
+    paint_all_kinds(folder)
+    folder.finish()
+    assert folder.result()["info"]["augment"].startswith("5 synthetic pictures were made. 1 synthetic picture with 2")
 
 
 def test_ids_that_are_text_survive_and_new_ones_are_numbers(folder):
@@ -828,7 +947,7 @@ def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folde
     folder.coco["info"] = {"year": 2025}
     folder.finish()
     files = {"ws/final/annotations.json", "ws/final/images/1.png", "ws/final/images/mine.png"}
-    assert folder.files() == files and folder.result()["info"] == {"year": 2025}
+    assert folder.files() == files and folder.result()["info"]["year"] == 2025
 
 
 def test_what_a_killed_run_had_begun_to_write_is_ours(folder, monkeypatch):

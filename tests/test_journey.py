@@ -22,6 +22,7 @@ from shared import shared
 from lib.records.manifest import read_manifest
 from lib.records.rows import PlanRow
 from lib.records.store import Store
+from lib.runs.export import export_run
 from tasks import inputs
 
 
@@ -50,7 +51,7 @@ def assert_outside_untouched(final: Path, margin: int) -> int:
         source = pixels_of(final / "images" / originals[image["source_image_id"]]["file_name"])
         outside, inside = np.ones(made.shape[:2], bool), np.zeros(made.shape[:2], bool)
         for note in coco["annotations"]:
-            if note["image_id"] == image["id"] and note["segmentation"] != []:
+            if note["image_id"] == image["id"] and ("painted" in note or "visible" in note):
                 x, y, w, h = bbox[note["source_annotation_id"]]
                 x0, y0, x1, y1 = int(x), int(y), int(np.ceil(x + w)), int(np.ceil(y + h))
                 outside[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin] = False
@@ -109,6 +110,7 @@ def test_originals_are_as_they_were(whole):
         count = len(made_set.coco[name])
         assert final[name][:count] == made_set.coco[name]
         assert min(r["id"] for r in final[name][count:]) > max(r["id"] for r in made_set.coco[name])
+    assert final["info"].pop("augment").startswith("6 synthetic pictures with 12 painted objects were made")
     assert {k: v for k, v in final.items() if k not in ("images", "annotations")} == {
         k: v for k, v in made_set.coco.items() if k not in ("images", "annotations")
     }
@@ -125,7 +127,7 @@ def test_synthetic_records_name_where_they_come_from(whole):
         source = sources[note["source_annotation_id"]]
         assert note["category_id"] == source["category_id"] and note["colour"] == "unknown field"
         assert note["bbox"] == source["bbox"] and note["area"] == source["area"]
-        assert note.get("painted", False) == (note["segmentation"] != source["segmentation"])
+        assert note["painted"] and note["segmentation"] == source["segmentation"] == []
     assert {note.get("painted") for note in final["annotations"]} == {None, True}
     for image in final["images"][6:]:
         assert image["source_image_id"] in {i["id"] for i in made_set.coco["images"]}
@@ -134,6 +136,17 @@ def test_synthetic_records_name_where_they_come_from(whole):
 
 def test_outside_the_edits_every_pixel_is_the_sources_own(whole):
     assert assert_outside_untouched(whole.workspace / "final", margin=9) == 6
+
+
+def test_a_run_becomes_a_folder_that_yolo_trains_on(again):
+    result = export_run(again, "yolo")
+    out = Path(result.folder)
+    assert result.splits["train"] | {"categories": {}} == {
+        "pictures": 12, "synthetic": 6, "boxes": 24, "ignored": 0, "categories": {},
+    }  # fmt: skip
+    new = [p for p in (out / "images" / "train").iterdir() if "__replace-copy-paste-" in p.name]
+    assert len(new) == 6
+    assert all(len((out / "labels" / "train" / f"{p.stem}.txt").read_text().splitlines()) == 2 for p in new)
 
 
 def test_a_rerun_does_nothing_and_changes_nothing(whole, again):

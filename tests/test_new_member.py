@@ -18,6 +18,7 @@ from PIL import Image
 from flows import cli
 from flows.commands import CHECKOUT, COMMANDS
 from lib.core.errors import AugmentError
+from lib.datasets.export import EXPORTERS
 from lib.datasets.formats import FORMATS, read_dataset
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.metrics import METRICS
@@ -27,6 +28,7 @@ from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
 from lib.planning.recipe import check_triple
 from lib.records.settings import DatasetSettings
+from lib.runs.account import write_account
 from lib.training import TRAINERS
 from lib.training.train import check_training, finished_model, train_model
 from lib.training.windows import Things, TrainingPicture
@@ -318,6 +320,43 @@ def test_a_new_trainer_is_a_choice_of_the_flow_and_leaves_a_model_with_its_card(
     assert "How bright pictures are" in (tmp_path / "models" / "average" / "README.md").read_text()
 
 
+# An export format
+
+LISTING = """
+class Listing:
+    ABOUT, USE, IGNORED, KEEPS_IGNORED, SPACES, ROLES = "a list", "cat {folder}/list.txt", "left out", False, True, {}
+
+    @staticmethod
+    def write(data, files):
+        for split, picture in data.pictures():
+            files.copy(picture, picture.name)
+        lines = [f"{s} {p.name} {box.inside}" for s, p in data.pictures() for box in p.boxes]
+        files.write("list.txt", "".join(f"{line}\\n" for line in lines))
+"""
+
+
+def test_a_new_export_format_is_in_the_help_counts_has_a_card_and_refuses_what_others_refuse(add, tmp_path, capsys):
+    from test_finalise import Folder, redrawn
+
+    add(EXPORTERS, "listing", "Listing", LISTING)
+    folder = Folder(tmp_path)
+    folder.add(1, "a.png", [10])
+    folder.paint(1, redrawn(10))
+    folder.finish()
+    write_account(folder.root / "ws", {"run": "mine", "state": "completed", "stages": {}})
+    out = tmp_path / "out"
+    assert cli.main(["export", str(folder.root / "ws"), "--to", "listing", "--out", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["splits"]["train"]["boxes"] == 2 and result["use"] == f"cat {out}/list.txt"
+    assert (out / "list.txt").read_text().startswith("train a.png (4.0, 5.0, 20.0, 10.0)\n")
+    assert "# mine" in (out / "README.md").read_text()
+    (out / "mine.txt").touch()
+    assert cli.main(["export", str(folder.root / "ws"), "--to", "listing", "--out", str(out)]) == 1
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--help"])
+    assert "listing: a list" in " ".join(capsys.readouterr().out.split())
+
+
 # A command
 
 GREET = """
@@ -368,7 +407,7 @@ def rows():
 def test_the_table_of_the_docs_names_every_family_and_where_its_lines_stand():
     found = {registry: (folder, file) for folder, registry, file in rows()}
     expected = {"FORMATS", "CAPTIONERS", "EDITS", "PAINTERS", "COMPOSITES", "METRICS", "EXTRACTORS", "DETECTORS"}
-    assert found.keys() == expected | {"JUDGES", "TRAINERS", "PRESETS", "COMMANDS"}
+    assert found.keys() == expected | {"EXPORTERS", "JUDGES", "TRAINERS", "PRESETS", "COMMANDS"}
     for registry, (folder, file) in found.items():
         assert (CHECKOUT / folder).exists(), registry
         module = importlib.import_module(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))

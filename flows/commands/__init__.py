@@ -49,6 +49,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "grid": "flows.commands.run:Grid",
         "status": "flows.commands.workspace:Status",
         "tidy": "flows.commands.workspace:Tidy",
+        "export": "flows.commands.workspace:Export",
         "presets": "flows.commands.presets:Presets",
         "evaluate": "flows.commands.evaluation:Evaluate",
         "fidelity": "flows.commands.evaluation:Fidelity",

@@ -64,21 +64,23 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = super()._get_help_string(action) or ""
-        for name in ("metrics", "sets", "extractors", "formats"):
+        for name in ("metrics", "sets", "extractors", "formats", "exporters"):
             text = text.replace(f"{{{name}}}", _listed(name)) if f"{{{name}}}" in text else text
         return text
 
 
 def _listed(family: str) -> str:
     """Names for a help text."""
+    from lib.datasets.export import EXPORTERS
     from lib.datasets.formats import FORMATS
     from lib.evaluation.features import EXTRACTORS
     from lib.evaluation.metrics import listed
     from lib.records.settings import MEASURED
 
     extractors = ", ".join(f"{name} ({EXTRACTORS[name].ABOUT})" for name in EXTRACTORS)
+    exporters = "; ".join(f"{name}: {EXPORTERS[name].ABOUT}" for name in EXPORTERS)
     texts = {"metrics": listed(), "sets": ",".join(MEASURED), "extractors": extractors, "formats": ", ".join(FORMATS)}
-    return texts[family]
+    return (texts | {"exporters": exporters})[family]
 
 
 class _Print(argparse.Action):

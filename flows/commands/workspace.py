@@ -1,4 +1,4 @@
-"""Commands on the workspace of a run: status, tidy."""
+"""Commands on the workspace of a run: status, tidy, export."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from flows.commands import CHECKOUT
-from flows.commands.console import OUT, make_table, print_table
+from flows.commands.console import OUT, bars, make_table, print_table
+from flows.commands.values import path
 from lib.core.errors import AugmentError
 
 
@@ -116,3 +119,47 @@ class Tidy:
             table.add_row(group.name, str(group.kept), str(group.removed), f"{group.size:,}")
         print_table(table)
         return 0
+
+
+class Export:
+    """A run's final set in the format of the tool that trains on it."""
+
+    HELP = "write a run's final set in the format of another tool"
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        _add_run(parser)
+        parser.add_argument("--to", required=True, metavar="FORMAT", help="{exporters}")
+        parser.add_argument("--out", type=path, metavar="FOLDER", help="default: export/FORMAT in the run's workspace")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        from lib.runs.export import export_run
+
+        root = _status_file(options.run).parent
+        with bars() as watch:
+            result = export_run(root, options.to, options.out, lambda done, total: watch("export", done, total))
+        if options.json:
+            print(json.dumps(result.document(), indent=2, ensure_ascii=False))
+            return 0
+        print_export(result.document())
+        return 0
+
+
+def print_export(result: dict[str, Any]) -> None:
+    """Tables of pictures and boxes by split and category, what was left out, and how the tool is started."""
+    splits = result["splits"]
+    table = make_table(("", *splits), result["folder"], right=tuple(splits))
+    totals = {"pictures": "pictures", "synthetic": "synthetic", "boxes": "all boxes", "ignored": "ignored boxes"}
+    for name, title in totals.items():
+        table.add_row(title, *(str(split[name]) for split in splits.values()))
+    table.add_section()
+    for name in next(iter(splits.values()), {"categories": ()})["categories"]:
+        table.add_row(Text(name), *(str(split["categories"][name]) for split in splits.values()))
+    print_table(table)
+    if result["left_out"]:
+        OUT.print("left out: " + ", ".join(f"{reason} {count}" for reason, count in result["left_out"].items()))
+    for note in result["notes"]:
+        OUT.print(f"note: {note}")
+    OUT.print(f"use: {result['use']}")

@@ -118,6 +118,22 @@ def header_size(path: Path) -> tuple[int, int]:
         return upright_size(image)
 
 
+def picture_kind(path: Path) -> tuple[int, str]:
+    """(channels, the usual suffix of the file's format); raises PictureError as `inspect` does.
+
+    Channels: 1 grey, 2 grey with alpha, 3 colours (of a palette too), 4 colours with alpha.
+    """
+    with _open(_read(path)[0]) as image:
+        channels = 3 if image.mode == "P" else len(image.getbands())
+        return channels, _SUFFIX_OF.get(image.format or "", ".png")
+
+
+_SUFFIX_OF = {
+    "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp", "GIF": ".gif",
+    "PPM": ".ppm", "AVIF": ".avif", "JPEG2000": ".jp2",
+}  # fmt: skip
+
+
 def load_rgb(source: Path | bytes, frame: str = "upright") -> np.ndarray:
     """Decode a file, or a file's bytes, to uint8 HWC RGB; first frame, alpha dropped, deeper pixels scaled to 8 bit.
 

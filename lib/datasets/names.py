@@ -38,7 +38,7 @@ def final_names(originals: pd.DataFrame, yolo: bool = False) -> dict[str, str]:
     if yolo:
         stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in {str(PurePosixPath(n)) for n in names})
         names = [_apart(name) if stems[str(PurePosixPath(name).with_suffix(""))] > 1 else name for name in names]
-    return dict(zip(originals.key, map(_fitting, names), strict=True))
+    return dict(zip(originals.key, map(fitting, names), strict=True))
 
 
 def _folded(name: str) -> str:
@@ -69,7 +69,7 @@ def _encoded_names(names: list[str]) -> list[str]:
     return [found.get(name, name) for name in names]
 
 
-def _fitting(name: str) -> str:
+def fitting(name: str) -> str:
     """With every part that is too long cut, and a hash added that keeps it unique."""
     if len(name) * 4 <= _LONGEST:
         return name

@@ -1,8 +1,13 @@
-"""COCO bytes of the final set: the originals' records byte for byte, and new ones with the edit that made them."""
+"""COCO bytes of the final set: the originals' records byte for byte, and new ones with the edit that made them.
+
+Masks stay honest: where no annotation of the source has one, new ones have none either, whatever the plan cut out,
+since tools that read masks fail on a mixture. `info.augment` says in one sentence what was done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +69,10 @@ class CocoWriter:
         self.objects, self.names, self.ids, self.several = objects, names, ids, several
         self.records = dict(zip(objects.key, objects.record, strict=True))
         self.category_ids = categories_of(sources.envelope)
+        self.masks = has_masks(objects.record[~objects.crowd.to_numpy(bool)])
+        # What an annotation without a mask has in this data set: an empty list, or no such field.
+        listed = any(b'"segmentation"' in record for record in objects.record)
+        self.no_mask: Any = () if listed else msgspec.UNSET
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -78,8 +87,30 @@ class CocoWriter:
             images.append(self._image(key, request, row))
             labels = [(i, label) for i, label in enumerate(request.labels) if not label.dropped]
             annotations += [self._annotation(key, request, i, label) for i, label in labels]
-        parts = {**self.envelope, "images": _list(images), "annotations": _list(annotations)}
+        parts = {**self._envelope(synthetic), "images": _list(images), "annotations": _list(annotations)}
         return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
+
+    def _envelope(self, synthetic: list[tuple[str, Outcome, FinalRow]]) -> dict[str, Any]:
+        """The source's top level, with a sentence in `info` where there are new pictures and room for it."""
+        info = _decoded(self.envelope.get("info"), dict[str, msgspec.Raw] | None)
+        if not synthetic or info is msgspec.UNSET:
+            return self.envelope
+        former = _decoded((info or {}).get("augment"), str)  # of a source that is a final set itself
+        sentences = filter(None, (former, self._sentence([request for _, request, _ in synthetic])))
+        with_sentence = msgspec.json.encode({**(info or {}), "augment": " ".join(sentences)})
+        return {"info": b"", **self.envelope} | {"info": with_sentence}
+
+    def _sentence(self, requests: list[Outcome]) -> str:
+        """What was done, for a person who has this file alone."""
+        painted = sum(label.painted and not label.dropped for request in requests for label in request.labels)
+        ways = {(r.edit, r.painter["name"], r.composite["name"]) for r in requests}
+        how = ", ".join(f"{edit} × {painter} × {composite}" for edit, painter, composite in sorted(ways))
+        masks = "the mask of a painted object whose outline is not known is its box"
+        return (
+            f"{_count(len(requests), 'synthetic picture')} with {_count(painted, 'painted object')} "
+            f"{'was' if len(requests) == 1 else 'were'} made from this data set ({how}); "
+            f"{masks if self.masks else 'annotations have boxes alone, as no annotation of the source has a mask'}."
+        )
 
     def _original(self, row: Any) -> bytes:
         name = self.names.get(row.key, row.file_name)
@@ -116,7 +147,10 @@ class CocoWriter:
             changes["category_id"] = msgspec.Raw(self.category_ids[label.category])
         if label.bbox is not None:
             changes["bbox"], changes["area"] = label.bbox, label.area
-            changes["segmentation"] = label.segmentation or ()
+            if self.masks:
+                changes["segmentation"] = label.segmentation or ()
+            elif label.source is None:
+                changes["segmentation"] = self.no_mask
         if label.visible is not None:
             changes["visible"] = label.visible
         # The source may be a synthetic picture itself: its `painted` is not true of the copy.
@@ -131,6 +165,32 @@ class CocoWriter:
             return _encoded({"iscrowd": 0, **changes})
         changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
         return _patched(self.records[label.source], changes)
+
+
+class _Mask(msgspec.Struct):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def has_masks(records: Iterable[bytes]) -> bool:
+    """Whether any COCO annotation record has a mask: polygons, be they just its box, or RLE."""
+    decoder = msgspec.json.Decoder(_Mask)
+    named = (record for record in records if b'"segmentation"' in record)
+    return any(_NO_MASK.fullmatch(bytes(decoder.decode(record).segmentation)) is None for record in named)
+
+
+_NO_MASK = re.compile(rb"null|false|0|\"\"|\{\s*\}|\[(\s|\[\s*\]|,)*\]")
+
+
+def _decoded(value: bytes | msgspec.Raw | None, kind: Any) -> Any:
+    """A JSON value as `kind`; None for none, UNSET where it is another."""
+    try:
+        return None if value is None else msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, RecursionError):
+        return msgspec.UNSET
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _list(records: list[bytes]) -> bytes:

@@ -38,7 +38,7 @@ def yolo_files(coco: bytes, sizes: Mapping[str, tuple[int, int]]) -> dict[str, b
         name = label_name(i.file_name)
         texts[name] = texts.get(name, "") + "".join(lines[plain_id(i.id)])  # one file may be two records
     files = {name: text.encode() for name, text in texts.items()}
-    classes = "".join(f"{_one_line(category)}\n" for category in listing.categories).encode()
+    classes = "".join(f"{one_line(category.name, category.id)}\n" for category in listing.categories).encode()
     return {**files, "classes.txt": classes}
 
 
@@ -52,7 +52,7 @@ class _ListedImage(msgspec.Struct):
 
     @property
     def size(self) -> tuple[int, int]:
-        return _decoded(self.width, int, 0), _decoded(self.height, int, 0)
+        return decoded(self.width, int, 0), decoded(self.height, int, 0)
 
 
 class _ListedNote(msgspec.Struct):
@@ -63,11 +63,11 @@ class _ListedNote(msgspec.Struct):
 
     @property
     def crowd(self) -> bool:
-        return bool(_decoded(self.iscrowd, Any, True))
+        return bool(decoded(self.iscrowd, Any, True))
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        return _decoded(self.bbox, tuple[float, float, float, float], None)
+        return decoded(self.bbox, tuple[float, float, float, float], None)
 
 
 class _ListedCategory(msgspec.Struct):
@@ -81,18 +81,18 @@ class _Listing(msgspec.Struct):
     categories: list[_ListedCategory]
 
 
-def _decoded(value: msgspec.Raw, kind: Any, otherwise: Any) -> Any:
+def decoded(value: msgspec.Raw, kind: Any, otherwise: Any) -> Any:
     """A field of a source's record as `kind`; `otherwise` where it has another type."""
     try:
         return msgspec.json.decode(value, type=kind)
-    except (msgspec.MsgspecError, OverflowError):
+    except (msgspec.MsgspecError, OverflowError, RecursionError):
         return otherwise
 
 
-def _one_line(category: _ListedCategory) -> str:
+def one_line(name: str, id: msgspec.Raw) -> str:
     """A category's name as one line: control characters become a blank, and an empty name is replaced by the id."""
-    name = re.sub(rf"[{CONTROL}]+", " ", category.name).strip()
-    return name or f"category {_decoded(category.id, Any, 0)}"
+    text = re.sub(rf"[{CONTROL}]+", " ", name).strip()
+    return text or f"category {decoded(id, Any, 0)}"
 
 
 def _yolo_line(code: int, bbox: tuple[float, float, float, float] | None, size: tuple[int, int]) -> str:

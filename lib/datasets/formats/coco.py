@@ -322,7 +322,7 @@ def _place(records: list[Annotation], i: int, field: str) -> str:
 
 def _known(keys: pa.Array, rows: np.ndarray, given: pa.Array) -> pa.Array:
     """The key in each of these rows; what was given where the row is -1."""
-    return pc.coalesce(keys.take(pa.array(np.where(rows < 0, None, rows), pa.int64())), given)
+    return pc.coalesce(keys.take(pa.array(rows, pa.int64(), mask=rows < 0)), given)
 
 
 def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
