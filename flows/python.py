@@ -25,6 +25,7 @@ from PIL import Image
 from flows.augment import journey
 from lib.core.errors import AugmentError, unknown
 from lib.core.images import load_rgb
+from lib.evaluation.verdict import Verdict
 from lib.records.manifest import read_manifest
 from lib.records.rows import (
     OK,
@@ -83,6 +84,12 @@ class Result:
         stages = self.account["stages"]
         table = {name: [one[key] for key in _COUNTS] + [sum(one["rejected"].values())] for name, one in stages.items()}
         return pd.DataFrame.from_dict(table, orient="index", columns=[*_COUNTS, "set aside"])
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether one would train on the pictures, and why; None for a run without an evaluation."""
+        kept = self.account.get("verdict")
+        return None if kept is None else Verdict.model_validate(kept)
 
     def rows(self, stage: str) -> pd.DataFrame:
         """A stage's rows, each with its status and, where it was set aside, the reason.

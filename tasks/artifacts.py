@@ -14,6 +14,7 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from lib.core.images import load_rgb
+from lib.evaluation.verdict import Tally, Verdict
 from lib.screening.draw import sheet_jpeg
 from lib.training.card import draw_curve
 from tasks.engine import in_flow, log
@@ -81,3 +82,15 @@ def show_text(key: str, text: str) -> None:
         return
     with only_shown(f"{key} in the UI"):
         create_markdown_artifact(text, key=key)
+
+
+def verdict_markdown(verdict: Verdict) -> str:
+    """The verdict, the further reasons, and the boxes of each category."""
+    lines = [f"**{verdict.level.upper()}. {verdict.sentence}**", "", *(f"- {text}" for text in verdict.reasons[1:])]
+    if verdict.categories:
+        heads = list(Tally.model_fields)
+        lines += ["", f"| category | {' | '.join(heads)} |", f"|---{'|---' * len(heads)}|"]
+        for name, tally in verdict.categories.items():
+            cells = " | ".join(str(getattr(tally, head)) for head in heads)
+            lines.append(f"| {name.replace('|', chr(92) + '|')} | {cells} |")
+    return "\n".join(lines)

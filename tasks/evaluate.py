@@ -15,12 +15,13 @@ from lib.evaluation.evaluate import built, evaluate
 from lib.evaluation.features import extractor_of
 from lib.evaluation.results import Evaluation, summary, write_json
 from lib.evaluation.sides import read_side, side_of
+from lib.evaluation.verdict import too_few_pictures
 from lib.records.manifest import Ref, read_manifest
 from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import CompareSettings, EvaluateSettings
 from lib.records.store import Store
 from lib.records.verified import keep_shown
-from tasks.artifacts import only_shown, show_text
+from tasks.artifacts import only_shown, show_text, verdict_markdown
 from tasks.engine import step
 from tasks.ingest import Ingested
 from tasks.jobs import Staged, may_pass
@@ -35,20 +36,23 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     settings = run.settings.evaluate
     if settings.extractor is None:
         return
-    real, made = _rows(ingested.images, selected.manifest, final)
+    real, made, more = _rows(ingested.images, selected.manifest, final, run.settings.select.split)
     run.progress.start("evaluate", len(real) + len(made))
     scores: dict[str, float] = {}
     if min(len(real), len(made)) < 2:
-        show_text("metrics", f"Not measured: {len(real)} real and {len(made)} synthetic pictures, 2 of each needed.")
+        verdict = too_few_pictures(len(real), len(made))
+        show_text("metrics", f"Not measured: {verdict.sentence}")
     else:
         metrics = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
         labels = [ingested.objects.sha256, file_digest(run.root / "final" / "annotations.json")]
-        pictures = [sorted(real.digest), sorted(made.sha256)]
+        pictures = [sorted(real.digest), sorted(made.sha256), sorted(more.digest)]
         key = key_of(VERSION, extractor_of(settings.extractor).identity, metrics, labels, pictures)
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
-        result = evaluate_final(str(run.root), str(run.sources), inputs, settings, key)
+        split = run.settings.select.split
+        result = evaluate_final(str(run.root), str(run.sources), inputs, settings, split, key)
         _report(result, run.root, run.name)
-        scores = _account(result)
+        scores, verdict = _account(result), result.verdict
+    run.save(verdict=verdict.model_dump())
     run.progress.finish("evaluate")
     run.count("evaluate", made, painted=0, reused=len(made), **scores)
 
@@ -61,32 +65,35 @@ def _account(result: Evaluation) -> dict[str, float]:
     return {name: round(kept[name], 6) for name in sorted(kept, key=lambda name: result.known[name][0].biased)}
 
 
-def _rows(images: Ref, selected: Ref, final: Ref) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """ImageRows of the selected sources and FinalRows of the synthetic pictures."""
+def _rows(images: Ref, selected: Ref, final: Ref, split: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """ImageRows of the selected sources, FinalRows of the synthetic pictures, ImageRows of what else the split has."""
     chosen = read_manifest(selected.file, SelectRow, ("key", "status"))
     sources, rows = read_manifest(images.file, ImageRow), read_manifest(final.file, FinalRow)
-    real = sources[sources.key.isin(chosen.key[chosen.status == OK])]
-    return real, rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")]
+    taken = sources.key.isin(chosen.key[chosen.status == OK])
+    more = sources[~taken & (sources.status == OK) & (sources.split == split)]
+    return sources[taken], rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")], more
 
 
 @step(name="evaluate")
 def evaluate_final(
-    workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, key: str
+    workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, split: str, key: str
 ) -> Evaluation:
     """Scores by key in the store; of a picture only what the store lacks is computed."""
     store = Store(Path(workspace) / "store")
     known = kept_scores(store, key)
     if known is not None:
         return known
-    real, _ = _rows(inputs["images"], inputs["selected"], inputs["final"])
+    real, _, more = _rows(inputs["images"], inputs["selected"], inputs["final"], split)
     objects = read_manifest(inputs["objects"].file, ObjectRow)
+    shown, learned = (side_of(some, objects[objects.image_key.isin(some.key)], Path(sources)) for some in (real, more))
     result = evaluate(
-        side_of(real, objects[objects.image_key.isin(real.key)], Path(sources)),
+        shown,
         read_side(Path(workspace) / "final", "synthetic"),
         settings.extractor or "pixels",
         advance=lambda count: advance(workspace, "evaluate", count),
         metrics=settings.metrics,
         cache=store,
+        more=learned,
     )
     store.put("metrics", key, json.dumps(result.document(), separators=(",", ":")).encode())  # in its order
     return result
@@ -112,7 +119,7 @@ def _report(result: Evaluation, root: Path, name: str) -> None:
     with only_shown(f"{page}"):
         keep_shown(page, Store(root / "store"), key, lambda: report.report_page({name: result}))
     with only_shown("metrics in the UI"):
-        show_text("metrics", f"Report: `{page}`\n\n```\n{summary(result)}\n```")
+        show_text("metrics", f"{verdict_markdown(result.verdict)}\n\nReport: `{page}`\n\n```\n{summary(result)}\n```")
 
 
 def _holds(numbers: Path, result: Evaluation) -> bool:

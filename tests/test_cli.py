@@ -359,6 +359,40 @@ def test_a_runs_brackets_are_not_taken_for_markup(capsys, workspace):
     assert "mine [old]: completed" in capsys.readouterr().out
 
 
+TALLY = {"before": 40, "new": 38, "painted": 33, "accepted": 2, "refused": 31}
+VERDICT = {
+    "level": "red",
+    "sentence": "Do not train on these: [no] box is right.",
+    "reasons": ["[no] box is right", "they are blurred"],
+    "categories": {"rolled-in_scale": TALLY},
+}
+
+
+def test_the_status_ends_with_the_verdict_its_reasons_and_the_boxes_of_each_category(capsys, workspace):
+    (workspace / "status.json").write_text(json.dumps(ACCOUNT | {"verdict": VERDICT}))
+    assert cli.main(["status", "mine"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"RED. {VERDICT['sentence']}" and lines[-2] == "  - they are blurred"
+    assert ["rolled-in_scale", "40", "38", "33", "2", "31"] in [line.replace("│", " ").split() for line in lines]
+    assert cli.main(["status", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == VERDICT
+
+
+@pytest.mark.parametrize("verdict", [None, [], "red", {"level": "red"}, VERDICT | {"level": "blue"}])
+def test_a_status_with_a_verdict_that_is_none_is_shown_without_it(capsys, workspace, verdict):
+    (workspace / "status.json").write_text(json.dumps(ACCOUNT | {"verdict": verdict}))
+    assert cli.main(["status", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert "mine: completed" in out and "RED" not in out
+
+
+def test_a_kid_below_zero_is_told_as_zero(capsys, workspace):
+    stage = {"rows": 9, "ok": 9, "painted": 0, "reused": 9, "rejected": {}, "kid": -2.2}
+    (workspace / "status.json").write_text(json.dumps(ACCOUNT | {"stages": {"evaluate": stage}}))
+    assert cli.main(["status", "mine"]) == 0
+    assert "kid ≈ 0 (−2.2)" in capsys.readouterr().out
+
+
 def test_a_status_that_is_no_json_is_named(capsys, workspace):
     (workspace / "status.json").write_text('{"run": ')
     assert "status.json" in failed(capsys, "status", "mine")

@@ -55,6 +55,13 @@ def test_distances_stand_beside_their_floor(demo):
     assert metrics["extractor"].startswith("mini") and metrics["fid"] > 0 and "floor" in json.dumps(metrics)
 
 
+def test_the_demos_blurred_objects_get_no_green_and_the_status_says_the_same_as_the_report(demo):
+    verdict = json.loads((demo / "status.json").read_text())["verdict"]
+    assert verdict["level"] != "green"
+    assert json.loads((demo / "report" / "metrics.json").read_text())["verdict"] == verdict
+    assert verdict["sentence"] in (demo / "report" / "index.html").read_text()
+
+
 def test_the_judge_finds_in_the_boxes_what_the_labels_say(demo):
     """Far under what the cards say of a hundred scenes: this one catches a broken model, not a bad day."""
     judged = fidelity(demo / "final", RegionScorer(RegionSettings(), resolve("mini:clip", {})))

@@ -44,7 +44,7 @@ def test_the_result_has_the_keys_that_readers_rely_on(real: Path, generated: Pat
     assert list(result.document()) == [
         "fid", "kid", "kid_interval", "precision", "recall", "density", "coverage", "twins", "leaks", "n_real",
         "n_generated", "extractor", "floor", "biased", "note", "features", "resize", "dimensions", "seed",
-        "left_out", "about", "failed", "unreadable",
+        "left_out", "about", "failed", "unreadable", "verdict",
     ]  # fmt: skip
     floor = result.document()["floor"]
     assert list(floor) == ["m", "halvings", "fid", "kid", "fid_at_m", "kid_at_m"]

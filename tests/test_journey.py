@@ -78,6 +78,15 @@ def whole(tmp_path_factory) -> Whole:
     return Whole(made, shutil.copytree(root / "ws", root / "kept"), account, root / "ws")
 
 
+def test_a_run_of_few_boxes_says_that_nothing_can_be_said_and_counts_them(whole):
+    verdict = whole.account["verdict"]
+    assert verdict["level"] == "unknown" and verdict["reasons"][0] in verdict["sentence"]
+    stored = json.loads((whole.workspace / "report" / "metrics.json").read_bytes())
+    assert stored["verdict"] == verdict and stored["labels"]["categories"].keys() == verdict["categories"].keys()
+    boxes = len(json.loads(whole.made.annotations.read_bytes())["annotations"])
+    assert 0 < sum(tally["before"] for tally in verdict["categories"].values()) <= boxes
+
+
 @pytest.fixture
 def again(whole) -> Path:
     """Its workspace as the run left it, to be changed and run again."""

@@ -17,6 +17,7 @@ CHECKS = """
 made = result.counts.loc["generate", "ok"]
 assert len(result.counts) >= 9 and made == result.counts.loc["plan", "ok"] > 0
 assert result.sheet.width > 500
+assert result.verdict is None  # nothing was evaluated
 assert [len(one.boxes) for one in pictures] and all(one.pixels.shape[2] == 3 for one in pictures)
 assert any(one.boxes.painted.any() for one in pictures)
 again = augment_dataset(**parameters)
@@ -42,6 +43,14 @@ def test_the_notebook_runs_and_no_server_is_needed(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert not (tmp_path / "docs" / "data").exists()
+
+
+def test_a_result_has_the_verdict_of_its_account():
+    from flows.python import Result
+    from lib.evaluation.verdict import too_few_pictures
+
+    verdict = too_few_pictures(3, 1)
+    assert Result(ROOT, {"verdict": verdict.model_dump()}).verdict == verdict
 
 
 def test_parameters_that_cannot_be_are_a_sentence():

@@ -122,12 +122,12 @@ def _usual_cache() -> Path | None:
 
 def _metrics(options: argparse.Namespace) -> list[Choice]:
     """What to measure, with the settings of --set and --margin."""
-    from lib.records.settings import SETS, Choice
+    from lib.records.settings import MEASURED, Choice
 
     settings: dict[str, Any] = {} if options.margin is None else {"background": {"margin": options.margin}}
     for assignment in options.set:
         set_value(settings, assignment)
-    chosen = list(SETS) if options.metrics is None else names(options.metrics, "fid,kid")
+    chosen = list(MEASURED) if options.metrics is None else names(options.metrics, "fid,kid")
     if strange := settings.keys() - set(chosen):
         raise AugmentError(f"settings of {', '.join(sorted(strange))} are given, which --metrics does not name")
     for name, values in settings.items():

@@ -75,11 +75,11 @@ def _listed(family: str) -> str:
     from lib.datasets.formats import FORMATS
     from lib.evaluation.features import EXTRACTORS
     from lib.evaluation.metrics import listed
-    from lib.records.settings import SETS
+    from lib.records.settings import MEASURED
 
     extractors = ", ".join(f"{name} ({EXTRACTORS[name].ABOUT})" for name in EXTRACTORS)
     exporters = "; ".join(f"{name}: {EXPORTERS[name].ABOUT}" for name in EXPORTERS)
-    texts = {"metrics": listed(), "sets": ",".join(SETS), "extractors": extractors, "formats": ", ".join(FORMATS)}
+    texts = {"metrics": listed(), "sets": ",".join(MEASURED), "extractors": extractors, "formats": ", ".join(FORMATS)}
     return (texts | {"exporters": exporters})[family]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flows.commands import connection
 from flows.commands.console import ERR, OUT, add_quiet, bars, make_table, print_places, print_result, print_table
 from flows.commands.values import add_parameters, assign, check_places, load_parameters, names, parameters_of, path
-from flows.commands.workspace import print_account
+from flows.commands.workspace import print_account, print_verdict
 from lib.core.errors import AugmentError
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ class Run:
 
 
 def print_run(workspace: Path) -> None:
-    """What a run did, and where everything lies."""
+    """What a run did, where everything lies, and the verdict on it."""
     from lib.runs.account import read_account
 
-    print_account(read_account(workspace / "status.json"))
+    account = read_account(workspace / "status.json")
+    print_account(account)
     places = {
         "annotations": workspace / "final" / "annotations.json",
         "pictures": workspace / "final" / "images",
@@ -61,6 +62,7 @@ def print_run(workspace: Path) -> None:
         "report": workspace / "report" / "index.html",
     }
     print_places({name: place for name, place in places.items() if place.exists()})
+    print_verdict(account)
     print_result(workspace / "final")
 
 

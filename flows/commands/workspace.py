@@ -35,6 +35,7 @@ class Status:
             print(json.dumps(account, indent=2))
         else:
             print_account(account)
+            print_verdict(account)
         return 0
 
 
@@ -57,11 +58,41 @@ def print_account(account: dict[str, Any]) -> None:
     for name, stage in account["stages"].items():
         reasons = ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items())
         known = (*counts, "rejected")
-        more = ", ".join(f"{key} {count}" for key, count in stage.items() if key not in known and count)
+        more = ", ".join(f"{key} {_shown(key, count)}" for key, count in stage.items() if key not in known and count)
         table.add_row(name, *(str(stage[key]) for key in counts), "; ".join(filter(None, (reasons, more))))
     print_table(table)
     if account.get("error"):
         OUT.print(account["error"], style="red", markup=False)
+
+
+def _shown(key: str, count: object) -> object:
+    """A KID below 0 means no more than 0."""
+    return f"≈ 0 (−{-count:.2g})" if key == "kid" and isinstance(count, float) and count < 0 else count
+
+
+def print_verdict(account: dict[str, Any]) -> None:
+    """Boxes by category, and whether one would train on the pictures; nothing where a run had no evaluation."""
+    from pydantic import ValidationError
+
+    from lib.evaluation.verdict import Tally, Verdict
+
+    try:
+        verdict = Verdict.model_validate(account["verdict"])
+    except (KeyError, ValidationError):
+        return
+    counts = tuple(Tally.model_fields)
+    if verdict.categories:
+        title = "boxes; accepted and refused: of the painted, by the judge"
+        table = make_table(("category", *counts), title, right=counts)
+        for name, tally in verdict.categories.items():
+            table.add_row(name, *(str(getattr(tally, count)) for count in counts))
+        print_table(table)
+    for reason in verdict.reasons[1:]:
+        OUT.print(f"  - {reason}", markup=False)
+    OUT.print(f"{verdict.level.upper()}. {verdict.sentence}", style=_STYLES[verdict.level], markup=False)
+
+
+_STYLES = {"red": "bold red", "yellow": "bold yellow", "green": "bold green", "unknown": "bold"}
 
 
 class Tidy:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.errors import AugmentError
+from lib.evaluation.boxes import box_figures
 from lib.evaluation.features import Extractor, extractor_of
 from lib.evaluation.metrics import KINDS, METRICS, numbers_of
 from lib.evaluation.metrics.sets import floor_of
@@ -45,6 +46,7 @@ def evaluate(
     *,
     metrics: Sequence[str | Choice] = SETS,
     cache: Store | None = None,
+    more: Side | None = None,
 ) -> Evaluation:
     """Scores of a generated set against a real one; every picture is decoded once.
 
@@ -72,7 +74,7 @@ def evaluate(
     reading = Reading(
         chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache, advance=advance
     )
-    features = reading.run(sides["real"], sides["generated"])
+    features = reading.run(sides["real"], sides["generated"], more)
     found: dict[str, Any] = {}
     scores: Evaluation | None = None
     if chosen is not None:
@@ -93,6 +95,7 @@ def evaluate(
         "groups": {"count": len(reading.grouped), "sources": reading.grouped} if kinds["groups"] else None,
         "pictures": reading.singles if kinds["pictures"] else None,
         "boxes": reading.boxes if kinds["pictures"] else None,
+        "labels": box_figures([sides["real"], *([more] if more else [])], sides["generated"]),
         "failed": reading.failed,
         "unreadable": UnreadablePictures.of(reading.unreadable),
     }
@@ -111,7 +114,14 @@ def _result(found: Mapping[str, Any], members: Metrics, parts: Mapping[str, Any]
     return Evaluation.model_validate({"numbers": numbers, "about": about, "details": details, **parts})
 
 
-def look_up_results(real: Side, generated: Side, extractor: str, metrics: Sequence[str | Choice], cache: Store) -> None:
+def look_up_results(
+    real: Side,
+    generated: Side,
+    extractor: str,
+    metrics: Sequence[str | Choice],
+    cache: Store,
+    more: Side | None = None,
+) -> None:
     """Look up in a cache all that `evaluate` would look up of pictures, and compute nothing that it does not have.
 
     Raises AugmentError for an unknown metric or extractor, and where a model is not available.
@@ -122,7 +132,7 @@ def look_up_results(real: Side, generated: Side, extractor: str, metrics: Sequen
     chosen: Any = _Idle(extractor_of(extractor)) if kinds["sets"] else None
     names = generated.names or real.names
     Reading(chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache).run(
-        real, generated
+        real, generated, more
     )
 
 

@@ -10,6 +10,7 @@ comes first, then what was made from it, so that no more than one group of pictu
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,9 @@ Metrics = Sequence[tuple[str, Any]]  # (name, a metric of lib/evaluation/metrics
 _KEPT_AFTER = 256  # pictures: so many features at most are lost by a kill, and whole batches of every extractor
 
 
+_LEARNED = 500  # pictures beside those that are compared, at most
+
+
 @dataclass
 class Reading:
     """The extractor and metrics to run on the pictures, and their results."""
@@ -57,13 +61,21 @@ class Reading:
     boxes: list[dict[str, Any]] = field(default_factory=list)  # of the generated pictures, as metrics judged them
     failed: list[dict[str, str]] = field(default_factory=list)
 
-    def run(self, real: Side, generated: Side) -> dict[str, Features]:
-        """Features (N, D) of both sides, rows of readable pictures in their order; empty without an extractor."""
+    def run(self, real: Side, generated: Side, more: Side | None = None) -> dict[str, Features]:
+        """Features (N, D) of both sides, rows of readable pictures in their order; empty without an extractor.
+
+        more: other real pictures, for metrics that learn from real ones; they are noted as real.
+        """
         self.sides = {"real": real, "generated": generated}
         of_sides = [(name, side) for name, _ in self.pictures for side in self.sides]
         self._notes = {(name, side): Noted([], Counter(self.sides[side].skipped)) for name, side in of_sides}
+        self._origins = {
+            generated.entries[number].path: real.entries[source].path.as_posix()
+            for number, source in self.sources.items()
+        }
         self.rows: dict[tuple[str, int], Features] = {}
         waiting: list[tuple[str, int, str]] = []  # what the extractor gets, in its order
+        self._learn(more)
         missing = self._missing(waiting)
         if self.extractor is None:
             for _ in missing:
@@ -146,10 +158,20 @@ class Reading:
         row = np.frombuffer(known, np.float64)
         return row if np.isfinite(row).all() else None
 
-    def _note(self, side: str, picture: _Picture) -> None:
+    def _learn(self, more: Side | None) -> None:
+        """Note what is more than compared; what cannot be read there is of no interest."""
+        learning = [(name, metric) for name, metric in self.pictures if metric.LEARNS]
+        entries = more.entries if more and learning else ()
+        for entry in entries[:: max(1, -(-len(entries) // _LEARNED))]:
+            with contextlib.suppress(PictureError):
+                picture = _Picture.read(entry)
+                if picture.fault is None:
+                    self._note("real", picture, learning)
+
+    def _note(self, side: str, picture: _Picture, metrics: Metrics | None = None) -> None:
         """Keep the notes of all metrics of pictures, or of none where it does not decode. Raises PictureError."""
         notes: dict[str, dict[str, Any]] = {}
-        for name, metric in self.pictures:
+        for name, metric in self.pictures if metrics is None else metrics:
             if metric.NEEDS == "boxes" and not picture.labelled:
                 reason = f"{name}: no labels: neither its set has any, nor is its source among the real pictures"
                 self.failed.append({"picture": picture.entry.path.as_posix(), "reason": reason})
@@ -163,6 +185,8 @@ class Reading:
         numbers: dict[str, float] = {}
         for name, note in notes.items():
             self._notes[name, side].notes.append(note)
+            place = picture.entry.path.as_posix(), self._origins.get(picture.entry.path, ""), picture.labels.size
+            self._notes[name, side].places.append(place)
             numbers |= note.get("numbers", {})
             if side == "generated":
                 about = {"picture": picture.entry.path.as_posix(), "size": list(picture.labels.size)}

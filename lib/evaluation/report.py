@@ -3,10 +3,10 @@
     write_report({"mine": result}, Path("report/index.html"))
     write_report({"before": read_result(Path("old.json")), "after": new}, Path("compared.html"))
 
-What it shows is what evaluate.py measured: every number with what is good, what is bad and what it does not show, the
-floor beside the scores, tables by category and size, how single pictures and boxes spread, the best and the worst of
-them, and a sheet of what was generated. The metrics (metrics/) declare their numbers, tables and notes; the page
-itself is report.html.jinja beside this file.
+First the verdict, in a sentence; then what evaluate.py measured: boxes by category, size and place, the pictures that
+the judge likes least and most, every number with its floor, its n, what it does not show and whether it can be trusted,
+tables by category and size, how single pictures and boxes spread, and a sheet of what was generated. The metrics
+(metrics/) declare their numbers, tables and notes; plots.py draws; the page itself is report.html.jinja beside this.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ from PIL import Image, ImageDraw
 from lib.core.files import atomic_write
 from lib.core.images import PictureError, load_rgb
 from lib.evaluation.metrics import METRICS, Number, Table, numbers_of
+from lib.evaluation.metrics.own_boxes import ContentDetails, JudgedBox
+from lib.evaluation.plots import KEY, plots_of
 from lib.evaluation.reading import in_frame
-from lib.evaluation.results import Box, Evaluation, PairRow, PictureRow, Value, plus_minus
+from lib.evaluation.results import Box, Evaluation, PairRow, PictureRow, Value, plus_minus, shown
+from lib.evaluation.verdict import doubt_of
 
 SHOWN = 4  # best and worst pictures of each number
+NAMED = 4  # boxes that a strip's caption names
 BOXES = 12  # best and worst boxes
 SHEET = 24  # pictures of the contact sheet
 THUMB = 360  # pixels, width of a picture in the report
@@ -91,6 +95,7 @@ class Cell:
     text: str
     floor: tuple[str, str] | None = None  # at as many pictures, and real against real
     biased: bool = False
+    doubt: str = ""  # why it cannot be trusted
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class NumberRow:
     name: str
     hint: str  # direction and unit
     cells: Sequence[Cell]
+    counts: str  # of how many pictures or boxes the numbers are made
     about: str
 
 
@@ -111,7 +117,7 @@ class Spread:
     ends: Sequence[Figures] = ()
 
 
-VERSION = 2  # raised whenever the same result would give another page
+VERSION = 3  # raised whenever the same result would give another page
 
 
 def write_report(results: Results, path: Path, title: str = "Evaluation") -> None:
@@ -136,6 +142,10 @@ def _view(results: Results) -> dict[str, Any]:
     return {
         "names": list(results),
         "runs": [_sizes(run, result) for run, result in results.items()],
+        "verdicts": [(run, result.verdict) for run, result in results.items()],
+        "plots": [(run, plots_of(result.labels)) for run, result in results.items() if result.labels],
+        "key": KEY,
+        "strips": [strip for run, result in results.items() for strip in _strips(run, result)],
         "numbers": _numbers(results, {name: number for name, (_, number) in known.items()}),
         "tables": [(run, table) for run, result in results.items() for table in _tables(result)],
         "spreads": [_spread(name, known[name][1], results) for name in single],
@@ -160,21 +170,83 @@ def _numbers(results: Results, known: Mapping[str, Number]) -> list[NumberRow]:
     rows = []
     for name in names:
         hint = ", ".join(filter(None, (f"{known[name].better} is better", known[name].unit)))
-        rows.append(NumberRow(name, hint, [_cell(r, name, known[name]) for r in results.values()], about[name]))
+        counts = "; ".join(dict.fromkeys(filter(None, (_count(result, name) for result in results.values()))))
+        cells = [_cell(result, name, known[name]) for result in results.values()]
+        rows.append(NumberRow(name, hint, cells, counts, about[name]))
     return rows
 
 
 def _cell(result: Evaluation, name: str, number: Number) -> Cell:
     value: Value = result.numbers.get(name)
+    doubt = doubt_of(result, name)
     if isinstance(value, list):
-        return Cell(" to ".join(f"{part:.4g}" for part in value))
+        return Cell(" to ".join(f"{part:.4g}" for part in value), doubt=doubt)
     if value is None:
         return Cell("–")
     beside = result.floor.beside(name) if result.floor else None
-    if result.floor is None or beside is None:
-        return Cell(f"{value:.4g}", biased=number.biased and result.biased)
-    at_m = f"at {result.floor.m}: {_short(beside[0], '.4g')}"
-    return Cell(f"{value:.4g}", (at_m, f"real against real: {plus_minus(beside[1])}"), number.biased and result.biased)
+    biased, floor = number.biased and result.biased, None
+    if result.floor is not None and beside is not None:
+        at_m = f"at {result.floor.m}: {shown(number, beside[0])}"
+        floor = (at_m, f"real against real: {plus_minus(beside[1])}")
+    return Cell(shown(number, value), floor, biased, doubt)
+
+
+def _count(result: Evaluation, name: str) -> str:
+    """Of how many pictures or boxes a number is made."""
+    if name not in result.known:
+        return ""
+    kind, content, regions = result.kind_of(name), result.details.get("content"), result.details.get("regions")
+    if kind == "sets":
+        return f"{result.n_generated} new, {result.n_real} real pictures"
+    if content is not None and name.startswith("content"):
+        return f"{content.n_painted} painted, {content.n_real} real boxes"
+    if regions is not None and name.startswith(("regions", "fidelity")):
+        return f"{regions.n_generated} painted, {regions.n_real} real boxes"
+    singles = len(result.singles(name))
+    return f"{singles or result.n_generated} {'groups' if kind == 'groups' else 'pictures'}"
+
+
+def _strips(run: str, result: Evaluation) -> list[Figures]:
+    """The pictures whose painted boxes the judge likes least, and most: source, the judged boxes, result."""
+    content: ContentDetails | None = result.details.get("content")
+    by_picture: dict[str, list[JudgedBox]] = {}
+    for box in content.boxes if content else ():
+        by_picture.setdefault(box.picture, []).append(box)
+    ranked = sorted(by_picture.values(), key=lambda some: float(np.mean([box.accepted + box.typical for box in some])))
+    best = ranked[::-1][: min(SHOWN, len(ranked) - SHOWN)] if len(ranked) > SHOWN else []
+    shown = {"worst": ranked[:SHOWN], "best": best}
+    return [Figures(f"{run}: {which}", [_strip(boxes) for boxes in some]) for which, some in shown.items() if some]
+
+
+def _strip(boxes: Sequence[JudgedBox]) -> Figure:
+    first = boxes[0]
+    images = [_image(Path(first.source))] if first.source else []
+    texts = [f"{box.label}: {_why(box)}" for box in boxes[:NAMED]]
+    more = [f"and {len(boxes) - NAMED} more"] if len(boxes) > NAMED else []
+    images += [_framed(boxes), _image(Path(first.picture))]
+    return Figure(images, f"{Path(first.picture).name}. {'; '.join([*texts, *more])}", beside=True)
+
+
+def _why(box: JudgedBox) -> str:
+    if box.accepted:
+        return "accepted"
+    return f"refused, more like {box.said}" if box.said not in ("", box.label) else "refused, unlike any real box"
+
+
+def _framed(boxes: Sequence[JudgedBox]) -> Shown:
+    """A picture with its judged boxes: green ones were accepted, red ones refused."""
+    path, (wide, high) = Path(boxes[0].picture), boxes[0].size
+    try:
+        image = Image.fromarray(in_frame(path, (wide, high)))
+    except PictureError as error:
+        return Shown(missing=f"{path.name}: {error.reason}")
+    scale = THUMB / image.width
+    image = image.resize((THUMB, max(1, round(image.height * scale))))
+    pen = ImageDraw.Draw(image)
+    for box in sorted(boxes, key=lambda one: not one.accepted):
+        corners = [value * scale for value in box.box]
+        pen.rectangle(corners, outline=(30, 190, 80) if box.accepted else (235, 40, 40), width=3)
+    return _encoded(image)
 
 
 def _tables(result: Evaluation) -> list[Table]:

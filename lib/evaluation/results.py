@@ -21,8 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
+from lib.evaluation.boxes import BoxFigures
 from lib.evaluation.metrics import METRICS, Details, Number, numbers_of
 from lib.evaluation.metrics.sets import Floor, Spread
+from lib.evaluation.verdict import Verdict, verdict_of
 
 Value = float | list[float] | None  # a number, an interval, or one that is not finite
 
@@ -142,6 +144,7 @@ class Evaluation(BaseModel):
     groups: Groups | None = None  # where groups were
     pictures: list[PictureRow] | None = None  # where single pictures were
     boxes: list[Box] | None = None  # in the same case
+    labels: BoxFigures | None = None  # where both sides have boxes
     left_out: dict[str, str] = {}  # metric → why it had nothing to work on
     failed: list[Failure] = []
     unreadable: UnreadablePictures = UnreadablePictures(count=0, pictures=[])
@@ -160,6 +163,15 @@ class Evaluation(BaseModel):
         """Name → (how it is shown, value) of each number."""
         known = numbers_of()
         return {name: (known[name][1], self.numbers[name]) for name in known if name in self.numbers}
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """By the rules of verdict.py; never read from a file, so that an old result is judged as a new one."""
+        return verdict_of(self)
+
+    def kind_of(self, number: str) -> str:
+        """sets, pairs, groups or pictures."""
+        return str(METRICS[numbers_of()[number][0]].OF)
 
     def of_kind(self, kind: str) -> dict[str, Value]:
         """The numbers of sets, pairs, groups or pictures."""
@@ -191,6 +203,8 @@ class Evaluation(BaseModel):
             fields |= {"boxes": [box.model_dump() for box in self.boxes or ()]}
         fields |= counts | {"left_out": self.left_out, "about": self.about}
         fields |= {"failed": [one.model_dump() for one in self.failed], "unreadable": self.unreadable.model_dump()}
+        fields |= {"labels": self.labels.model_dump()} if self.labels is not None else {}
+        fields |= {"verdict": self.verdict.model_dump()}
         safe: dict[str, Any] = json_safe(fields)
         return safe
 
@@ -200,6 +214,7 @@ class Evaluation(BaseModel):
         if not isinstance(document, dict) or not isinstance(document.get("about"), dict):
             raise ValueError("it has no `about`")
         rest, known = dict(document), numbers_of()
+        rest.pop("verdict", None)
         if mixed := rest.keys() & {"numbers", "details"}:
             raise ValueError(f"{', '.join(sorted(mixed))}: not known")
         if strange := [name for name in rest["about"] if name not in known or name not in rest]:
@@ -247,7 +262,7 @@ def json_safe(value: Any) -> Any:
 
 def summary(result: Evaluation) -> str:
     """A few lines for a person: the scores, the floor beside them, and the remarks. KID first where FID is biased."""
-    lines = _of_sets(result) if result.features is not None else []
+    lines = [*result.verdict.lines(), ""] + (_of_sets(result) if result.features is not None else [])
     if result.pairs is not None:
         lines.append(f"{result.pairs.count} pictures beside their sources")
     if result.groups is not None:
@@ -278,7 +293,7 @@ def _of_sets(result: Evaluation) -> list[str]:
     for name in scores:
         at_m = floor.beside(name) if floor else None
         text = f" {_number(at_m[0], 12)}   {plus_minus(at_m[1])}" if at_m else ""
-        lines.append(f"{known[name].title or name:<10}{_number(result.numbers[name], 12)}{text}")
+        lines.append(f"{known[name].title or name:<10}{shown(known[name], result.numbers[name]):>12}{text}")
     for name in (name for name in known if name not in scores):
         value, title = result.numbers[name], known[name].title or name
         if isinstance(value, list):
@@ -301,6 +316,13 @@ def _of_singles(result: Evaluation) -> list[str]:
 
 def plus_minus(spread: Spread) -> str:
     return f"{_number(spread.mean)} ± {'–' if spread.std is None else f'{spread.std:.2g}'}"
+
+
+def shown(number: Number, value: Value) -> str:
+    """A number for a person: an estimate that came out below its own zero is told as that."""
+    if number.from_zero and isinstance(value, float) and value < 0:
+        return f"≈ 0 (−{-value:.2g})"
+    return _number(value).strip()
 
 
 def _number(value: Value, width: int = 0) -> str:

@@ -191,13 +191,14 @@ class FinaliseSettings(Settings):
     s3_pair: bool = Field(False, description="also write selected_ann.json and original_selected_ann.json")
 
 
-SETS = ("fid", "kid", "overlap", "twins")  # the metrics that are measured by default
+SETS = ("fid", "kid", "overlap", "twins")  # metrics of whole sets
+MEASURED = (*SETS, "content")  # the metrics that are measured by default
 
 
 class EvaluateSettings(Settings):
     extractor: str | None = Field("pixels", description="features for FID and KID: pixels, mini, inception; none: skip")
     metrics: list[str | Choice] = Field(
-        [*SETS, "background"],
+        [*MEASURED, "background"],
         description="what to measure: names, or names with their settings",
     )
 
@@ -207,7 +208,9 @@ class CompareSettings(Settings):
 
     real: Path = Field(description="real pictures: a folder, a COCO file beside them, or a run's final folder")
     generated: Path = Field(description="generated pictures, in the same ways; both may be one final folder")
-    metrics: list[str | Choice] = Field(list(SETS), description="what to measure: names, or names with their settings")
+    metrics: list[str | Choice] = Field(
+        list(MEASURED), description="what to measure: names, or names with their settings"
+    )
     extractor: str = Field("inception", description="features for metrics of sets: inception, mini, pixels")
     boxes: Path | None = Field(None, description="labels of the real pictures, where `real` is a folder of them")
     format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")

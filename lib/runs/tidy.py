@@ -229,7 +229,7 @@ def _store_files(last: _Last) -> Iterator[Found]:
         elif kind == "shown":
             keep = _read(last.store, kind, key) in shown
         elif kind == "metrics":
-            keep = numbers is not None and _json(_read(last.store, kind, key)) == numbers
+            keep = numbers is not None and _measured(_read(last.store, kind, key)) == numbers
         else:
             keep = (kind, key) in reached
         yield f"store/{kind}", last.store.path(kind, key), keep
@@ -292,14 +292,16 @@ def _of_evaluation(last: _Last) -> set[Item] | None:
     if settings.extractor is None:
         return set()
     selected, objects, root = last.ok("select"), last.manifests["objects"], last.settings.dataset.images
-    real = images[images.key.isin(selected.key)]
+    taken = images.key.isin(selected.key)
+    real = images[taken]
+    more = images[~taken & (images.status == OK) & (images.split == last.settings.select.split)]
     recorder = _Recorder(last.root / "store")
     if not all((root / path).is_file() for path in real.path):  # a relative path, perhaps, that starts elsewhere
         return None
     try:
-        sources = side_of(real, objects[objects.image_key.isin(real.key)], root)
+        sources, others = (side_of(some, objects[objects.image_key.isin(some.key)], root) for some in (real, more))
         synthetic = read_side(last.root / "final", "synthetic")
-        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder)
+        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder, others)
     except (AugmentError, ConnectionError):  # no pictures, or a model is not available now
         return None
     return recorder.items_read
@@ -314,9 +316,15 @@ def _shown(root: Path) -> list[Path]:
 def _numbers(root: Path) -> Any:
     """The content of report/metrics.json; None where it is missing or not JSON."""
     try:
-        return _json((root / "report" / "metrics.json").read_bytes())
+        return _measured((root / "report" / "metrics.json").read_bytes())
     except OSError:
         return None
+
+
+def _measured(data: bytes | None) -> Any:
+    """A result without its verdict, which follows from the rest by the rules of the version that wrote it."""
+    result = _json(data)
+    return {name: part for name, part in result.items() if name != "verdict"} if isinstance(result, dict) else result
 
 
 def _json(data: bytes | None) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -35,6 +35,7 @@ METRICS = Family(
         "diversity": "lib.evaluation.metrics.groups:Diversity",
         "copies": "lib.evaluation.metrics.pictures:Copies",
         "captions": "lib.evaluation.metrics.pictures:Captions",
+        "content": "lib.evaluation.metrics.content:Content",
         "regions": "lib.evaluation.metrics.regions:Regions",
         "layout": "lib.evaluation.metrics.layout:Layout",
     },
@@ -67,6 +68,7 @@ class Number:
     ranked: bool = True  # single pictures are counted and ranked by it
     floor: bool = False  # real pictures are measured against real ones beside it, see sets.py
     biased: bool = False  # too high for few pictures
+    from_zero: bool = False  # what is below 0 means no more than 0
     account: bool = False  # it stands in the account of a run
 
 
@@ -109,12 +111,16 @@ class AnnotatedPicture:
     names: tuple[str, ...]  # the categories that a box may be of
 
 
+Place = tuple[str, str, tuple[int, int]]  # path, path of its source or "", width and height that boxes were drawn in
+
+
 @dataclass
 class Noted:
     """What was noted of one side's pictures, in their order."""
 
     notes: list[dict[str, Any]]
     skipped: Counter[str]  # boxes that its reader left out, by reason
+    places: list[Place] = field(default_factory=list)  # of the picture of each note
 
 
 class Metric(Protocol):
@@ -190,6 +196,7 @@ class PictureMetric(Metric, Protocol):
     """Of every picture of both sides by itself, and then of all that was noted of them."""
 
     NEEDS: ClassVar[Literal["", "boxes", "captions"]]  # annotations that its pictures must have
+    LEARNS: ClassVar[bool]  # it is shown more real pictures than are compared, where there are any
 
     def of_picture(self, picture: AnnotatedPicture) -> dict[str, Any]:
         """Its note on one picture, JSON-safe. Raises ValueError as of_pair.
@@ -210,6 +217,7 @@ class Base:
     VERSION: ClassVar[int] = 1
     NOTE: ClassVar[Any] = dict[str, float]
     MORE: ClassVar[type[Details] | None] = None
+    LEARNS: ClassVar[bool] = False
 
     class Settings(MemberSettings):
         pass

@@ -116,6 +116,7 @@ class Kid(_OfSets):
             "lower",
             title="KID",
             floor=True,
+            from_zero=True,
             account=True,
         ),
         "kid_interval": Number(
