@@ -26,10 +26,12 @@ from lib.records.settings import (
     ScreenSettings,
     SelectSettings,
 )
+from lib.runs.outcome import STATES
 from lib.runs.parameters import check_parameters
+from lib.runs.preflight import check_wanted, preflight
 from tasks.caption import caption_images
 from tasks.draw import draw_images
-from tasks.engine import THREADS
+from tasks.engine import THREADS, log
 from tasks.evaluate import evaluate_pictures
 from tasks.finalise import finalise_dataset
 from tasks.generate import generate_images
@@ -82,14 +84,19 @@ def augment(
         finalise: what the final set holds.
         evaluate: features for FID and KID.
         seed: every random choice follows from it.
-        limit: pictures at most, after selection.
+        limit: pictures that are to be painted from; one for which no box can be painted does not count. A run that
+            finds fewer says so, and its state is "Painted less".
         workspace: folder of the run; none: data/runs/NAME of the deployment.
         verify: read every source picture and every file of the store and the final set again, and compare digests.
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    name = prefect.runtime.deployment.name or (workspace.name if workspace else "run")
+    deployment = prefect.runtime.deployment.name
+    name = deployment or (workspace.name if workspace else "run")
     try:
-        with open_run(check_parameters(given), name, WATCH) as run:
+        parameters = check_parameters(given)
+        if deployment:  # the command line has done so before Prefect started
+            preflight(parameters, Path("data/runs") / name)
+        with open_run(parameters, name, WATCH) as run:
             return journey(run)
     except AugmentError as error:
         return Failed(message=str(error))
@@ -97,9 +104,13 @@ def augment(
 
 def journey(run: Run) -> State[None]:
     """The stages in their order."""
+    settings = run.settings
+    triple = " × ".join((settings.edit.name, settings.painter.name, settings.composite.name))
+    log().info("%s: preset %s, %s, from %s into %s", run.name, settings.preset, triple, run.sources, run.root)
     verify_store(run)
     ingested = ingest_dataset(run)
     run.recipe.check_categories(ingested.categories)
+    check_wanted(run.settings, ingested.categories)
     limits = learn_limits(run, ingested)
     selected = select_images(run, ingested)
     captions = caption_images(run, ingested, selected)
@@ -110,5 +121,8 @@ def journey(run: Run) -> State[None]:
     reviewed = review_images(run, screened)
     final = finalise_dataset(run, ingested, plan, reviewed)
     evaluate_pictures(run, ingested, selected, final)
-    pictures = run.account["stages"]["finalise"]["ok"]
-    return Completed(message=f"{pictures} pictures in {run.root / 'final'}")
+    outcome = run.conclude()
+    message = f"{run.account['stages']['finalise']['ok']} pictures in {run.root / 'final'}"
+    if outcome["state"] in STATES:
+        return Completed(name=STATES[outcome["state"]], message=f"{outcome['text']}; {message}")
+    return Completed(message=message)

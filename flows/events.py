@@ -10,7 +10,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -73,8 +75,16 @@ def live_api_url() -> str | None:
 def connect() -> str:
     """Use the server that answers for the rest of this process, or a temporary one; returns its API URL.
 
-    Call it before a flow starts. The prefect.toml of a `make serve` that was killed is removed. Raises AugmentError
-    where a server is configured otherwise and does not answer, or refuses this shell.
+    Call it before a flow starts. Raises AugmentError as `begin_connecting` does.
+    """
+    return begin_connecting()()
+
+
+def begin_connecting() -> Callable[[], str]:
+    """As `connect`, but a temporary server is only started: what is returned waits until it takes requests.
+
+    So its seconds can be used for something else. The prefect.toml of a `make serve` that was killed is removed. Raises
+    AugmentError where a server is configured otherwise and does not answer, or refuses this shell.
     """
     server = _live()
     if server:
@@ -82,7 +92,7 @@ def connect() -> str:
         if server.secret:
             os.environ["PREFECT_API_AUTH_STRING"] = server.secret
         refresh_global_settings_context()
-        return server.url
+        return partial(str, server.url)
     _forget_served()
     if _configured() and not _is_elsewhere(_note()):
         raise AugmentError(
@@ -103,10 +113,10 @@ def _forget_served() -> None:
     refresh_global_settings_context()
 
 
-def start_temporary_server() -> str:
-    """A server for this process alone, which ends with it; returns its API URL.
+def start_temporary_server() -> Callable[[], str]:
+    """A server for this process alone, which ends with it; returns what waits for it, and gives its API URL.
 
-    Raises AugmentError where it does not start.
+    Both raise AugmentError where it does not start.
     """
     end_leftovers()
     listening = listen()
@@ -114,15 +124,15 @@ def start_temporary_server() -> str:
     os.environ.update(access(url, new_secret()))
     refresh_global_settings_context()
     running = contextlib.ExitStack()
-    try:
-        server = running.enter_context(start_server(f"temporary-server-{os.getpid()}", listening, "--temporary"))
-        wait_for("the temporary server", [server], lambda: healthy(url))
-    except BaseException:
-        running.close()
-        raise
-    running.callback(server.log.unlink, missing_ok=True)
+    server = running.enter_context(start_server(f"temporary-server-{os.getpid()}", listening, "--temporary"))
     atexit.register(running.close)
-    return url
+
+    def wait() -> str:
+        wait_for("the temporary server", [server], lambda: healthy(url))
+        running.callback(server.log.unlink, missing_ok=True)
+        return url
+
+    return wait
 
 
 def _live() -> Server | None:

@@ -18,9 +18,7 @@ from lib.evaluation.verdict import Tally, Verdict
 from lib.screening.draw import sheet_jpeg
 from lib.training.card import draw_curve
 from tasks.engine import in_flow, log
-from tasks.run import Work
-
-_COMMON = ("rows", "ok", "painted", "reused", "rejected")
+from tasks.run import COMMON, Work
 
 
 @contextlib.contextmanager
@@ -41,7 +39,7 @@ def show_counts(run: Work, stage: str) -> None:
     rows = [{"rows": "all", "count": counts["rows"]}, {"rows": "ok", "count": counts["ok"]}]
     rows += [{"rows": name, "count": counts[name]} for name in ("painted", "reused")]
     rows += [{"rows": f"set aside: {reason}", "count": count} for reason, count in counts["rejected"].items()]
-    rows += [{"rows": name, "count": counts[name]} for name in counts if name not in _COMMON]
+    rows += [{"rows": name, "count": counts[name]} for name in counts if name not in COMMON]
     with only_shown(f"the table of {stage} in the UI"):
         create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 

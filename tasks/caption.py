@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from lib.captioning.caption import CaptionForm, caption_pictures
@@ -27,15 +28,18 @@ def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
         for part in selected.parts
     ]
     total = sum(part.rows for part in selected.parts)
-    return run_stage(run, Stage(caption_part, CaptionRow, by="key", made=_new, valid=_settled), jobs, total)
+    made = partial(_new, before=run.captioned)
+    return run_stage(run, Stage(caption_part, CaptionRow, by="key", made=made, valid=_settled), jobs, total)
 
 
 def _settled(part: Ref) -> bool:
     return settled(read_manifest(part.file, CaptionRow, ("reason",)))
 
 
-def _new(part: Ref) -> int:
-    return int((~read_manifest(part.file, CaptionRow).reused).sum())
+def _new(part: Ref, before: Collection[str]) -> int:
+    """Captions made in this run; before: image keys of those that the limit has made."""
+    rows = read_manifest(part.file, CaptionRow)
+    return int((~rows.reused | rows.key.isin(before)).sum())
 
 
 def _read(ingested: Ingested, part: Ref, needs: bool) -> dict[str, str]:

@@ -8,7 +8,9 @@ Nothing here is a Prefect task; the stages beside this file hand `run` on.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,10 +36,12 @@ from lib.records.rows import OK
 from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
-from lib.runs.account import write_account, write_failure
+from lib.runs.account import former_account, write_account, write_failure
+from lib.runs.outcome import STATES, in_words, outcome_of
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of
 from lib.screening.review import check_review
+from tasks.engine import log
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")
@@ -55,6 +59,7 @@ class Work:
     order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
     account: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    clock: float = field(default_factory=time.monotonic)  # when the last stage was counted
 
     @property
     def store(self) -> Store:
@@ -86,7 +91,12 @@ class Work:
             "rejected": {str(reason): int(n) for reason, n in rejected.items()},
             **more,
         }
+        now = time.monotonic()
+        self.clock, seconds = now, now - self.clock
+        if stage == "generate" and painted:
+            self.account["seconds_per_picture"] = round(seconds / painted, 3)
         self.save()
+        log().info(_story(stage, self.account["stages"][stage], seconds))
 
     def save(self, write: Callable[[Path, dict[str, Any]], None] = write_account, **more: Any) -> None:
         """Write the account of this run, with totals: what `augment status` shows."""
@@ -103,6 +113,21 @@ class Work:
             write(self.root, self.account)
 
 
+def _story(stage: str, counts: dict[str, Any], seconds: float) -> str:
+    """A stage in a line: "plan: 12 of 14 ok, 12 new, 0 reused; set aside: no donor 2; 1.4 s"."""
+    parts = [f"{counts['ok']} of {counts['rows']} ok, {counts['painted']} new, {counts['reused']} reused"]
+    for title, numbers in (
+        ("set aside", counts["rejected"]),
+        ("", {name: value for name, value in counts.items() if name not in COMMON and value}),
+    ):
+        listed = ", ".join(f"{in_words(name)} {value}" for name, value in numbers.items())
+        parts += [f"{title}: {listed}" if title else listed] if listed else []
+    return f"{stage}: {'; '.join(parts)}; {seconds:.1f} s"
+
+
+COMMON = ("rows", "ok", "painted", "reused", "rejected")  # counts of every stage
+
+
 @dataclass(kw_only=True)
 class Run(Work):
     """What the stages of the journey share."""
@@ -112,12 +137,22 @@ class Run(Work):
     captioner: Member
     captions: CaptionForm
     judge: ModelRef | None  # of single boxes
+    captioned: set[str] = field(default_factory=set)  # image keys of captions that were made for the limit
+
+    def conclude(self) -> dict[str, Any]:
+        """Enter what came of the run into its account, and tell it; returns the outcome."""
+        limit = self.settings.limit
+        outcome = outcome_of(self.account["stages"], None if limit is None else limit * self.settings.variants)
+        self.save(outcome=outcome)
+        log().log(logging.WARNING if outcome["state"] in STATES else logging.INFO, outcome["text"])
+        return outcome
 
 
 @contextlib.contextmanager
 def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     """Save what was resolved, then the account as the run goes, and how it ended."""
-    work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}}
+    known = {name: value for name, value in former_account(work.root).items() if name == "seconds_per_picture"}
+    work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}, **known}
     kept.write(work.root / "settings.json", settings.model_dump(mode="json"))
     work.save()
     watch_workspace(str(work.root), work.progress)

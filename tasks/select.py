@@ -1,22 +1,52 @@
-"""select: which pictures may be used, which of their boxes."""
+"""select: which pictures may be used, which of their boxes; with a limit, so many that come out."""
 
 from __future__ import annotations
 
-from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+from pydantic import BaseModel
+
+from lib.captioning.caption import CaptionForm, caption_pictures
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.registry import Member
+from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_pictures
+from lib.planning.enough import enough, planned
+from lib.planning.recipe import Recipe
 from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import SelectSettings
+from lib.records.store import ReadOnlyStore, Store
+from tasks.engine import step
 from tasks.ingest import Ingested
-from tasks.jobs import Job, Stage, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
+from tasks.inputs import donors_of, sources_of, survey_of, usable_objects, use_member
+from tasks.jobs import Job, Stage, Staged, make_job, may_pass, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
 
 VERSION = 1
 
 
+class LimitJob(BaseModel):
+    """The parameters of the task `limit`."""
+
+    workspace: str
+    sources: str
+    ingested: Ingested
+    select: SelectSettings
+    seed: int
+    variants: int
+    limit: int
+    recipe: Recipe
+    captioner: Member
+    captions: CaptionForm
+
+
 def select_images(run: Run, ingested: Ingested) -> Staged:
     """SelectRows; the parts hold those that are ok."""
     settings = run.settings
-    chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": settings.limit}
+    chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": _taken(run, ingested)}
     job = make_job(run, "select", VERSION, {"images": ingested.images, "objects": ingested.objects}, chosen)
     staged = run_stage(run, Stage(select_all, SelectRow, by="key"), [job], ingested.images.rows)
     rows = read_manifest(staged.manifest.file, SelectRow)
@@ -25,10 +55,82 @@ def select_images(run: Run, ingested: Ingested) -> Staged:
     return Staged(staged.manifest, parts)
 
 
+def _taken(run: Run, ingested: Ingested) -> int | None:
+    """Pictures to take in the order of their hashes; None: all. Where they all come out it is the limit itself."""
+    settings = run.settings
+    if settings.limit is None:
+        return None
+    taken, captioned = find_limit(
+        LimitJob(
+            workspace=str(run.root),
+            sources=str(run.sources.absolute()),
+            ingested=ingested,
+            select=settings.select,
+            seed=settings.seed,
+            variants=settings.variants,
+            limit=settings.limit,
+            recipe=run.recipe,
+            captioner=run.captioner,
+            captions=run.captions,
+        )
+    )
+    run.captioned.update(captioned)
+    return taken
+
+
+@step(name="limit", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+def find_limit(job: LimitJob) -> tuple[int, list[str]]:
+    """How many pictures to take so that `limit` of them have a plan, and the keys of those that got a caption here.
+
+    Not cached: what it takes long for, captions by a model, is in the store.
+    """
+    images, objects = job.ingested.images, job.ingested.objects
+    rows = _selected(images, objects, job.select, job.seed, None).to_pandas()
+    candidates = in_order_of_limit(rows[rows.status == OK], job.seed)
+    if len(candidates) <= job.limit:
+        return job.limit, []
+    known, split = job.ingested.categories, job.select.split
+    statistics = survey_of(objects, images, Path(job.workspace), split, known).statistics(
+        job.recipe, job.select.categories
+    )
+    if job.recipe.needs_donors:
+        statistics = replace(statistics, donors=donors_of(objects, images, split))
+    captioned: list[str] = []
+
+    def come_out(some: pd.DataFrame) -> set[str]:
+        prompts, made = _prompts(job, some)
+        captioned.extend(made)
+        some = some[some.key.isin(prompts.keys())]
+        return planned(some, usable_objects(objects, some.key), prompts, job.recipe, statistics, job.seed, job.variants)
+
+    return max(job.limit, enough(candidates, job.limit, come_out)), captioned
+
+
+def _prompts(job: LimitJob, selected: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
+    """Image key → prompt of the pictures that have a caption, and the keys of captions that were made by a model."""
+    kept, images = Store(Path(job.workspace) / "store"), job.ingested.images
+    store = kept if job.captioner.model else ReadOnlyStore(kept.root)  # what costs nothing its own stage makes
+    records: dict[str, bytes] = {}
+    if CAPTIONERS[job.captioner.name].NEEDS_RECORDS:
+        rows = read_manifest(images.file, ImageRow, ("key", "record"))
+        rows = rows[rows.key.isin(selected.key)]
+        records = dict(zip(rows.key, rows.record, strict=True))
+    with use_member(job.captioner.model_dump(mode="json")) as captioner:
+        found = caption_pictures(
+            selected, job.captions, store, sources_of(images, job.sources), captioner, records=records
+        )
+    prompts = {row.key: row.prompt for row in found if row.status == OK}
+    return prompts, [row.key for row in found if job.captioner.model and row.raw and not row.reused]
+
+
 @stage_task("select")
 def select_all(job: Job) -> Ref:
     """Apply the rules to all pictures at once."""
-    images = read_table(job.inputs["images"].file, ImageRow)
-    objects = read_table(job.inputs["objects"].file, ObjectRow, OBJECT_COLUMNS)
     settings = SelectSettings.model_validate(job.settings["select"])
-    return job.write(select_pictures(images, objects, settings, job.settings["seed"], job.settings["limit"]), SelectRow)
+    rows = _selected(job.inputs["images"], job.inputs["objects"], settings, job.settings["seed"], job.settings["limit"])
+    return job.write(rows, SelectRow)
+
+
+def _selected(images: Ref, objects: Ref, settings: SelectSettings, seed: int, limit: int | None) -> pa.Table:
+    table, boxes = read_table(images.file, ImageRow), read_table(objects.file, ObjectRow, OBJECT_COLUMNS)
+    return select_pictures(table, boxes, settings, seed, limit)

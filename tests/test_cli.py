@@ -162,6 +162,31 @@ def test_wrong_parameters_are_told_before_anything_starts(capsys, tmp_path, monk
     assert reason in failed(capsys, "run", "mine.yaml", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("what", "flow"), [("augment/loco", "augment"), ("loco", "augment"), ("evaluate/loco", "evaluate")]
+)
+def test_a_deployment_may_be_named_with_its_flow(what, flow):
+    (own,) = [one for one in DEPLOYMENTS if one["name"] == "loco" and one["entrypoint"].endswith(f":{flow}")]
+    assert cli.load_parameters(what, flow)[:2] == (own["parameters"], "loco")
+
+
+def test_deployments_of_one_name_are_listed_with_their_flows(capsys):
+    told = failed(capsys, "run", "locco")
+    assert "(do you mean 'loco'?)" in told and " augment/loco," in told and " evaluate/loco," in told
+
+
+def test_an_update_of_a_data_set_that_no_deployment_has_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr("flows.events.notify", lambda name: pytest.fail("sent"))
+    told = failed(capsys, "notify", "locco")
+    assert "(do you mean 'loco'?)" in told and "demo" in told
+
+
+def test_an_update_is_sent_for_the_data_set_of_a_deployment(capsys, monkeypatch):
+    sent = []
+    monkeypatch.setattr("flows.events.notify", sent.append)
+    assert cli.main(["notify", "loco"]) == 0 and sent == ["loco"]
+
+
 # main
 
 
@@ -171,7 +196,7 @@ def test_verify_is_a_parameter_of_the_flow(tmp_path, monkeypatch, arguments):
     (tmp_path / "mine.yaml").write_text("dataset: {images: .}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(connection, "run_flow", lambda flow, name, values: given.append(values.get("verify")))
-    monkeypatch.setattr("flows.commands.run.print_run", lambda workspace: None)
+    monkeypatch.setattr("flows.commands.run.print_run", lambda workspace: 0)
     assert cli.main(["run", "mine.yaml", *arguments]) == 0 and given == [True if arguments else None]
 
 
@@ -393,6 +418,30 @@ def test_a_kid_below_zero_is_told_as_zero(capsys, workspace):
     assert "kid ≈ 0 (−2.2)" in capsys.readouterr().out
 
 
+def test_open_shows_the_report_of_a_run_in_a_browser(capsys, workspace, monkeypatch):
+    assert "index.html not found" in failed(capsys, "open", "mine")
+    (workspace / "report").mkdir()
+    (workspace / "report" / "index.html").write_text("<title>")
+    opened = []
+    monkeypatch.setenv("BROWSER", "a-browser")
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    assert cli.main(["open", "mine"]) == 0 and capsys.readouterr().out == ""
+    assert opened == [(workspace / "report" / "index.html").as_uri()]
+
+
+@pytest.mark.parametrize("display", [{}, {"DISPLAY": ":0"}])
+def test_open_prints_the_path_where_no_browser_is_available(capsys, workspace, monkeypatch, display):
+    (workspace / "report").mkdir()
+    (workspace / "report" / "index.html").write_text("<title>")
+    monkeypatch.setattr("webbrowser.open", lambda url: False)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in display.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["open", str(workspace)]) == 0
+    assert capsys.readouterr().out == f"{workspace / 'report' / 'index.html'}\n"
+
+
 def test_a_status_that_is_no_json_is_named(capsys, workspace):
     (workspace / "status.json").write_text('{"run": ')
     assert "status.json" in failed(capsys, "status", "mine")
@@ -538,6 +587,14 @@ def test_evaluate_writes_its_scores_as_json(capsys, sets, tmp_path):
     assert {"fid", "kid", "n_real", "n_generated", "extractor", "floor"} <= set(told)
     assert (told["n_real"], told["n_generated"], told["extractor"]) == (8, 5, "pixels")
     assert told["floor"]["m"] == 4
+
+
+def test_evaluate_prints_its_scores_as_json_and_nothing_else(capsys, sets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", *sets, "--extractor", "pixels", "--cache", "kept", "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["n_real"] == 8 and printed.err == ""
+    assert not (tmp_path / "-").exists()
 
 
 def test_evaluate_prints_its_scores(capsys, sets):

@@ -48,6 +48,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "train": "flows.commands.run:Train",
         "grid": "flows.commands.run:Grid",
         "status": "flows.commands.workspace:Status",
+        "open": "flows.commands.workspace:Open",
         "tidy": "flows.commands.workspace:Tidy",
         "export": "flows.commands.workspace:Export",
         "presets": "flows.commands.presets:Presets",

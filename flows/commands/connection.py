@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,10 +36,9 @@ def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
     Raises AugmentError where it does not complete.
     """
     with _terminable():
-        prepare_prefect()
-        waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
-        with waiting:
-            module = importlib.import_module(f"flows.{flow}")
+        check = _preflight(values, name) if flow == "augment" else lambda: None
+        prepare_prefect(lambda: (check(), importlib.import_module(f"flows.{flow}")))
+        module = importlib.import_module(f"flows.{flow}")
         with bars() as watch:
             module.WATCH.watch = watch
             state = getattr(module, flow).with_options(flow_run_name=name)(**values, return_state=True)
@@ -82,13 +81,33 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
-def prepare_prefect() -> None:
-    """Quiet settings, and a temporary server where no other answers."""
-    with trusted_settings():
-        from flows.events import connect
+def _preflight(values: dict[str, Any], name: str) -> Callable[[], None]:
+    """The part of the preflight that takes no time, done; what is returned does the other, which reads the annotations.
 
-        connect()
+    Raises AugmentError.
+    """
+    from lib.datasets.formats import read_dataset
+    from lib.runs.parameters import check_parameters
+    from lib.runs.preflight import check_data, check_run
+
+    settings = check_run(check_parameters(values), Path("data/runs") / name)
+    return lambda: check_data(settings, read_dataset(settings.dataset))
+
+
+def prepare_prefect(meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Quiet settings, and a temporary server where no other answers.
+
+    meanwhile: called while that server starts, which takes 10 s and more; what it raises ends the start.
+    """
+    with trusted_settings():
+        from flows.events import begin_connecting
+
+        wait = begin_connecting()
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
+    waiting: AbstractContextManager[Any] = nullcontext() if OUT.quiet else ERR.status("starting …")
+    with waiting:
+        meanwhile()
+        wait()
 
 
 @contextmanager

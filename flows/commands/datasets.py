@@ -6,6 +6,8 @@ import argparse
 
 from flows.commands import CHECKOUT, connection
 from flows.commands.console import OUT, bars
+from flows.commands.values import deployment_names
+from lib.core.errors import unknown
 
 
 class Notify:
@@ -19,6 +21,8 @@ class Notify:
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
+        if options.name not in (known := deployment_names()):
+            raise unknown("deployment", options.name, known)
         with connection.trusted_settings():
             from flows.events import notify
 

@@ -19,6 +19,7 @@ from lib.core.storage import unwritable
 if TYPE_CHECKING:
     from lib.records.settings import Choice
 
+STDOUT = Path("-")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "augment"  # noqa: PTH111  # no home
 
 
@@ -59,7 +60,9 @@ class Evaluate:
             metavar="FOLDER",
             help=f"what was computed of a picture is kept there, by its content; default {CACHE}",
         )
-        _add_json(parser, "scores")
+        parser.add_argument(
+            "--json", type=path, metavar="FILE", help="write the scores there; -: print them, and nothing else"
+        )
         parser.add_argument("--report", type=path, metavar="FILE", help="write a page for a browser there, HTML")
         parser.add_argument(
             "--beside", type=path, metavar="JSON", help="an earlier result, to stand beside this one in the report"
@@ -74,13 +77,15 @@ class Evaluate:
         from lib.evaluation.sides import read_side
         from lib.records.store import Store
 
-        metrics = _metrics(options)
+        metrics, file = _metrics(options), options.json
+        if file == STDOUT:
+            file, OUT.quiet = None, True
         if options.seed < 0:
             raise AugmentError(f"--seed {options.seed}: expected a number from 0")
         if options.beside and not options.report:
             raise AugmentError("--beside puts a result into a report: give --report FILE as well")
         inputs = [options.real, options.generated, options.boxes, options.beside]
-        check_places(options.json, options.report, folder=options.cache, inputs=inputs)
+        check_places(file, options.report, folder=options.cache, inputs=inputs)
         cache = options.cache or _usual_cache()
         before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
         real = read_side(options.real, "originals", options.boxes, options.format)
@@ -100,13 +105,13 @@ class Evaluate:
         except ConnectionError as error:  # a download failed; the same command may work later
             raise AugmentError(f"{error}; try again, or give a local folder with --set METRIC.model=FOLDER") from None
         OUT.print(summary(result), markup=False)  # first: the files may fail
-        if options.json:
-            write_json(result.document(), options.json)
+        if file:
+            write_json(result.document(), file)
         if options.report:
             name = options.generated.absolute().name
             earlier = {f"{stem} (before)" if stem == name else stem: old for stem, old in before.items()}
             write_report(earlier | {name: result}, options.report)
-        print_result(options.json or json.dumps(result.document(), indent=2))
+        print_result(file or json.dumps(result.document(), indent=2))
         return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from flows.commands import connection
 from flows.commands.console import ERR, OUT, add_quiet, bars, make_table, print_places, print_result, print_table
 from flows.commands.values import add_parameters, assign, check_places, load_parameters, names, parameters_of, path
-from flows.commands.workspace import print_account, print_verdict
+from flows.commands.workspace import print_account, print_outcome, print_verdict
 from lib.core.errors import AugmentError
 
 if TYPE_CHECKING:
+    from lib.runs.dry_run import DryRun
     from lib.runs.grid import Grid as Painted
+    from lib.runs.parameters import Parameters
 
 _EXAMPLE = "select.max_objects=6"
 
@@ -33,26 +36,73 @@ class Run:
             action="store_true",
             help="read every source picture and every file of the store and the final set again, and compare digests",
         )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print what would be painted, what left alone and why, bytes and time; nothing is written",
+        )
+        parser.add_argument("--json", action="store_true", help="print that as JSON (with --dry-run)")
         add_quiet(parser, "the folder of the final set")
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
+        if options.json and not options.dry_run:
+            raise AugmentError("--json goes with --dry-run; of a run that has ended: augment status RUN --json")
         values, name = parameters_of(options, "augment")
         if options.verify:
             values["verify"] = True
         from lib.runs.parameters import check_parameters
 
         parameters = check_parameters(values)
+        if options.dry_run:
+            return _dry_run(parameters, name, options.json)
         connection.run_flow("augment", name, values)
-        print_run(Path(parameters.workspace or ".").absolute())
-        return 0
+        return print_run(Path(parameters.workspace or ".").absolute())
 
 
-def print_run(workspace: Path) -> None:
-    """What a run did, where everything lies, and the verdict on it."""
+def _dry_run(parameters: Parameters, name: str, as_json: bool) -> int:
+    """What a run would do; 3 where it would paint less than it is asked for."""
+    from lib.runs.dry_run import dry_run
+    from lib.runs.outcome import LESS_THAN_ASKED
+
+    with bars() as watch:
+        plan = dry_run(parameters, Path("data/runs") / name, watch)
+    if as_json:
+        print(json.dumps(plan.document(), indent=2))
+    else:
+        _print_dry_run(plan)
+    asked = 1 if parameters.limit is None else parameters.limit * parameters.variants
+    return LESS_THAN_ASKED if plan.pictures < asked else 0
+
+
+def _print_dry_run(plan: DryRun) -> None:
+    from lib.runs.outcome import in_words
+    from lib.runs.preflight import size_in_words
+
+    OUT.print(f"{plan.pictures} pictures would come out, {plan.new} of them new: {plan.recipe}")
+    table = make_table(("what", "of which", "count"), "nothing is written", right=("count",))
+    for category, count in plan.boxes.items():
+        table.add_row("boxes painted or changed", category, str(count))
+    for stage, reasons in plan.left.items():
+        for reason, count in reasons.items():
+            table.add_row(f"set aside by {stage}", in_words(reason), str(count))
+    for reason, count in plan.left_boxes.items():
+        table.add_row("boxes left alone", in_words(reason), str(count))
+    print_table(table)
+    source = "as in the last run" if plan.measured else "a guess"
+    OUT.print(f"about {size_in_words(plan.size)} on the disk, about {plan.seconds:.0f} s of painting ({source})")
+    for note in plan.notes:
+        OUT.print(f"note: {note}")
+
+
+def print_run(workspace: Path) -> int:
+    """What came of a run, what its stages did, where everything lies, and the verdict; returns the exit code."""
     from lib.runs.account import read_account
+    from lib.runs.outcome import exit_code
 
     account = read_account(workspace / "status.json")
+    code = exit_code(account)
+    print_outcome(account, ERR if code else OUT)
     print_account(account)
     places = {
         "annotations": workspace / "final" / "annotations.json",
@@ -64,6 +114,7 @@ def print_run(workspace: Path) -> None:
     print_places({name: place for name, place in places.items() if place.exists()})
     print_verdict(account)
     print_result(workspace / "final")
+    return code
 
 
 class Train:

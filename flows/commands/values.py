@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import CHECKOUT
-from lib.core.errors import AugmentError, unknown
+from lib.core.errors import AugmentError, nearest
 from lib.core.storage import unwritable
 
 # os.path instead of Path for what a person typed: Path raises for a name that is too long for a file.
@@ -105,14 +105,34 @@ def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any],
     if file.suffix in (".yaml", ".yml") or os.path.isfile(file):  # noqa: PTH113
         return _read_yaml(file), file.stem, Path.cwd()
     # Several flows may use a name: that of this flow comes last.
-    ordered = sorted(_deployments(), key=lambda one: one["entrypoint"].rpartition(":")[2] == (flow or "augment"))
-    deployments = {one["name"]: one for one in ordered}
+    ordered = sorted(_deployments(), key=lambda one: _flow_of(one) == (flow or "augment"))
+    deployments = {f"{_flow_of(one)}/{one['name']}": one for one in ordered}
+    deployments |= {one["name"]: one for one in ordered}
     if what not in deployments:
-        raise AugmentError(f"{unknown('deployment', what, deployments)}; or give a YAML file")
-    own = deployments[what]["entrypoint"].rpartition(":")[2]
+        known = ", ".join(sorted(_listed(ordered)))
+        raise AugmentError(
+            f"unknown deployment {what!r}{nearest(what, deployments)}: known are {known}; or give a YAML file"
+        )
+    chosen = deployments[what]
+    own, name = _flow_of(chosen), chosen["name"]
     if flow not in (None, own):
-        raise AugmentError(f"deployment {what!r} belongs to the flow {own}: {_START[own].format(what)}")
-    return dict(deployments[what]["parameters"]), what, CHECKOUT
+        raise AugmentError(f"deployment {what!r} belongs to the flow {own}: {_START[own].format(name)}")
+    return dict(chosen["parameters"]), name, CHECKOUT
+
+
+def deployment_names() -> list[str]:
+    """Names of the deployments in prefect.yaml, each once."""
+    return list(dict.fromkeys(one["name"] for one in _deployments()))
+
+
+def _flow_of(deployment: dict[str, Any]) -> str:
+    return str(deployment["entrypoint"].rpartition(":")[2])
+
+
+def _listed(deployments: Sequence[dict[str, Any]]) -> list[str]:
+    """Their names; those that several flows use with the flow: augment/loco, evaluate/loco."""
+    names = [one["name"] for one in deployments]
+    return [one["name"] if names.count(one["name"]) == 1 else f"{_flow_of(one)}/{one['name']}" for one in deployments]
 
 
 def _deployments() -> list[dict[str, Any]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
+from rich.console import Console
 
 from flows.commands import CHECKOUT
 from flows.commands.console import OUT, bars, make_table, print_table
@@ -34,6 +36,7 @@ class Status:
         if options.json:
             print(json.dumps(account, indent=2))
         else:
+            print_outcome(account, OUT)
             print_account(account)
             print_verdict(account)
         return 0
@@ -49,6 +52,12 @@ def _status_file(run: str) -> Path:
         if os.path.isfile(place / "status.json"):  # noqa: PTH113
             return place / "status.json"
     raise AugmentError(f"no run {run!r}: looked for status.json in {', '.join(str(p) for p in places)}")
+
+
+def print_outcome(account: dict[str, Any], console: Console) -> None:
+    """What came of a run, in a sentence; nothing of one that has not come so far."""
+    if text := account.get("outcome", {}).get("text"):
+        console.print(f"{account['run']}: {text}")
 
 
 def print_account(account: dict[str, Any]) -> None:
@@ -93,6 +102,32 @@ def print_verdict(account: dict[str, Any]) -> None:
 
 
 _STYLES = {"red": "bold red", "yellow": "bold yellow", "green": "bold green", "unknown": "bold"}
+
+
+class Open:
+    """The report of a workspace's last run, in a browser."""
+
+    HELP = "open the report of a run in a browser, or print its path"
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        _add_run(parser)
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        import webbrowser
+
+        report = _status_file(options.run).parent.absolute() / "report" / "index.html"
+        if not report.is_file():
+            raise AugmentError(f"{report} not found: a run writes it at its end, unless evaluate.extractor is none")
+        if not _has_display() or not webbrowser.open(report.as_uri()):
+            print(report)
+        return 0
+
+
+def _has_display() -> bool:
+    """Without one, webbrowser would start a browser for terminals, if there is one."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 
 class Tidy:

@@ -15,11 +15,15 @@ import hashlib
 import json
 import os
 import re
+import socket
+import threading
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -86,6 +90,54 @@ def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:
     if not _HUB_ID.fullmatch(model):
         raise AugmentError(f"model {model!r:.200} is neither a folder nor a hub id (org/name or org/name@revision)")
     return ModelRef(model, lock.get(model) or _hub_revision(model), None)
+
+
+def check_at_hand(model: str, pinned: Mapping[str, str], setting: str) -> None:
+    """Raise AugmentError, in seconds, where a model is neither on this machine nor to be had from the hub.
+
+    It is taken to be to be had where the hub's name is known to this machine's network; reads no weights and asks the
+    hub nothing. model: as for `resolve`; pinned: id to revision; setting: where a folder can be given.
+    """
+    if model.startswith("mini:"):
+        _mini(model.removeprefix("mini:"))
+        return
+    if model and os.path.isdir(os.path.expanduser(model)):  # noqa: PTH111, PTH112
+        return
+    if not _HUB_ID.fullmatch(model):
+        raise AugmentError(f"{setting} {model!r:.200} is neither a folder nor a hub id (org/name or org/name@revision)")
+    name, _ = _split(model)
+    snapshots = _cache_folder(name) / "snapshots"
+    if any(snapshots.glob(f"{pinned.get(model, '*')}/**/*.safetensors")):
+        return
+    if why := _hub_out_of_reach():
+        raise AugmentError(
+            f"model {model!r} is not on this machine ({snapshots.parent}), and {why}: use `models: mini`, or give a "
+            f"local folder, {setting}=FOLDER"
+        )
+
+
+LOOK_UP = 2.0  # seconds for the name of the hub
+
+
+def _hub_out_of_reach() -> str:
+    """Why the hub cannot be reached; "" where it may be."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    if urllib.request.getproxies().get("https"):  # the proxy looks the name up
+        return ""
+    found: list[Any] = []
+
+    def look_up() -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            found.append(socket.getaddrinfo(host, 443))
+
+    thread = threading.Thread(target=look_up, daemon=True)  # it cannot be given a limit of its own
+    thread.start()
+    thread.join(LOOK_UP)
+    return "" if found else f"{host} is not known to this machine's network"
 
 
 def local_path(ref: ModelRef, needed: Sequence[str], also: Sequence[str] = ()) -> Path:

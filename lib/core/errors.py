@@ -59,7 +59,7 @@ def _shortened(text: str) -> str:
 
 def unknown(kind: str, name: str, known: Collection[str]) -> AugmentError:
     """The error for a name that is not among the known ones: it lists them, the one of nearest spelling first."""
-    return AugmentError(f"unknown {kind} {name!r}{_nearest(name, known)}: known are {', '.join(sorted(known))}")
+    return AugmentError(f"unknown {kind} {name!r}{nearest(name, known)}: known are {', '.join(sorted(known))}")
 
 
 def checked(model: type[M], values: Mapping[str, Any], what: str = "parameter") -> M:
@@ -85,7 +85,7 @@ def _explained(error: ValidationError, model: type[BaseModel], what: str) -> str
     place = f"{what} {'.'.join(str(part) for part in first['loc'] if part not in _ALTERNATIVES)!r}"
     if first["type"] == "extra_forbidden":
         name, known = str(first["loc"][-1]), _fields_at(model, first["loc"][:-1])
-        return f"{place} is not known{_nearest(name, known)}; known are: {', '.join(known) or 'none'}"
+        return f"{place} is not known{nearest(name, known)}; known are: {', '.join(known) or 'none'}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" + ("" if first["type"] == "missing" else f" (got {_given(first['input'])})")
 
@@ -115,7 +115,7 @@ def _fields_at(model: Any, place: Iterable[Any]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
     """ " (do you mean 'steps'?)"; "" where no known name is spelt alike."""
     alike = difflib.get_close_matches(name, list(known), n=1)
     return f" (do you mean {alike[0]!r}?)" if alike else ""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -50,6 +51,11 @@ def select_pictures(
         open_ = np.flatnonzero(reasons == "")
         reasons[_ranked(open_, keys, "limit", seed)[limit:]] = "over_limit"
     return _table(images, columns, reasons)
+
+
+def in_order_of_limit(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """SelectRows in the order in which `limit` takes them."""
+    return rows.iloc[_ranked(np.arange(len(rows)), rows.key.tolist(), "limit", seed)].reset_index(drop=True)
 
 
 def _columns(images: pa.Table, objects: pa.Table, settings: SelectSettings) -> _Columns:

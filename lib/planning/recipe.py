@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lib.core.errors import AugmentError
+from lib.core.errors import AugmentError, nearest, unknown
 from lib.core.registry import Member
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
@@ -50,8 +50,9 @@ class Recipe(BaseModel):
         for field, name in self.categories:
             if name not in known:
                 raise AugmentError(
-                    f"edit {self.edit.name!r}, setting {field!r}: the data set has no category {name!r}, it has "
-                    f"{', '.join(sorted(known)) or 'none'}; a new one is to be added to its annotations first"
+                    f"edit {self.edit.name!r}, setting {field!r}: the data set has no category {name!r}"
+                    f"{nearest(name, known)}, it has {', '.join(sorted(known)) or 'none'}; a new one is to be added to "
+                    f"its annotations first"
                 )
 
 
@@ -63,7 +64,11 @@ def new_categories(edit: Member) -> list[tuple[str, str]]:
 
 
 def check_triple(edit: str, painter: str, composite: str) -> None:
-    """Raises AugmentError that lists what is allowed, where a painter does not serve the edit or the composite."""
+    """Raises AugmentError that lists what is allowed, where a painter does not serve the edit or the composite, or a
+    name is not known."""
+    for family, name in ((EDITS, edit), (PAINTERS, painter), (COMPOSITES, composite)):
+        if name not in family:
+            raise unknown(family.kind, name, family)
     served = sorted(PAINTERS[painter].EDITS)
     if edit not in served:
         able = ", ".join(name for name in PAINTERS if edit in PAINTERS[name].EDITS)

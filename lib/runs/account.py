@@ -71,6 +71,14 @@ def read_account(path: Path) -> dict[str, Any]:
     return account
 
 
+def former_account(root: Path) -> dict[str, Any]:
+    """The account of a workspace's last run; empty where there is none that can be read."""
+    try:
+        return read_account(root / "status.json")
+    except (AugmentError, OSError):
+        return {}
+
+
 def held(root: Path) -> bool:
     """Does a run hold the workspace now? A killed one does not, whatever its status says."""
     if not (root / ".lock").exists():

@@ -6,6 +6,7 @@ a preset; a bare name means that member with its defaults.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +54,12 @@ class Parameters(Settings):
     finalise: FinaliseSettings = Field(default_factory=FinaliseSettings)
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     seed: int = 0
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="pictures that are to be painted from, taken in the order of their hashes; one for which no box "
+        "can be painted does not count, and the next one takes its place. A run that finds fewer ends with exit code 3",
+    )
     workspace: Path | None = None
     verify: bool = False
 
@@ -150,7 +156,8 @@ def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> 
 
 def parameters_markdown() -> str:
     """docs/parameters.md: every parameter and every member's settings, from the code that reads them."""
-    parts = [_INTRODUCTION]
+    limit = Parameters.model_fields["limit"].description or ""
+    parts = [_INTRODUCTION.replace("LIMIT", textwrap.fill(limit, 119, initial_indent=" " * 9).strip())]
     parts += [_table(f"`{name}`", model) for name, model in _groups().items()]
     for family in (EDITS, PAINTERS, COMPOSITES, CAPTIONERS):
         parts += [_table(f"{family.kind} `{name}`", family[name].Settings) for name in family]
@@ -166,8 +173,10 @@ Each heading is one parameter of the flow: `--set select.max_objects=6` on the c
 a name with that member's settings: `painter: {name: gligen, steps: 30}`. Explicit values override the preset's.
 
 Plain ones: `preset` (copy-paste), `models` (full, or mini: the small ones in data/models), `variants` (1: pictures made
-from each source), `seed` (0), `limit` (none: pictures at most, after selection), `workspace` (data/runs/NAME), `verify`
-(false; true: all source pictures and all files of the store and the final set are read again, digests compared).
+from each source), `seed` (0), `limit` (none: all), `workspace` (data/runs/NAME), `verify` (false; true: all source
+pictures and all files of the store and the final set are read again, digests compared).
+
+`limit`: LIMIT.
 
 Everywhere, texts are UTF-8 without NUL, numbers finite and of at most 64 bits, paths not empty and no longer than 2000
 bytes, 255 in each part. Anything else is refused by the parameter's name before a run starts."""

@@ -1,0 +1,260 @@
+"""A dry run: what a run would paint, leave alone and cost, by the stages' own functions; it writes nothing.
+
+plan = dry_run(parameters, workspace)
+plan.document()                     # the same for a machine
+
+Of a picture its bytes are read for their digest, and its header; so a file that is broken further on is found by the
+run alone. Captions that a model would make are replaced by the template's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pyarrow.compute as pc
+
+from lib.captioning.caption import caption_pictures, make_caption_form
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import model_of
+from lib.core.images import source_loader
+from lib.core.registry import Family, Member
+from lib.datasets.formats import Dataset, categories_of, read_dataset
+from lib.datasets.ingest import check_pictures, settle_objects
+from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_pictures
+from lib.painting.painters import PAINTERS
+from lib.planning.donors import DonorPool, former_donors
+from lib.planning.enough import enough, planned
+from lib.planning.outlines import Outlines
+from lib.planning.plan import plan_requests
+from lib.planning.recipe import Recipe
+from lib.planning.statistics import Statistics, Survey
+from lib.records.manifest import former_manifest, to_table
+from lib.records.outputs import check_sources
+from lib.records.requests import Request, picture_keys
+from lib.records.rows import OK, CaptionRow, ImageRow, PlanRow
+from lib.records.settings import Choice
+from lib.records.store import ReadOnlyStore
+from lib.runs.account import former_account
+from lib.runs.parameters import Parameters, Resolved
+from lib.runs.preflight import captioner_without_model, check_data, check_run, recipe_without_models, room_needed
+from lib.runs.workspace import Pins
+
+Watch = Callable[[str, int, int], object]  # (what, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a run would do."""
+
+    workspace: Path
+    recipe: str  # edit × painter × composite
+    pictures: int  # that would come out of painting, new and reused
+    new: int  # of them, those that the store does not have
+    boxes: dict[str, int] = field(default_factory=dict)  # labels that would be painted or changed, by category
+    left: dict[str, dict[str, int]] = field(default_factory=dict)  # stage → reason → rows set aside
+    left_boxes: dict[str, int] = field(default_factory=dict)  # reason → boxes that a plan leaves alone
+    size: int = 0  # bytes needed at least, roughly
+    seconds: float = 0.0  # of painting what is new
+    measured: bool = False  # the seconds are those of this workspace's last run; no: a guess
+    notes: list[str] = field(default_factory=list)  # what is not as in the run
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"workspace": str(self.workspace)}
+
+
+def dry_run(parameters: Parameters, workspace: Path, watch: Watch = lambda what, done, total: None) -> DryRun:
+    """What a run with these parameters would do. Raises AugmentError as the preflight does.
+
+    workspace: used where the parameters have none; watch: receives (what, done, total) as pictures are read.
+    """
+    settings = check_run(parameters, workspace)
+    data = read_dataset(settings.dataset)
+    root = settings.workspace.absolute()
+    check_sources(root, settings.dataset.images, data.images["path"].to_pylist())
+    check_data(settings, data)
+    return _Rehearsal(settings, root, data, watch).result()
+
+
+class _Rehearsal:
+    def __init__(self, settings: Resolved, root: Path, data: Dataset, watch: Watch) -> None:
+        self.settings, self.root = settings, root
+        self.store, self.notes = ReadOnlyStore(root / "store"), list[str]()
+        self.categories = set(categories_of(data.envelope))
+        self.images = self._checked(data, watch)
+        objects = settle_objects(self.images, data.objects)
+        self.table = objects
+        self.objects = objects.filter(pc.equal(objects["status"], OK)).to_pandas()
+        paths = {d: str(settings.dataset.images / p) for d, p in zip(self.images.digest, self.images.path, strict=True)}
+        self.load = source_loader({digest: path for digest, path in paths.items() if digest})
+        self.recipe = self._recipe()
+        self.captioner, self.form = self._captions()
+
+    def result(self) -> DryRun:
+        settings = self.settings
+        selected = self._select(settings.limit)
+        usable = selected[selected.status == OK]
+        captions = self._caption(usable)
+        planned_rows = to_table(self._plan(usable, captions), PlanRow).to_pandas()
+        ok = planned_rows[planned_rows.status == OK]
+        requests = [Request.model_validate_json(text) for text in ok.request]
+        new = sum(not self.store.has("picture", picture_keys(request)[-1][1]) for request in requests)
+        seconds, measured = self._seconds(requests, new)
+        stages = {"ingest": self.images, "select": selected, "caption": captions, "plan": planned_rows}
+        left = {name: _reasons(rows) for name, rows in stages.items()}
+        barred = Counter(text.rpartition(": ")[2] for texts in ok.barred for text in texts)
+        images = to_table(self.images, ImageRow)
+        copies = not (self.root / "final" / "annotations.json").is_file()
+        return DryRun(
+            workspace=self.root,
+            recipe=f"{settings.edit.name} × {settings.painter.name} × {settings.composite.name}",
+            pictures=len(ok),
+            new=new,
+            boxes=self._boxes(requests),
+            left={name: reasons for name, reasons in left.items() if reasons},
+            left_boxes=dict(barred.most_common()),
+            size=room_needed(settings, images, new, copies),
+            seconds=seconds,
+            measured=measured,
+            notes=self.notes,
+        )
+
+    def _checked(self, data: Dataset, watch: Watch) -> pd.DataFrame:
+        """ImageRows; a picture that the last run read is not read again."""
+        rows, dataset = data.images.to_pandas(), self.settings.dataset
+        known = former_manifest(self.root / "manifests" / "ingest.parquet", ImageRow)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            watch("digests", done, len(rows))
+
+        return check_pictures(rows, dataset.images, dataset.max_pixels, known, advance, decode=False)
+
+    def _recipe(self) -> Recipe:
+        """With the painter's checkpoint where it lies on this machine: then it is known what the store has."""
+        recipe = recipe_without_models(self.settings)
+        return recipe.model_copy(update={"painter": self._with_model(PAINTERS, self.settings.painter, recipe.painter)})
+
+    def _with_model(self, family: Family, choice: Choice, member: Member) -> Member:
+        values = family.settings(choice.name, choice.values)
+        model = model_of(choice.name, family[choice.name], values, self.settings.models)
+        if model is None:
+            return member
+        pins = Pins(self.root / "models.lock")
+        if model.startswith("mini:") or Path(model).expanduser().is_dir() or model in pins.pinned:
+            return member.model_copy(update={"model": pins.resolve(model)})
+        self.notes.append(f"checkpoint {model} is not pinned yet: all pictures count as new")
+        return member
+
+    def _captions(self) -> tuple[Member, Any]:
+        captioner = captioner_without_model(self.settings)
+        if CAPTIONERS[captioner.name].MODEL is not None:
+            self.notes.append(
+                f"captions of {captioner.name} are replaced by the template's: prompts differ from the run's, and what "
+                "it has painted already counts as new"
+            )
+            captioner = CAPTIONERS.member("template", {})
+        return captioner, make_caption_form(self.settings.caption, captioner)
+
+    def _select(self, limit: int | None) -> pd.DataFrame:
+        """SelectRows; with a limit, of as many pictures as it takes for so many plans."""
+        settings, images = self.settings, to_table(self.images, ImageRow)
+        objects = self.table.select(OBJECT_COLUMNS)
+
+        def select(most: int | None) -> pd.DataFrame:
+            return select_pictures(images, objects, settings.select, settings.seed, most).to_pandas()
+
+        rows = select(None)
+        candidates = in_order_of_limit(rows[rows.status == OK], settings.seed)
+        if limit is None or len(candidates) <= limit:
+            return rows
+        return select(max(limit, enough(candidates, limit, self._come_out)))
+
+    def _come_out(self, some: pd.DataFrame) -> set[str]:
+        captions = self._caption(some)
+        prompts = _prompts(captions)
+        some, settings = some[some.key.isin(list(prompts))], self.settings
+        objects = self.objects[self.objects.image_key.isin(some.key)]
+        return planned(some, objects, prompts, self.recipe, self._statistics, settings.seed, settings.variants)
+
+    def _caption(self, selected: pd.DataFrame) -> pd.DataFrame:
+        """CaptionRows."""
+        built = CAPTIONERS.build(self.captioner)
+        records = dict(zip(self.images.key, self.images.record, strict=True)) if built.NEEDS_RECORDS else None
+        rows = caption_pictures(selected, self.form, self.store, self.load, built, records=records)
+        return to_table(rows, CaptionRow).to_pandas()
+
+    def _plan(self, selected: pd.DataFrame, captions: pd.DataFrame) -> list[PlanRow]:
+        prompts, settings = _prompts(captions), self.settings
+        selected = selected[selected.key.isin(list(prompts))]
+        objects = self.objects[self.objects.image_key.isin(selected.key)]
+        common = selected, objects, prompts, self.recipe, self._statistics, settings.seed, settings.variants
+        if not self.recipe.needs_donors:
+            return plan_requests(*common)
+        return plan_requests(*common, former=self._former(), outlines=Outlines(self.load, self.store))
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        split = self.settings.select.split
+        survey = Survey(self.root, split, self.categories, lambda _: (self.objects, self.images), pins=False)
+        statistics = survey.statistics(self.recipe, self.settings.select.categories)
+        if not self.recipe.needs_donors:
+            return statistics
+        return replace(statistics, donors=DonorPool.of(self.objects, self.images, split))
+
+    def _former(self) -> Mapping[int, tuple[str, str]]:
+        rows = former_manifest(self.root / "manifests" / "plan.parquet", PlanRow, ["status", "request"])
+        if rows is not None:
+            with contextlib.suppress(msgspec.MsgspecError):  # of another version
+                return former_donors(rows.request[rows.status == OK])
+        return {}
+
+    def _boxes(self, requests: list[Request]) -> dict[str, int]:
+        """Labels by category that are of something painted, or changed by it."""
+        categories = dict(zip(self.objects.key, self.objects.category, strict=True))
+        counts: Counter[str] = Counter()
+        for request in requests:
+            for label in request.labels:
+                if label.painted or label.bbox is not None:
+                    counts[label.category or categories.get(label.source or "", "")] += 1
+        return dict(counts.most_common())
+
+    def _seconds(self, requests: list[Request], new: int) -> tuple[float, bool]:
+        """(seconds of painting what is new, whether a run of this workspace has measured them)."""
+        known = former_account(self.root).get("seconds_per_picture")
+        if isinstance(known, int | float):
+            return round(known * new, 1), True
+        passes = sum(len(request.passes) for request in requests) / max(1, len(requests))
+        return round(_seconds_of_a_pass(self.recipe.painter, self.settings) * passes * new, 1), False
+
+
+def _reasons(rows: pd.DataFrame) -> dict[str, int]:
+    return {str(reason): int(count) for reason, count in rows.reason[rows.status != OK].value_counts().items()}
+
+
+def _prompts(captions: pd.DataFrame) -> dict[str, str]:
+    good = captions[captions.status == OK]
+    return dict(zip(good.key, good.prompt, strict=True))
+
+
+# Seconds of a pass, (GPU, CPU), of published models and of the small ones: guesses, until a run has measured.
+_GUESSES = {"full": (4.0, 300.0), "mini": (0.3, 3.0)}
+_PASTED = 0.05
+
+
+def _seconds_of_a_pass(painter: Member, settings: Resolved) -> float:
+    if PAINTERS[painter.name].MODEL is None:
+        return _PASTED
+    from lib.core.compute import device
+
+    return _GUESSES[settings.models][device().type == "cpu"]

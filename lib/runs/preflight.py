@@ -1,0 +1,191 @@
+"""Preflight: what a run would find wrong later, found within seconds, before Prefect starts and anything is written.
+
+    settings = check_run(parameters, workspace)         # names, settings, paths, checkpoints: opens no data
+    check_data(settings, read_dataset(settings.dataset))        # categories and room: opens no picture
+
+`augment run` does both before its server has started, a deployment's flow as its first step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib.captioning.caption import make_caption_form
+from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import check_at_hand, model_of
+from lib.core.errors import AugmentError, nearest, unknown
+from lib.core.registry import Family, Member
+from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
+from lib.datasets.formats.tables import images_folder
+from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.evaluation.features import EXTRACTORS
+from lib.evaluation.metrics import METRICS
+from lib.painting.composites import COMPOSITES
+from lib.painting.painters import PAINTERS
+from lib.planning.edits import EDITS
+from lib.planning.recipe import Recipe
+from lib.records.outputs import check_workspace, inputs_of
+from lib.records.rows import OK
+from lib.records.settings import Choice, EvaluateSettings
+from lib.runs.account import former_account
+from lib.runs.parameters import Parameters, Resolved, resolve_parameters
+from lib.runs.presets import PRESETS
+from lib.runs.workspace import Pins
+from lib.screening.review import check_review
+
+
+def preflight(parameters: Parameters, workspace: Path) -> None:
+    """Both checks. Raises AugmentError, one sentence with what was expected and the next step.
+
+    workspace: used where the parameters have none.
+    """
+    settings = check_run(parameters, workspace)
+    check_data(settings, read_dataset(settings.dataset))
+
+
+def check_run(parameters: Parameters, workspace: Path) -> Resolved:
+    """The settings, once their names, paths and checkpoints are known to be right."""
+    settings = resolve_parameters(parameters, workspace)
+    root = settings.workspace.absolute()
+    if settings.dataset.format not in FORMATS:
+        raise unknown(FORMATS.kind, settings.dataset.format, FORMATS)
+    recipe_without_models(settings)
+    make_caption_form(settings.caption, captioner_without_model(settings))
+    images_folder(settings.dataset)
+    annotations = settings.dataset.annotations
+    if annotations is not None and not annotations.exists():
+        raise AugmentError(f"annotations {annotations} not found: check dataset.annotations")
+    check_review(settings.review)
+    check_workspace(root, inputs_of(settings))
+    pinned = Pins(root / "models.lock").pinned
+    for setting, model in _models(settings):
+        check_at_hand(model, pinned, setting)
+    return settings
+
+
+def recipe_without_models(settings: Resolved) -> Recipe:
+    """Edit, painter and composite with their settings checked; which checkpoint the painter has is left open."""
+    return Recipe(
+        edit=EDITS.member(settings.edit.name, settings.edit.values),
+        painter=PAINTERS.member(settings.painter.name, settings.painter.values),
+        composite=COMPOSITES.member(settings.composite.name, settings.composite.values),
+    )
+
+
+def captioner_without_model(settings: Resolved) -> Member:
+    """The captioner in the same way."""
+    return CAPTIONERS.member(settings.captioner.name, settings.captioner.values)
+
+
+def _models(settings: Resolved) -> list[tuple[str, str]]:
+    """(setting that takes a folder, model) of all that the run loads from the hub or from a folder."""
+    found = [
+        ("painter.model", _model(PAINTERS, settings.painter, settings.models)),
+        ("caption.captioner.model", _model(CAPTIONERS, settings.captioner, settings.models)),
+        ("screen.boxes.judge", settings.screen.judge),
+        *_measures(settings.evaluate),
+    ]
+    return [(setting, model) for setting, model in found if model]
+
+
+def _model(family: Family, choice: Choice, models: str) -> str | None:
+    return model_of(choice.name, family[choice.name], family.settings(choice.name, choice.values), models)
+
+
+def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
+    """Names and settings of the measures are checked here; those with a `model` say which."""
+    if settings.extractor is None:
+        return []
+    if settings.extractor not in EXTRACTORS:
+        raise unknown(EXTRACTORS.kind, settings.extractor, EXTRACTORS)
+    found = []
+    for one in settings.metrics:
+        choice = Choice(name=one) if isinstance(one, str) else one
+        own = METRICS.settings(choice.name, choice.values)
+        model = getattr(own, "model", None) or getattr(METRICS[choice.name], "MODEL", None)
+        found.append((f"evaluate.metrics {choice.name}: model", model and str(model)))
+    return found
+
+
+def check_data(settings: Resolved, data: Dataset) -> None:
+    """Raise AugmentError where the data set lacks a category that is asked for, or the disk the room for the result.
+
+    data: as its annotations describe it; its pictures need not have been looked at.
+    """
+    known = categories_of(data.envelope)
+    recipe_without_models(settings).check_categories(known)
+    check_wanted(settings, known)
+    check_room(settings, data)
+
+
+def check_wanted(settings: Resolved, known: Collection[str]) -> None:
+    """Raise AugmentError where `select` names a category that the data set does not have."""
+    for field in ("categories", "exempt"):
+        for name in getattr(settings.select, field) or ():
+            if name not in known:
+                preset = PRESETS[settings.preset].get("select", {}).get(field) or ()
+                whose = f" of preset {settings.preset!r}" if name in preset else ""
+                raise AugmentError(
+                    f"select.{field}{whose}: the data set has no category {name!r}{nearest(name, known)}, it has "
+                    f"{', '.join(sorted(known)) or 'none'}; set select.{field} to some of them"
+                )
+
+
+def check_room(settings: Resolved, data: Dataset) -> None:
+    """Raise AugmentError where the disk has less room than what is planned needs at least."""
+    rows = select_pictures(
+        data.images, data.objects.select(OBJECT_COLUMNS), settings.select, settings.seed, settings.limit
+    )
+    pictures = pc.sum(pc.equal(rows["status"], OK)).as_py() or 0
+    former = former_account(settings.workspace)
+    done = former.get("painted", 0) + former.get("reused", 0)
+    made = max(0, pictures * settings.variants - done)
+    needed, free = room_needed(settings, data.images, made, copies=not done), _free(settings.workspace.absolute())
+    if needed > free:
+        raise AugmentError(
+            f"workspace {settings.workspace} needs about {size_in_words(needed)} for {made} pictures, and its disk has "
+            f"{size_in_words(free)} left: set `workspace` to a folder on another disk, or `limit` to fewer pictures"
+        )
+
+
+_LOOKED_AT = 64  # pictures whose size on the disk is looked at
+_PNG_OF_JPEG = 4  # a decoded photograph as PNG, in bytes of its JPEG: 4 to 8
+_KEPT = 2  # times a picture is kept: in the store and in the final set; its drawing and its paints are smaller
+
+
+def room_needed(settings: Resolved, images: pa.Table, made: int, copies: bool) -> int:
+    """Bytes that `made` new pictures need at least, roughly, by the sizes of some source pictures on the disk.
+
+    images: ImageRows; copies: the originals are yet to be copied into the final set.
+    """
+    paths = images["path"].filter(pc.equal(images["status"], OK)).to_pylist()
+    some = [settings.dataset.images / path for path in paths[:: max(1, len(paths) // _LOOKED_AT)] if path]
+    sizes = [(path.stat().st_size, path.suffix.lower()) for path in some if path.is_file()]
+    if not sizes:
+        return 0
+    source = float(np.mean([size for size, _ in sizes]))
+    picture = float(np.mean([size * (1 if suffix == ".png" else _PNG_OF_JPEG) for size, suffix in sizes]))
+    originals = len(paths) if copies and settings.finalise.originals == "all" else 0
+    return round(originals * source + made * _KEPT * picture)
+
+
+def _free(folder: Path) -> int:
+    """Bytes left on the disk of a folder, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def size_in_words(size: float) -> str:
+    """Bytes for a person: "3.2 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.2g} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
