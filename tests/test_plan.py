@@ -108,9 +108,10 @@ def test_a_donor_is_another_object_of_the_same_category_and_about_the_same_shape
 
 def test_a_large_pool_is_drawn_from_evenly_and_moves_little():
     def chosen(pool):
-        rows = [
-            pool.choose(lambda sizes: np.ones(len(sizes), bool), "forklift", hash_draw("s", i), "") for i in range(400)
-        ]
+        def all_fit(sizes):
+            return np.ones(len(sizes), bool)
+
+        rows = [next(pool.candidates(all_fit, "forklift", hash_draw("s", i), "")) for i in range(400)]
         return [row.key for row in rows]
 
     images = [image(str(i)) for i in range(1, 3001)]
