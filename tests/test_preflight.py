@@ -49,6 +49,7 @@ def refused(capsys: Any, monkeypatch: Any, tmp_path: Path, values: dict[str, Any
         ({"caption": {"rules": "s4"}}, "s3"),
         ({"evaluate": {"metrics": ["fidd"]}}, "do you mean 'fid'"),
         ({"evaluate": {"extractor": "pixel"}}, "do you mean 'pixels'"),
+        ({"select": {"categories": ["palet"]}}, "do you mean 'pallet'"),
     ],
     ids=str,
 )
@@ -73,13 +74,13 @@ def test_a_data_set_that_is_not_there_is_refused_before_prefect_starts(
     assert words in refused(capsys, monkeypatch, tmp_path, {"dataset": dataset})
 
 
-def test_what_takes_long_to_check_is_checked_while_the_server_starts(monkeypatch):
+def test_the_code_of_the_stages_is_loaded_while_the_server_starts(monkeypatch):
     order = []
     monkeypatch.setattr(
         "flows.events.begin_connecting", lambda: order.append("started") or (lambda: order.append("up"))
     )
-    connection.prepare_prefect(lambda: order.append("checked"))
-    assert order == ["started", "checked", "up"]
+    connection.prepare_prefect(lambda: order.append("loaded"))
+    assert order == ["started", "loaded", "up"]
 
 
 def test_a_fault_that_is_found_while_the_server_starts_is_not_kept_waiting(monkeypatch):

@@ -36,8 +36,9 @@ def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
     Raises AugmentError where it does not complete.
     """
     with _terminable():
-        check = _preflight(values, name) if flow == "augment" else lambda: None
-        prepare_prefect(lambda: (check(), importlib.import_module(f"flows.{flow}")))
+        if flow == "augment":
+            _check(values, name)
+        prepare_prefect(lambda: importlib.import_module(f"flows.{flow}"))
         module = importlib.import_module(f"flows.{flow}")
         with bars() as watch:
             module.WATCH.watch = watch
@@ -81,17 +82,12 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
-def _preflight(values: dict[str, Any], name: str) -> Callable[[], None]:
-    """The part of the preflight that takes no time, done; what is returned does the other, which reads the annotations.
-
-    Raises AugmentError.
-    """
-    from lib.datasets.formats import read_dataset
+def _check(values: dict[str, Any], name: str) -> None:
+    """The preflight, before the seconds that importing and starting Prefect takes. Raises AugmentError."""
     from lib.runs.parameters import check_parameters
-    from lib.runs.preflight import check_data, check_run
+    from lib.runs.preflight import preflight
 
-    settings = check_run(check_parameters(values), Path("data/runs") / name)
-    return lambda: check_data(settings, read_dataset(settings.dataset))
+    preflight(check_parameters(values), Path("data/runs") / name)
 
 
 def prepare_prefect(meanwhile: Callable[[], object] = lambda: None) -> None:
