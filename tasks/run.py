@@ -151,7 +151,8 @@ class Run(Work):
 @contextlib.contextmanager
 def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     """Save what was resolved, then the account as the run goes, and how it ended."""
-    known = {name: value for name, value in former_account(work.root).items() if name == "seconds_per_picture"}
+    seconds = former_account(work.root).get("seconds_per_picture")
+    known = {"seconds_per_picture": seconds} if isinstance(seconds, float) else {}
     work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}, **known}
     kept.write(work.root / "settings.json", settings.model_dump(mode="json"))
     work.save()

@@ -78,6 +78,7 @@ def test_the_outcome_says_how_many_and_the_main_reason(counts, asked, state, tex
 
 def test_an_account_of_a_former_version_is_no_fault():
     assert exit_code({"run": "mine", "stages": {}}) == 0
+    assert exit_code({"outcome": "none"}) == exit_code({"outcome": {"state": ["less"]}}) == 0
 
 
 # limit

@@ -56,7 +56,9 @@ def _status_file(run: str) -> Path:
 
 def print_outcome(account: dict[str, Any], console: Console) -> None:
     """What came of a run, in a sentence; nothing of one that has not come so far."""
-    if text := account.get("outcome", {}).get("text"):
+    from lib.runs.outcome import known_outcome
+
+    if text := known_outcome(account).get("text"):
         console.print(f"{account['run']}: {text}")
 
 

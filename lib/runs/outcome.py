@@ -36,7 +36,15 @@ def outcome_of(stages: Mapping[str, Mapping[str, Any]], asked: int | None) -> di
 
 def exit_code(account: Mapping[str, Any]) -> int:
     """0, or 3 for a run that painted nothing, or less than it was asked for."""
-    return LESS_THAN_ASKED if account.get("outcome", {}).get("state") in STATES else 0
+    return LESS_THAN_ASKED if known_outcome(account).get("state") in STATES else 0
+
+
+def known_outcome(account: Mapping[str, Any]) -> dict[str, str]:
+    """State and sentence that an account holds; empty for one of a former version, or that a person changed."""
+    found = account.get("outcome")
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name in ("state", "text") if isinstance(found.get(name), str)}
 
 
 def _outcome(state: str, made: int, asked: int, text: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def check_room(settings: Resolved, data: Dataset) -> None:
     )
     pictures = pc.sum(pc.equal(rows["status"], OK)).as_py() or 0
     former = former_account(settings.workspace)
-    done = former.get("painted", 0) + former.get("reused", 0)
+    done = sum(count for name in ("painted", "reused") if isinstance(count := former.get(name), int))
     made = max(0, pictures * settings.variants - done)
     needed, free = room_needed(settings, data.images, made, copies=not done), _free(settings.workspace.absolute())
     if needed > free:
