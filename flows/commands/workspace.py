@@ -1,4 +1,4 @@
-"""Commands on the workspace of a run: status, tidy, export."""
+"""Commands on the workspace of a run: status, open, tidy, export."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from rich.console import Console
+from rich.text import Text
 
 from flows.commands import CHECKOUT
 from flows.commands.console import OUT, bars, make_table, print_table
