@@ -143,13 +143,13 @@ def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, mo
     from tasks import jobs
 
     _, rerun = again
-    names, real = [], jobs.wait
+    names, real = [], jobs.wait_for
 
     def wait(futures):
         real(futures)
         names.extend((future.state.name, future.task_run_id, future.result().rows) for future in futures)
 
-    monkeypatch.setattr(jobs, "wait", wait)
+    monkeypatch.setattr(jobs, "wait_for", wait)
     rerun()
     assert {name for name, *_ in names} == {"Cached"} and len(names) >= 6
     with get_client(sync_client=True) as client:
@@ -286,7 +286,7 @@ def test_a_sheet_that_cannot_be_drawn_is_left_out(again, monkeypatch, caplog):
     from tasks import artifacts, draw
 
     workspace, rerun = again
-    monkeypatch.setattr(artifacts, "_log", lambda: logging.getLogger("shown"))
+    monkeypatch.setattr(artifacts, "log", lambda: logging.getLogger("shown"))
 
     def fails(*_):
         raise OSError("cannot draw")
