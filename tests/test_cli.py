@@ -627,8 +627,8 @@ def test_a_missing_folder_is_named(capsys, sets):
         (["--seed", "-1"], "--seed -1: expected a number from 0"),
         (["--beside", "before.json"], "give --report FILE as well"),
         (["--report", "."], ". is a folder: expected the name of a file"),
-        (["--json", __file__ + "/metrics.json"], "cannot be written"),
-        (["--cache", __file__], "cannot be written"),
+        (["--json", __file__ + "/metrics.json"], "cannot be made"),
+        (["--cache", __file__], "cannot be made"),
     ],
 )
 def test_what_evaluate_cannot_do_is_said_before_it_begins(capsys, sets, options, told):
