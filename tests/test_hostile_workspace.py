@@ -135,14 +135,15 @@ def test_prefect_keeps_no_results_whatever_its_settings_say(finished, tmp_path):
     assert not (tmp_path / "ws" / "results").exists() and not (whole / "results").exists()
 
 
-def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, monkeypatch):
+def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, finished, monkeypatch):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter
     from prefect.client.schemas.sorting import TaskRunSort
 
+    from flows.augment import augment
     from tasks import jobs
 
-    _, rerun = again
+    workspace, _ = again
     names, real = [], jobs.wait_for
 
     def wait(futures):
@@ -150,7 +151,8 @@ def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, mo
         names.extend((future.state.name, future.task_run_id, future.result().rows) for future in futures)
 
     monkeypatch.setattr(jobs, "wait_for", wait)
-    rerun()
+    given = {"dataset": finished[0].dataset, "workspace": workspace, "evaluate": {"extractor": "pixels"}}
+    assert augment(**given, return_state=True).is_completed()
     assert {name for name, *_ in names} == {"Cached"} and len(names) >= 6
     with get_client(sync_client=True) as client:
         shown = client.read_task_runs(
