@@ -292,7 +292,7 @@ def test_a_piece_of_a_large_object_is_not_an_empty_place():
 
 def test_a_start_gives_its_labels_and_wants_an_example_of_each(folder: Path):
     assert objective(picture("open", "Pin-Hole", "short_circuit"), start=folder).labels == LABELS
-    with pytest.raises(AugmentError, match=r"to begin from cannot say dog: it has Pin-Hole, background"):
+    with pytest.raises(AugmentError, match=r"to begin from does not know dog: it knows Pin-Hole, background"):
         objective(picture("open", "dog"), start=folder)
     with pytest.raises(AugmentError, match=r"no example of Pin-Hole, short_circuit to learn from"):
         objective(picture("open"), start=folder)
