@@ -599,3 +599,13 @@ def test_a_workspace_that_cannot_be_written_is_one_sentence(made_set, tmp_path):
     (tmp_path / "file").write_text("in the way")
     state = augment.fn(dataset=made_set.dataset, workspace=tmp_path / "file" / "ws")
     assert state.is_failed() and "workspace" in state.message and "another folder" in state.message
+
+
+@pytest.mark.parametrize("text", [b"", b"garbage" * 99, b"0" * 64 + b"\nother"], ids=["empty", "garbage", "wrong"])
+def test_a_damaged_jpeg_in_the_store_is_made_again_and_the_set_stays(made_set, tmp_path, text):
+    run(tmp_path / "ws", made_set.dataset, limit=3, finalise={"format": "jpeg"})
+    before = tree(tmp_path / "ws" / "final")
+    for kept in (path for path in (tmp_path / "ws" / "store" / "jpeg").rglob("*") if path.is_file()):
+        kept.write_bytes(text)
+    account = run(tmp_path / "ws", made_set.dataset, limit=3, finalise={"format": "jpeg"})
+    assert tree(tmp_path / "ws" / "final") == before and account["stages"]["finalise"]["rejected"] == {}

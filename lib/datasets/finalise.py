@@ -98,7 +98,7 @@ class _Writer:
         """
         path = self.ours.folder / "images" / name
         self.ours.check(f"images/{name}", lambda path: file_digest(path) == sha256)
-        if not self._is_placed(path, name, sha256):
+        if not self.is_placed(name, sha256):
             # A manifest from elsewhere may hold such a name.
             if not path.parent.resolve().is_relative_to(self.ours.folder.resolve()):
                 raise ValueError(f"{name} leads out of {self.ours.folder}")
@@ -110,7 +110,9 @@ class _Writer:
         stat = path.stat()
         return stat.st_size, stat.st_mtime_ns
 
-    def _is_placed(self, path: Path, name: str, sha256: str) -> bool:
+    def is_placed(self, name: str, sha256: str) -> bool:
+        """Is the file `name` there, with this digest?"""
+        path = self.ours.folder / "images" / name
         if path.is_symlink() or not path.is_file():
             return False
         row, stat = self.memo.get(name), path.stat()
@@ -144,7 +146,7 @@ def _place_synthetic(
     if settings.format == "jpeg":
         kind, item, name = "jpeg", jpeg_key(row.picture, source.digest), synthetic_name(row.name, settings)
     try:
-        if kind == "jpeg":
+        if kind == "jpeg" and not writer.is_placed(name, store.sha256(kind, item) or ""):
             _keep_jpeg(store, item, row.picture, root / source.path, source.digest)
         sha256 = row.sha256 if kind == "picture" else store.sha256(kind, item)
         if sha256 is None:
@@ -168,7 +170,7 @@ def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_diges
 
     Raises FileNotFoundError where the source is gone, PictureError where it is another.
     """
-    png = None if store.has("jpeg", item) else store.get("picture", picture)
+    png = None if store.get("jpeg", item) is not None else store.get("picture", picture)
     if png is not None:
         data = source.read_bytes()
         if digest(data) != source_digest:
