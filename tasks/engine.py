@@ -56,6 +56,10 @@ class Step(Generic[P, R]):
         """Name of the stage."""
         return str(self.task.name)
 
+    def with_options(self, **options: Any) -> Step[P, R]:
+        """The same function with other options beside its own."""
+        return Step(self.function, **(self.options | options))
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it now."""
         result: R = self.task(*args, **kwargs) if in_flow() else self._tried(*args, **kwargs)
