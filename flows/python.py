@@ -27,36 +27,11 @@ from lib.core.errors import AugmentError, unknown
 from lib.core.images import load_rgb
 from lib.evaluation.verdict import Verdict
 from lib.records.manifest import read_manifest
-from lib.records.rows import (
-    OK,
-    CaptionRow,
-    DrawRow,
-    FinalRow,
-    ImageRow,
-    ObjectRow,
-    PictureRow,
-    PlanRow,
-    ReviewRow,
-    ScreenRow,
-    SelectRow,
-)
+from lib.records.rows import OK, STAGES
 from lib.runs.account import read_account
 from lib.runs.parameters import check_parameters
 from tasks.progress import Progress
 from tasks.run import open_run
-
-_ROWS = {
-    "ingest": ImageRow,
-    "objects": ObjectRow,
-    "select": SelectRow,
-    "caption": CaptionRow,
-    "plan": PlanRow,
-    "generate": PictureRow,
-    "screen": ScreenRow,
-    "draw": DrawRow,
-    "review": ReviewRow,
-    "finalise": FinalRow,
-}
 
 
 @dataclass(frozen=True)
@@ -96,9 +71,9 @@ class Result:
 
         Raises AugmentError for a stage that is not known or did not run.
         """
-        if stage not in _ROWS:
-            raise unknown("stage", stage, _ROWS)
-        return read_manifest(self.workspace / "manifests" / f"{stage}.parquet", _ROWS[stage])
+        if stage not in STAGES:
+            raise unknown("stage", stage, STAGES)
+        return read_manifest(self.workspace / "manifests" / f"{stage}.parquet", STAGES[stage])
 
     @property
     def annotations(self) -> dict[str, Any]:

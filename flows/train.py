@@ -6,7 +6,6 @@ prefect deployment run train/mini --watch          # after `make serve`
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from lib.core.errors import AugmentError
 from lib.records.settings import DatasetSettings
 from lib.training.train import check_training
+from tasks.engine import THREADS
 from tasks.ingest import ingest_dataset
 from tasks.progress import Progress
 from tasks.train import load_pictures, open_training, train_one
 
 WATCH = Progress()  # the command line puts its bars here
-THREADS = 2 * (os.cpu_count() or 1)  # for ingest; models are trained one after the other
 
 
 @flow(name="train", task_runner=ThreadPoolTaskRunner(max_workers=THREADS), persist_result=False)  # type: ignore[arg-type]

@@ -132,8 +132,7 @@ class Donors:
     def _best(self, ways: Sequence[Iterator[Any]]) -> Any:
         """The first candidate with an outline among the first _OUTLINED of each way; the first of all where none has
         one, as of defects that are textures; None for no candidate."""
-        looked = [list(islice(rows, _OUTLINED)) for rows in ways]
-        rows = [row for some in looked for row in some]
+        rows = [row for candidates in ways for row in islice(candidates, _OUTLINED)]
         return next((row for row in rows if self._outline(row)), rows[0] if rows else None)
 
     def _outline(self, row: Any) -> Polygons | None:

@@ -170,6 +170,21 @@ class FinalRow(Row):
     annotations: int  # boxes of a synthetic picture; 0 for originals
 
 
+# The rows of each stage's manifest, in the order of the journey.
+STAGES: dict[str, type[Row]] = {
+    "ingest": ImageRow,
+    "objects": ObjectRow,
+    "select": SelectRow,
+    "caption": CaptionRow,
+    "plan": PlanRow,
+    "generate": PictureRow,
+    "screen": ScreenRow,
+    "draw": DrawRow,
+    "review": ReviewRow,
+    "finalise": FinalRow,
+}
+
+
 _ARROW = {
     str: pa.string(),
     int: pa.int64(),

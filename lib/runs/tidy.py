@@ -39,20 +39,7 @@ from lib.planning.recipe import new_categories
 from lib.records import kept
 from lib.records.manifest import former_manifest
 from lib.records.requests import Request, picture_keys
-from lib.records.rows import (
-    OK,
-    CaptionRow,
-    DrawRow,
-    FinalRow,
-    ImageRow,
-    ObjectRow,
-    PictureRow,
-    PlanRow,
-    ReviewRow,
-    Row,
-    ScreenRow,
-    SelectRow,
-)
+from lib.records.rows import OK, STAGES
 from lib.records.store import Store
 from lib.runs.account import read_account
 from lib.runs.parameters import Resolved
@@ -60,18 +47,6 @@ from lib.runs.workspace import locked
 from lib.screening.boxes import painted_key, real_boxes, rule_keys
 from lib.screening.pictures import Verdict, verdict_key
 
-STAGES: dict[str, type[Row]] = {
-    "ingest": ImageRow,
-    "objects": ObjectRow,
-    "select": SelectRow,
-    "caption": CaptionRow,
-    "plan": PlanRow,
-    "generate": PictureRow,
-    "screen": ScreenRow,
-    "draw": DrawRow,
-    "review": ReviewRow,
-    "finalise": FinalRow,
-}
 EVALUATED = ("feature", "note", "pair", "group")
 KINDS = (
     "caption",

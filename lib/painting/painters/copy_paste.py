@@ -141,10 +141,9 @@ def _soft(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     import cv2
     import numpy as np
 
-    shrinking = size[0] * size[1] < mask.size
-    scaled = cv2.resize(
-        np.ascontiguousarray(mask), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
+    from lib.painting.canvas import resized
+
+    scaled = resized(np.ascontiguousarray(mask), size[::-1])
     return np.clip(cv2.GaussianBlur(scaled, (3, 3), 0.8), 0, 1)
 
 
