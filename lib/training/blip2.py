@@ -87,7 +87,7 @@ class Blip2Objective(nn.Module):
         self._states: torch.Tensor | None = None
         blip2.vision_model.register_forward_hook(self._look)
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """pixels (N, 3, H, W), tokens and labels (N, T), patches (N, P, K): 1 where category k stands."""
         chosen = [one_of(self.pictures, rng) for _ in range(size)]
         views = [_view(picture, rng) for picture in chosen]

@@ -84,7 +84,7 @@ class ClassifierObjective(nn.Module):
         self.sizes = [box[2:] - box[:2] for box in boxes]  # width and height
         self._check()
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """Keys "pixels" (N, 3, side, side), normalised, and "labels" (N,)."""
         labels = rng.integers(len(self.labels), size=size)
         crops = [self._worn(self._crop(rng, label, moved=True), rng) for label in labels.tolist()]

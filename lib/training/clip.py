@@ -60,7 +60,7 @@ class ClipObjective(nn.Module):
         self.clip, self.tokenizer, self.size = clip, tokenizer, size
         self.pictures = [picture for picture in pictures if len(picture.things)]
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """`size` crops, an eighth of them background, and a quarter as many windows.
 
         Keys "crops" and "wholes" (N, 3, 64, 64), normalised, with "*_texts" (M, T) tokens and "*_match" (N, M) bool.

@@ -112,7 +112,7 @@ class GligenObjective(nn.Module):
         self.windows, self.latents = windows
         self.attention = LayoutLoss(self.unet, MAX_BOXES)
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """latents, keep (N, 1, h, w), boxes (N, 30, 4), masks (N, 30), phrases (N, 30, D), text (N, T, D)."""
         chosen = rng.integers(len(self.windows), size=size)
         rows = [self._example(self.windows[i], rng) for i in chosen]

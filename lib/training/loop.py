@@ -61,8 +61,8 @@ class Objective(Protocol):
     FORMER: Mapping[str, str], where modules were renamed: names in checkpoints of former versions → today's.
     """
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-        """`size` examples, drawn by `rng`, on the CPU."""
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
+        """`size` examples of a step, drawn by `rng`, on the CPU."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -132,7 +132,8 @@ def train(
     rank = accelerator.process_index
 
     def drawn(step: int) -> dict[str, torch.Tensor]:
-        return dict(objective.batch(np.random.default_rng([settings.seed, step, rank]), settings.batch))
+        rng = np.random.default_rng([settings.seed, step, rank])
+        return dict(objective.batch(rng, settings.batch, step))
 
     model.train()
     with ThreadPoolExecutor(1) as pool:

@@ -100,7 +100,7 @@ class StayObjective(nn.Module):
                 objects.setdefault(name, []).append((number, row))
         self.objects = dict(sorted(objects.items()))
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """pixels (N, C, S, S) in −1 .. 1, keep and weight (N, 1, S, S), boxes (N, K, 4) in 0 .. 1, labels (N, K)."""
         names = list(self.objects)
         windows = []

@@ -49,7 +49,7 @@ class VaeObjective(nn.Module):
         super().__init__()
         self.vae, self.pictures, self.size = vae, pictures, size
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """pixels (N, 3, 64, 64) in −1 .. 1."""
         return {"pixels": to_tensor([self._crop(rng) for _ in range(size)])}
 

@@ -1,0 +1,182 @@
+"""Training a detector on an arm's pictures: the usual augmentation, equal steps, checkpoints that survive a kill.
+
+objective = DetectorObjective(network, pool, shares, steps, augmentation)
+train(objective, folder, LoopSettings(...))              # lib/training/loop.py
+found = detections(objective.network, test)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from lib.core.errors import AugmentError
+from lib.core.geometry import area_xyxy, clip_xyxy
+from lib.core.registry import MemberSettings
+from lib.evaluation.detectors import Detections
+from lib.proof.detectors import Found, Target
+from lib.proof.pictures import FILL, Pool
+
+_VISIBLE = 0.4  # with a smaller share of its box in the square an object is ignored
+_BATCH = 8  # pictures that are looked at at once
+
+
+class Augmentation(MemberSettings):
+    """What is done to every training picture of every arm, drawn anew each time."""
+
+    mirror: bool = Field(True, description="left and right exchanged, every second time")
+    upside_down: bool = Field(False, description="top and bottom exchanged: where a picture has no above")
+    quarter_turns: bool = Field(False, description="turned by 0, 90, 180 or 270 degrees: where it has no above either")
+    scale: tuple[float, float] = Field((0.7, 1.4), description="smallest and largest size, 1 = the whole picture")
+    brightness: float = Field(0.15, ge=0, le=1, description="largest shift, of the range of grey")
+    contrast: float = Field(0.2, ge=0, lt=1, description="largest change of the spread around the mean")
+
+
+class DetectorObjective(nn.Module):
+    """A network with the pictures of its arm, as lib/training/loop.py trains it."""
+
+    def __init__(self, network: Any, pool: Pool, sampler: Sampler, augmentation: Augmentation) -> None:
+        super().__init__()
+        self.network = network
+        self._pool, self._sampler, self._augmentation = pool, sampler, augmentation
+
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, Tensor]:
+        """`size` pictures, augmented: uint8 (B, 3, S, S), boxes (B, M, 4), labels (B, M): −1 nothing, −2 ignored."""
+        drawn = [self._augmented(i, rng) for i in self._sampler.rows(step, size)]
+        most = max(1, *(len(boxes) for _, boxes, _ in drawn))
+        boxes, labels = np.zeros((size, most, 4), np.float32), np.full((size, most), -1, np.int64)
+        for k, (_, some, numbers) in enumerate(drawn):
+            boxes[k, : len(some)], labels[k, : len(some)] = some, numbers
+        pixels = np.stack([picture for picture, _, _ in drawn]).transpose(0, 3, 1, 2)
+        return {
+            "pictures": torch.from_numpy(np.ascontiguousarray(pixels)),
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.from_numpy(labels),
+        }
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of a batch."""
+        pictures = (batch["pictures"].float() / 255).contiguous(memory_format=torch.channels_last)
+        targets = [
+            Target(boxes[labels >= 0], labels[labels >= 0], boxes[labels == -2])
+            for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
+        ]
+        found: dict[str, Tensor] = self.network.losses(pictures, targets)
+        return found
+
+    def _augmented(
+        self, i: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
+        pool, at = self._pool, self._pool.of(i)
+        labels = np.where(pool.ignored[at], -2, pool.labels[at])
+        pixels, boxes, visible = augmented(pool.pixels[i], pool.sizes[i], pool.boxes[at], self._augmentation, rng)
+        kept = visible > 0
+        labels = np.where(visible < _VISIBLE, -2, labels)
+        return pixels, boxes[kept], labels[kept]
+
+
+class Sampler:
+    """Which pictures a step sees: epochs in random order, each picture in them as often as its share says.
+
+    start, end: (N,) how often a picture comes in an epoch, at the first and at the last step; in between it changes
+    evenly. A share of 1.3 is one time and, in three of ten epochs, a second (repeat factors as in Gupta et al. 2019,
+    LVIS, arXiv 1908.03195, appendix).
+    """
+
+    def __init__(self, start: NDArray[np.float64], end: NDArray[np.float64], steps: int, seed: int) -> None:
+        self._start, self._end, self._steps, self._seed = start, end, steps, seed
+        self._rows = np.zeros(0, np.int64)
+        self._epochs = 0
+
+    def rows(self, step: int, size: int) -> list[int]:
+        """Numbers of the pictures of a step; equal for equal arguments, in whatever order they are asked."""
+        while len(self._rows) < (step + 1) * size:
+            progress = min(1.0, len(self._rows) / max(1, self._steps * size))
+            self._rows = np.concatenate([self._rows, self._epoch(progress)])
+            self._epochs += 1
+        return [int(row) for row in self._rows[step * size : (step + 1) * size]]
+
+    def _epoch(self, progress: float) -> NDArray[np.int64]:
+        rng = np.random.default_rng([self._seed, self._epochs])
+        shares = (1 - progress) * self._start + progress * self._end
+        times = np.floor(shares + rng.random(len(shares))).astype(np.int64)
+        rows = np.repeat(np.arange(len(shares)), times)
+        if not len(rows):
+            raise AugmentError("an epoch has no picture: every share is 0")
+        return rng.permutation(rows)
+
+
+def augmented(
+    pixels: NDArray[np.uint8],
+    size: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """A square picture and its boxes turned, mirrored, scaled and moved, and the share of each box that is left.
+
+    pixels: (S, S, 3), the picture in the upper left `size` (width, height); boxes: (N, 4) xyxy.
+    """
+    side = pixels.shape[0]
+    matrix = _placement(side, (int(size[0]), int(size[1])), settings, rng)
+    moved = cv2.warpAffine(pixels, matrix[:2], (side, side), flags=cv2.INTER_LINEAR, borderValue=(FILL, FILL, FILL))
+    gain = 1 + rng.uniform(-settings.contrast, settings.contrast)
+    shift = 255 * rng.uniform(-settings.brightness, settings.brightness)
+    mean = float(moved.mean())
+    table = np.clip((np.arange(256) - mean) * gain + mean + shift, 0, 255).astype(np.uint8)
+    corners = np.stack([boxes[:, [0, 2]], boxes[:, [1, 3]]], 1)  # (N, 2, 2): x and y of two corners
+    turned = matrix[:2, :2] @ corners + matrix[:2, 2:]
+    whole = np.concatenate([turned.min(2), turned.max(2)], 1).reshape(-1, 4)
+    inside = clip_xyxy(whole, side, side)
+    visible = area_xyxy(inside) / np.maximum(area_xyxy(whole), 1e-9)
+    found: NDArray[np.uint8] = cv2.LUT(moved, table).astype(np.uint8)
+    return found, inside, visible
+
+
+def _placement(
+    side: int, size: tuple[int, int], settings: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(3, 3): from the picture's pixels to those of the square. A larger picture is cut, a smaller one set anywhere."""
+    width, height = size
+    scale = float(np.exp(rng.uniform(*np.log(settings.scale))))
+    turns = int(rng.integers(4)) if settings.quarter_turns else 0
+    mirrors = [-1.0 if wanted and rng.random() < 0.5 else 1.0 for wanted in (settings.mirror, settings.upside_down)]
+    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][turns]
+    linear = scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.diag(mirrors)
+    reach = np.abs(linear) @ [width, height]  # sides of the placed picture
+    room = side - reach
+    centre = np.array([rng.uniform(min(0, one), max(0, one)) for one in room]) + reach / 2
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = centre - linear @ [width / 2, height / 2]
+    return matrix
+
+
+def detections(network: Any, pool: Pool) -> list[Detections]:
+    """What a network finds in each picture of a pool; boxes in pixels of the pictures' files."""
+    network.eval()
+    found: list[Detections] = []
+    for start in range(0, len(pool), _BATCH):
+        pixels = torch.from_numpy(pool.pixels[start : start + _BATCH]).permute(0, 3, 1, 2).float() / 255
+        device = next(network.parameters()).device
+        with torch.inference_mode():
+            for k, one in enumerate(network.detect(pixels.to(device).contiguous(memory_format=torch.channels_last))):
+                found.append(_in_file(one, pool, start + k))
+    return found
+
+
+def _in_file(found: Found, pool: Pool, i: int) -> Detections:
+    boxes = clip_xyxy(found.boxes.double().cpu().numpy(), *pool.sizes[i].tolist())
+    usable = area_xyxy(boxes) > 0
+    return Detections(
+        boxes[usable] / pool.scales[i],
+        found.scores.double().cpu().numpy()[usable],
+        found.labels.cpu().numpy().astype(np.int64)[usable],
+    )
