@@ -7,7 +7,6 @@ found = detections(objective.network, test)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -87,19 +86,22 @@ class Sampler:
 
     start, end: (N,) how often a picture comes in an epoch, at the first and at the last step; in between it changes
     evenly. A share of 1.3 is one time and, in three of ten epochs, a second (repeat factors as in Gupta et al. 2019,
-    LVIS, arXiv 1908.03195, appendix).
+    LVIS, arXiv 1908.03195, appendix). hold: share of the steps before the change begins.
     """
 
-    def __init__(self, start: NDArray[np.float64], end: NDArray[np.float64], steps: int, seed: int) -> None:
-        self._start, self._end, self._steps, self._seed = start, end, steps, seed
+    def __init__(
+        self, start: NDArray[np.float64], end: NDArray[np.float64], steps: int, seed: int, hold: float = 0.0
+    ) -> None:
+        self._start, self._end, self._steps, self._seed, self._hold = start, end, steps, seed, hold
         self._rows = np.zeros(0, np.int64)
         self._epochs = 0
 
     def rows(self, step: int, size: int) -> list[int]:
         """Numbers of the pictures of a step; equal for equal arguments, in whatever order they are asked."""
         while len(self._rows) < (step + 1) * size:
-            progress = min(1.0, len(self._rows) / max(1, self._steps * size))
-            self._rows = np.concatenate([self._rows, self._epoch(progress)])
+            progress = len(self._rows) / max(1, self._steps * size)
+            changed = max(0.0, progress - self._hold) / max(1e-9, 1 - self._hold)
+            self._rows = np.concatenate([self._rows, self._epoch(min(1.0, changed))])
             self._epochs += 1
         return [int(row) for row in self._rows[step * size : (step + 1) * size]]
 

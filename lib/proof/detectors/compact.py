@@ -1,13 +1,14 @@
 """compact: a centre-point detector of a quarter of a million weights, for hundreds of trainings on a CPU.
 
 Objects are points: a heat map a class, whose peaks are the centres of boxes, and at each place the distances to the
-four sides (Zhou et al. 2019, "Objects as Points", arXiv 1904.07850; distances and their GIoU loss as in FCOS, Tian et
-al. 2019, arXiv 1904.01355). Residual blocks down to stride 32 and a feature pyramid back to stride 4 or 8.
+four sides (Zhou et al. 2019, "Objects as Points", arXiv 1904.07850), which all places of a peak learn, by GIoU (TTFNet,
+Liu et al. 2019, arXiv 1909.00700). Residual blocks down to stride 32 and a feature pyramid back to stride 4 or 8.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import math
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +19,9 @@ from torchvision.ops import batched_nms, generalized_box_iou_loss
 from lib.proof.detectors import MOST, Found, Target, TrainableSettings
 
 PRIOR = 0.01  # what every place scores before training, so that the many empty ones do not swamp the first steps
-SHARE = 0.54  # of a side, CenterNet's (TTFNet, Liu et al. 2019, arXiv 1909.00700, table 5): width of a peak at its foot
+SHARE = 0.54  # of a side: the width of a peak at its foot (TTFNet, Liu et al. 2019, arXiv 1909.00700)
+LEAST = 0.4  # places: standard deviation of the narrowest peak
+FOOT = 0.1  # of a peak: places above it learn the box, as much as they are high, each object as much as another
 OVERLAP = 0.6  # IoU of two detections of one class, above which the weaker one goes
 BOX_WEIGHT = 2.0
 
@@ -79,8 +82,8 @@ class CompactNetwork(nn.Module):
         self.smooth = _conv(width * 3 // 2, width * 3 // 2)
         self.heat_head = nn.Sequential(_conv(width * 3 // 2, width), nn.Conv2d(width, classes, 1))
         self.box_head = nn.Sequential(_conv(width * 3 // 2, width), nn.Conv2d(width, 4, 1))
-        nn.init.constant_(self.heat_head[-1].bias, -torch.log(torch.tensor((1 - PRIOR) / PRIOR)).item())
-        nn.init.constant_(self.box_head[-1].bias, 1.0)
+        _fill_bias(self.heat_head, -math.log((1 - PRIOR) / PRIOR))
+        _fill_bias(self.box_head, 1.0)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem((pictures - 0.5) / 0.25)
@@ -139,7 +142,7 @@ class CompactNetwork(nn.Module):
         height, width = heat.shape[2:]
         rows = torch.arange(height, device=heat.device, dtype=torch.float32)[:, None]
         columns = torch.arange(width, device=heat.device, dtype=torch.float32)[None]
-        places: list[list[Any]] = []
+        places = []
         for k, target in enumerate(targets):
             for x0, y0, x1, y1 in (target.ignored / self.stride).tolist():
                 weight[k, 0, int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = 0
@@ -147,43 +150,33 @@ class CompactNetwork(nn.Module):
                 x0, y0, x1, y1 = (box / self.stride).tolist()
                 column = min(int((x0 + x1) / 2), width - 1)
                 row = min(int((y0 + y1) / 2), height - 1)
-                sigma = [max(SHARE * side / 6, 0.35) for side in (x1 - x0, y1 - y0)]
+                sigma = [max(SHARE * side / 6, LEAST) for side in (x1 - x0, y1 - y0)]
                 peak = torch.exp(-((columns - column) ** 2 / sigma[0] ** 2 + (rows - row) ** 2 / sigma[1] ** 2) / 2)
                 torch.maximum(wanted[k, label], peak, out=wanted[k, label])
                 wanted[k, label, row, column] = 1
                 weight[k, 0, row, column] = 1
-                places += _around(k, row, column, (x0, y0, x1, y1), box, height, width)
-        return wanted, weight, _stacked(places, heat.device)
+                at = (peak > FOOT).nonzero()
+                shares = peak[at[:, 0], at[:, 1]]
+                picture = torch.full_like(at[:, 0], k)
+                places.append((picture, at[:, 0], at[:, 1], shares / shares.sum(), box.expand(len(at), 4)))
+        return wanted, weight, _joined(places, heat.device)
 
 
-def _around(
-    k: int, row: int, column: int, box: tuple[float, ...], pixels: Tensor, height: int, width: int
-) -> list[list[Any]]:
-    """The centre and its neighbours inside the box, which learn the box with less weight."""
-    found = []
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            y, x = row + dy, column + dx
-            centre = dx == dy == 0
-            inside = box[0] < x + 0.5 < box[2] and box[1] < y + 0.5 < box[3] and 0 <= y < height and 0 <= x < width
-            if centre or inside:
-                found.append([k, y, x, 1.0 if centre else 0.4, pixels])
-    return found
+def _joined(places: list[tuple[Tensor, ...]], device: torch.device) -> dict[str, Tensor]:
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    empty = (none, none, none, none.float(), torch.zeros(0, 4, device=device))
+    columns = [torch.cat(column) for column in zip(empty, *places, strict=True)]
+    return dict(zip(("picture", "row", "column", "weight", "boxes"), columns, strict=True))
 
 
-def _stacked(places: list[list[Any]], device: torch.device) -> dict[str, Tensor]:
-    columns = list(zip(*places, strict=True)) or [(), (), (), (), ()]
-    return {
-        "picture": torch.tensor(columns[0], dtype=torch.int64, device=device),
-        "row": torch.tensor(columns[1], dtype=torch.int64, device=device),
-        "column": torch.tensor(columns[2], dtype=torch.int64, device=device),
-        "weight": torch.tensor(columns[3], dtype=torch.float32, device=device),
-        "boxes": torch.stack(columns[4]) if places else torch.zeros(0, 4, device=device),
-    }
+def _fill_bias(head: nn.Sequential, value: float) -> None:
+    last = head[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    nn.init.constant_(last.bias, value)
 
 
 def _focal(heat: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Sum of the penalty-reduced focal loss (Law and Deng 2018, CornerNet, arXiv 1808.01244, eq. 1; alpha 2, beta 4)."""
+    """Sum of the penalty-reduced focal loss (Law and Deng 2018, CornerNet, 1808.01244, eq. 1; alpha 2, beta 4)."""
     share = heat.sigmoid().clamp(1e-6, 1 - 1e-6)
     right = (1 - share) ** 2 * F.logsigmoid(heat)
     wrong = (1 - wanted) ** 4 * share**2 * F.logsigmoid(-heat)

@@ -1,0 +1,219 @@
+"""One training of a proof, in a process of its own: it draws random numbers from torch's global state, and may be ended.
+
+    python -m lib.proof.job JOB.json        # a line of JSON on standard output for every report of the training
+
+What it leaves in its folder, under the job's key: KEY.npz, the detections in the test pictures, and KEY.json, written
+last: seconds, curves, whether it diverged. Killed and run again, it goes on from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_path, atomic_write
+from lib.core.keys import key_of
+from lib.core.registry import MemberSettings
+from lib.evaluation.detectors import Detections
+from lib.proof.arms import shifted_boxes
+from lib.proof.detectors import TRAINABLE
+from lib.proof.pictures import Pool, joined
+from lib.proof.training import Augmentation
+from lib.records import kept
+from lib.records.settings import Settings
+
+VERSION = 1
+
+
+class Schedule(MemberSettings):
+    """How long every arm trains, and how fast: equal for all."""
+
+    steps: int = Field(400, ge=1, description="optimiser steps of every arm")
+    batch: int = Field(8, ge=1, description="pictures a step")
+    rate: float = Field(2e-3, gt=0, description="learning rate of AdamW after the warm-up")
+    warmup: int = Field(30, ge=0, description="steps over which the rate rises")
+    cooldown: float = Field(0.6, ge=0, le=1, description="last share of the steps, over which the rate falls to 0")
+    weight_decay: float = Field(0.05, ge=0, description="of AdamW")
+    max_norm: float = Field(5.0, gt=0, description="largest norm of the gradients")
+
+
+class PartFile(Settings):
+    """Pictures of a pool's file."""
+
+    path: str
+    digest: str
+    rows: list[int]
+    start: list[float]
+    end: list[float]
+    shifted: bool = False
+
+
+class TrainingJob(Settings):
+    """All that one training depends on, and where its results go."""
+
+    arm: str
+    ratio: float
+    seed: int
+    names: list[str]
+    detector: str
+    version: int
+    settings: dict[str, Any]
+    schedule: Schedule
+    augmentation: Augmentation
+    parts: list[PartFile]
+    hold: float = 0.0
+    test: PartFile
+    folder: str
+    threads: int = 1
+
+    @property
+    def key(self) -> str:
+        """Of equal jobs: what a training depends on, and neither paths nor the arm's name."""
+        parts = [part.model_dump(exclude={"path"}) for part in [*self.parts, self.test]]
+        named = self.model_dump(mode="json", exclude={"arm", "ratio", "parts", "test", "folder", "threads"})
+        return key_of("proof", VERSION, named, parts)
+
+    @property
+    def place(self) -> Path:
+        """Of the results, without a suffix."""
+        return Path(self.folder) / self.key[:32]
+
+
+class Trained(Settings):
+    """What a training left beside its detections."""
+
+    key: str
+    steps: int
+    seconds: float  # of one process, CPU time
+    device: str
+    history: list[dict[str, float]]
+    diverged: str = ""  # why, where it did
+
+
+def trained(job: TrainingJob) -> Trained | None:
+    """What a job left earlier; None where it has not ended, or its files are damaged."""
+    try:
+        found = kept.read(job.place.with_suffix(".json"), dict[str, Any])
+        result = Trained.model_validate(found) if found else None
+    except (AugmentError, ValueError):
+        return None
+    whole = result is not None and result.key == job.key and (result.diverged or read_detections(job) is not None)
+    return result if whole else None
+
+
+def read_detections(job: TrainingJob) -> list[Detections] | None:
+    """In the order of the test pictures; None where the file is missing or damaged."""
+    try:
+        with np.load(job.place.with_suffix(".npz"), allow_pickle=False) as found:
+            boxes, scores, labels, first = (found[name] for name in ("boxes", "scores", "labels", "first"))
+        return [
+            Detections(boxes[low:high], scores[low:high], labels[low:high])
+            for low, high in zip(first[:-1], first[1:], strict=True)
+        ]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _write_detections(job: TrainingJob, found: list[Detections]) -> None:
+    first = np.concatenate([[0], np.cumsum([len(one.scores) for one in found])]).astype(np.int64)
+    with atomic_path(job.place.with_suffix(".npz")) as path, path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            boxes=np.concatenate([one.boxes for one in found]).astype(np.float32),
+            scores=np.concatenate([one.scores for one in found]).astype(np.float32),
+            labels=np.concatenate([one.labels for one in found]),
+            first=first,
+        )
+
+
+def run(job: TrainingJob) -> Trained:
+    """Train, find, leave the results."""
+    import torch
+
+    from lib.proof.training import DetectorObjective, Sampler, detections
+    from lib.training.loop import LoopSettings, train
+
+    torch.set_num_threads(job.threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    pool, start, end = _pool(job)
+    torch.manual_seed(job.seed)
+    network: Any = TRAINABLE.build(TRAINABLE.member(job.detector, job.settings)).build(len(job.names))
+    network = network.to(memory_format=torch.channels_last)
+    schedule = job.schedule
+    sampler = Sampler(start, end, schedule.steps, job.seed, job.hold)
+    objective = DetectorObjective(network, pool, sampler, job.augmentation)
+    settings = LoopSettings(decay=0, checkpoint_minutes=2, precision="no", seed=job.seed, **schedule.model_dump())
+    work, began = job.place, time.process_time()
+    try:
+        done = train(objective, work, settings, job.key, _tell)
+    except FloatingPointError as error:
+        result = Trained(key=job.key, steps=0, seconds=time.process_time() - began, device="", history=[])
+        result = result.model_copy(update={"diverged": str(error)})
+    else:
+        test = _taken(job.test)
+        _write_detections(job, detections(network, test))
+        result = Trained(
+            key=job.key, steps=done.steps, seconds=round(done.seconds, 1), device=done.device, history=done.history
+        )
+        atomic_write(job.place.with_suffix(".safetensors"), _weights(network))
+    kept.write(job.place.with_suffix(".json"), result.model_dump(mode="json"))
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _weights(network: Any) -> bytes:
+    from safetensors.torch import save
+
+    return bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}))
+
+
+def _taken(part: PartFile) -> Pool:
+    pool = Pool.load(Path(part.path))
+    return pool.take(part.rows)
+
+
+def _pool(job: TrainingJob) -> tuple[Pool, NDArray[np.float64], NDArray[np.float64]]:
+    """All pictures of a training, and how often an epoch shows each at the first and at the last step."""
+    pools = []
+    for part in job.parts:
+        pool = _taken(part)
+        pools.append(_shifted(pool, job.seed) if part.shifted else pool)
+    start, end = (np.concatenate([getattr(part, name) for part in job.parts]) for name in ("start", "end"))
+    return joined(pools), start, end
+
+
+def _shifted(pool: Pool, seed: int) -> Pool:
+    boxes = pool.boxes.copy()
+    for i in range(len(pool)):
+        rng = np.random.default_rng([seed, 5, i])
+        boxes[pool.of(i)] = shifted_boxes(boxes[pool.of(i)], (int(pool.sizes[i, 0]), int(pool.sizes[i, 1])), rng)
+    return Pool(**{**vars(pool), "boxes": boxes})
+
+
+def _tell(progress: Any) -> None:
+    report = {"step": progress.step, "steps": progress.steps, "note": progress.note, **progress.values}
+    print(json.dumps(report), flush=True)
+
+
+def main() -> int:
+    """The process: 0, or 2 with a sentence on standard error."""
+    job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_bytes())
+    try:
+        run(job)
+    except AugmentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
