@@ -224,6 +224,7 @@ def train_job(job: TrainJob) -> dict[str, Any]:
             watcher.watch,
             watcher.look,
             job.terms,
+            _sources_of(learned),
         )
         facts = read_facts(output / job.name)
         watcher.finish(facts)
@@ -232,6 +233,13 @@ def train_job(job: TrainJob) -> dict[str, Any]:
 
 def _pictures_of(learned: Learned) -> tuple[list[TrainingPicture], dict[str, int]]:
     return _pictures(learned.model_copy(update={"digest": ""}).model_dump_json())
+
+
+def _sources_of(learned: Learned) -> list[str]:
+    """Digests of the pictures' files, sorted."""
+    images = read_manifest(learned.images.file, ImageRow, ("status", "split", "digest"))
+    digests: list[str] = images.digest[(images.status == OK) & (images.split == learned.split)].tolist()
+    return sorted(digests)
 
 
 @kept(1)

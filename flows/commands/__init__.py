@@ -52,6 +52,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "tidy": "flows.commands.workspace:Tidy",
         "export": "flows.commands.workspace:Export",
         "presets": "flows.commands.presets:Presets",
+        "prove": "flows.commands.proof:Prove",
         "evaluate": "flows.commands.evaluation:Evaluate",
         "fidelity": "flows.commands.evaluation:Fidelity",
         "measure": "flows.commands.evaluation:Measure",

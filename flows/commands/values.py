@@ -92,6 +92,7 @@ def assign(values: dict[str, Any], assignments: Sequence[str], name: str) -> Non
 _START = {  # how a deployment starts, by its flow
     "augment": "augment run {}",
     "train": "augment train {}",
+    "prove": "augment prove {}",
     "evaluate": "prefect deployment run evaluate/{}",
 }
 

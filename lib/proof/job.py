@@ -1,4 +1,4 @@
-"""One training of a proof, in a process of its own: it draws random numbers from torch's global state, and may be ended.
+"""One training of a proof, in a process of its own: it draws from torch's global random numbers, and may be ended.
 
     python -m lib.proof.job JOB.json        # a line of JSON on standard output for every report of the training
 
@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,7 @@ def read_detections(job: TrainingJob) -> list[Detections] | None:
     try:
         with np.load(job.place.with_suffix(".npz"), allow_pickle=False) as found:
             boxes, scores, labels, first = (found[name] for name in ("boxes", "scores", "labels", "first"))
-        return [
-            Detections(boxes[low:high], scores[low:high], labels[low:high])
-            for low, high in zip(first[:-1], first[1:], strict=True)
-        ]
+        return [Detections(boxes[low:high], scores[low:high], labels[low:high]) for low, high in pairwise(first)]
     except (OSError, ValueError, KeyError, EOFError):
         return None
 
@@ -140,7 +138,7 @@ def run(job: TrainingJob) -> Trained:
     import torch
 
     from lib.proof.training import DetectorObjective, Sampler, detections
-    from lib.training.loop import LoopSettings, train
+    from lib.training.loop import LoopSettings, NotFinite, train
 
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -155,7 +153,7 @@ def run(job: TrainingJob) -> Trained:
     work, began = job.place, time.process_time()
     try:
         done = train(objective, work, settings, job.key, _tell)
-    except FloatingPointError as error:
+    except NotFinite as error:
         result = Trained(key=job.key, steps=0, seconds=time.process_time() - began, device="", history=[])
         result = result.model_copy(update={"diverged": str(error)})
     else:

@@ -1,6 +1,6 @@
 """The parameters of the flow `prove`, as small typed values.
 
-    settings = check_proof({"dataset": {...}, "paint": {"preset": "insert"}})
+settings = check_proof({"dataset": {...}, "paint": {"preset": "insert"}})
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lib.proof.arms import ARMS
 from lib.proof.detectors import TRAINABLE
 from lib.proof.job import Schedule
 from lib.proof.split import SplitSettings
-from lib.proof.statistics import Contrast
+from lib.proof.statistics import Contrast, arm_of
 from lib.proof.training import Augmentation
 from lib.records.settings import Choice, DatasetSettings, Settings
 from lib.runs.parameters import Parameters, check_parameters
@@ -55,7 +55,8 @@ class ProveSettings(Settings):
     )
     target: Any = Field(None, description="what T is painted for: the parameter `target` of the flow `augment`")
     contrasts: list[str] = Field(
-        CONTRASTS, description="claims, in the order in which they are tested; those of arms that do not run are left out"
+        CONTRASTS,
+        description="claims, in the order in which they are tested; those of arms that do not run are left out",
     )
     workers: int | None = Field(None, ge=1, description="trainings at once, each with one thread; none: one a core")
     trainings: Path | None = Field(
@@ -88,12 +89,20 @@ class ProveSettings(Settings):
 
     def claims(self) -> list[Contrast]:
         """The contrasts, and the protocol's own checks, whose arms all run."""
-        found = [Contrast.parse(text) for text in [*self.contrasts, *CHECKS]]
-        return [one for one in found if one.arms <= set(self.arms)]
+        found = [Contrast.of(text) for text in [*self.contrasts, *CHECKS]]
+        return [one for one in found if {arm_of(name)[0] for name in one.names} <= set(self.arms)]
 
     def cells(self) -> list[tuple[str, float]]:
         """(arm, ratio) of every row of the table; arms without synthetic pictures have the ratio 0."""
         return [(arm, ratio) for arm in self.arms for ratio in (self.ratios if ARMS[arm].graded else [0.0])]
+
+    def pools(self) -> set[str]:
+        """Names of the pools that the arms need."""
+        return {pool for arm in self.arms for pool in ARMS[arm].pools()}
+
+    def targeting(self) -> dict[str, Any]:
+        """The parameter `target` of the run for T."""
+        return {} if self.target is None else {"target": self.target}
 
     def painting(self, given: dict[str, Any], dataset: DatasetSettings, root: Path, **more: Any) -> Parameters:
         """Parameters of a run that paints from the real training pictures into a workspace of its own."""

@@ -232,8 +232,8 @@ def sign_flip(differences: Floats) -> tuple[float, float]:
 def _signs(n: int) -> Floats:
     """(flips, n) of −1 and 1, the identity among them."""
     if n <= EXACT:
-        return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (FLIPS, n))
+        return (1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)).astype(np.float64)
+    signs: Floats = np.random.default_rng(0).choice([-1.0, 1.0], (FLIPS, n))
     signs[0] = 1.0
     return signs
 

@@ -55,6 +55,10 @@ class LoopSettings(MemberSettings):
     seed: int = Field(0, ge=0, description="of batches, noise and dropout")
 
 
+class NotFinite(AugmentError):
+    """A loss or its gradient became infinite, or no number."""
+
+
 class Objective(Protocol):
     """A torch module that knows its data and its loss. `forward(batch)` gives {"loss": ..., what else is plotted}.
 
@@ -194,7 +198,7 @@ def _over(since: float, minutes: float) -> bool:
 def _check_finite(loss: float, norm: float, step: int, settings: LoopSettings) -> None:
     """Before the weights are touched, so that no checkpoint ever holds what is not finite."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise AugmentError(
+        raise NotFinite(
             f"the loss is {loss} and its gradient's norm {norm} at step {step}: lower `rate` (now {settings.rate:g}) "
             f"and start again, from the last checkpoint"
         )

@@ -57,12 +57,14 @@ def train_model(
     watch: Callable[[Progress], object] = lambda progress: None,
     look: Callable[[np.ndarray], object] = lambda sheet: None,
     terms: str = "",
+    sources: Sequence[str] = (),
 ) -> Trained:
     """Train one model, from its newest checkpoint in work/NAME if one exists, and put it into models/NAME.
 
     start: an earlier folder of models to begin from, where it holds one of this name; data: what the pictures are, a
     digest or a name, for the card and so that a checkpoint of other data is refused; look: shown a sheet, (H, W, 3)
-    uint8, now and then and at the end; terms: of the pictures' use, for the card.
+    uint8, now and then and at the end; terms: of the pictures' use, for the card; sources: digests of the pictures'
+    files, so that others can see what the model learned from.
     Raises AugmentError for too few pictures, pictures without boxes, a missing model among the trainer's NEEDS, and
     for what `lib.training.loop.train` raises.
     """
@@ -85,6 +87,7 @@ def train_model(
         "data": data,
         "terms": terms,
         "pictures": len(pictures),
+        "sources": [digest[:16] for digest in sources],
         "size": size,
         "steps": done.steps,
         "seconds": round(done.seconds),

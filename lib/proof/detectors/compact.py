@@ -8,6 +8,8 @@ Liu et al. 2019, arXiv 1909.00700). Residual blocks down to stride 32 and a feat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -75,7 +77,7 @@ class CompactNetwork(nn.Module):
         widths = [width, width * 3 // 2, width * 2, width * 3]
         self.stem = nn.Sequential(_conv(3, width // 2, 2), _conv(width // 2, width, 2))
         self.stages = nn.ModuleList([_Block(width, width)])
-        for inside, outside in zip(widths, widths[1:], strict=False):
+        for inside, outside in pairwise(widths):
             self.stages.append(nn.Sequential(_Block(inside, outside, 2), _Block(outside, outside)))
         self.first = 0 if stride == 4 else 1  # stage of the output
         self.laterals = nn.ModuleList([nn.Conv2d(one, width * 3 // 2, 1) for one in widths[self.first :]])
@@ -119,7 +121,7 @@ class CompactNetwork(nn.Module):
         return [self._found(*one) for one in zip(scores, distances, strict=True)]
 
     def _found(self, scores: Tensor, distances: Tensor) -> Found:
-        classes, rows, columns = scores.shape
+        rows, columns = scores.shape[1:]
         best, at = scores.flatten().topk(min(3 * MOST, scores.numel()))
         labels, place = at // (rows * columns), at % (rows * columns)
         row, column = place // columns, place % columns
@@ -162,7 +164,7 @@ class CompactNetwork(nn.Module):
         return wanted, weight, _joined(places, heat.device)
 
 
-def _joined(places: list[tuple[Tensor, ...]], device: torch.device) -> dict[str, Tensor]:
+def _joined(places: Sequence[tuple[Tensor, ...]], device: torch.device) -> dict[str, Tensor]:
     none = torch.zeros(0, dtype=torch.int64, device=device)
     empty = (none, none, none, none.float(), torch.zeros(0, 4, device=device))
     columns = [torch.cat(column) for column in zip(empty, *places, strict=True)]
