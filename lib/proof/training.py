@@ -109,10 +109,9 @@ class Sampler:
         rng = np.random.default_rng([self._seed, self._epochs])
         shares = (1 - progress) * self._start + progress * self._end
         times = np.floor(shares + rng.random(len(shares))).astype(np.int64)
-        rows = np.repeat(np.arange(len(shares)), times)
-        if not len(rows):
-            raise AugmentError("an epoch has no picture: every share is 0")
-        return rng.permutation(rows)
+        if not shares.any():
+            raise AugmentError("no picture to learn from: every share is 0")
+        return rng.permutation(np.repeat(np.arange(len(shares)), times))  # may be empty where all shares are small
 
 
 def augmented(
