@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lib.core.documents import read_json
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_write
 from lib.evaluation.detectors import Detections
 from lib.evaluation.metrics.layout import Truth, layout_ap
 from lib.proof.errors import ErrorKinds, Rates, Threshold, errors_of, rates
@@ -216,16 +215,8 @@ def _warnings(proof: Proof) -> list[str]:
     return lines
 
 
-def write_proof(folder: Path, proof: Proof) -> None:
-    """proof.json and report.html, each by rename."""
-    from lib.proof.report import proof_page
-
-    atomic_write(folder / "proof.json", proof.model_dump_json(indent=1).encode() + b"\n")
-    atomic_write(folder / "report.html", proof_page(proof))
-
-
 def read_proof(path: Path) -> Proof:
-    """Raises AugmentError for anything that `write_proof` did not write."""
+    """From proof.json; raises AugmentError for anything else."""
     try:
         return Proof.model_validate(read_json(path, "the result of a proof"))
     except ValidationError as error:
