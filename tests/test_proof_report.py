@@ -9,7 +9,7 @@ import pytest
 from lib.core.errors import AugmentError
 from lib.evaluation.detectors import Detections
 from lib.evaluation.metrics.layout import Truth
-from lib.proof.plots import curve_of, ticks_of
+from lib.proof.plots import GREEN, GREY, curve_of, differences, ticks_of
 from lib.proof.protocol import Opened, Protocol
 from lib.proof.report import level_of, proof_page, report_markdown, tables_of, write_proof
 from lib.proof.results import ArmAccount, Training, proven, read_proof, table_of, training_of
@@ -188,16 +188,16 @@ def test_a_diverged_and_a_missing_training_are_named_everywhere(rows):
         for one in lost
     ]
     proof = proof_of(lost)
-    assert "F@1, seed 3, diverged and is left out: loss is nan at step 30" in proof.warnings
+    assert "F, seed 3, diverged and is left out: loss is nan at step 30" in proof.warnings
     assert "63 of 64 trainings are finished: run it again to go on" in proof.warnings
     raw = next(table for table in tables_of(proof) if table.title.startswith("Raw"))
     cells = {row[0]: row for row in raw.rows}
-    assert cells["F@1"][4] == "diverged" and cells["D@1"][3] == "not finished"
+    assert cells["F"][4] == "diverged" and cells["D"][3] == "not finished"
     found = next(one for one in proof.comparisons if one.contrast == "F > D")
     assert [(one.arm, one.why) for one in found.missing] == [("F", "diverged"), ("D", "not finished")]
     assert np.isnan(table_of(lost).query("arm == 'F' and seed == 3").value.item())
     account = next(table for table in tables_of(proof) if table.title.startswith("What each arm"))
-    assert next(row for row in account.rows if row[0] == "F@1")[:3] == ["F@1", "14 category_not_seen, 5 blurred", "3"]
+    assert next(row for row in account.rows if row[0] == "F")[:3] == ["F", "14 category_not_seen, 5 blurred", "3"]
 
 
 def test_few_seeds_few_pictures_and_a_weak_detector_are_warnings():
@@ -238,12 +238,12 @@ def test_a_category_differs_by_the_seeds_that_both_have(proof):
     other = [one.by_category["crazing"] for one in proof.trainings if one.arm == "Y"]
     row = dict(zip(table.heads, table.rows[0], strict=True))
     assert row["A"] == f"{np.mean(base):.1f}"
-    assert row["Y@1"] == f"{np.mean(np.subtract(other, base)):+.1f}".replace("-", "−")
+    assert row["Y"] == f"{np.mean(np.subtract(other, base)):+.1f}".replace("-", "−")
 
 
 def test_gains_per_hour_count_painting_and_one_training(proof):
     cost = next(table for table in tables_of(proof) if table.title == "Cost")
-    row = next(row for row in cost.rows if row[0] == "F@1")
+    row = next(row for row in cost.rows if row[0] == "F")
     gain = proof.gain(next(one for one in proof.arms if one.arm == "F"))
     assert row[1:] == ["303.5", "1800", f"{gain / (2103.5 / 3600):+.1f}"]
 
@@ -258,3 +258,18 @@ def test_ticks_are_round_and_hold_the_values(low, high):
     ticks = ticks_of(low, high)
     assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 11
     assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
+def test_arms_are_named_with_their_ratio_where_there_are_several(rows):
+    some = protocol(ratios=(1.0, 2.0))
+    proof = proof_of(rows, some)
+    table = next(table for table in tables_of(proof) if table.title.startswith("AP by arm"))
+    assert [row[0] for row in table.rows[:4]] == ["A", "B@1", "C", "D@1"]
+
+
+def test_claims_have_no_colour_of_success_where_a_check_failed(rows):
+    same = {one.seed: one.value for one in rows if one.arm == "A"}
+    harmless = [one.model_copy(update={"value": same[one.seed]}) if one.arm == "X" else one for one in rows]
+    claims, checks = differences(proof_of(harmless))
+    assert {dot.colour for dot in claims.dots} == {GREY} and GREEN in {dot.colour for dot in checks.dots}
+    assert GREEN in {dot.colour for dot in differences(proof_of(rows))[0].dots}

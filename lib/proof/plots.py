@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lib.proof.results import Proof
-from lib.proof.statistics import Comparison
+from lib.proof.statistics import Comparison, failed_checks, p_text
 
 GREEN, RED, GREY, DARK = "#2a8f2a", "#d22222", "#777777", "#222222"
 PALETTE = ("#222222", "#2f6fdf", "#e0662f", "#2a8f2a", "#9b3fc4", "#c4a000", "#00a0a0", "#d2225f", "#7a5230", "#6b7a8f")
 OUTCOMES = {"shown": GREEN, "harm shown": RED}  # the others are grey
 
-LEFT, RIGHT, ROW, TOP = 330, 190, 44, 26  # pixels: words on both sides, a row, the axis
+LEFT, RIGHT, ROW, TOP = 350, 180, 44, 26  # pixels: words on both sides, a row, the axis
 WIDTH = 1080
-LONGEST = 50  # characters of a line of words; the whole is in its tip
+LONGEST = 56  # characters of a line of words; the whole is in its tip
 CURVE = 60  # points of a learning curve
 
 
@@ -32,6 +32,7 @@ class Line:
     colour: str
     width: float = 1
     tip: str = ""
+    opacity: float = 1
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ class Row:
 
 
 def differences(proof: Proof) -> list[Plot]:
-    """The claims, and beneath them the protocol's checks on a scale of their own."""
+    """The claims, grey where a check failed, and beneath them the protocol's checks on a scale of their own."""
     titles = {one.arm: one.title for one in proof.arms}
+    doubt = bool(failed_checks(proof.comparisons))
     plots = []
     for role, title in (
         ("claim", "Claims: difference in AP points. A dot is a seed, the bar the 95 % interval of their mean"),
@@ -96,26 +98,28 @@ def differences(proof: Proof) -> list[Plot]:
     ):
         chosen = [one for one in proof.comparisons if (one.role == "claim") == (role == "claim")]
         if chosen:
-            plots.append(_rows(title, [_difference(one, titles) for one in chosen], zero=True))
+            plots.append(
+                _rows(title, [_difference(one, titles, doubt and role == "claim") for one in chosen], zero=True)
+            )
     return plots
 
 
-def _difference(one: Comparison, titles: Mapping[str, str]) -> Row:
-    better = one.better.partition("@")[0]
-    interval = None if one.low is None or one.high is None else (one.low, one.high)
-    more = f"{_number(one.mean, sign=True)} AP, p = {one.p_holm:.3f} after Holm" if one.mean is not None else ""
+def _difference(one: Comparison, titles: Mapping[str, str], doubt: bool) -> Row:
+    """doubt: a check failed, so the outcome has no colour."""
+    arm = (one.rival if one.role == "harm" else one.better).partition("@")[0]
+    gain = "" if one.mean is None else f"{_number(one.mean, sign=True)} AP, p {p_text(one.p_holm)}"
     return Row(
         label=one.contrast,
-        about=f"{better}: {titles.get(better, '')}",
+        about=f"{arm}: {titles.get(arm, '')}",
         values=[
             (f"seed {seed}: {_number(value, sign=True)}", value)
             for seed, value in zip(one.seeds, one.differences, strict=True)
         ],
         mean=one.mean,
-        interval=interval,
-        colour=OUTCOMES.get(one.outcome, GREY),
-        outcome=one.outcome.replace("too few seeds", "not shown: too few seeds"),
-        more=more,
+        interval=None if one.low is None or one.high is None else (one.low, one.high),
+        colour=GREY if doubt else OUTCOMES.get(one.outcome, GREY),
+        outcome=one.outcome + ("?" if doubt and one.outcome in OUTCOMES else ""),
+        more=gain,
     )
 
 
@@ -126,7 +130,9 @@ def levels(proof: Proof) -> Plot:
         values = [(f"seed {one.seed}: {one.value:.1f} AP", one.value) for one in proof.of(arm) if one.value is not None]
         mean = float(np.mean([value for _, value in values])) if values else None
         colour = PALETTE[i % len(PALETTE)]
-        rows.append(Row(arm.name, arm.title, values, mean, None, colour, "" if mean is None else f"{mean:.1f} AP"))
+        rows.append(
+            Row(proof.name(arm), arm.title, values, mean, None, colour, "" if mean is None else f"{mean:.1f} AP")
+        )
     return _rows("AP of each arm on the test pictures. A dot is a seed, the bar their mean", rows, zero=False)
 
 
@@ -159,7 +165,7 @@ def _draw(plot: Plot, row: Row, y: float, place: Callable[[float], float]) -> No
     if row.interval is not None:
         low, high = row.interval
         tip = f"95 % interval {_number(low)} to {_number(high)}"
-        plot.lines.append(Line(place(low), y, place(high), y, row.colour, 5, tip))
+        plot.lines.append(Line(place(low), y, place(high), y, row.colour, 9, tip, opacity=0.3))
     if row.mean is not None:
         plot.lines.append(Line(place(row.mean), y - 11, place(row.mean), y + 11, row.colour, 4, f"mean {row.mean:.2f}"))
     else:
@@ -175,7 +181,7 @@ def curves(proof: Proof) -> Plot | None:
         if arm.ratio in (0.0, proof.protocol.ratio):
             some = curve_of([one.curve for one in proof.of(arm)])
             if some:
-                found[arm.name] = (PALETTE[i % len(PALETTE)], some)
+                found[proof.name(arm)] = (PALETTE[i % len(PALETTE)], some)
     if not found:
         return None
     plot = Plot(
@@ -251,7 +257,7 @@ def _tick(value: float, sign: bool) -> str:
 
 
 def _number(value: float, sign: bool = False, form: str = ".1f") -> str:
-    return f"{value:{'+' if sign else ''}{form}}".replace("-", "−")
+    return f"{value:{'+' if sign else ''}z{form}}".replace("-", "−")
 
 
 def _short(text: str) -> str:

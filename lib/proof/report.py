@@ -157,7 +157,7 @@ def _values(proof: Proof) -> Table:
         values = [one.value for one in some]
         ap50 = [one.scores.get("ap50") for one in some]
         gain = NONE if arm.arm == REAL else _signed(proof.gain(arm))
-        rows.append([arm.name, arm.title, _spread(values), _mean(ap50), str(len(some)), gain])
+        rows.append([proof.name(arm), arm.title, _spread(values), _mean(ap50), str(len(some)), gain])
     return Table("AP by arm and ratio", heads, rows, "Over A: mean over the seeds that both have.", words=2)
 
 
@@ -166,7 +166,7 @@ def _raw(proof: Proof) -> Table:
     rows = []
     for arm in proof.arms:
         found = {one.seed: one for one in proof.trainings if one.cell == (arm.arm, arm.ratio)}
-        rows.append([arm.name, *(_cell(found.get(seed)) for seed in seeds)])
+        rows.append([proof.name(arm), *(_cell(found.get(seed)) for seed in seeds)])
     return Table("Raw values: AP by seed", ["arm", *(f"seed {seed}" for seed in seeds)], rows, fold=True)
 
 
@@ -193,7 +193,7 @@ def _categories(proof: Proof) -> Table:
             cells.append(_signed(float(np.mean(gains)) if gains else None))
         rows.append([name, *cells])
     note = f"AP of A, and the mean difference to it of the other arms. {NONE}: no test box, or no training."
-    heads = ["category", "A", *(arm.name for arm in others)]
+    heads = ["category", "A", *map(proof.name, others)]
     return Table("AP by category", heads, rows if base else [], note)
 
 
@@ -205,7 +205,7 @@ def _rates(proof: Proof) -> Table:
         if some:
             rows.append(
                 [
-                    arm.name,
+                    proof.name(arm),
                     *(_mean([_percent(getattr(one, name)) for one in some]) for name in ("escapes", "false_rejects")),
                 ]
             )
@@ -228,7 +228,7 @@ def _kinds(proof: Proof) -> Table:
         some = [one.errors for one in proof.of(arm) if one.errors is not None]
         boxes |= {one.boxes for one in some}
         if some:
-            rows.append([arm.name, *(_mean([one.counts[kind] for one in some]) for kind in (RIGHT, *KINDS))])
+            rows.append([proof.name(arm), *(_mean([one.counts[kind] for one in some]) for kind in (RIGHT, *KINDS))])
     note = (
         f"Mean number a training, of {_listed(sorted(boxes))} labelled boxes, after TIDE (arXiv 2008.08115). "
         f"Detections with a score from {proof.threshold.score:.3g} on."
@@ -242,7 +242,7 @@ def _gains(proof: Proof) -> Table:
     for arm in proof.arms:
         some = [one.errors.gains for one in proof.of(arm) if one.errors is not None and one.errors.gains]
         if some:
-            rows.append([arm.name, *(_mean([one[kind].ap50 for one in some]) for kind in KINDS), str(len(some))])
+            rows.append([proof.name(arm), *(_mean([one[kind].ap50 for one in some]) for kind in KINDS), str(len(some))])
     heads = ["arm", *(kind.replace("_", " ") for kind in KINDS), "trainings"]
     return Table("AP50 points that mending a kind of error would win", heads, rows)
 
@@ -253,7 +253,7 @@ def _cost(proof: Proof) -> Table:
         some, gain = [one.seconds for one in proof.of(arm)], proof.gain(arm)
         total = arm.painting + (float(np.mean(some)) if some else 0.0)
         rate = gain / (total / SECONDS_PER_HOUR) if gain is not None and total and arm.arm != REAL else None
-        rows.append([arm.name, _mean(some), f"{arm.painting:.0f}" if arm.painting else NONE, _signed(rate)])
+        rows.append([proof.name(arm), _mean(some), f"{arm.painting:.0f}" if arm.painting else NONE, _signed(rate)])
     heads = ["arm", "seconds a training", "seconds of painting", "AP points over A per hour"]
     return Table("Cost", heads, rows, "Per hour: of painting, refused pictures included, and one training.")
 
@@ -263,7 +263,7 @@ def _account(proof: Proof) -> Table:
     for arm in proof.arms:
         diverged = [str(one.seed) for one in proof.trainings if one.cell == (arm.arm, arm.ratio) and one.diverged]
         refused = ", ".join(f"{count} {reason}" for reason, count in arm.refused.items())
-        rows.append([arm.name, refused or NONE, ", ".join(diverged) or NONE, str(arm.real), str(arm.synthetic)])
+        rows.append([proof.name(arm), refused or NONE, ", ".join(diverged) or NONE, str(arm.real), str(arm.synthetic)])
     heads = ["arm", "screened out", "diverged seeds", "real pictures", "synthetic pictures"]
     return Table("What each arm learned from", heads, rows, words=3)
 
@@ -292,8 +292,8 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.1f}".replace("-", "−")
+    return NONE if value is None else f"{value:+z.1f}".replace("-", "−")
 
 
 def _number(value: float) -> str:
-    return f"{value:.1f}".replace("-", "−")
+    return f"{value:z.1f}".replace("-", "−")

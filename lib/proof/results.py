@@ -68,11 +68,6 @@ class ArmAccount(_Model):
     refused: dict[str, int] = {}  # screened out, by reason
     painting: float = 0.0  # seconds, of all that was painted for it, the refused ones too
 
-    @property
-    def name(self) -> str:
-        """ "F@2", or "A" of one without a ratio."""
-        return name_of(self.arm, self.ratio)
-
 
 class Proof(_Model):
     """All that a report says."""
@@ -90,6 +85,11 @@ class Proof(_Model):
     trainings: list[Training]
     comparisons: list[Comparison]
 
+    def name(self, one: ArmAccount | Training) -> str:
+        """ "F", or "F@2" where there are several ratios: as a contrast writes it."""
+        several = one.ratio and len(self.protocol.ratios) > 1
+        return f"{one.arm}@{one.ratio:g}" if several else one.arm
+
     def of(self, arm: ArmAccount) -> list[Training]:
         """The finished trainings of an arm at a ratio, by seed."""
         found = [one for one in self.trainings if one.cell == (arm.arm, arm.ratio) and one.value is not None]
@@ -104,11 +104,6 @@ class Proof(_Model):
             if (value := base.get(one.seed)) is not None and one.value is not None
         ]
         return float(np.mean(gains)) if gains else None
-
-
-def name_of(arm: str, ratio: float) -> str:
-    """As a contrast writes it."""
-    return f"{arm}@{ratio:g}" if ratio else arm
 
 
 def training_of(
@@ -199,7 +194,7 @@ def _warnings(proof: Proof) -> list[str]:
         n = len(proof.protocol.seeds)
         lines.append(f"{n} seeds cannot show anything, however clear it is: at least {n + short} are needed")
     lines += [
-        f"{name_of(*one.cell)}, seed {one.seed}, diverged and is left out: {one.why or 'its loss was not finite'}"
+        f"{proof.name(one)}, seed {one.seed}, diverged and is left out: {one.why or 'its loss was not finite'}"
         for one in proof.trainings
         if one.diverged
     ]
