@@ -285,7 +285,7 @@ def _sentence(one: dict[str, Any], at_best: float, needed: int) -> str:
     if one["mean"] is None:
         return f"{one['contrast']}: no seed has all of its arms{_left_out(one['missing'])}: {verdict}"
     lost = one["outcome"] == "harm shown" and one["role"] == "claim"
-    p = f"two-sided p {_p(one['p_two_sided_holm'])}" if lost else f"p {_p(one['p_holm'])}"
+    p = f"two-sided p {p_text(one['p_two_sided_holm'])}" if lost else f"p {p_text(one['p_holm'])}"
     interval = "" if one["low"] is None else f"95 % interval {_interval(one)}, "
     seeds = f"{n} paired seed{'s' if n != 1 else ''}"
     return f"{gain_of(one)} in {seeds} ({interval}{p} after Holm){_left_out(one['missing'])}: {verdict}"
@@ -300,8 +300,8 @@ def _verdict(one: dict[str, Any], at_best: float, needed: int) -> str:
         return f"the opposite is shown{failed}"
     if outcome == "too few seeds":
         n = len(one["seeds"])
-        holm = "" if at_best <= one["p_least"] else f" ({_p(at_best, '')} after Holm)"
-        least = f"{n} paired seed{'s' if n != 1 else ''} cannot give less than p = {_p(one['p_least'], '')}{holm}"
+        holm = "" if at_best <= one["p_least"] else f" ({p_text(at_best, '')} after Holm)"
+        least = f"{n} paired seed{'s' if n != 1 else ''} cannot give less than p = {p_text(one['p_least'], '')}{holm}"
         return f"not shown: too few seeds: {least}, at least {needed} are needed{failed}"
     return f"{outcome}{failed}"
 
@@ -327,10 +327,10 @@ def _interval(one: dict[str, Any]) -> str:
     """Of what was gained, or, where the subject lost, of what was lost."""
     turned = (_seen(one)[2] < 0) != (one["role"] == "harm")
     low, high = (-one["high"], -one["low"]) if turned else (one["low"], one["high"])
-    return f"{low:.1f} to {high:.1f}".replace("-", "−")
+    return f"{low:z.1f} to {high:z.1f}".replace("-", "−")
 
 
-def _p(p: float, equals: str = "= ") -> str:
+def p_text(p: float, equals: str = "= ") -> str:
     """ "= .008", "= 1" or "< .001"."""
     if p < 0.001:
         return "< .001"
