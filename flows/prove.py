@@ -137,3 +137,5 @@ def _paint(run: Proof, real: DatasetSettings) -> None:
             if not state.is_completed():
                 raise AugmentError(f"painting for arm pool {pool!r}: {state.message}")
             add_final_set(run, pool, workspace, time.monotonic() - began)
+            if pool == "screened":
+                run.refused = painting.account["stages"]["screen"]["rejected"]

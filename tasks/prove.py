@@ -36,22 +36,23 @@ from lib.datasets.formats import categories_of
 from lib.datasets.ids import Ids
 from lib.datasets.write_coco import CocoWriter, Sources, final_objects
 from lib.evaluation.metrics.duplicates import hash_of
-from lib.evaluation.metrics.layout import Truth, layout_ap
+from lib.evaluation.metrics.layout import Truth
 from lib.evaluation.sides import read_side, side_of
 from lib.proof.arms import ARMS, Mix, mix_of
 from lib.proof.cards import check_models
 from lib.proof.job import PartFile, TrainingJob, read_detections, trained
-from lib.proof.pictures import Pool, pool_of
+from lib.proof.pictures import Pool, pool_of, truth_of
 from lib.proof.protocol import Opened, Protocol
+from lib.proof.report import report_markdown, write_proof
+from lib.proof.results import ArmAccount, Training, proven, training_of
 from lib.proof.settings import ProveSettings
 from lib.proof.split import Split, split_pictures
-from lib.proof.statistics import compare, headline
 from lib.records.manifest import read_manifest
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
 from lib.records.settings import DatasetSettings
 from lib.runs.workspace import locked
-from tasks.artifacts import show_counts
+from tasks.artifacts import show_counts, show_text
 from tasks.engine import log, step, wait_for
 from tasks.ingest import Ingested
 from tasks.jobs import may_pass
@@ -70,6 +71,7 @@ class Proof(Work):
     pools: dict[str, Pool] = field(default_factory=dict)
     files: dict[str, tuple[Path, str]] = field(default_factory=dict)  # of pools: place and digest
     seconds: dict[str, float] = field(default_factory=dict)  # of painting, by pool
+    refused: dict[str, int] = field(default_factory=dict)  # pictures that screening set aside, by reason
     notes: list[str] = field(default_factory=list)  # what should be known of the result
 
     @property
@@ -354,44 +356,44 @@ def protocol_of(run: Proof) -> Protocol:
 
 
 def write_results(run: Proof, jobs: Sequence[TrainingJob], protocol: Protocol, opened: Opened) -> str:
-    """Score every training on the test pictures; returns the sentence of what was shown."""
-    test = run.pools["test"]
-    truth = [
-        Truth(test.boxes[test.of(i)] / test.scales[i], test.labels[test.of(i)], test.ignored[test.of(i)])
-        for i in range(len(test))
-    ]
+    """Score every training on the test pictures, write proof.json and report.html; returns what was shown."""
+    truth = truth_of(run.pools["test"])
     run.progress.start("score", len(jobs))
-    rows = []
+    trainings = []
     for job in jobs:
         check_stop()
-        rows.append(_scored(job, truth, run.names))
+        trainings.append(_scored(job, truth, run.names))
         run.progress.advance("score", 1)
-    table = pd.DataFrame([{name: row[name] for name in ("arm", "ratio", "seed", "value")} for row in rows])
-    found = compare(table, protocol.contrasts_read(), protocol.alpha, protocol.seeds, protocol.ratio)
-    text = headline(found)
-    document = {
-        "headline": text,
-        "protocol": protocol.model_dump(mode="json"),
-        "opened": {"digest": opened.digest, "at": opened.at},
-        "comparisons": [one.model_dump(mode="json") for one in found],
-        "trainings": rows,
-        "pictures": {name: len(pool) for name, pool in run.pools.items()},
-        "painting": run.seconds,
-        "notes": run.notes,
-    }
-    atomic_write(run.root / "proof.json", json.dumps(document, indent=1).encode() + b"\n")
-    return text
+    counts = {name: len(pool) for name, pool in run.pools.items()}
+    left = run.account["stages"]["split"]["rejected"]
+    proof = proven(run.name, protocol, opened, trainings, _arms(run, jobs), counts, left, run.notes)
+    write_proof(run.root, proof)
+    show_text("proof", report_markdown(proof))
+    return proof.headline
 
 
-def _scored(job: TrainingJob, truth: list[Truth], names: list[str]) -> dict[str, Any]:
+def _scored(job: TrainingJob, truth: list[Truth], names: list[str]) -> Training:
     result, found = trained(job), read_detections(job)
-    row: dict[str, Any] = {"arm": job.arm, "ratio": job.ratio, "seed": job.seed, "key": job.key, "value": float("nan")}
+    of_job: dict[str, Any] = {"arm": job.arm, "ratio": job.ratio, "seed": job.seed, "key": job.key}
     if result is None or found is None:
-        return row | {"diverged": result.diverged if result else "not finished"}
-    scores = layout_ap(truth, found, names)
-    return row | {"value": 100 * (scores["ap"] or 0.0), "scores": scores, "seconds": result.seconds}
+        why = result.diverged if result else "not finished"
+        return Training(**of_job, why=why, diverged=bool(result and result.diverged))
+    return training_of(truth=truth, found=found, names=names, history=result.history, seconds=result.seconds, **of_job)
 
 
-def arms_in_words(names: Sequence[str]) -> str:
-    """ "A real pictures; D with copy-paste"."""
-    return "; ".join(f"{name} {ARMS[name].title}" for name in names)
+def _arms(run: Proof, jobs: Sequence[TrainingJob]) -> list[ArmAccount]:
+    """What each arm learned from, and what it cost."""
+    found: dict[tuple[str, float], ArmAccount] = {}
+    for job in jobs:
+        arm = ARMS[job.arm]
+        real, *more = job.parts
+        found[job.arm, job.ratio] = ArmAccount(
+            arm=job.arm,
+            ratio=job.ratio,
+            title=arm.title,
+            real=len(real.rows),
+            synthetic=sum(len(part.rows) for part in more),
+            refused=run.refused if "screened" in arm.needs and job.arm != "G" else {},
+            painting=round(max([run.seconds.get(pool, 0.0) for pool in arm.needs], default=0.0), 1),
+        )
+    return list(found.values())

@@ -167,7 +167,7 @@ def test_near_duplicates_of_test_pictures_do_not_train():
 
 def test_a_split_that_cannot_be_says_why():
     images = rows_of(30)
-    with pytest.raises(AugmentError, match="split.train"):
+    with pytest.raises(AugmentError, match=r"split\.train"):
         split_pictures(images, boxes_of(images), hashes_of(images), SplitSettings(train=40, test=20))
     boxes = boxes_of(images)
     drawn = split_pictures(images, boxes, hashes_of(images), SplitSettings(train=10, test=10))
@@ -220,7 +220,7 @@ def test_a_smaller_ratio_takes_some_of_the_larger_ones_pictures(pools):
 
 
 def test_an_arm_without_pictures_says_so(pools):
-    with pytest.raises(AugmentError, match="arm Y .* has no picture of further real pictures"):
+    with pytest.raises(AugmentError, match=r"arm Y .* has no picture of further real pictures"):
         mix_of("Y", {**pools, "extra": pools["extra"].take([])}, 1.0, 2, 0)
 
 

@@ -259,7 +259,7 @@ def _gains(
     """
     ordered = [_above(some, -np.inf) for some in found]
     events = [_events(labels, some) for labels, some in zip(truth, ordered, strict=True)]
-    gains = {}
+    gains: dict[str, Gain] = {}
     for kind in KINDS:
         mended = [_mended(kind, *one) for one in zip(truth, ordered, events, strict=True)]
         better = layout_ap([labels for labels, _ in mended], [some for _, some in mended], names)

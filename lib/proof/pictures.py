@@ -23,6 +23,7 @@ from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
 from lib.core.geometry import clip_xyxy
 from lib.core.images import PictureError, load_rgb
+from lib.evaluation.metrics.layout import Truth
 from lib.evaluation.sides import Entry, Side
 
 FILL = 114  # grey beside a picture that is not square
@@ -91,6 +92,14 @@ class Pool:
                 return cls(**{field.name: found[field.name] for field in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise AugmentError(f"{path} holds no pictures of a proof ({error}): remove it and start again") from None
+
+
+def truth_of(pool: Pool) -> list[Truth]:
+    """The boxes of each picture, in pixels of the pictures' files, as scores take them."""
+    return [
+        Truth(pool.boxes[pool.of(i)] / pool.scales[i], pool.labels[pool.of(i)], pool.ignored[pool.of(i)])
+        for i in range(len(pool))
+    ]
 
 
 def joined(pools: Sequence[Pool]) -> Pool:
