@@ -23,7 +23,7 @@ class Prove:
         parser.add_argument(
             "--quick",
             action="store_true",
-            help="the whole path in minutes: few pictures, steps and seeds; in a workspace of its own; can show nothing",
+            help="the whole path in minutes: few pictures, steps and seeds; a workspace of its own; can show nothing",
         )
         add_quiet(parser, "the path of the report")
 

@@ -175,7 +175,7 @@ def _near(boxes: Floats, others: Floats, own: bool = False) -> NDArray[np.bool_]
     """(N,): whether a box, twice as long on each side, meets one of (M, 4) others; own: they are the same boxes."""
     half = (boxes[:, 2:] - boxes[:, :2]) / 2
     low, high = boxes[:, None, :2] - half[:, None], boxes[:, None, 2:] + half[:, None]
-    meets = ((low < others[None, :, 2:]) & (high > others[None, :, :2])).all(2)
+    meets: NDArray[np.bool_] = np.all((low < others[None, :, 2:]) & (high > others[None, :, :2]), axis=2)
     if own:
         np.fill_diagonal(meets, False)
     found: NDArray[np.bool_] = meets.any(1)
