@@ -178,8 +178,7 @@ def _near(boxes: Floats, others: Floats, own: bool = False) -> NDArray[np.bool_]
     meets: NDArray[np.bool_] = np.all((low < others[None, :, 2:]) & (high > others[None, :, :2]), axis=2)
     if own:
         np.fill_diagonal(meets, False)
-    found: NDArray[np.bool_] = meets.any(1)
-    return found
+    return np.asarray(meets.any(axis=1))
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
