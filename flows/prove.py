@@ -59,7 +59,7 @@ def prove(
     copy_paste: dict[str, Any] | None = None,
     paint: dict[str, Any] | None = None,
     screen: dict[str, Any] | None = None,
-    target: Any = None,
+    targeted: dict[str, Any] | None = None,
     contrasts: list[str] | None = None,
     workers: int | None = None,
     trainings: Path | None = None,
@@ -82,7 +82,7 @@ def prove(
         copy_paste: parameters of the flow `augment` for the free baseline.
         paint: parameters of the flow `augment` for the synthetic pictures.
         screen: its parameter `screen` for the screened ones.
-        target: its parameter `target` for the targeted ones.
+        targeted: what differs in the run for the targeted ones.
         contrasts: claims, in the order in which they are tested.
         workers: trainings at once; none: one a core.
         trainings: folder of finished trainings that several proofs share; none: in the workspace.
@@ -124,7 +124,7 @@ def _paint(run: Proof, real: DatasetSettings) -> None:
         "copy": ("copy-paste", settings.copy_paste, {"screen": {}}),
         "all": ("paint", settings.paint, {"screen": {}}),
         "screened": ("paint", settings.paint, {"screen": settings.screen}),
-        "targeted": ("targeted", settings.paint, {"screen": settings.screen, **settings.targeting()}),
+        "targeted": ("targeted", {**settings.paint, **settings.targeted}, {"screen": settings.screen}),
     }
     for pool, (folder, given, more) in plans.items():
         if pool in needed:

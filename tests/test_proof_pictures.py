@@ -178,6 +178,20 @@ def test_a_split_that_cannot_be_says_why():
         split_pictures(images, boxes, hashes_of(images), SplitSettings(train=10, test=10, by="official"))
 
 
+def test_a_rare_category_is_held_by_as_many_training_pictures_as_it_may():
+    images = rows_of(100)
+    boxes = boxes_of(images)
+    boxes = boxes[(boxes.category == "forklift") | boxes.image_key.astype(int).mod(2).eq(0)]
+    settings = SplitSettings(train=20, test=20, rare={"pallet": 3})
+    split = split_pictures(images, boxes, hashes_of(images), settings)
+    held = set(boxes.image_key[boxes.category == "pallet"])
+    assert len(held & set(split.train)) == 3
+    assert len(held & set(split.extra[:20])) <= 3
+    assert "rare_category_is_full" in split.left.values()
+    with pytest.raises(AugmentError, match=r"no category 'palet' \(do you mean 'pallet'"):
+        split_pictures(images, boxes, hashes_of(images), SplitSettings(train=20, test=20, rare={"palet": 3}))
+
+
 def test_rare_categories_are_repeated_by_the_root_of_their_rarity():
     counts = np.array([[1, 0]] * 9 + [[1, 3]])
     assert repeat_factors(counts).tolist() == pytest.approx([1.0] * 9 + [10**0.5])

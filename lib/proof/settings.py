@@ -53,7 +53,10 @@ class ProveSettings(Settings):
     screen: dict[str, Any] = Field(
         default_factory=dict, description="how they are screened for F: the parameter `screen` of the flow `augment`"
     )
-    target: Any = Field(None, description="what T is painted for: the parameter `target` of the flow `augment`")
+    targeted: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what differs in the run for T: parameters of the flow `augment` beside `paint`",
+    )
     contrasts: list[str] = Field(
         CONTRASTS,
         description="claims, in the order in which they are tested; those of arms that do not run are left out",
@@ -100,10 +103,6 @@ class ProveSettings(Settings):
         """Names of the pools that the arms need."""
         return {pool for arm in self.arms for pool in ARMS[arm].pools()}
 
-    def targeting(self) -> dict[str, Any]:
-        """The parameter `target` of the run for T."""
-        return {} if self.target is None else {"target": self.target}
-
     def painting(self, given: dict[str, Any], dataset: DatasetSettings, root: Path, **more: Any) -> Parameters:
         """Parameters of a run that paints from the real training pictures into a workspace of its own."""
         models = str(root / "models")
@@ -133,7 +132,7 @@ def check_proof(values: dict[str, Any]) -> ProveSettings:
     """Parameters of the flow `prove` from plain values; raises AugmentError that names the wrong one."""
     settings = checked(ProveSettings, values)
     _ = settings.member, settings.claims()
-    for name in ("paint", "copy_paste"):
+    for name in ("paint", "copy_paste", "targeted"):
         given = getattr(settings, name)
         for own in _OWN:
             if own in given:
@@ -141,7 +140,7 @@ def check_proof(values: dict[str, Any]) -> ProveSettings:
         for one in given:
             if one not in Parameters.model_fields:
                 raise unknown(f"parameter of {name}", one, Parameters.model_fields)
-        settings.painting(given, settings.dataset, Path())
+        settings.painting({**settings.paint, **given}, settings.dataset, Path())
     return settings
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lib.core.errors import AugmentError
+from lib.core.errors import AugmentError, nearest
 from lib.core.keys import hash_draw
 from lib.evaluation.metrics.duplicates import near_hashes
 from lib.records.rows import OK
@@ -37,6 +37,11 @@ class SplitSettings(Settings):
         le=32,
         description="training pictures whose perceptual hash differs from a test picture's in at most so many of 64 "
         "bits are left out; -1: none are",
+    )
+    rare: dict[str, int] = Field(
+        default_factory=dict,
+        description="category → at most so many of the training pictures hold it (and of every as many further ones): "
+        "to try out what helps a rare class",
     )
     empty: bool = Field(False, description="pictures without a box take part as well")
     seed: int = Field(0, ge=0, description="of the draw")
@@ -79,6 +84,9 @@ def split_pictures(
     near = _near(rest.key.tolist(), test, hashes, settings.near)
     left |= dict.fromkeys(near, "near_test_picture")
     pool = [key for key in rest.key if key not in near]
+    full = _full(pool, objects, settings)
+    left |= dict.fromkeys(full, "rare_category_is_full")
+    pool = [key for key in pool if key not in full]
     left |= dict.fromkeys(test[settings.test :], "test_is_full")
     test = test[: settings.test]
     if len(pool) < settings.train or len(test) < 2:
@@ -124,6 +132,28 @@ def _near(pool: list[str], test: list[str], hashes: Mapping[str, np.uint64], mos
         return set()
     pairs, _ = near_hashes(np.array([hashes[key] for key in pool]), np.array([hashes[key] for key in test]), most)
     return {pool[i] for i in np.unique(pairs[:, 0])}
+
+
+def _full(pool: list[str], objects: pd.DataFrame, settings: SplitSettings) -> set[str]:
+    """Keys of the pool that hold a rare category which enough pictures before them hold."""
+    known = set(objects.category)
+    for name in settings.rare:
+        if name not in known:
+            raise AugmentError(f"split.rare: the data set has no category {name!r}{nearest(name, known)}")
+    held = {name: set(objects.image_key[(objects.category == name) & (objects.status == OK)]) for name in settings.rare}
+    full: set[str] = set()
+    counts = dict.fromkeys(settings.rare, 0)
+    taken = 0
+    for key in pool:
+        holds = [name for name in settings.rare if key in held[name]]
+        most = 1 + taken // settings.train  # training pictures, then as many further ones, and so on
+        if any(counts[name] >= settings.rare[name] * most for name in holds):
+            full.add(key)
+            continue
+        taken += 1
+        for name in holds:
+            counts[name] += 1
+    return full
 
 
 def _check_categories(objects: pd.DataFrame, split: Split) -> None:
