@@ -136,6 +136,7 @@ def _paint(run: Proof, real: DatasetSettings) -> None:
                 state = journey(painting)
             if not state.is_completed():
                 raise AugmentError(f"painting for arm pool {pool!r}: {state.message}")
-            add_final_set(run, pool, workspace, time.monotonic() - began)
+            took = time.monotonic() - began
+            add_final_set(run, pool, workspace, took if painting.account["painted"] else None)
             if pool == "screened":
                 run.refused = painting.account["stages"]["screen"]["rejected"]

@@ -47,6 +47,7 @@ from lib.proof.report import report_markdown, write_proof
 from lib.proof.results import ArmAccount, Training, proven, training_of
 from lib.proof.settings import ProveSettings
 from lib.proof.split import Split, split_pictures
+from lib.records import kept
 from lib.records.manifest import read_manifest
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
@@ -154,9 +155,9 @@ def _write_real(
 ) -> DatasetSettings:
     """The real training pictures as a COCO file, the pictures where they are."""
     sources = Sources(images, objects, ingested.envelope.file.read_bytes(), run.sources)
-    kept = final_objects(images, objects)
+    boxes = final_objects(images, objects)
     names = dict(zip(images.key, images.path, strict=True))
-    writer = CocoWriter(sources, kept, names, Ids({}, {}), several=False)
+    writer = CocoWriter(sources, boxes, names, Ids({}, {}), several=False)
     file = run.root / "real.json"
     atomic_write(file, writer.encode(images[images.key.isin(keys)], []))
     return DatasetSettings(
@@ -168,15 +169,19 @@ def _write_real(
     )
 
 
-def add_final_set(run: Proof, name: str, workspace: Path, seconds: float) -> None:
-    """What a run painted, as a pool. Raises AugmentError where it painted nothing."""
+def add_final_set(run: Proof, name: str, workspace: Path, seconds: float | None) -> None:
+    """What a run painted, as a pool. seconds: that it took; None where all was painted before. Raises AugmentError where it painted nothing."""
     side = read_side(workspace / "final", "synthetic")
     made = side.entries if side.has_synthetic else ()
     pool, left = pool_of(
         type(side)(tuple(made), side.file, side.names), run.names, run.settings.member.settings["size"]
     )
     run.add(name, pool)
-    run.seconds[name] = seconds
+    kept_seconds = run.root / "painting.json"
+    run.seconds = kept.read(kept_seconds, dict[str, float]) or {}
+    if seconds is not None or name not in run.seconds:
+        run.seconds[name] = round(seconds or 0.0, 1)
+        kept.write(kept_seconds, run.seconds)
     reasons = [""] * len(pool) + list(left.values())
     rows = pd.DataFrame({"status": [REJECTED if reason else OK for reason in reasons], "reason": reasons})
     run.count(f"pool {name}", rows, painted=len(pool), reused=0)

@@ -9,6 +9,7 @@ last: seconds, curves, whether it diverged. Killed and run again, it goes on fro
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -33,6 +34,7 @@ from lib.records import kept
 from lib.records.settings import Settings
 
 VERSION = 1
+CHECKPOINTS = float(os.environ.get("AUGMENT_TEST_CHECKPOINTS", "2"))  # minutes between two
 
 
 class Schedule(MemberSettings):
@@ -149,7 +151,9 @@ def run(job: TrainingJob) -> Trained:
     schedule = job.schedule
     sampler = Sampler(start, end, schedule.steps, job.seed, job.hold)
     objective = DetectorObjective(network, pool, sampler, job.augmentation)
-    settings = LoopSettings(decay=0, checkpoint_minutes=2, precision="no", seed=job.seed, **schedule.model_dump())
+    settings = LoopSettings(
+        decay=0, checkpoint_minutes=CHECKPOINTS, precision="no", seed=job.seed, **schedule.model_dump()
+    )
     work, began = job.place, time.process_time()
     try:
         done = train(objective, work, settings, job.key, _tell)

@@ -150,4 +150,11 @@ def quick(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("split", "schedule"):
         given = dict(values.get(name) or {})
         merged[name] = {**given, **{key: min(given.get(key, value), value) for key, value in QUICK[name].items()}}
+    if values.get("models"):
+        trainers = dict(values["models"].get("settings") or {})
+        short = {name: {**given, "steps": min(given.get("steps", _STEPS), _STEPS)} for name, given in trainers.items()}
+        merged["models"] = {**values["models"], "settings": short}
     return merged
+
+
+_STEPS = 100  # of a painter or a judge, in a quick look

@@ -1,0 +1,204 @@
+"""flows/prove.py: the whole path at tiny sizes, twice the same, its refusals, and trainings that were killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PATIENCE, MadeSet
+
+from flows.prove import prove
+from lib.core.checkpoints import FACTS
+from lib.core.errors import AugmentError
+from lib.proof.cards import check_models
+from lib.proof.job import TrainingJob, read_detections, trained
+from lib.proof.protocol import opened
+from lib.proof.results import read_proof
+from lib.proof.settings import check_proof, quick
+
+ARMS = list("ABCDEFGXY")
+
+
+def parameters(made: MadeSet, workspace: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "dataset": made.dataset,
+        "split": {"train": 8, "test": 6},
+        "detector": {"name": "compact", "size": 64, "width": 8, "stride": 8},
+        "schedule": {"steps": 3, "batch": 2, "warmup": 1},
+        "arms": ARMS,
+        "seeds": 2,
+        "workers": 2,
+        "workspace": workspace,
+        **more,
+    }
+
+
+def prove_it(values: dict[str, Any]) -> Any:
+    settings = check_proof(values)
+    return prove.fn(**{name: getattr(settings, name) for name in values})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeSet:
+    return MadeSet(tmp_path_factory.mktemp("prove") / "made", 26, boxes=3)
+
+
+@pytest.fixture(scope="module")
+def proven(made: MadeSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("prove") / "workspace"
+    state = prove_it(parameters(made, workspace))
+    assert state.is_completed(), state.message
+    return workspace
+
+
+def test_every_arm_is_trained_scored_and_reported(proven):
+    proof = read_proof(proven / "proof.json")
+    assert {one.arm for one in proof.arms} == set(ARMS)
+    assert len(proof.trainings) == 2 * len(ARMS)
+    assert all(one.value is not None for one in proof.trainings)
+    assert {one.contrast for one in proof.comparisons} == {"F > A", "F > D", "F > G", "A > X", "Y > A"}
+    assert all(one.outcome != "shown" for one in proof.comparisons), "two seeds cannot show anything"
+    assert "<html" in (proven / "report.html").read_text()
+    found = opened(proven)
+    assert found is not None and found.digest == proof.digest
+
+
+def test_the_test_pictures_are_in_no_other_pool(proven):
+    sides = json.loads((proven / "split.json").read_bytes())
+    assert not set(sides["test"]) & set(sides["train"] + sides["extra"])
+    assert len(sides["train"]) == 8
+
+
+def test_run_again_it_trains_nothing_and_says_the_same(made, proven):
+    before = read_proof(proven / "proof.json")
+    times = {path: path.stat().st_mtime_ns for path in (proven / "trainings").glob("*.npz")}
+    assert prove_it(parameters(made, proven)).is_completed()
+    assert read_proof(proven / "proof.json") == before
+    assert {path: path.stat().st_mtime_ns for path in (proven / "trainings").glob("*.npz")} == times
+
+
+def test_a_training_made_again_gives_the_same_numbers(proven):
+    job = jobs(proven)[0]
+    before = read_detections(job)
+    for suffix in (".json", ".npz", ".safetensors"):
+        job.place.with_suffix(suffix).unlink()
+    assert trained(job) is None
+    run_job(job)
+    after = read_detections(job)
+    assert before is not None and after is not None
+    assert all((a.boxes == b.boxes).all() and (a.scores == b.scores).all() for a, b in zip(before, after, strict=True))
+
+
+def test_a_killed_training_goes_on_and_ends_as_one_never_killed(proven, tmp_path):
+    job = jobs(proven)[1].model_copy(update={"folder": str(tmp_path)})
+    job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"steps": 40})})
+    whole = job.model_copy(update={"folder": str(tmp_path / "whole")})
+    run_job(whole)
+    started = start_job(job, {"AUGMENT_TEST_CHECKPOINTS": "0"})
+    wait = time.monotonic() + PATIENCE
+    while not list(job.place.glob("*.safetensors")) and started.poll() is None and time.monotonic() < wait:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    run_job(job)
+    one, other = read_detections(whole), read_detections(job)
+    assert one is not None and other is not None
+    assert all((a.boxes == b.boxes).all() for a, b in zip(one, other, strict=True))
+
+
+def jobs(workspace: Path) -> list[TrainingJob]:
+    files = sorted((workspace / "trainings").glob("*.job.json"))
+    return [TrainingJob.model_validate_json(file.read_bytes()) for file in files]
+
+
+def start_job(job: TrainingJob, more: dict[str, str]) -> subprocess.Popen[bytes]:
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = job.place.with_suffix(".job.json")
+    file.write_text(job.model_dump_json())
+    return subprocess.Popen([sys.executable, "-m", "lib.proof.job", str(file)], env=os.environ | more)
+
+
+def run_job(job: TrainingJob) -> None:
+    assert start_job(job, {}).wait(PATIENCE) == 0
+
+
+def test_a_changed_protocol_is_refused_once_the_test_was_opened(made, proven):
+    state = prove_it(parameters(made, proven, seeds=3))
+    assert state.is_failed()
+    assert "seeds: 0, 1 → 0, 1, 2" in state.message
+
+
+def test_an_arm_without_pictures_is_refused(made, tmp_path):
+    state = prove_it(parameters(made, tmp_path / "w", split={"train": 20, "test": 6}, arms=["A", "Y"]))
+    assert state.is_failed()
+    assert "no picture of further real pictures" in state.message
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"arms": ["B"]}, "arm A"),
+        ({"arms": ["A", "Q"]}, "'Q' is not known"),
+        ({"ratios": [0]}, "above 0"),
+        ({"detector": "compct"}, "compact"),
+        ({"detector": {"name": "compact", "siez": 64}}, "siez"),
+        ({"paint": {"presett": "insert"}}, "preset"),
+        ({"paint": {"dataset": {}}}, "set by the proof itself"),
+        ({"contrasts": ["F over A"]}, "is not understood"),
+        ({"schedule": {"steps": 0}}, "steps"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused_by_name(made, tmp_path, change, why):
+    with pytest.raises(AugmentError, match=why):
+        check_proof(parameters(made, tmp_path) | change)
+
+
+def test_quick_never_asks_for_more_than_was_asked_for(made, tmp_path):
+    values = quick(parameters(made, tmp_path, models={"settings": {"classifier": {"steps": 900}}}))
+    settings = check_proof(values)
+    assert (settings.split.train, settings.split.test, settings.schedule.steps) == (8, 6, 3)
+    assert settings.models == {"settings": {"classifier": {"steps": 100}}}
+
+
+class TestCards:
+    """A painter that saw test pictures is refused."""
+
+    @pytest.fixture
+    def split(self, tmp_path: Path) -> Path:
+        sides = {"train": ["a" * 64, "b" * 64], "extra": ["d" * 64], "test": ["c" * 64]}
+        (tmp_path / "split.json").write_text(json.dumps(sides))
+        return tmp_path / "split.json"
+
+    def model(self, folder: Path, sources: list[str] | None) -> Path:
+        folder.mkdir()
+        facts = {"trainer": "stay"} if sources is None else {"trainer": "stay", "sources": sources}
+        (folder / FACTS).write_text(json.dumps(facts))
+        return folder
+
+    def test_one_that_learned_from_training_pictures_passes(self, split, tmp_path):
+        assert check_models({"painter": self.model(tmp_path / "m", ["a" * 16])}, split) == []
+
+    def test_one_that_saw_a_test_picture_is_refused(self, split, tmp_path):
+        with pytest.raises(AugmentError, match="1 of the test pictures"):
+            check_models({"painter": self.model(tmp_path / "m", ["a" * 16, "c" * 16])}, split)
+
+    def test_one_that_saw_more_real_pictures_is_refused(self, split, tmp_path):
+        with pytest.raises(AugmentError, match="1 pictures that the detector does not see"):
+            check_models({"painter": self.model(tmp_path / "m", ["a" * 16, "d" * 16])}, split)
+
+    def test_one_that_does_not_say_is_refused(self, split, tmp_path):
+        with pytest.raises(AugmentError, match="does not say"):
+            check_models({"judge": self.model(tmp_path / "m", None)}, split)
+
+    def test_a_published_one_is_noted(self, split, tmp_path):
+        (tmp_path / "hub").mkdir()
+        (note,) = check_models({"painter": tmp_path / "hub"}, split)
+        assert "not known" in note
