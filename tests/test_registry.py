@@ -19,8 +19,9 @@ from lib.judges import JUDGES
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
+from lib.proof.detectors import TRAINABLE
 
-FAMILIES = [EDITS, PAINTERS, COMPOSITES, CAPTIONERS, EXTRACTORS, METRICS, DETECTORS, JUDGES]
+FAMILIES = [EDITS, PAINTERS, COMPOSITES, CAPTIONERS, EXTRACTORS, METRICS, DETECTORS, JUDGES, TRAINABLE]
 REF = ModelRef("org/name", "0" * 40, Path("/somewhere"))
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.kind)
 

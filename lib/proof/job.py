@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_path, atomic_write
+from lib.core.files import atomic_path
 from lib.core.keys import key_of
 from lib.core.registry import MemberSettings
 from lib.evaluation.detectors import Detections
 from lib.proof.arms import shifted_boxes
 from lib.proof.detectors import TRAINABLE
+from lib.proof.detectors.weights import save_weights, settings_key
 from lib.proof.pictures import Pool, joined
 from lib.proof.training import Augmentation
 from lib.records import kept
@@ -83,6 +84,7 @@ class TrainingJob(Settings):
         """Of equal jobs: what a training depends on, and neither paths nor the arm's name."""
         parts = [part.model_dump(exclude={"path"}) for part in [*self.parts, self.test]]
         named = self.model_dump(mode="json", exclude={"arm", "ratio", "parts", "test", "folder", "threads"})
+        named["settings"] = settings_key(self.settings)
         return key_of("proof", VERSION, named, parts)
 
     @property
@@ -140,7 +142,7 @@ def run(job: TrainingJob) -> Trained:
     import torch
 
     from lib.proof.training import DetectorObjective, Sampler, detections
-    from lib.training.loop import LoopSettings, NotFinite, train
+    from lib.training.loop import LoopSettings, NotFinite, Progress, train
 
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -149,6 +151,8 @@ def run(job: TrainingJob) -> Trained:
     network: Any = TRAINABLE.build(TRAINABLE.member(job.detector, job.settings)).build(len(job.names))
     network = network.to(memory_format=torch.channels_last)
     schedule = job.schedule
+    for note in network.notes:
+        _tell(Progress(0, schedule.steps, {}, 0.0, note))
     sampler = Sampler(start, end, schedule.steps, job.seed, job.hold)
     objective = DetectorObjective(network, pool, sampler, job.augmentation)
     settings = LoopSettings(
@@ -166,16 +170,10 @@ def run(job: TrainingJob) -> Trained:
         result = Trained(
             key=job.key, steps=done.steps, seconds=round(done.seconds, 1), device=done.device, history=done.history
         )
-        atomic_write(job.place.with_suffix(".safetensors"), _weights(network))
+        save_weights(network, job.detector, job.place.with_suffix(".safetensors"))
     kept.write(job.place.with_suffix(".json"), result.model_dump(mode="json"))
     shutil.rmtree(work, ignore_errors=True)
     return result
-
-
-def _weights(network: Any) -> bytes:
-    from safetensors.torch import save
-
-    return bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}))
 
 
 def _taken(part: PartFile) -> Pool:

@@ -25,6 +25,11 @@ TRAINABLE = Family(
     "detector to train",
     {
         "compact": "lib.proof.detectors.compact:Compact",
+        "fcos": "lib.proof.detectors.torch_vision:Fcos",
+        "retinanet": "lib.proof.detectors.torch_vision:RetinaNet",
+        "faster-rcnn": "lib.proof.detectors.torch_vision:FasterRcnn",
+        "rt-detr": "lib.proof.detectors.hugging:RtDetr",
+        "d-fine": "lib.proof.detectors.hugging:DFine",
     },
 )
 
@@ -33,6 +38,10 @@ MOST = 100  # detections a picture, COCO's limit
 
 class TrainableSettings(MemberSettings):
     size: int = Field(320, ge=64, le=2048, multiple_of=32, description="side of the square that a picture is fitted to")
+    weights: str | None = Field(
+        None,
+        description="of the whole detector, to go on from: a .safetensors file, folder or hub id; none: random ones",
+    )
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,11 @@ class Found:
 class Network(Protocol):
     """A torch module; tests/test_proof_detectors.py holds every registered member to it."""
 
+    notes: tuple[str, ...]  # what a person should know of the weights that it starts from
+
     def losses(self, pictures: torch.Tensor, targets: list[Target]) -> dict[str, torch.Tensor]:
-        """pictures: (B, 3, S, S) float32, 0 .. 1 RGB. The entry "loss" is what is minimised; all are scalars."""
+        """In training mode. pictures: (B, 3, S, S) float32, 0 .. 1 RGB. The entry "loss" is what is minimised; all are
+        scalars."""
         ...
 
     def detect(self, pictures: torch.Tensor) -> list[Found]:
@@ -82,3 +94,24 @@ class Trainable(Protocol):
         Raises AugmentError for weights that are missing, damaged or of another kind.
         """
         ...
+
+    @property
+    def identity(self) -> str:
+        """Class, version, settings and content of the weights it starts from, no path: equal ones train the same."""
+        ...
+
+
+class Base:
+    """What members share."""
+
+    VERSION: ClassVar[int]
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @property
+    def identity(self) -> str:
+        """As Trainable.identity. Raises AugmentError for weights that are not there."""
+        from lib.proof.detectors.weights import settings_key
+
+        return f"{type(self).__name__} {self.VERSION} {settings_key(self.settings.model_dump(mode='json'))}"

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
-from lib.proof.detectors import MOST, Found, Target, TrainableSettings
+from lib.proof.detectors import MOST, Base, Found, Target, TrainableSettings
+from lib.proof.detectors.weights import start_from
 
 PRIOR = 0.01  # what every place scores before training, so that the many empty ones do not swamp the first steps
 SHARE = 0.54  # of a side: the width of a peak at its foot (TTFNet, Liu et al. 2019, arXiv 1909.00700)
@@ -33,19 +34,19 @@ class CompactSettings(TrainableSettings):
     width: int = Field(24, ge=8, le=128, multiple_of=8, description="channels at stride 4; deeper stages have more")
 
 
-class Compact:
+class Compact(Base):
     """The member of the family."""
 
     VERSION: ClassVar[int] = 1
     LICENCE: ClassVar[str] = "this project's, trained from nothing"
     Settings: ClassVar[type[TrainableSettings]] = CompactSettings
 
-    def __init__(self, settings: CompactSettings) -> None:
-        self.settings = settings
-
     def build(self, classes: int) -> CompactNetwork:
-        """Fresh weights."""
-        return CompactNetwork(classes, self.settings.width, self.settings.stride)
+        """As Trainable.build."""
+        network = CompactNetwork(classes, self.settings.width, self.settings.stride)
+        if self.settings.weights is not None:
+            network.notes = start_from(network, "compact", self.settings.weights, network.CLASS_HEAD)
+        return network
 
 
 class _Block(nn.Module):
@@ -70,6 +71,9 @@ def _conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
 
 class CompactNetwork(nn.Module):
     """(B, 3, S, S) → heat (B, classes, S/stride, S/stride) as logits, and distances (B, 4, S/stride, S/stride)."""
+
+    CLASS_HEAD = ("heat_head.1",)
+    notes: tuple[str, ...] = ()
 
     def __init__(self, classes: int, width: int, stride: int) -> None:
         super().__init__()
