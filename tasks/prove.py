@@ -170,7 +170,7 @@ def _write_real(
 
 
 def add_final_set(run: Proof, name: str, workspace: Path, seconds: float | None) -> None:
-    """What a run painted, as a pool. seconds: that it took; None where all was painted before. Raises AugmentError where it painted nothing."""
+    """What a run painted, as a pool. seconds: that it took; None where all was painted before."""
     side = read_side(workspace / "final", "synthetic")
     made = side.entries if side.has_synthetic else ()
     pool, left = pool_of(
