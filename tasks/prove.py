@@ -353,7 +353,7 @@ def protocol_of(run: Proof) -> Protocol:
         batch=settings.schedule.batch,
         rate=settings.schedule.rate,
         augmentation=settings.augmentation.model_dump(mode="json"),
-        contrasts=tuple(map(str, settings.claims())) or ("A > A",),
+        contrasts=tuple(map(str, settings.claims())),
         pools={name: digest for name, (_, digest) in run.files.items()},
         names=tuple(run.names),
         software=version("augment"),

@@ -153,6 +153,7 @@ def test_an_arm_without_pictures_is_refused(made, tmp_path):
         ({"paint": {"presett": "insert"}}, "preset"),
         ({"paint": {"dataset": {}}}, "set by the proof itself"),
         ({"contrasts": ["F over A"]}, "is not understood"),
+        ({"contrasts": ["F@3 > A"]}, "F has no ratio 3"),
         ({"schedule": {"steps": 0}}, "steps"),
     ],
 )

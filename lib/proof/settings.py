@@ -131,7 +131,13 @@ QUICK: dict[str, Any] = {
 def check_proof(values: dict[str, Any]) -> ProveSettings:
     """Parameters of the flow `prove` from plain values; raises AugmentError that names the wrong one."""
     settings = checked(ProveSettings, values)
-    _ = settings.member, settings.claims()
+    _ = settings.member
+    for claim in settings.claims():
+        for arm, ratio in map(arm_of, claim.names):
+            if ratio is not None and ratio not in settings.ratios:
+                raise AugmentError(
+                    f"contrast {str(claim)!r}: {arm} has no ratio {ratio:g}; `ratios` are {settings.ratios}"
+                )
     for name in ("paint", "copy_paste", "targeted"):
         given = getattr(settings, name)
         for own in _OWN:
