@@ -16,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from lib.core.errors import AugmentError
 from lib.records.settings import (
+    BudgetSettings,
     CaptionSettings,
     Choice,
     DatasetSettings,
@@ -25,23 +26,27 @@ from lib.records.settings import (
     ReviewSettings,
     ScreenSettings,
     SelectSettings,
+    TargetSettings,
 )
 from lib.runs.outcome import STATES
 from lib.runs.parameters import check_parameters
 from lib.runs.preflight import check_wanted, preflight
+from lib.screening.boxes import BoxRules
 from tasks.caption import caption_images
 from tasks.draw import draw_images
 from tasks.engine import THREADS, log
 from tasks.evaluate import evaluate_pictures
 from tasks.finalise import finalise_dataset
 from tasks.generate import generate_images
-from tasks.ingest import ingest_dataset
+from tasks.ingest import Ingested, ingest_dataset
+from tasks.jobs import Staged
 from tasks.plan import plan_pictures
 from tasks.progress import Progress
 from tasks.review import review_images
 from tasks.run import Run, open_run
 from tasks.screen import learn_limits, screen_images
 from tasks.select import select_images
+from tasks.target import Rounds
 from tasks.verify import verify_store
 
 WATCH = Progress()  # the command line puts its bars here
@@ -64,6 +69,8 @@ def augment(
     evaluate: EvaluateSettings | None = None,
     seed: int = 0,
     limit: int | None = None,
+    target: str | TargetSettings | None = None,
+    budget: BudgetSettings | None = None,
     workspace: Path | None = None,
     verify: bool = False,
 ) -> State[None]:
@@ -85,7 +92,10 @@ def augment(
         evaluate: features for FID and KID.
         seed: every random choice follows from it.
         limit: pictures that are to be painted from; one for which no box can be painted does not count. A run that
-            finds fewer says so, and its state is "Painted less".
+            finds fewer says so, and its state is "Painted less". With a target: pictures that come out, at most.
+        target: accepted painted boxes of each category ({per_category: {forklift: 500}}, balance, or a JSON file of
+            `augment advise`), or `limit`; painting goes on in rounds until they are reached, or the budget is spent.
+        budget: pictures and seconds after which painting towards a target ends.
         workspace: folder of the run; none: data/runs/NAME of the deployment.
         verify: read every source picture and every file of the store and the final set again, and compare digests.
     """
@@ -102,6 +112,26 @@ def augment(
         return Failed(message=str(error))
 
 
+Painted = tuple[Staged, Staged]  # the plan, and the screened pictures
+
+
+def paint_all(run: Run, ingested: Ingested, selected: Staged, captions: Staged, limits: BoxRules | None) -> Painted:
+    """Every selected picture, in all its variants."""
+    plan = plan_pictures(run, ingested, selected, captions)
+    pictures = generate_images(run, ingested, plan)
+    return plan, screen_images(run, ingested, plan, pictures, limits)
+
+
+def paint_rounds(run: Run, ingested: Ingested, selected: Staged, captions: Staged, limits: BoxRules | None) -> Painted:
+    """What the target lacks, round after round, until it is reached, or the budget is spent."""
+    rounds = Rounds(run, ingested, selected, captions, limits)
+    while rounds.choose():
+        rounds.plan()
+        rounds.generate()
+        rounds.screen()
+    return rounds.close()
+
+
 def journey(run: Run) -> State[None]:
     """The stages in their order."""
     settings = run.settings
@@ -114,9 +144,8 @@ def journey(run: Run) -> State[None]:
     limits = learn_limits(run, ingested)
     selected = select_images(run, ingested)
     captions = caption_images(run, ingested, selected)
-    plan = plan_pictures(run, ingested, selected, captions)
-    pictures = generate_images(run, ingested, plan)
-    screened = screen_images(run, ingested, plan, pictures, limits)
+    paint = paint_all if run.settings.target is None else paint_rounds
+    plan, screened = paint(run, ingested, selected, captions, limits)
     draw_images(run, ingested, plan, screened)
     reviewed = review_images(run, screened)
     final = finalise_dataset(run, ingested, plan, reviewed)

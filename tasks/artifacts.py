@@ -44,6 +44,21 @@ def show_counts(run: Work, stage: str) -> None:
         create_table_artifact(rows, key=f"rows-{stage}", description=f"{stage}: every row accounted for")
 
 
+def show_target(run: Work) -> None:
+    """A table of a target's categories: wanted, accepted, refused, and seconds an accepted box."""
+    target = run.account.get("target")
+    if not in_flow() or not target:
+        return
+    rows = [
+        {"category": name} | {key: value for key, value in one.items() if key != "reasons"}
+        for name, one in target["boxes"].items()
+    ]
+    rows = rows or [{"category": "(pictures)", **target["pictures"]}]
+    with only_shown("the table of the target in the UI"):
+        text = f"{target['ended']}: {target['rounds']} rounds, {target['seconds']:.0f} s"
+        create_table_artifact(rows, key="target", description=text)
+
+
 def show_sheet(run: Work) -> None:
     """The contact sheet, embedded and small: the UI blocks file links."""
     path = run.root / "contact_sheet.jpg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
         split = run.settings.select.split
         result = evaluate_final(str(run.root), str(run.sources), inputs, settings, split, key)
-        _report(result, run.root, run.name)
+        _report(result, run.root, run.name, run.account.get("target"))
         scores, verdict = _account(result), result.verdict
     run.save(verdict=verdict.model_dump())
     run.progress.finish("evaluate")
@@ -107,7 +108,7 @@ def kept_scores(store: Store, key: str) -> Evaluation | None:
         return None
 
 
-def _report(result: Evaluation, root: Path, name: str) -> None:
+def _report(result: Evaluation, root: Path, name: str, target: Mapping[str, Any] | None = None) -> None:
     """report/metrics.json and report/index.html in the workspace, and in the UI.
 
     The page, for which pictures are decoded, is drawn again where the numbers are others, or where it was damaged.
@@ -115,9 +116,11 @@ def _report(result: Evaluation, root: Path, name: str) -> None:
     page, numbers = root / "report" / "index.html", root / "report" / "metrics.json"
     if not _holds(numbers, result):
         write_json(result.document(), numbers)
-    key = digest(json.dumps(["page", report.VERSION, name, result.document()], sort_keys=True).encode())
+    shown = ["page", report.VERSION, name, result.document(), *([target] if target else [])]
+    key = digest(json.dumps(shown, sort_keys=True).encode())
+    targets = {name: target} if target else {}
     with only_shown(f"{page}"):
-        keep_shown(page, Store(root / "store"), key, lambda: report.report_page({name: result}))
+        keep_shown(page, Store(root / "store"), key, lambda: report.report_page({name: result}, targets=targets))
     with only_shown("metrics in the UI"):
         show_text("metrics", f"{verdict_markdown(result.verdict)}\n\nReport: `{page}`\n\n```\n{summary(result)}\n```")
 

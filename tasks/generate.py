@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lib.painting.generate import generate_pictures
 from lib.records.manifest import Ref, read_manifest
 from lib.records.rows import OK, PictureRow, PlanRow
@@ -17,16 +19,30 @@ VERSION = 1
 
 def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
     """PictureRows of the planned requests."""
+    stage = generate_stage(run)
+    staged = run_stage(run, stage, generate_jobs(run, ingested, plan.parts), plan.manifest.rows)
+    note_whole(run, staged)
+    return staged
+
+
+def generate_jobs(run: Run, ingested: Ingested, plan: Sequence[Ref]) -> list[Job]:
+    """A job for each part of the plan."""
     where = {"images": ingested.images.model_dump(), "painter": run.recipe.painter.model_dump(mode="json")}
-    jobs = [make_job(run, "generate", VERSION, {"plan": part}, where=where) for part in plan.parts]
+    return [make_job(run, "generate", VERSION, {"plan": part}, where=where) for part in plan]
+
+
+def generate_stage(run: Run) -> Stage:
+    """The stage, whose jobs are those of `generate_jobs`."""
     store, verified = run.store, run.verified
-    stage = Stage(generate_part, PictureRow, valid=lambda part: _pictures_whole(part, store, verified), made=_painted)
-    staged = run_stage(run, stage, jobs, plan.manifest.rows)
+    return Stage(generate_part, PictureRow, valid=lambda part: _pictures_whole(part, store, verified), made=_painted)
+
+
+def note_whole(run: Run, staged: Staged) -> None:
+    """The pictures of a finished stage are undamaged: they were written or read just now."""
     rows = read_manifest(staged.manifest.file, PictureRow, ("status", "picture", "sha256"))
     rows = rows[rows.status == OK]
     for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
-        verified.whole(store.path("picture", key), sha256, lambda: True)  # written or read just now
-    return staged
+        run.verified.whole(run.store.path("picture", key), sha256, lambda: True)
 
 
 def _pictures_whole(part: Ref, store: Store, verified: VerifiedFiles) -> bool:

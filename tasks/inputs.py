@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,8 @@ from lib.core.vision import Pixels
 from lib.judges import make_judge
 from lib.painting.painters import PAINTERS
 from lib.planning.donors import DonorPool
-from lib.planning.statistics import Survey
+from lib.planning.recipe import Recipe
+from lib.planning.statistics import Statistics, Survey
 from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.requests import Outcome
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
@@ -101,6 +103,21 @@ def survey_of(
         return _usable_objects(objects.path, objects.sha256)[0], read_manifest(images.file, ImageRow)
 
     return Survey(root, split, categories, rows, pins)
+
+
+def statistics_of(
+    objects: Ref,
+    images: Ref,
+    root: Path,
+    split: str,
+    categories: Collection[str],
+    recipe: Recipe,
+    wanted: Collection[str] | None = None,
+    pins: bool = False,
+) -> Statistics:
+    """What a plan draws from. categories, pins: as `survey_of`; wanted: as Survey.statistics."""
+    statistics = survey_of(objects, images, root, split, categories, pins).statistics(recipe, wanted)
+    return replace(statistics, donors=donors_of(objects, images, split)) if recipe.needs_donors else statistics
 
 
 def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:

@@ -214,10 +214,20 @@ class Stage:
 
 def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Staged:
     """Run a stage's jobs, write its manifest, account for its rows, show them. total: items for the progress bar."""
-    name, row_type = stage.work.name, stage.row_type
-    run.progress.start(name, total)
+    return close_stage(run, stage, run_part(run, stage, jobs, total))
+
+
+def run_part(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> list[Done]:
+    """Run some of a stage's jobs: all of them, or those of a round."""
+    run.progress.start(stage.work.name, total)
     done = run_jobs(run, jobs, stage.work, stage.valid)
-    run.progress.finish(name)
+    run.progress.finish(stage.work.name)
+    return done
+
+
+def close_stage(run: Work, stage: Stage, done: Sequence[Done], seconds: float | None = None) -> Staged:
+    """Write the manifest of a stage whose jobs are done, account for its rows, show them. seconds: as Work.count."""
+    name, row_type = stage.work.name, stage.row_type
     parts = [ref for ref, _ in done]
     rows = stage.tidy(join_parts(run, parts, row_type, stage.by))
     entries, path = stage.more(rows), run.manifest(name)
@@ -225,7 +235,7 @@ def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Stage
     painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, rows, row_type, fresh)
     manifest = write_manifest(path, rows, row_type)
     prune_parts(run, name, parts)
-    run.count(name, rows, painted=painted, reused=len(rows) - painted, **entries)
+    run.count(name, rows, painted=painted, reused=len(rows) - painted, seconds=seconds, **entries)
     show_counts(run, name)
     return Staged(manifest, parts)
 

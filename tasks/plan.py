@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -14,10 +15,11 @@ from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
-from lib.records.manifest import Ref, former_manifest
+from lib.planning.target import DrawGroup, plan_draws
+from lib.records.manifest import Ref, former_manifest, read_manifest
 from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, kept, sources_of, survey_of, usable_objects
+from tasks.inputs import kept, sources_of, statistics_of, survey_of, usable_objects
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -26,20 +28,43 @@ VERSION = 3
 
 def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
     """PlanRows: one for each captioned picture and variant."""
+    jobs = plan_jobs(run, ingested, selected, captions, run.settings.variants)
+    return run_stage(run, plan_stage(run), jobs, sum(part.rows for part in captions.parts))
+
+
+def plan_stage(run: Run) -> Stage:
+    """The stage, whose jobs are those of `plan_jobs`."""
+    return Stage(plan_part, PlanRow, more=lambda rows: _changes(run, rows))
+
+
+def plan_jobs(
+    run: Run, ingested: Ingested, selected: Staged, captions: Staged, draws: int | Sequence[DrawGroup]
+) -> list[Job]:
+    """A job a part. draws: variants of each picture; or those of a round, and no job for a part that has none."""
     recipe, settings = run.recipe, run.settings
     chosen = {name: getattr(recipe, name).identity() for name in ("edit", "painter", "composite")}
-    chosen |= {"seed": settings.seed, "variants": settings.variants, "split": settings.select.split}
+    chosen |= {"seed": settings.seed, "split": settings.select.split}
     split, known = settings.select.split, ingested.categories
     survey = survey_of(ingested.objects, ingested.images, run.root, split, known)
     chosen |= survey.identity(recipe, settings.select.categories)
     where = {"recipe": recipe.model_dump(mode="json")}
     common = {"images": ingested.images, "objects": ingested.objects}
-    jobs = [
-        make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen, where)
-        for one, two in zip(selected.parts, captions.parts, strict=True)
+    parts = zip(selected.parts, captions.parts, strict=True)
+    return [
+        make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen | own, where)
+        for one, two in parts
+        if (own := _of_part(one, draws)) is not None
     ]
-    total = sum(part.rows for part in captions.parts)
-    return run_stage(run, Stage(plan_part, PlanRow, more=lambda rows: _changes(run, rows)), jobs, total)
+
+
+def _of_part(selected: Ref, draws: int | Sequence[DrawGroup]) -> dict[str, Any] | None:
+    """The draws of the pictures of one part, as a part of its job's key; None for none."""
+    if isinstance(draws, int):
+        return {"variants": draws}
+    keys = set(read_manifest(selected.file, SelectRow, ("key",)).key)
+    own = [(group.lacking, {key: one for key, one in group.draws.items() if key in keys}) for group in draws]
+    groups = [{"lacking": lacking, "draws": some} for lacking, some in own if some]
+    return {"draws": groups} if groups else None
 
 
 def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
@@ -68,14 +93,21 @@ def plan_part(job: Job) -> Ref:
     selected = selected[selected.key.isin(captions.key)]
     objects = usable_objects(job.inputs["objects"], selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
-    seed, variants = job.settings["seed"], job.settings["variants"]
+    seed, draws = job.settings["seed"], job.settings.get("draws")
+    if draws is not None:
+        selected = selected[selected.key.isin([key for group in draws for key in group["draws"]])]
     former, outlines = None, None
     if recipe.needs_donors:
         former = _former_donors(job, selected.key)
         outlines = Outlines(sources_of(job.inputs["images"], job.sources), job.store)
     statistics = _statistics(job, recipe)
-    rows = plan_requests(selected, objects, prompts, recipe, statistics, seed, variants, former, outlines)
-    job.advance(len(captions))
+    common = objects, prompts, recipe, statistics, seed
+    if draws is None:
+        rows = plan_requests(selected, *common, job.settings["variants"], former, outlines)
+    else:
+        groups = [DrawGroup.model_validate(group) for group in draws]
+        rows = plan_draws(groups, selected, *common, former, outlines)
+    job.advance(len(captions) if draws is None else len(rows))
     return job.write(rows, PlanRow)
 
 
@@ -101,8 +133,7 @@ def _former_requests(path: str, mtime: int, size: int) -> pd.Series:
 
 def _statistics(job: Job, recipe: Recipe) -> Statistics:
     """As they were pinned when the job's key was made."""
-    objects, images, split = job.inputs["objects"], job.inputs["images"], job.settings["split"]
-    categories = job.settings.get("categories", ())
-    survey = survey_of(objects, images, Path(job.workspace), split, categories, pins=False)
-    statistics = survey.statistics(recipe)
-    return replace(statistics, donors=donors_of(objects, images, split)) if recipe.needs_donors else statistics
+    settings, root = job.settings, Path(job.workspace)
+    return statistics_of(
+        job.inputs["objects"], job.inputs["images"], root, settings["split"], settings.get("categories", ()), recipe
+    )

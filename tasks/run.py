@@ -26,6 +26,7 @@ from lib.core.checkpoints import ModelRef
 from lib.core.registry import Member
 from lib.core.stopping import STOPPED, Stopped, stoppable
 from lib.core.storage import explained
+from lib.core.words import in_words
 from lib.evaluation.evaluate import built
 from lib.evaluation.features import extractor_of
 from lib.painting.painters import PAINTERS
@@ -37,7 +38,7 @@ from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
 from lib.runs.account import former_account, write_account, write_failure
-from lib.runs.outcome import STATES, in_words, outcome_of
+from lib.runs.outcome import STATES, outcome_of
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of
 from lib.screening.review import check_review
@@ -80,8 +81,10 @@ class Work:
         """The Parquet file with a stage's rows of the last run."""
         return self.root / "manifests" / f"{stage}.parquet"
 
-    def count(self, stage: str, rows: pd.DataFrame, painted: int, reused: int, **more: Any) -> None:
-        """Enter a finished stage into the account and save it."""
+    def count(
+        self, stage: str, rows: pd.DataFrame, painted: int, reused: int, seconds: float | None = None, **more: Any
+    ) -> None:
+        """Enter a finished stage into the account and save it. seconds: None: since the last one was entered."""
         rejected = rows.reason[rows.status != OK].value_counts().sort_index()
         self.account["stages"][stage] = {
             "rows": len(rows),
@@ -92,7 +95,8 @@ class Work:
             **more,
         }
         now = time.monotonic()
-        self.clock, seconds = now, now - self.clock
+        seconds = now - self.clock if seconds is None else seconds
+        self.clock = now
         if stage == "generate" and painted:
             self.account["seconds_per_picture"] = round(seconds / painted, 3)
         self.save()
@@ -142,7 +146,8 @@ class Run(Work):
     def conclude(self) -> dict[str, Any]:
         """Enter what came of the run into its account, and tell it; returns the outcome."""
         limit = self.settings.limit
-        outcome = outcome_of(self.account["stages"], None if limit is None else limit * self.settings.variants)
+        asked = None if limit is None else limit * self.settings.variants
+        outcome = outcome_of(self.account["stages"], asked, self.account.get("target"))
         self.save(outcome=outcome)
         log().log(logging.WARNING if outcome["state"] in STATES else logging.INFO, outcome["text"])
         return outcome

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel, TypeAdapter
 
 from lib.core.checkpoints import ModelRef
@@ -86,18 +88,39 @@ def judge_real(job: LimitsJob) -> BoxRules:
 
 def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, rules: BoxRules | None) -> Staged:
     """ScreenRows of the generated pictures; duplicates are marked once all parts are known."""
+    plans = [plan.manifest] * len(pictures.parts)
+    jobs = screen_jobs(run, ingested, plans, pictures.parts, rules)
+    return run_stage(run, screen_stage(run, rules), jobs, pictures.manifest.rows)
+
+
+def screen_jobs(
+    run: Run, ingested: Ingested, plans: Sequence[Ref], pictures: Sequence[Ref], rules: BoxRules | None
+) -> list[Job]:
+    """A job for each part of the pictures; plans: PlanRows that hold the requests of each part."""
     where: dict[str, Any] = {"images": ingested.images.model_dump()}
     if rules is not None and run.judge is not None:
-        where |= {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
+        where |= {"objects": ingested.objects.model_dump()}
         where["judge"] = _MODEL.dump_python(run.judge, mode="json")
-    jobs = [
-        make_job(run, "screen", VERSION, {"pictures": part}, _settings(run, ingested, rules, part), where)
-        for part in pictures.parts
+    return [
+        make_job(
+            run,
+            "screen",
+            VERSION,
+            {"pictures": part},
+            _settings(run, ingested, rules, part),
+            where | {"plan": plan.model_dump()},
+        )
+        for plan, part in zip(plans, pictures, strict=True)
     ]
-    tidy = mark_duplicates if run.settings.screen.duplicates else lambda rows: rows
+
+
+def screen_stage(
+    run: Run, rules: BoxRules | None, tidy: Callable[[pd.DataFrame], pd.DataFrame] = mark_duplicates
+) -> Stage:
+    """The stage, whose jobs are those of `screen_jobs`. tidy: where duplicates are to be set aside, marks them."""
     more = count_verdicts if rules is not None else lambda rows: {}
-    stage = Stage(screen_part, ScreenRow, tidy=tidy, valid=_settled, more=more)
-    return run_stage(run, stage, jobs, pictures.manifest.rows)
+    kept = tidy if run.settings.screen.duplicates else lambda rows: rows
+    return Stage(screen_part, ScreenRow, tidy=kept, valid=_settled, more=more)
 
 
 def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, part: Ref) -> dict[str, Any]:

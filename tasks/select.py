@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,15 +14,17 @@ from lib.core.registry import Member
 from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_pictures
 from lib.planning.enough import enough, planned
 from lib.planning.recipe import Recipe
+from lib.planning.target import sources_needed
 from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import SelectSettings
 from lib.records.store import ReadOnlyStore, Store
 from tasks.engine import step
 from tasks.ingest import Ingested
-from tasks.inputs import donors_of, sources_of, survey_of, usable_objects, use_member
+from tasks.inputs import sources_of, statistics_of, usable_objects, use_member
 from tasks.jobs import Job, Stage, Staged, make_job, may_pass, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
+from tasks.target import goals_of
 
 VERSION = 1
 
@@ -58,6 +59,8 @@ def select_images(run: Run, ingested: Ingested) -> Staged:
 def _taken(run: Run, ingested: Ingested) -> int | None:
     """Pictures to take in the order of their hashes; None: all. Where they all come out it is the limit itself."""
     settings = run.settings
+    if settings.target is not None:
+        return _sources_of_target(run, ingested)
     if settings.limit is None:
         return None
     taken, captioned = find_limit(
@@ -78,6 +81,14 @@ def _taken(run: Run, ingested: Ingested) -> int | None:
     return taken
 
 
+def _sources_of_target(run: Run, ingested: Ingested) -> int:
+    """Sources that are enough for the target, in the order of their hashes."""
+    settings = run.settings
+    rows = _selected(ingested.images, ingested.objects, settings.select, settings.seed, None).to_pandas()
+    candidates = in_order_of_limit(rows[rows.status == OK], settings.seed)
+    return sources_needed(candidates, run.recipe, goals_of(run, ingested), settings.limit or 0)
+
+
 @step(name="limit", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def find_limit(job: LimitJob) -> tuple[int, list[str]]:
     """How many pictures to take so that `limit` of them have a plan, and the keys of those that got a caption here.
@@ -89,12 +100,10 @@ def find_limit(job: LimitJob) -> tuple[int, list[str]]:
     candidates = in_order_of_limit(rows[rows.status == OK], job.seed)
     if len(candidates) <= job.limit:
         return job.limit, []
-    known, split = job.ingested.categories, job.select.split
-    statistics = survey_of(objects, images, Path(job.workspace), split, known).statistics(
-        job.recipe, job.select.categories
+    known, root = job.ingested.categories, Path(job.workspace)
+    statistics = statistics_of(
+        objects, images, root, job.select.split, known, job.recipe, job.select.categories, pins=True
     )
-    if job.recipe.needs_donors:
-        statistics = replace(statistics, donors=donors_of(objects, images, split))
     captioned: list[str] = []
 
     def come_out(some: pd.DataFrame) -> set[str]:

@@ -36,6 +36,15 @@ def test_the_readmes_yaml_is_valid():
     check_parameters(yaml.safe_load(block("yaml", "mine.yaml")))
 
 
+def test_the_targets_in_the_docs_are_valid():
+    page = (ROOT / "docs" / "workspace.md").read_text()
+    check_parameters(yaml.safe_load(block("yaml", "budget:", page)))
+    lines = block("yaml", "target: balance ", page).splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        check_parameters({"dataset": {"images": "."}, "limit": 20, **yaml.safe_load(line)})
+
+
 def test_the_painter_in_the_docs_paints(tmp_path, monkeypatch):
     from test_composites import make_pass
     from test_painters import test_a_member_declares_what_plan_and_presets_need

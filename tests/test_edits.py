@@ -471,3 +471,17 @@ def test_painters_that_read_no_phrases_receive_the_object_alone(name):
 def test_what_finds_no_room_is_accounted_for(variant):
     draft = edit("insert", count=30).draft(scene_of(draws=(0, variant)))
     assert len(draft.targets) + len(draft.barred) == 30 and all("no_free_place" in text for text in draft.barred)
+
+
+def test_of_several_categories_each_replaced_object_takes_one_by_its_hash_whatever_the_others_are():
+    chosen = redrawn_categories(["cat", "cow"])
+    assert set(chosen.values()) == {"cat", "cow"}
+    more = redrawn_categories(["cat", "cow", "dog"])
+    assert all(more[key] in (name, "dog") for key, name in chosen.items())
+    assert set(redrawn_categories("cow").values()) == {"cow"} and set(redrawn_categories(None).values()) == {None}
+
+
+def redrawn_categories(category) -> dict[str, str | None]:
+    draft = edit("replace", category=category).draft(scene_of(*APART))
+    assert all(target.phrases == (target.category or "cat",) for target in draft.targets)
+    return {target.about[0]: target.category for target in draft.targets}

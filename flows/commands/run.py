@@ -71,12 +71,13 @@ def _dry_run(parameters: Parameters, name: str, as_json: bool) -> int:
         print(json.dumps(plan.document(), indent=2))
     else:
         _print_dry_run(plan)
-    asked = 1 if parameters.limit is None else parameters.limit * parameters.variants
+    of_boxes = parameters.target is not None and not parameters.target.limit
+    asked = 1 if parameters.limit is None or of_boxes else parameters.limit * parameters.variants
     return LESS_THAN_ASKED if plan.pictures < asked else 0
 
 
 def _print_dry_run(plan: DryRun) -> None:
-    from lib.runs.outcome import in_words
+    from lib.core.words import in_words
     from lib.runs.preflight import size_in_words
 
     OUT.print(f"{plan.pictures} pictures would come out, {plan.new} of them new: {plan.recipe}")

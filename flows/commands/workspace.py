@@ -72,8 +72,22 @@ def print_account(account: dict[str, Any]) -> None:
         more = ", ".join(f"{key} {_shown(key, count)}" for key, count in stage.items() if key not in known and count)
         table.add_row(name, *(str(stage[key]) for key in counts), "; ".join(filter(None, (reasons, more))))
     print_table(table)
+    print_target(account)
     if account.get("error"):
         OUT.print(account["error"], style="red", markup=False)
+
+
+def print_target(account: dict[str, Any]) -> None:
+    """How far the target is reached, by category; nothing of a run without one."""
+    target = account.get("target")
+    if not isinstance(target, dict) or not target.get("boxes"):
+        return
+    counts = ("wanted", "accepted", "refused", "seconds_per_box")
+    title = f"target: painted boxes; {target['rounds']} rounds, {target['seconds']:.0f} s; {target['ended']}"
+    table = make_table(("category", *counts, "why not more"), title, right=counts)
+    for name, one in target["boxes"].items():
+        table.add_row(name, *("–" if one[count] is None else str(one[count]) for count in counts), one["why"])
+    print_table(table)
 
 
 def _shown(key: str, count: object) -> object:

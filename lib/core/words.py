@@ -37,6 +37,11 @@ _LIKE_THE_LAST = ("fish", "man", "woman", "child", "person", "mouse", "shelf", "
 _NOT_A_MAN = {"human", "german", "roman", "talisman", "shaman"}
 
 
+def in_words(reason: str) -> str:
+    """A reason for a person."""
+    return reason.replace("_", " ")
+
+
 def spoken(label: str) -> str:
     """A category name as words: "small_load_carrier" → "small load carrier"."""
     return " ".join(label.replace("_", " ").split())

@@ -42,6 +42,7 @@ _COLOURS = ("#2f6fdf", "#e0662f")
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 Results = Mapping[str, Evaluation]
+Targets = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,18 @@ def write_report(results: Results, path: Path, title: str = "Evaluation") -> Non
     atomic_write(path, report_page(results, title))
 
 
-def report_page(results: Results, title: str = "Evaluation") -> bytes:
-    """One or more results by their names, as one HTML file; equal results give equal bytes."""
+def report_page(results: Results, title: str = "Evaluation", targets: Targets | None = None) -> bytes:
+    """One or more results by their names, as one HTML file; equal results give equal bytes.
+
+    targets: how far runs that had one came, by the same names, as their accounts say.
+    """
     source = "".join(line.strip() for line in _TEMPLATE.read_text("utf-8").splitlines())
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["cell"] = _short
-    text = environment.from_string(source).render(title=title, **_view(results)) + "\n"
+    text = (
+        environment.from_string(source).render(title=title, targets=list((targets or {}).items()), **_view(results))
+        + "\n"
+    )
     return text.encode(errors="backslashreplace")  # file names may not be valid Unicode
 
 

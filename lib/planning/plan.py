@@ -7,7 +7,7 @@ picture added to the data set leaves the other plans alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -106,22 +106,22 @@ def plan_requests(
     recipe: Recipe,
     statistics: Statistics,
     seed: int,
-    variants: int,
+    variants: int | Mapping[str, Sequence[int]],
     former: Mapping[int, Identity] | None = None,
     outlines: Outlines | None = None,
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why it has none.
 
     selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
-    needs; former: `former_donors` of an earlier plan, which stay where they still fit; outlines: of donors without a
-    mask, where the recipe needs donors.
+    needs; variants: how many of each picture, or which ones by image key; former: `former_donors` of an earlier plan,
+    which stay where they still fit; outlines: of donors without a mask, where the recipe needs donors.
     """
     donors = Donors(statistics.donors, PAINTERS[recipe.painter.name], _settings(recipe), former or {}, outlines)
     planner = _Planner(recipe, donors, seed)
     return [
         planner.row(row, replace(picture, draws=(seed, variant)), variant)
         for row, picture in labelled_pictures(selected, objects, prompts, seed, statistics)
-        for variant in range(variants)
+        for variant in (range(variants) if isinstance(variants, int) else variants.get(picture.image_key, ()))
     ]
 
 

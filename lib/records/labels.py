@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -43,6 +44,18 @@ class VisibilitySettings(MemberSettings):
         "ignore",
         description="hidden objects: ignore: stay, marked iscrowd 1 and ignore 1, so that detectors neither learn nor "
         "are punished there; drop: are taken out",
+    )
+
+
+def new_boxes(labels: Iterable[Label], categories: Mapping[str, str]) -> Counter[str]:
+    """How many labels of each category detectors learn a newly painted object from: neither ignored nor dropped.
+
+    categories: annotation key → category, of the labels that name none.
+    """
+    return Counter(
+        label.category or categories.get(label.source or "", "")
+        for label in labels
+        if label.painted and not label.ignored and not label.dropped
     )
 
 

@@ -167,6 +167,63 @@ class ScreenSettings(Settings):
         return self.boxes.judge if self.boxes else None
 
 
+class TargetSettings(Settings):
+    """What painting goes on for, in rounds. One of `per_category`, `balance`, `advice` and `limit`; `target: balance`,
+    `target: limit` and `target: advice.json` are short for these. A box counts where its picture passed screening and
+    its label, of an object painted anew, is neither ignored nor dropped; real boxes do not count."""
+
+    per_category: dict[str, Annotated[int, Field(ge=1, le=10_000_000)]] | None = Field(
+        None, min_length=1, description="accepted painted boxes to add, by category: {forklift: 500}"
+    )
+    balance: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the real boxes of the most frequent category that each other one is to reach, its real "
+        "and accepted painted boxes together; `target: balance` is 1",
+    )
+    ratio: float = Field(4, gt=0, description="balance: no category gets more painted boxes than so many per real one")
+    advice: Path | None = Field(
+        None, description='JSON file, as `augment advise` writes it: {"target": {"per_category": {"forklift": 500}}}'
+    )
+    limit: bool = Field(
+        False, description="as many pictures come out as `limit` says: others replace those that screening set aside"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """`balance`, `limit` or a file's name, alone or as `name` beside other values."""
+        if not isinstance(value, str | dict) or (isinstance(value, dict) and "name" not in value):
+            return value
+        name, more = (value, {}) if isinstance(value, str) else (value["name"], {**value})
+        more.pop("name", None)
+        if name in ("balance", "limit"):
+            return {name: 1.0 if name == "balance" else True, **more}
+        if str(name).lower().endswith(".json"):
+            return {"advice": name, **more}
+        raise ValueError("balance, limit, the name of a .json file, or per_category: {forklift: 500} was expected")
+
+    @model_validator(mode="after")
+    def _one(self) -> TargetSettings:
+        given = (self.per_category and not self.advice, self.balance, self.advice, self.limit)
+        if sum(map(bool, given)) != 1:
+            raise ValueError("expected one of per_category, balance, advice and limit")
+        return self
+
+
+class BudgetSettings(Settings):
+    """When painting towards a target ends, reached or not. None: when draws no longer bring accepted boxes."""
+
+    pictures: int | None = Field(None, ge=1, description="pictures painted at most, refused ones included")
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="seconds of painting and screening, measured between rounds, so that the last round may end a "
+        "little later",
+    )
+
+
 class ReviewSettings(Settings):
     pick: Literal["all", "folder", "list"] = Field("all", description="what a person picked")
     path: Path | None = Field(

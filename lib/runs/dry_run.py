@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,17 @@ from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey
+from lib.planning.target import (
+    DrawGroup,
+    Wanted,
+    choose_draws,
+    count_boxes,
+    paintable,
+    plan_draws,
+    sources_needed,
+    steered,
+    wanted_boxes,
+)
 from lib.records.manifest import former_manifest, to_table
 from lib.records.outputs import check_sources
 from lib.records.requests import Request, picture_keys
@@ -100,7 +111,7 @@ class _Rehearsal:
 
     def result(self) -> DryRun:
         settings = self.settings
-        selected = self._select(settings.limit)
+        selected = self._select(settings.limit) if settings.target is None else self._sources_of_target()
         usable = selected[selected.status == OK]
         captions = self._caption(usable)
         planned_rows = to_table(self._plan(usable, captions), PlanRow).to_pandas()
@@ -180,6 +191,41 @@ class _Rehearsal:
             return rows
         return select(max(limit, enough(candidates, limit, self._come_out)))
 
+    def _sources_of_target(self) -> pd.DataFrame:
+        """SelectRows of as many pictures as are enough for the target."""
+        settings, images = self.settings, to_table(self.images, ImageRow)
+        chosen = self.table.select(OBJECT_COLUMNS), settings.select, settings.seed
+        rows = select_pictures(images, *chosen, None).to_pandas()
+        candidates = in_order_of_limit(rows[rows.status == OK], settings.seed)
+        taken = sources_needed(candidates, self.recipe, self._goals, settings.limit or 0)
+        return select_pictures(images, *chosen, taken).to_pandas()
+
+    @cached_property
+    def _goals(self) -> dict[str, int]:
+        """Category → painted boxes that the target asks for."""
+        target, select = self.settings.target, self.settings.select
+        assert target is not None
+        boxes = count_boxes(to_table(self.images, ImageRow), self.table, select.split)
+        return wanted_boxes(target, boxes, paintable(self.recipe, boxes, select.categories))
+
+    def _draws(self, selected: pd.DataFrame, prompts: Mapping[str, str]) -> list[DrawGroup]:
+        """Those of a single round, as if screening refused nothing."""
+        settings, goals = self.settings, self._goals
+        caps = [n for n in (settings.budget.pictures, settings.limit) if n is not None]
+        wanted = Wanted(boxes=goals, pictures=None if goals else settings.limit, most=min(caps, default=None))
+
+        def look(some: pd.DataFrame, variant: int, lacking: Sequence[str]) -> list[PlanRow]:
+            recipe, statistics, some = steered(self.recipe, self._statistics, some, lacking)
+            objects = self.objects[self.objects.image_key.isin(some.key)]
+            variants = {key: [variant] for key in some.key}
+            return plan_requests(some, objects, prompts, recipe, statistics, settings.seed, variants)
+
+        categories = dict(zip(self.objects.key, self.objects.category, strict=True))
+        found = choose_draws(in_order_of_limit(selected, settings.seed), wanted, 0, look, categories)
+        self.notes.append("as if screening refused nothing: what it refuses the run replaces by new draws")
+        self.notes += [f"target {name}: no further source gives a box" for name in found.without]
+        return found.groups
+
     def _come_out(self, some: pd.DataFrame) -> set[str]:
         captions = self._caption(some)
         prompts = _prompts(captions)
@@ -198,10 +244,13 @@ class _Rehearsal:
         prompts, settings = _prompts(captions), self.settings
         selected = selected[selected.key.isin(list(prompts))]
         objects = self.objects[self.objects.image_key.isin(selected.key)]
-        common = selected, objects, prompts, self.recipe, self._statistics, settings.seed, settings.variants
-        if not self.recipe.needs_donors:
-            return plan_requests(*common)
-        return plan_requests(*common, former=self._former(), outlines=Outlines(self.load, self.store))
+        common = objects, prompts, self.recipe, self._statistics, settings.seed
+        donors: dict[str, Any] = {}
+        if self.recipe.needs_donors:
+            donors = {"former": self._former(), "outlines": Outlines(self.load, self.store)}
+        if settings.target is not None:
+            return plan_draws(self._draws(selected, prompts), selected, *common, **donors)
+        return plan_requests(selected, *common, settings.variants, **donors)
 
     @cached_property
     def _statistics(self) -> Statistics:

@@ -166,7 +166,7 @@ def _provenance(root: Path, settings: Resolved | None) -> Provenance:
         "preset": settings.preset,
         **{kind: _shown(getattr(settings, kind)) for kind in ("edit", "painter", "composite", "captioner")},
         "seed": str(settings.seed),
-        "variants": str(settings.variants),
+        "variants": "as many as its target took" if settings.target else str(settings.variants),
     }
     lock: Mapping[str, str] = {}
     with contextlib.suppress(AugmentError):

@@ -10,28 +10,41 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from lib.core.words import in_words
+
 LESS_THAN_ASKED = 3  # exit code
 STATES = {"nothing": "Painted nothing", "less": "Painted less"}  # names of Prefect states; the others are Completed
 
 _STAGES = ("ingest", "select", "caption", "plan", "generate", "screen")
 
 
-def outcome_of(stages: Mapping[str, Mapping[str, Any]], asked: int | None) -> dict[str, Any]:
+def outcome_of(
+    stages: Mapping[str, Mapping[str, Any]], asked: int | None, target: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """State (painted, reused, less, nothing), pictures made and asked for, and the sentence for a person.
 
     stages: counts as tasks.run.Work.count enters them. asked: pictures that `limit` asks for; None: as many as there
-    are plans. Pictures that a person did not pick count as made.
+    are plans. target: what Tally.document says of one, which then decides in place of `asked`. Pictures that a person
+    did not pick count as made.
     """
     made, painted = stages["screen"]["ok"], stages["generate"]["painted"]
     planned, whole = stages["plan"]["ok"], stages["generate"]["ok"]
+    if target is not None:
+        asked = target["pictures"]["wanted"]
     wanted = planned if asked is None else asked
     if not made:
-        return _outcome("nothing", 0, wanted, f"painted nothing: {_emptied(stages)}")
-    if made < wanted if asked is not None else whole < planned:
+        drawn = target is not None and stages["caption"]["ok"]
+        return _outcome("nothing", 0, wanted, f"painted nothing: {_short_of(target) if drawn else _emptied(stages)}")
+    if target is not None and not target["reached"]:
+        return _outcome("less", made, wanted, f"{_short_of(target)}; {_pictures(made)} in all")
+    if target is None and made < wanted if asked is not None else whole < planned:
         return _outcome("less", made, wanted, f"{made} of {wanted} pictures: {_missing(stages)}")
     if not painted:
         return _outcome("reused", made, wanted, f"nothing new: {_pictures(made)} reused")
-    return _outcome("painted", made, wanted, f"{_pictures(made)}: {painted} painted, {max(0, made - painted)} reused")
+    reached = "" if target is None else "target reached: "
+    return _outcome(
+        "painted", made, wanted, f"{reached}{_pictures(made)}: {painted} painted, {max(0, made - painted)} reused"
+    )
 
 
 def exit_code(account: Mapping[str, Any]) -> int:
@@ -49,6 +62,24 @@ def known_outcome(account: Mapping[str, Any]) -> dict[str, str]:
 
 def _outcome(state: str, made: int, asked: int, text: str) -> dict[str, Any]:
     return {"state": state, "made": made, "asked": asked, "text": text}
+
+
+def _short_of(target: Mapping[str, Any]) -> str:
+    """What is missing of a target, those categories first that lack most, and why."""
+    short = {name: one for name, one in target["boxes"].items() if one["missing"]}
+    if not short:
+        pictures = target["pictures"]
+        return f"{pictures['accepted']} of {pictures['wanted']} pictures: {target['ended']}"
+    ordered = sorted(short, key=lambda name: -short[name]["missing"])
+    listed = [
+        f"{name}: {short[name]['accepted']} of {short[name]['wanted']} boxes accepted ({short[name]['why']})"
+        for name in ordered[:_NAMED]
+    ]
+    more = [f"{len(ordered) - _NAMED} categories more"] if len(ordered) > _NAMED else []
+    return "; ".join(listed + more)
+
+
+_NAMED = 5  # categories in a sentence
 
 
 def _emptied(stages: Mapping[str, Mapping[str, Any]]) -> str:
@@ -75,11 +106,6 @@ def _main(rejected: Mapping[str, int]) -> str:
     reason, count = max(rejected.items(), key=lambda item: item[1])
     total = sum(rejected.values())
     return f"most as {in_words(reason)} ({count} of {total})" if count < total else f"as {in_words(reason)} ({count})"
-
-
-def in_words(reason: str) -> str:
-    """A reason for a person."""
-    return reason.replace("_", " ")
 
 
 def _pictures(count: int) -> str:

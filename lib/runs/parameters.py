@@ -10,9 +10,10 @@ import textwrap
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lib.captioning.captioners import CAPTIONERS
+from lib.core.documents import read_json
 from lib.core.errors import AugmentError, checked, unknown
 from lib.core.registry import Family
 from lib.painting.composites import COMPOSITES
@@ -21,6 +22,7 @@ from lib.planning.edits import EDITS
 from lib.planning.recipe import check_triple
 from lib.records.settings import (
     BoxScreenSettings,
+    BudgetSettings,
     CaptionSettings,
     Choice,
     DatasetSettings,
@@ -31,6 +33,7 @@ from lib.records.settings import (
     ScreenSettings,
     SelectSettings,
     Settings,
+    TargetSettings,
 )
 from lib.runs.presets import PRESETS
 
@@ -60,8 +63,29 @@ class Parameters(Settings):
         description="pictures that are to be painted from, taken in the order of their hashes; one for which no box "
         "can be painted does not count, and the next one takes its place. A run that finds fewer ends with exit code 3",
     )
+    target: TargetSettings | None = Field(
+        None,
+        description="painting goes on in rounds, with new draws where screening refuses pictures or boxes, until so "
+        "many painted boxes of each category are accepted, or `budget` is spent. A run that accepts fewer ends with "
+        "exit code 3",
+    )
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
     workspace: Path | None = None
     verify: bool = False
+
+    @model_validator(mode="after")
+    def _with_target(self) -> Parameters:
+        """What a target decides, or needs."""
+        if self.target is None and self.budget != BudgetSettings():
+            raise ValueError("budget says when painting towards a target ends: set `target`, or leave budget out")
+        if self.target is not None and self.variants != 1:
+            raise ValueError(
+                f"variants is {self.variants}: with a target there are as many of each source as it needs; leave "
+                "variants out"
+            )
+        if self.target is not None and self.target.limit and self.limit is None:
+            raise ValueError("target is limit, and there is none: set `limit` to the number of pictures to come out")
+        return self
 
 
 class Resolved(Settings):
@@ -83,6 +107,8 @@ class Resolved(Settings):
     evaluate: EvaluateSettings
     seed: int
     limit: int | None
+    target: TargetSettings | None = None  # defaults for the settings that former versions saved
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
     workspace: Path
 
 
@@ -116,9 +142,29 @@ def resolve_parameters(given: Parameters, workspace: Path) -> Resolved:
         "edit": edit,
         "painter": painter,
         "composite": composite,
+        "target": _target(given.target),
         "workspace": given.workspace or workspace,
     }
     return Resolved(**{name: getattr(given, name) for name in Resolved.model_fields if name not in merged}, **merged)
+
+
+def _target(given: TargetSettings | None) -> TargetSettings | None:
+    """The target, with the numbers of its advice file; raises AugmentError where that has none."""
+    if given is None or given.advice is None:
+        return given
+    expected = 'a file of `augment advise`, {"target": {"per_category": {"forklift": 500}}}'
+    try:
+        advised = read_json(given.advice, expected).get("target")
+        if not isinstance(advised, dict) or not isinstance(advised.get("per_category"), dict):
+            raise AugmentError(f"target.advice {given.advice} has no target.per_category: expected {expected}")
+        return TargetSettings(advice=given.advice, per_category=advised["per_category"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise AugmentError(
+            f"target.advice {given.advice}: target.{place}: {fault['msg']} (got {fault['input']!r:.100}): expected "
+            f"{expected}"
+        ) from None
 
 
 def _merged(model: type[M], preset: dict[str, Any], explicit: M) -> M:
@@ -156,8 +202,12 @@ def _for_mini(family: Family, chosen: Choice, explicit: str | Choice | None) -> 
 
 def parameters_markdown() -> str:
     """docs/parameters.md: every parameter and every member's settings, from the code that reads them."""
-    limit = Parameters.model_fields["limit"].description or ""
-    parts = [_INTRODUCTION.replace("LIMIT", textwrap.fill(limit, 119, initial_indent=" " * 9).strip())]
+    text = _INTRODUCTION
+    for name in ("limit", "target"):
+        described = Parameters.model_fields[name].description or ""
+        indent = " " * len(f"`{name}`: ")
+        text = text.replace(name.upper(), textwrap.fill(described, 119, initial_indent=indent).strip())
+    parts = [text]
     parts += [_table(f"`{name}`", model) for name, model in _groups().items()]
     for family in (EDITS, PAINTERS, COMPOSITES, CAPTIONERS):
         parts += [_table(f"{family.kind} `{name}`", family[name].Settings) for name in family]
@@ -178,6 +228,8 @@ pictures and all files of the store and the final set are read again, digests co
 
 `limit`: LIMIT.
 
+`target`: TARGET.
+
 Everywhere, texts are UTF-8 without NUL, numbers finite and of at most 64 bits, paths not empty and no longer than 2000
 bytes, 255 in each part. Anything else is refused by the parameter's name before a run starts."""
 
@@ -190,6 +242,8 @@ def _groups() -> dict[str, type[BaseModel]]:
             groups[name] = field.annotation
         if name == "screen":
             groups["screen.boxes"] = BoxScreenSettings
+        if name == "limit":
+            groups["target"] = TargetSettings
     return groups
 
 

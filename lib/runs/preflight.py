@@ -30,6 +30,7 @@ from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
 from lib.planning.recipe import Recipe
+from lib.planning.target import check_target, count_boxes
 from lib.records.outputs import check_workspace, inputs_of
 from lib.records.rows import OK
 from lib.records.settings import Choice, EvaluateSettings
@@ -119,8 +120,12 @@ def check_data(settings: Resolved, data: Dataset) -> None:
     data: as its annotations describe it; its pictures need not have been looked at.
     """
     known = categories_of(data.envelope)
-    recipe_without_models(settings).check_categories(known)
+    recipe = recipe_without_models(settings)
+    recipe.check_categories(known)
     check_wanted(settings, known)
+    if settings.target is not None:
+        boxes = count_boxes(data.images, data.objects, settings.select.split)
+        check_target(settings.target, recipe, boxes, known, settings.select.categories)
     check_room(settings, data)
 
 
@@ -143,6 +148,8 @@ def check_room(settings: Resolved, data: Dataset) -> None:
         data.images, data.objects.select(OBJECT_COLUMNS), settings.select, settings.seed, settings.limit
     )
     pictures = pc.sum(pc.equal(rows["status"], OK)).as_py() or 0
+    if settings.target is not None and not settings.target.limit:
+        pictures = 0  # how many its boxes take is not known before they are drawn
     former = former_account(settings.workspace)
     done = sum(count for name in ("painted", "reused") if isinstance(count := former.get(name), int))
     made = max(0, pictures * settings.variants - done)

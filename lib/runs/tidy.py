@@ -8,6 +8,7 @@ made as the stages make them; those of the evaluation by a rerun on a store that
     caption                     by the selected pictures and the captioner that the captions name
     paint latents picture jpeg  by the requests of the plan, each of their passes, and the painted pictures
     verdict shares limits       by the painted pictures, their painted boxes and the real boxes, the screen's settings
+    round                       by the account of the rounds towards a target
     feature note pair group     by the selected sources and the synthetic pictures of the final set, its metrics
     metrics shown               by what the files say that they belong to: report/metrics.json, contact_sheet.jpg
 """
@@ -59,6 +60,7 @@ KINDS = (
     "verdict",
     "shares",
     "limits",
+    "round",
     *EVALUATED,
     "metrics",
     "shown",
@@ -192,7 +194,7 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    reached = {*_of_captions(last), *_of_outlines(last), *_of_requests(last), *_of_screen(last)}
+    reached = {*_of_captions(last), *_of_outlines(last), *_of_requests(last), *_of_screen(last), *_of_rounds(last)}
     evaluated = _of_evaluation(last)
     shown = {file_digest(path).encode() for path in _shown(last.root)}
     numbers = _numbers(last.root)
@@ -259,6 +261,13 @@ def _of_screen(last: _Last) -> Iterator[Item]:
     for row in passed:
         if painted := painted_key(row, last.requests[row.key], boxes, names, settings.boxes, judge):
             yield "shares", painted
+
+
+def _of_rounds(last: _Last) -> Iterator[Item]:
+    """What the rounds towards a target took, which a budget of seconds counts."""
+    target = last.account.get("target")
+    keys = target.get("keys") if isinstance(target, dict) else None
+    yield from (("round", str(key)) for key in keys or ())
 
 
 def _of_evaluation(last: _Last) -> set[Item] | None:

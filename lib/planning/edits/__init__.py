@@ -119,6 +119,11 @@ class EditSettings(MemberSettings):
         """True: a picture comes with the mixes of categories that pictures of the data set hold."""
         return False
 
+    @property
+    def paints_own(self) -> bool:
+        """True: it paints objects of the data set's categories; False: of those that its settings name, or of none."""
+        return True
+
     @field_validator("prompt")
     @classmethod
     def _not_empty(cls, value: str | list[str] | None) -> str | list[str] | None:

@@ -26,6 +26,10 @@ class Background:
 
         margin: int = Field(8, ge=0, description="pixels around each box that stay too, the composite's reach apart")
 
+        @property
+        def paints_own(self) -> bool:
+            return False
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

@@ -29,6 +29,10 @@ class Insert:
         def needs_places(self) -> bool:
             return True
 
+        @property
+        def paints_own(self) -> bool:
+            return self.category is None
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

@@ -24,6 +24,10 @@ class Mask:
         max_boxes: int | None = Field(None, ge=1, description="at most so many masks of a picture; none: all")
         category: str | None = Field(None, description="category that the new objects have; none: that of the old ones")
 
+        @property
+        def paints_own(self) -> bool:
+            return self.category is None
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

@@ -46,6 +46,10 @@ class Occlude:
 
         max_boxes: int | None = Field(None, ge=1, description="at most so many boxes of a picture; none: all")
 
+        @property
+        def paints_own(self) -> bool:
+            return False
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

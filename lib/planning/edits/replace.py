@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.core.geometry import covered_xyxy, padded
+from lib.core.keys import hash_draw
 from lib.core.registry import MemberSettings
 from lib.planning.edits import Box, Draft, LabelledPicture, Target, WindowSettings, chosen, new_object, nothing
 
@@ -33,7 +34,15 @@ class Replace:
     class Settings(WindowSettings, ReplaceSettings):
         """The prompt is the caption's where none is set, and "a {category}" for painters that read no phrases."""
 
-        category: str | None = Field(None, description="category that the new objects have; none: that of the old ones")
+        category: str | list[str] | None = Field(
+            None,
+            description="category that the new objects have, or several, of which each takes one by its hash; none: "
+            "that of the old ones",
+        )
+
+        @property
+        def paints_own(self) -> bool:
+            return not self.category
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -47,17 +56,26 @@ class Replace:
         return Draft(targets, keeps, barred, "" if targets else nothing(picture))
 
     def _target(self, box: Box, picture: LabelledPicture) -> Target:
-        category = self.settings.category or box.category
-        prompt, plain = new_object(self.settings, self.settings.category, picture, box)
+        new = self._category(box, picture)
+        prompt, plain = new_object(self.settings, new, picture, box)
         return Target(
             region=(padded(box.xyxy, picture.width, picture.height, self.settings.padding),),
             boxes=(box.xyxy,),
-            phrases=(category,),
+            phrases=(new or box.category,),
             prompt=prompt,
             plain=plain,
             about=(box.key,),
             redraws=(box.key,),
-            category=self.settings.category,
+            category=new,
+        )
+
+    def _category(self, box: Box, picture: LabelledPicture) -> str | None:
+        """That of the new object; None: the old one's."""
+        pool = self.settings.category
+        if not isinstance(pool, list):
+            return pool
+        return min(
+            pool, key=lambda name: hash_draw(picture.draws, "category", picture.digest, box.key, name), default=None
         )
 
 

@@ -1,0 +1,51 @@
+"""Which painted boxes screening accepted: their pictures passed, and their labels are neither ignored nor dropped.
+
+made = count_accepted(outcomes, reasons, verdicts, objects)
+made.accepted["forklift"], made.refused["forklift"]["not_recognised"]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lib.records.labels import new_boxes
+from lib.records.requests import Label, Outcome
+from lib.screening.boxes import Objects, judged_labels
+
+
+@dataclass
+class Accepted:
+    """Painted boxes by category."""
+
+    painted: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, Counter[str]] = field(default_factory=dict)  # category → reason → boxes
+    pictures: int = 0  # that passed
+
+
+def count_accepted(
+    outcomes: Mapping[str, Outcome], reasons: Mapping[str, str], verdicts: Mapping[str, Sequence[str]], objects: Objects
+) -> Accepted:
+    """Of what was planned, by request key: `outcomes`, why painting or screening set a picture aside ("": it did not),
+    and the ScreenRow.boxes of those that passed."""
+    made, categories = Accepted(), {key: category for key, (category, _) in objects.items()}
+    for key, outcome in outcomes.items():
+        boxes = new_boxes(outcome.labels, categories)
+        made.painted.update(boxes)
+        if reasons[key]:
+            for name, count in boxes.items():
+                made.refused.setdefault(name, Counter())[reasons[key]] += count
+            continue
+        made.pictures += 1
+        judged = judged_labels(outcome, verdicts[key], objects)
+        made.accepted.update(new_boxes(judged.labels, categories))
+        for before, after in zip(outcome.labels, judged.labels, strict=True):
+            for name in new_boxes([before], categories) - new_boxes([after], categories):
+                made.refused.setdefault(name, Counter())[_reason(after)] += 1
+    return made
+
+
+def _reason(label: Label) -> str:
+    return label.dropped or label.ignored

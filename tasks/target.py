@@ -1,0 +1,237 @@
+"""target: painting in rounds, until what was asked for is accepted, or the budget is spent.
+
+    rounds = Rounds(run, ingested, selected, captions, limits)
+    while rounds.choose():              # draws for what is lacking: the task `target`
+        rounds.plan(); rounds.generate(); rounds.screen()
+    plan, screened = rounds.close()     # the manifests, with the rows of all rounds
+
+A round follows from the seed and from the stored results of those before it. Its jobs are those of the stages, over
+the parts with a draw, so that a run that was ended goes on where it was; no manifest is written before the last round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from lib.core.keys import canonical, key_of
+from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit
+from lib.planning.plan import plan_requests
+from lib.planning.recipe import Recipe
+from lib.planning.rounds import Tally
+from lib.planning.target import (
+    Draws,
+    Wanted,
+    check_target,
+    choose_draws,
+    count_boxes,
+    paintable,
+    steered,
+    wanted_boxes,
+)
+from lib.records.kept import typed
+from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
+from lib.screening.accepted import count_accepted
+from lib.screening.boxes import BoxRules
+from lib.screening.pictures import mark_duplicates
+from tasks.artifacts import show_target
+from tasks.engine import log, step
+from tasks.generate import generate_jobs, generate_stage, note_whole
+from tasks.ingest import Ingested
+from tasks.inputs import boxes_of, outcomes_of, statistics_of, usable_objects
+from tasks.jobs import Done, Staged, close_stage, join_parts, may_pass, run_part
+from tasks.plan import plan_jobs, plan_stage
+from tasks.run import Run
+from tasks.screen import screen_jobs, screen_stage
+
+
+def goals_of(run: Run, ingested: Ingested) -> dict[str, int]:
+    """Category → painted boxes that the run's target asks for; empty where it asks for pictures, or there is none.
+
+    Raises AugmentError for what no draw can bring.
+    """
+    target, selected = run.settings.target, run.settings.select.categories
+    if target is None:
+        return {}
+    objects = read_table(ingested.objects.file, ObjectRow, OBJECT_COLUMNS)
+    boxes = count_boxes(read_table(ingested.images.file, ImageRow), objects, run.settings.select.split)
+    check_target(target, run.recipe, boxes, ingested.categories, selected)
+    return wanted_boxes(target, boxes, paintable(run.recipe, boxes, selected))
+
+
+class DrawJob(BaseModel):
+    """The parameters of the task `target`."""
+
+    workspace: str
+    ingested: Ingested
+    selected: Ref
+    captions: Ref
+    split: str
+    categories: list[str] | None  # of `select`
+    seed: int
+    recipe: Recipe
+    wanted: Wanted
+    at: int
+
+
+@step(name="target", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+def find_draws(job: DrawJob) -> Draws:
+    """The draws of a round. Not cached: it takes as long as their plan."""
+    selected, captions = read_manifest(job.selected.file, SelectRow), read_manifest(job.captions.file, CaptionRow)
+    captions = captions[captions.status == OK]
+    prompts = dict(zip(captions.key, captions.prompt, strict=True))
+    usable = selected[(selected.status == OK) & selected.key.isin(captions.key)]
+    images, objects = job.ingested.images, job.ingested.objects
+    known = job.ingested.categories
+    statistics = statistics_of(
+        objects, images, Path(job.workspace), job.split, known, job.recipe, job.categories, pins=True
+    )
+
+    def look(some: pd.DataFrame, variant: int, lacking: Sequence[str]) -> list[PlanRow]:
+        recipe, drawn_from, some = steered(job.recipe, statistics, some, lacking)
+        variants = {key: [variant] for key in some.key}
+        return plan_requests(some, usable_objects(objects, some.key), prompts, recipe, drawn_from, job.seed, variants)
+
+    categories = {key: category for key, (category, _) in boxes_of(objects).items()}
+    return choose_draws(in_order_of_limit(usable, job.seed), job.wanted, job.at, look, categories)
+
+
+class _Spent(TypedDict):
+    """Of a round, as the store has it: what its work took when it was done, however often it is looked up again."""
+
+    seconds: float
+    done: list[str]  # stages
+
+
+class Rounds:
+    """The rounds of a run."""
+
+    def __init__(
+        self, run: Run, ingested: Ingested, selected: Staged, captions: Staged, rules: BoxRules | None
+    ) -> None:
+        self.run, self.ingested, self.selected, self.captions, self.rules = run, ingested, selected, captions, rules
+        self.tally = Tally(goals_of(run, ingested), run.settings.limit, run.settings.budget)
+        self.at, self.drawn = 0, Draws(at=0)
+        self.planned: list[Done] = []  # parts of all rounds
+        self.painted: list[Done] = []
+        self.screened: list[Done] = []
+        self.round: tuple[list[Done], list[Done]] = [], []  # this one's plan and pictures
+        self.number: dict[str, int] = {}  # request key → its round
+        self.keys: list[str] = []  # of each round's _Spent
+        self.clock = Counter[str]()  # seconds of each stage in this run
+
+    def choose(self) -> bool:
+        """Find the draws of the next round; False where there is none."""
+        while (wanted := self.tally.next()) is not None:
+            settings = self.run.settings
+            self.drawn = find_draws(
+                DrawJob(
+                    workspace=str(self.run.root),
+                    ingested=self.ingested,
+                    selected=self.selected.manifest,
+                    captions=self.captions.manifest,
+                    split=settings.select.split,
+                    categories=settings.select.categories,
+                    seed=settings.seed,
+                    recipe=self.run.recipe,
+                    wanted=wanted,
+                    at=self.at,
+                )
+            )
+            self.at = self.drawn.at
+            self.tally.exhaust(self.drawn)
+            if self.drawn.groups:
+                return True
+        return False
+
+    def plan(self) -> None:
+        """The requests of the draws."""
+        jobs = plan_jobs(self.run, self.ingested, self.selected, self.captions, self.drawn.groups)
+        done = run_part(self.run, plan_stage(self.run), jobs, self.drawn.count)
+        self.round = done, []
+        self.planned += done
+        self.keys.append(key_of("round", [ref.sha256 for ref, _ in done]))
+        for ref, _ in done:
+            keys = read_manifest(ref.file, PlanRow, ("key",)).key
+            self.number |= dict.fromkeys(keys, self.tally.rounds)
+
+    def generate(self) -> None:
+        """Paint them."""
+        parts = [ref for ref, _ in self.round[0]]
+        jobs = generate_jobs(self.run, self.ingested, parts)
+        with self._timed("generate"):
+            done = run_part(self.run, generate_stage(self.run), jobs, sum(part.rows for part in parts))
+        self.round = self.round[0], done
+        self.painted += done
+
+    def screen(self) -> None:
+        """Screen them, and enter what was accepted."""
+        plans, parts = ([ref for ref, _ in done] for done in self.round)
+        jobs = screen_jobs(self.run, self.ingested, plans, parts, self.rules)
+        stage = screen_stage(self.run, self.rules, self._mark)
+        with self._timed("screen"):
+            done = run_part(self.run, stage, jobs, sum(part.rows for part in parts))
+        self.screened += done
+        rows = stage.tidy(join_parts(self.run, [ref for ref, _ in self.screened], ScreenRow))
+        self._enter(plans, parts, rows)
+
+    def _enter(self, plans: list[Ref], pictures: list[Ref], screened: pd.DataFrame) -> None:
+        """Count what a round brought. screened: ScreenRows of all rounds."""
+        outcomes, reasons = {}, dict(zip(screened.key, screened.reason, strict=True))
+        for plan, picture in zip(plans, pictures, strict=True):
+            rows = read_manifest(plan.file, PlanRow, ("key", "status"))
+            outcomes |= outcomes_of(plan, rows.key[rows.status == OK])
+            failed = read_manifest(picture.file, PictureRow, ("key", "status", "reason"))
+            failed = failed[failed.status != OK]
+            reasons |= dict(zip(failed.key, failed.reason, strict=True))
+        verdicts = dict(zip(screened.key, screened.boxes, strict=True))
+        made = count_accepted(outcomes, reasons, verdicts, boxes_of(self.ingested.objects))
+        seconds = self._spent(self.keys[-1])["seconds"]
+        self.tally.add(made.painted, made.accepted, made.refused, (len(outcomes), made.pictures), seconds)
+        self.run.save(target=self.tally.document())
+        log().info(
+            "round %d: %d of %d pictures accepted, %.1f s", self.tally.rounds, made.pictures, len(outcomes), seconds
+        )
+
+    def _mark(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Duplicates of pictures of earlier rounds, and then of earlier ones of the same round."""
+        rounds = rows.key.map(self.number).to_numpy(np.int64)
+        return mark_duplicates(rows.iloc[rounds.argsort(kind="stable")]).sort_index()
+
+    def close(self) -> tuple[Staged, Staged]:
+        """The manifests of all rounds: plan and screened pictures."""
+        run, clock = self.run, self.clock
+        plan = close_stage(run, plan_stage(run), self.planned)
+        pictures = close_stage(run, generate_stage(run), self.painted, clock["generate"])
+        note_whole(run, pictures)
+        screened = close_stage(run, screen_stage(run, self.rules, self._mark), self.screened, clock["screen"])
+        run.save(target=self.tally.document() | {"keys": self.keys})
+        show_target(run)
+        return plan, screened
+
+    def _spent(self, key: str) -> _Spent:
+        return typed(self.run.store.get("round", key), _Spent) or {"seconds": 0.0, "done": []}
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Enter the seconds of a round's stage, unless it was done before; those until an interruption too."""
+        key, began, done = self.keys[-1], time.monotonic(), False
+        try:
+            yield
+            done = True
+        finally:
+            seconds, spent = time.monotonic() - began, self._spent(key)
+            self.clock[stage] += seconds  # type: ignore[assignment]
+            if stage not in spent["done"]:
+                stages = [*spent["done"], *([stage] if done else [])]
+                found: _Spent = {"seconds": spent["seconds"] + seconds, "done": stages}
+                self.run.store.put("round", key, canonical(found))
