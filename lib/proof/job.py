@@ -33,6 +33,7 @@ from lib.proof.pictures import Pool, joined
 from lib.proof.training import Augmentation
 from lib.records import kept
 from lib.records.settings import Settings
+from lib.training.loop import LOGGED, Progress
 
 VERSION = 1
 CHECKPOINTS = float(os.environ.get("AUGMENT_TEST_CHECKPOINTS", "2"))  # minutes between two
@@ -142,7 +143,7 @@ def run(job: TrainingJob) -> Trained:
     import torch
 
     from lib.proof.training import DetectorObjective, Sampler, detections
-    from lib.training.loop import LoopSettings, NotFinite, Progress, train
+    from lib.training.loop import LoopSettings, NotFinite, train
 
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -158,17 +159,17 @@ def run(job: TrainingJob) -> Trained:
     settings = LoopSettings(
         decay=0, checkpoint_minutes=CHECKPOINTS, precision="no", seed=job.seed, **schedule.model_dump()
     )
-    work, began = job.place, time.process_time()
+    work, clock = job.place, _Clock()
     try:
-        done = train(objective, work, settings, job.key, _tell)
+        done = train(objective, work, settings, job.key, clock.watch)
     except NotFinite as error:
-        result = Trained(key=job.key, steps=0, seconds=time.process_time() - began, device="", history=[])
+        result = Trained(key=job.key, steps=0, seconds=clock.seconds(), device="", history=[])
         result = result.model_copy(update={"diverged": str(error)})
     else:
         test = _taken(job.test)
         _write_detections(job, detections(network, test))
         result = Trained(
-            key=job.key, steps=done.steps, seconds=round(done.seconds, 1), device=done.device, history=done.history
+            key=job.key, steps=done.steps, seconds=clock.seconds(), device=done.device, history=done.history
         )
         save_weights(network, job.detector, job.place.with_suffix(".safetensors"))
     kept.write(job.place.with_suffix(".json"), result.model_dump(mode="json"))
@@ -199,9 +200,28 @@ def _shifted(pool: Pool, seed: int) -> Pool:
     return Pool(**{**vars(pool), "boxes": boxes})
 
 
-def _tell(progress: Any) -> None:
+def _tell(progress: Progress) -> None:
     report = {"step": progress.step, "steps": progress.steps, "note": progress.note, **progress.values}
     print(json.dumps(report), flush=True)
+
+
+class _Clock:
+    """CPU seconds of a training; a step before a resume is taken to have cost as much as one after it."""
+
+    def __init__(self) -> None:
+        self._began, self._first, self._last = time.process_time(), 0, 0
+
+    def watch(self, progress: Progress) -> None:
+        """Take a report of the loop; the first one says where it began."""
+        if not self._last:
+            self._first = max(0, progress.step - LOGGED) if not progress.note else progress.step
+        self._last = progress.step
+        _tell(progress)
+
+    def seconds(self) -> float:
+        """Of all steps."""
+        own = time.process_time() - self._began
+        return round(own * self._last / max(1, self._last - self._first), 1)
 
 
 def main() -> int:
