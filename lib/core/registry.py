@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lib.core.checkpoints import ModelRef, resolve
-from lib.core.errors import checked
+from lib.core.errors import AugmentError, checked
 from lib.core.lazy import Registry
 from lib.core.values import Storable
 
@@ -75,7 +75,10 @@ class Family(Registry[Any]):
 
         lock: as in lib.core.checkpoints.resolve. Raises AugmentError as `member` and `resolve` do.
         """
-        model = getattr(self.settings(name, values), "model", None) or getattr(self[name], "MODEL", None)
+        given = getattr(self.settings(name, values), "model", None)
+        if given == "":
+            raise AugmentError(f"{self.kind} {name!r}: `model` is empty: give a folder or a hub id, or leave it out")
+        model = given or getattr(self[name], "MODEL", None)
         return self.member(name, values, resolve(str(model), lock or {}) if model else None)
 
     def build(self, member: Member) -> Any:
