@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lib.core.keys import key_of
 
@@ -36,6 +36,13 @@ class Donor(Frozen):
     # The object alone is pasted, along these polygons of the same kind; None = the whole crop.
     outline: tuple[tuple[float, ...], ...] | None = None
     polygon: tuple[tuple[float, ...], ...] | None  # x, y, x, y, ... in donor picture pixels, None = the whole crop
+    around: bool = False  # a whole crop: the light around it is compared with that around its new place
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a request of a former version did not have: its key stays."""
+        values: dict[str, Any] = plain(self)
+        return values if self.around else {name: value for name, value in values.items() if name != "around"}
 
 
 class Pass(Frozen):
