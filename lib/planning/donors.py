@@ -148,7 +148,7 @@ class Donors:
             found = [
                 _Found(spot, number, row)
                 for row in islice(self._rows(room, seed), _LOOKED_AT)
-                if (spot := self._spot(row, room, picture)) is not None
+                if (spot := self._spot(row, room, picture, self._flip(seed))) is not None
             ]
             alike = [one for one in found if one.spot.differs <= _LIKE]
             if alike:
@@ -161,8 +161,6 @@ class Donors:
         found = sorted(found, key=lambda one: one.spot.differs)
         outlined = ((one, outline) for one in found[:_LOOKED_AT] if (outline := self._outline(one.row)))
         one, outline = next(outlined, (found[0], None))
-        if DEBUG is not None:
-            DEBUG.append(("", one.row.category, one.number, one.spot.differs, outline is not None))
         return Settled(one.number, self._donor(one.row, seed, outline, around=outline is None), one.spot.box)
 
     def _stays(self, rooms: Sequence[Room], seed: int) -> Settled | None:
@@ -203,9 +201,11 @@ class Donors:
             return None
         return _polygons(row) or (self.outlines(row.digest, row.frame, crop_of(row)) if self.outlines else None)
 
-    def _spot(self, row: Any, room: Room, picture: np.ndarray) -> Spot | None:
+    def _spot(self, row: Any, room: Room, picture: np.ndarray, flip: bool) -> Spot | None:
         """Where a donor would stand: as large as in its own picture, else as the place that was drawn allows."""
+        assert self.surroundings is not None
         view = self.surroundings.view(row.digest, row.frame, crop_of(row))
+        view = view.mirrored() if view is not None and flip else view
         scale = picture.shape[0] / row.height
         scale = 1.0 if abs(scale - 1) < _SAME else min(scale, self.settings.max_upscale)
         own = [max(1, round(side * scale)) for side in _sizes_of(row)[0].tolist()]
@@ -224,6 +224,9 @@ class Donors:
         left = x0 + (x1 - x0 - wide) // 2
         return left, y1 - high, left + wide, y1
 
+    def _flip(self, seed: int) -> bool:
+        return self.settings.flip and bool(hash_draw("flip", seed) % 2)
+
     def _fills(self, row: Any, box: IntBox) -> bool:
         """Does a donor fill a box (xyxy) without being stretched?"""
         sides = np.array([box[2] - box[0], box[3] - box[1]])
@@ -235,7 +238,7 @@ class Donors:
             digest=row.digest,
             box=crop_of(row),
             frame=row.frame,
-            flip=self.settings.flip and bool(hash_draw("flip", seed) % 2),
+            flip=self._flip(seed),
             polygon=_polygons(row),
             outline=outline,
             around=around,
@@ -299,7 +302,6 @@ class _FormerRequest(msgspec.Struct):
 _FORMER = msgspec.json.Decoder(_FormerRequest)
 
 
-DEBUG = None
 _LOOK = 1024
 _OUTLINED = 12  # candidates whose outline is looked for
 _LOOKED_AT = 8  # candidates whose surroundings are compared

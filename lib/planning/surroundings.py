@@ -39,6 +39,11 @@ class View:
     pixels: np.ndarray  # float32 (h, w, 3), grey levels
     inner: IntBox  # xyxy, the box in it
 
+    def mirrored(self) -> View:
+        """Left and right exchanged."""
+        (x0, y0, x1, y1), width = self.inner, self.pixels.shape[1]
+        return View(np.ascontiguousarray(self.pixels[:, ::-1]), (width - x1, y0, width - x0, y1))
+
 
 @dataclass(frozen=True)
 class Room:
