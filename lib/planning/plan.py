@@ -116,7 +116,8 @@ def plan_requests(
 
     selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
     needs; variants: how many of each picture, or which ones by image key; former: `former_donors` of an earlier plan,
-    which stay where they still fit; outlines: of donors without a mask, where the recipe needs donors.
+    which stay where they still fit; outlines: of donors without a mask, where the recipe needs donors. With them pixels
+    are at hand, and new objects go where their surroundings are like those that they had.
     """
     surroundings = outlines and Surroundings(outlines.load, outlines.store)
     painter = PAINTERS[recipe.painter.name]

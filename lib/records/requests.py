@@ -5,10 +5,19 @@ A request is an ordered list of passes over one source picture. Its canonical JS
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from lib.core.errors import AugmentError
 from lib.core.keys import key_of
 
 XYXY = tuple[float, float, float, float]  # left, top, right, bottom
@@ -115,6 +124,23 @@ class Request(Outcome):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passes: tuple[Pass, ...]
+
+
+_Parsed = TypeVar("_Parsed", bound=Outcome)
+
+
+def parsed(kind: type[_Parsed], text: bytes) -> _Parsed:
+    """A request, or the part of one, of a PlanRow. Raises AugmentError, one sentence, for anything else: whoever writes
+    a plan's digest can write a plan."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise AugmentError(
+            f"a request of the plan cannot be read ({where:.80}: {first['msg']:.120}): remove parts/plan and "
+            "manifests/plan.parquet from the workspace, and run again"
+        ) from None
 
 
 def picture_keys(request: Request) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from lib.core.registry import Family, Member
 from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
 from lib.datasets.formats.tables import images_folder
 from lib.datasets.select import OBJECT_COLUMNS, select_pictures
-from lib.evaluation.features import EXTRACTORS
+from lib.evaluation.features import EXTRACTORS, extractor_of
 from lib.evaluation.metrics import METRICS
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
@@ -105,6 +105,7 @@ def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
         return []
     if settings.extractor not in EXTRACTORS:
         raise unknown(EXTRACTORS.kind, settings.extractor, EXTRACTORS)
+    extractor_of(settings.extractor).check_at_hand()
     found = []
     for one in settings.metrics:
         choice = Choice(name=one) if isinstance(one, str) else one
