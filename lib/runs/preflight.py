@@ -37,17 +37,21 @@ from lib.records.settings import Choice, EvaluateSettings
 from lib.runs.account import former_account
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.presets import PRESETS
+from lib.runs.unchanged import unchanged
 from lib.runs.workspace import Pins
 from lib.screening.review import check_review
 
 
-def preflight(parameters: Parameters, workspace: Path) -> None:
+def preflight(parameters: Parameters, workspace: Path) -> bool:
     """Both checks. Raises AugmentError, one sentence with what was expected and the next step.
 
+    Returns whether there seems to be nothing to do: the last run had the same settings and the same data.
     workspace: used where the parameters have none.
     """
     settings = check_run(parameters, workspace)
-    check_data(settings, read_dataset(settings.dataset))
+    data = read_dataset(settings.dataset)
+    check_data(settings, data)
+    return unchanged(parameters, settings, data)
 
 
 def check_run(parameters: Parameters, workspace: Path) -> Resolved:
