@@ -120,7 +120,7 @@ def augment_dataset(*, watch: Callable[[str, int, int], None] | None = None, **p
     return Result(root, read_account(root / "status.json"))
 
 
-def run_journey(parameters: Parameters, name: str, watch: Callable[[str, int, int], object] | None = None) -> Path:
+def run_journey(parameters: Parameters, name: str, watch: Callable[[str, int, int], None] | None = None) -> Path:
     """The stages by plain functions, without a flow and a server; returns the workspace. Raises AugmentError."""
     progress = Progress() if watch is None else Progress(watch)
     with open_run(parameters, name, progress) as run:

@@ -1,6 +1,7 @@
 """What a run would find wrong later is found before Prefect starts; a dry run says what a run would do."""
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from conftest import MadeSet
 
-from flows import cli
+from flows import augment_dataset, cli
 from flows.commands import connection
+from flows.commands.parser import parse
+from flows.commands.run import Run
 from lib.core import checkpoints
 from lib.core.errors import AugmentError
 from lib.datasets.formats import read_dataset
@@ -91,6 +94,75 @@ def test_a_fault_that_is_found_while_the_server_starts_is_not_kept_waiting(monke
 
     with pytest.raises(AugmentError, match="wrong"):
         connection.prepare_prefect(fault)
+
+
+def test_inception_weights_that_are_neither_here_nor_to_be_had_are_found_before_the_run(made_set, tmp_path, monkeypatch):
+    def unknown(*args):
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = {"evaluate": {"extractor": "inception"}}
+    with pytest.raises(AugmentError, match=r"Inception weights are not at .*github\.com is not known.*pixels"):
+        checked(made_set, tmp_path, **asked)
+    with pytest.raises(AugmentError, match="Inception weights are not at"):
+        dry_run(check_parameters({"dataset": made_set.dataset, **asked}), tmp_path / "ws")
+    weights = tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"here")
+    checked(made_set, tmp_path, **asked)
+
+
+# nothing to do
+
+
+@pytest.fixture
+def done(made_set, tmp_path, monkeypatch):
+    """A file of parameters whose run has ended, and a start of a server that fails the test."""
+    monkeypatch.chdir(tmp_path)
+    values = {"dataset": made_set.dataset, "workspace": "ws", "limit": 2, "evaluate": {"extractor": None}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(values))
+    augment_dataset(**values)
+    monkeypatch.setattr(connection, "_no_server", lambda: True)
+    monkeypatch.setattr(connection, "prepare_prefect", lambda meanwhile: pytest.fail("a server"))
+    return made_set
+
+
+def test_a_rerun_with_nothing_to_do_starts_no_server(done, capsys):
+    assert cli.main(["run", "mine.yaml"]) == 0
+    assert "nothing new: 2 pictures reused" in capsys.readouterr().out
+
+
+def test_what_the_preflight_cannot_see_is_done_all_the_same(done, capsys, tmp_path):
+    for path in (tmp_path / "ws" / "store" / "picture").glob("*/*"):
+        path.write_bytes(b"damaged")
+    final = sorted((tmp_path / "ws" / "final" / "images").iterdir())
+    before = {path.name: path.read_bytes() for path in final}
+    assert cli.main(["run", "mine.yaml"]) == 0
+    assert {path.name: path.read_bytes() for path in final} == before
+
+
+@pytest.mark.parametrize("change", ["seed", "picture", "label", "verify", "server"])
+def test_with_something_to_do_or_a_server_at_hand_a_run_is_a_flow_run(done, monkeypatch, change):
+    class Started(Exception):
+        pass
+
+    def start(meanwhile):
+        raise Started
+
+    monkeypatch.setattr(connection, "prepare_prefect", start)
+    more = {"seed": ["--set", "seed=1"], "verify": ["--verify"]}.get(change, [])
+    if change == "picture":
+        path = sorted(done.images.iterdir())[0]
+        os.utime(path, ns=(1, 1))
+    if change == "label":
+        done.coco["annotations"][0]["bbox"][0] += 1
+        done.write()
+    if change == "server":
+        monkeypatch.setattr(connection, "_no_server", lambda: False)
+    with pytest.raises(Started):
+        Run.run(parse(["run", "mine.yaml", *more]))
 
 
 # categories
