@@ -96,7 +96,9 @@ def test_a_fault_that_is_found_while_the_server_starts_is_not_kept_waiting(monke
         connection.prepare_prefect(fault)
 
 
-def test_inception_weights_that_are_neither_here_nor_to_be_had_are_found_before_the_run(made_set, tmp_path, monkeypatch):
+def test_inception_weights_that_are_neither_here_nor_to_be_had_are_found_before_the_run(
+    made_set, tmp_path, monkeypatch
+):
     def unknown(*args):
         raise socket.gaierror("no such name")
 

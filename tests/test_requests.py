@@ -175,6 +175,6 @@ def test_a_donor_of_a_former_version_keeps_its_form_and_so_its_key():
 @pytest.mark.parametrize("text", [b"{}", b"[]", b"not JSON", b'{"passes": [{"seed": "x"}]}'])
 @pytest.mark.parametrize("kind", [Request, Outcome])
 def test_a_forged_request_is_one_sentence_with_the_remedy(kind, text):
-    with pytest.raises(AugmentError, match="a request of the plan cannot be read.*run again") as error:
+    with pytest.raises(AugmentError, match=r"a request of the plan cannot be read.*run again") as error:
         parsed(kind, text)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400

@@ -57,7 +57,9 @@ def test_a_break_of_a_track_comes_onto_a_track(tmp_path):
 
 def test_a_mirrored_object_looks_for_mirrored_surroundings(tmp_path):
     found, _ = surroundings(tmp_path, donor=broken())
-    view = found.view("donor", "upright", (36, 50, 56, 70)).mirrored()  # the track lies 4 from its left, so 8 from it now
+    view = found.view(
+        "donor", "upright", (36, 50, 56, 70)
+    ).mirrored()  # the track lies 4 from its left, so 8 from it now
     spot = found.spot(tracks(77), view, room((10, 50, 30, 70)), (20, 20))
     assert spot.box[0] == 77 - 8
 

@@ -241,7 +241,9 @@ def _differences(part: np.ndarray, view: View) -> np.ndarray:
     return np.asarray(sum(weight * term for weight, term in zip(_WEIGHTS, of_all, strict=True)))
 
 
-def _apart(here: np.ndarray, there: np.ndarray, rim: np.ndarray, sums: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _apart(
+    here: np.ndarray, there: np.ndarray, rim: np.ndarray, sums: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Mean squared difference of rims, pixel by pixel, whatever their brightness. here: (H, W), there, rim: (h, w)."""
     count = float(rim.sum())
     mean, own = sums(here) / count, float((there * rim).sum()) / count

@@ -28,7 +28,9 @@ def check_push(name: str, format: str) -> None:
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise AugmentError("--push needs the hub, and HF_HUB_OFFLINE is set: unset it")
     if not huggingface_hub.get_token():
-        raise AugmentError("--push needs a token of the hub that may write: log in with `hf auth login`, or set HF_TOKEN")
+        raise AugmentError(
+            "--push needs a token of the hub that may write: log in with `hf auth login`, or set HF_TOKEN"
+        )
 
 
 def push(folder: Path, name: str, api: Any = None) -> str:
@@ -53,5 +55,7 @@ def push(folder: Path, name: str, api: Any = None) -> str:
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AugmentError(f"the hub did not take {name} ({first:.200}); the export lies in {folder}: push again") from None
+        raise AugmentError(
+            f"the hub did not take {name} ({first:.200}); the export lies in {folder}: push again"
+        ) from None
     return str(address)

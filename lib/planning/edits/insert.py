@@ -56,9 +56,7 @@ class Insert:
         keeps = tuple(box.key for box in picture.boxes)
         return Draft(tuple(targets), keeps, tuple(barred), "" if targets else barred[0].rpartition(": ")[2])
 
-    def _target(
-        self, picture: LabelledPicture, number: int, category: str, taken: Sequence[XYXY]
-    ) -> Target | None:
+    def _target(self, picture: LabelledPicture, number: int, category: str, taken: Sequence[XYXY]) -> Target | None:
         """A new object of a category; None where it has no free place."""
         place, role = free_place(picture, category, number, taken, self.settings), f"insert {number}"
         if place is None:
