@@ -137,24 +137,29 @@ class Donors:
         if found is not None:
             return found
         for number, room in enumerate(rooms):
-            for row, outline in self._candidates(room, seed):
+            donors = list(self._rows(room, seed))
+            if donors:
+                outlined = ((row, outline) for row in donors if (outline := self._outline(row)))
+                row, outline = next(outlined, (donors[0], None))
                 return Settled(number, self._donor(row, seed, outline), self._shrunk(room.box, row))
         return None
 
     def _alike(self, rooms: Sequence[Room], seed: int, picture: np.ndarray | None) -> Settled | None:
         """By surroundings; None where no pixels are at hand, or no place was found."""
-        all_found: list[_Found] = []
-        for number, room in enumerate(rooms if picture is not None and self.surroundings is not None else ()):
-            found = [
-                _Found(spot, number, row)
-                for row in islice(self._rows(room, seed), _LOOKED_AT)
-                if (spot := self._spot(row, room, picture, self._flip(seed))) is not None
-            ]
-            alike = [one for one in found if one.spot.differs <= _LIKE]
+        if picture is None or self.surroundings is None:
+            return None
+        found: list[_Found] = []
+        for number, room in enumerate(rooms):
+            alike: list[_Found] = []
+            for row in islice(self._rows(room, seed), _LOOKED_AT):
+                spot = self._spot(row, room, picture, self._flip(seed))
+                found += [] if spot is None else [_Found(spot, number, row)]
+                alike += [] if spot is None or spot.differs > _LIKE else [found[-1]]
+                if len(alike) == _ENOUGH:
+                    break
             if alike:
                 return self._with_outline(alike, seed)
-            all_found += found
-        return self._with_outline(all_found, seed) if all_found else None
+        return self._with_outline(found, seed) if found else None
 
     def _with_outline(self, found: list[_Found], seed: int) -> Settled:
         """The nearest that has an outline, among the first few; the nearest of all where none has one."""
@@ -171,12 +176,6 @@ class Donors:
             if row is not None and room.admits(former.box) and self._fills(row, former.box):
                 return Settled(number, self._donor(row, seed, self._outline(row), former.around), former.box)
         return None
-
-    def _candidates(self, room: Room, seed: int) -> list[_Candidate]:
-        """Donors for a free place, those with an outline alone where there are any."""
-        rows = list(self._rows(room, seed))
-        outlined = [(row, outline) for row in rows if (outline := self._outline(row))]
-        return outlined or [(row, None) for row in rows]
 
     def _rows(self, room: Room, seed: int) -> Iterator[Any]:
         """Donors of about the size and aspect of a free place, then those that do not become too small in it."""
@@ -245,9 +244,6 @@ class Donors:
         )
 
 
-_Candidate = tuple[Any, Polygons | None]  # a donor's row and its outline
-
-
 class _Found(NamedTuple):
     spot: Spot
     number: int  # of the room
@@ -305,6 +301,7 @@ _FORMER = msgspec.json.Decoder(_FormerRequest)
 _LOOK = 1024
 _OUTLINED = 12  # candidates whose outline is looked for
 _LOOKED_AT = 8  # candidates whose surroundings are compared
+_ENOUGH = 3  # of them that are like those of a place
 _SAME = 0.25  # pictures whose heights differ by less are of one scale
 _LIKE = 12.0  # grey levels by which surroundings that are alike differ at most
 
@@ -319,12 +316,15 @@ def _donors(group: pd.DataFrame) -> _Donors:
 
 def _sizes_of(row: Any) -> np.ndarray:
     """(1, 2) of one row."""
-    return _sizes(row.to_frame().T)
+    return _inside(np.array([[row.x, row.y, row.w, row.h, row.width, row.height]], np.float64))
 
 
 def _sizes(rows: pd.DataFrame) -> np.ndarray:
     """(N, 2) width and height, pixels, of what of the donors' boxes lies in their pictures."""
-    numbers = rows[["x", "y", "w", "h", "width", "height"]].to_numpy(np.float64)
+    return _inside(rows[["x", "y", "w", "h", "width", "height"]].to_numpy(np.float64))
+
+
+def _inside(numbers: np.ndarray) -> np.ndarray:
     boxes, frame = xywh_to_xyxy(numbers[:, :4]), numbers[:, 4:]
     return np.maximum(np.minimum(boxes[:, 2:], frame) - np.maximum(boxes[:, :2], 0), 1)
 
