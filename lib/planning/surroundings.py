@@ -81,8 +81,9 @@ class Room:
         for x0, y0, x1, y1 in self.taken:
             across = np.clip(np.minimum(lefts + wide, x1) - np.maximum(lefts, x0), 0, None)
             down = np.clip(np.minimum(tops + high, y1) - np.maximum(tops, y0), 0, None)
+            near = np.ix_(down > 0, across > 0)  # of hundreds of boxes few are
             smaller = min(wide * high, (x1 - x0) * (y1 - y0))
-            free &= np.outer(down, across) <= self.most_shared * smaller
+            free[near] &= np.outer(down[down > 0], across[across > 0]) <= self.most_shared * smaller
         return free
 
 

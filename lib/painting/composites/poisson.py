@@ -47,7 +47,8 @@ class Poisson(Paste):
             x, y, w, h = (int(side) for side in boxes[part, :4])
             here = np.s_[y - 1 : y + h + 1, x - 1 : x + w + 1]
             mask = parts[here] == part
-            if _hides_seam(source, result, parts == part):
+            near = np.s_[max(y - _RIM, 0) : y + h + _RIM, max(x - _RIM, 0) : x + w + _RIM]
+            if _hides_seam(source[near], result[near], parts[near] == part):
                 result[here] = np.where(mask[..., None], source[here], result[here])
                 continue
             result[here] = np.where(mask[..., None], self._clone(source[here], result[here], mask), result[here])
@@ -74,7 +75,8 @@ def _is_binary(image: np.ndarray) -> bool:
 
 
 def _hides_seam(paint: np.ndarray, below: np.ndarray, part: np.ndarray) -> bool:
-    """Does the texture along the seam of a part (h, w) of the region hide it? paint, below: uint8 (h, w, 3)."""
+    """Does the texture along the seam of a part (h, w) of the region hide it? paint, below: uint8 (h, w, 3), with a rim
+    of _RIM around the part."""
     import cv2
 
     side = np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)
