@@ -136,11 +136,13 @@ def parsed(kind: type[_Parsed], text: bytes) -> _Parsed:
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "all of it"
-        raise AugmentError(
-            f"a request of the plan cannot be read ({where:.80}: {first['msg']:.120}): remove parts/plan and "
-            "manifests/plan.parquet from the workspace, and run again"
-        ) from None
+        why = f"{'.'.join(map(str, first['loc'])):.80}: {first['msg']:.120}"
+    except (LookupError, TypeError, AttributeError) as error:  # of what is looked at before its fields are checked
+        why = f"{type(error).__name__}: {error}"[:200]
+    raise AugmentError(
+        f"a request of the plan cannot be read ({why.lstrip(': ')}): remove parts/plan and manifests/plan.parquet from "
+        "the workspace, and run again"
+    )
 
 
 def picture_keys(request: Request) -> list[tuple[str, str]]:
