@@ -72,6 +72,11 @@ def live_api_url() -> str | None:
     return server.url if server else None
 
 
+def none_configured() -> bool:
+    """Does no server answer, and is none expected to?"""
+    return _live() is None and (not _configured() or _is_elsewhere(_note()))
+
+
 def connect() -> str:
     """Use the server that answers for the rest of this process, or a temporary one; returns its API URL.
 

@@ -29,7 +29,7 @@ from lib.evaluation.verdict import Verdict
 from lib.records.manifest import read_manifest
 from lib.records.rows import OK, STAGES
 from lib.runs.account import read_account
-from lib.runs.parameters import check_parameters
+from lib.runs.parameters import Parameters, check_parameters
 from tasks.progress import Progress
 from tasks.run import open_run
 
@@ -116,11 +116,16 @@ def augment_dataset(*, watch: Callable[[str, int, int], None] | None = None, **p
     Raises AugmentError, in a sentence, for parameters that cannot be and for a run that cannot go on.
     """
     checked = check_parameters(parameters)
-    name = checked.workspace.name if checked.workspace else "python"
+    root = run_journey(checked, checked.workspace.name if checked.workspace else "python", watch)
+    return Result(root, read_account(root / "status.json"))
+
+
+def run_journey(parameters: Parameters, name: str, watch: Callable[[str, int, int], None] | None = None) -> Path:
+    """The stages by plain functions, without a flow and a server; returns the workspace. Raises AugmentError."""
     progress = Progress() if watch is None else Progress(watch)
-    with open_run(checked, name, progress) as run:
+    with open_run(parameters, name, progress) as run:
         state = journey(run)
         root = run.root
     if not state.is_completed():
         raise AugmentError(state.message or f"the run ended {state.name}")
-    return Result(root, read_account(root / "status.json"))
+    return root

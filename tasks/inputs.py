@@ -28,7 +28,7 @@ from lib.planning.donors import DonorPool
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey
 from lib.records.manifest import Ref, read_manifest, read_table
-from lib.records.requests import Outcome
+from lib.records.requests import Outcome, parsed
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
 from lib.screening.boxes import judged_labels
 
@@ -135,7 +135,7 @@ def _boxes(path: str, sha256: str) -> Mapping[str, tuple[str, tuple[float, float
 def outcomes_of(plan: Ref, keys: Iterable[str]) -> dict[str, Outcome]:
     """What requests end in, by key, of PlanRows that are ok."""
     requests = _requests(plan.path, plan.sha256)
-    return {key: Outcome.model_validate_json(requests[key]) for key in keys}
+    return {key: parsed(Outcome, requests[key]) for key in keys}
 
 
 @kept(2)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from lib.planning.donors import Identity, former_donors
+from lib.planning.donors import Former, former_donors
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
@@ -23,7 +23,7 @@ from tasks.inputs import kept, sources_of, statistics_of, survey_of, usable_obje
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
-VERSION = 3
+VERSION = 4
 
 
 def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
@@ -111,7 +111,7 @@ def plan_part(job: Job) -> Ref:
     return job.write(rows, PlanRow)
 
 
-def _former_donors(job: Job, image_keys: pd.Series) -> dict[int, Identity]:
+def _former_donors(job: Job, image_keys: pd.Series) -> dict[int, Former]:
     """Those of the last run's plan for these pictures."""
     path = Path(job.workspace) / "manifests" / "plan.parquet"
     if not path.is_file():

@@ -311,6 +311,28 @@ def test_a_part_too_thin_to_have_a_middle_is_pasted_and_the_others_cloned():
         assert (alone != picture).any() and (alone != paint).any()
 
 
+@modes
+def test_a_binary_picture_stays_binary(mode):
+    board, paint = np.full((2, HEIGHT, WIDTH, 3), 255, np.uint8)
+    board[:, 45:] = 0
+    paint[:, 40:] = 0
+    result = compose(board, Paint(paint), make_pass(), built("poisson", mode=mode))
+    np.testing.assert_array_equal(result[10:50, 20:70], paint[10:50, 20:70])
+
+
+@modes
+def test_a_texture_that_hides_the_seam_keeps_its_own_pixels(mode):
+    result = compose(noise(0), Paint(noise(1)), make_pass(), built("poisson", mode=mode))
+    np.testing.assert_array_equal(result[10:50, 20:70], noise(1)[10:50, 20:70])
+
+
+def test_a_texture_of_another_brightness_or_spread_is_joined():
+    dark, faint = (noise(1) // 3).astype(np.uint8), (noise(1) // 4 + 96).astype(np.uint8)
+    for paint in (dark, faint):
+        result = compose(noise(0), Paint(paint), make_pass(), built("poisson"))
+        assert (result[10:50, 20:70] != paint[10:50, 20:70]).any()
+
+
 def test_an_unknown_mode_names_the_known_ones():
     with pytest.raises(AugmentError, match="'normal' or 'mixed'"):
         COMPOSITES.member("poisson", {"mode": "monochrome"})

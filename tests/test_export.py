@@ -854,3 +854,61 @@ def test_json_alone_is_on_standard_output(command, run):
 def test_what_is_wrong_is_one_sentence_on_standard_error(command, run, arguments, fault):
     code, out, err = command(*[argument.format(ws=run.run) for argument in arguments])
     assert (code, out) == (1, "") and fault in err and err.count("\n") == 1
+
+
+# the hub
+
+
+class Hub:
+    """A HfApi that keeps what it is given."""
+
+    def __init__(self, error=None):
+        self.calls, self.error = [], error
+
+    def create_repo(self, name, **more):
+        self.calls.append(("create", name, more))
+        return f"https://hub.test/datasets/{name}"
+
+    def upload_folder(self, **more):
+        if self.error:
+            raise self.error
+        self.calls.append(("upload", sorted(p.name for p in Path(more["folder_path"]).iterdir()), more))
+
+
+@pytest.fixture
+def token(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "secret")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+def test_an_export_is_pushed_as_a_private_data_set(command, token, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    code, told, _ = command("--to", "hf", "--push", "me/steel")
+    assert code == 0 and "https://hub.test/datasets/me/steel" in told
+    (create, name, made), (upload, files, sent) = hub.calls
+    assert (create, name, upload) == ("create", "me/steel", "upload")
+    assert made == {"repo_type": "dataset", "private": True, "exist_ok": True}
+    assert {"README.md", "train"} <= set(files) and sent["repo_id"] == "me/steel" and sent["repo_type"] == "dataset"
+
+
+def test_without_a_token_nothing_is_exported(command, run, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    code, _, error = command("--to", "hf", "--push", "me/steel")
+    assert code == 1 and "hf auth login" in error and not (run.run / "export").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(("--to", "hf", "--push", "steel"), "USER/NAME"), (("--to", "yolo", "--push", "me/steel"), "--to hf")],
+)
+def test_a_push_that_cannot_be_is_refused_before_the_export(command, run, token, given, words):
+    code, _, error = command(*given)
+    assert code == 1 and words in error and not (run.run / "export").exists()
+
+
+def test_a_hub_that_refuses_is_one_sentence_and_the_export_stays(command, run, token, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: Hub(OSError("no way\nin many lines")))
+    code, _, error = command("--to", "hf", "--push", "me/steel")
+    assert code == 1 and "no way" in error and "many lines" not in error and (run.run / "export" / "hf").is_dir()

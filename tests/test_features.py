@@ -17,6 +17,7 @@ from tiny import tiny_clip, tiny_gligen
 
 from lib.core.checkpoints import folder_revision
 from lib.core.errors import AugmentError
+from lib.evaluation import features as module
 from lib.evaluation.features import EXTRACTORS, Inception, Pixels, extractor_of
 
 
@@ -241,3 +242,16 @@ def complete(folder: Path) -> Path:
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).write_text("{}")
     return folder
+
+
+def test_the_weights_are_looked_for_where_torch_and_pytorch_fid_keep_them(monkeypatch, tmp_path):
+    import torch.hub
+    from pytorch_fid.inception import FID_WEIGHTS_URL
+
+    assert module.WEIGHTS == FID_WEIGHTS_URL
+    for name, value in (("TORCH_HOME", tmp_path / "torch"), ("XDG_CACHE_HOME", tmp_path), (None, None)):
+        for other in ("TORCH_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(other, raising=False)
+        if name:
+            monkeypatch.setenv(name, str(value))
+        assert module._weights_path().parents[1] == Path(torch.hub.get_dir())

@@ -32,6 +32,13 @@ def test_equal_rows_give_equal_bytes(tmp_path):
     assert one.sha256 == two.sha256
 
 
+def test_no_value_of_a_row_is_copied_on_its_way_into_a_column(monkeypatch):
+    monkeypatch.setattr("copy.deepcopy", lambda *_: pytest.fail("a copy of each value takes most of the time"))
+    rows = [ReviewRow(str(i), OK, "", "", "i", "p", "s", "n", ["a"]) for i in range(3)]
+    table = to_table(rows, ReviewRow)
+    assert table["key"].to_pylist() == ["0", "1", "2"] and table["boxes"].to_pylist() == [["a"]] * 3
+
+
 def test_a_missing_manifest_names_the_stage_that_writes_it(tmp_path):
     with pytest.raises(AugmentError, match="stage 'plan' writes it"):
         read_manifest(tmp_path / "plan.parquet", DrawRow)

@@ -323,6 +323,17 @@ def test_a_cut_out_leaves_every_pixel_beside_it_as_it_was(name):
     assert (result[20:28, 28:36] != work.canvas[20:28, 28:36]).any()
 
 
+def test_what_is_pasted_with_its_surroundings_is_lit_by_them_and_keeps_its_contrast():
+    donor = np.full((64, 64, 3), 160, np.uint8)
+    donor[16:48, 16:48] = 40
+    work = item("copy-paste", canvas=np.full((64, 64, 3), 160, np.uint8), donor=donor)
+    planned = work.step.donor.model_copy(update={"box": (16, 16, 48, 48)})
+    for around, expected in ((True, 40), (False, 160)):
+        step = work.step.model_copy(update={"donor": planned.model_copy(update={"around": around})})
+        (made,) = plain(tone=1).paint([PassInput(step, work.canvas, work.mask, donor)])
+        assert (made.image[8:40, 16:48] == expected).all()
+
+
 def test_a_donor_in_a_free_place_keeps_its_aspect():
     sizes = CopyPaste.within(CopyPaste.Settings(), 100, 60, np.array([[50, 10], [10, 60], [20, 20]], float))
     np.testing.assert_allclose(sizes, [[100, 20], [10, 60], [40, 40]])

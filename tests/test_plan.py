@@ -11,12 +11,14 @@ from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.donors import DonorPool, former_donors
 from lib.planning.edits import EDITS
+from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe, check_triple
 from lib.planning.statistics import Statistics
 from lib.records.manifest import to_table
 from lib.records.requests import Label, Request, picture_keys
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
+from lib.records.store import Store
 
 
 def image(key, width=400, height=300, split="train"):
@@ -50,13 +52,13 @@ def recipe(edit="replace", painter="copy-paste", composite="feather", **edit_set
     )
 
 
-def plan(images, objects, chosen=None, seed=0, variants=1, chain=None, places=None, former=None):
+def plan(images, objects, chosen=None, seed=0, variants=1, chain=None, places=None, former=None, looks=None):
     chain = chain or recipe()
     usable = frame(objects, ObjectRow)
     donors = DonorPool.of(usable, frame(images, ImageRow), "train")
     selected = frame([select(row, objects) for row in (chosen or images)], SelectRow)
     statistics = Statistics(places or {}, donors=donors)
-    return plan_requests(selected, usable, {}, chain, statistics, seed, variants, former)
+    return plan_requests(selected, usable, {}, chain, statistics, seed, variants, former, looks)
 
 
 def requests(rows):
@@ -523,3 +525,58 @@ def test_a_prompt_says_the_object_where_the_painter_reads_no_phrases():
         (row,) = plan_requests(selected, usable, {"1": "a busy hall"}, chain, Statistics(), 0, 1)
         prompts[painter] = requests([row])[0].passes[0].prompt
     assert prompts == {"gligen-inpaint": "a busy hall", "vanilla": "a forklift"}
+
+
+# Surroundings
+
+
+ROUGH = np.random.default_rng(0).integers(40, 220, (300, 400, 1), np.uint8).repeat(3, 2)
+SMOOTH = np.full((300, 400, 3), 120, np.uint8)
+
+
+def seen(tmp_path, pictures):
+    """Outlines, and with them pixels, of pictures by their number."""
+    return Outlines(lambda digest, frame: pictures[int(digest, 16)], Store(tmp_path))
+
+
+def test_a_new_object_is_of_the_first_category_whose_surroundings_are_like_those_of_a_place(tmp_path):
+    boxes = [box("102", "2", 100, 100, 60, 50, "crack"), box("103", "3", 100, 100, 60, 50, "stain")]
+    places = {name: np.array([[0.5, 0.2, 0.17], [0.9, 0.2, 0.17]]) for name in ("crack", "stain")}
+    for here, expected in ((ROUGH, "crack"), (SMOOTH, "stain")):
+        looks = seen(tmp_path, {1: here, 2: ROUGH, 3: SMOOTH})
+        found = plan(IMAGES[:3], boxes, IMAGES[:1], variants=4, chain=recipe("insert"), places=places, looks=looks)
+        assert [request.labels[-1].category for request in requests(found)] == [expected] * 4
+
+
+def test_an_object_with_its_surroundings_keeps_its_size_and_is_lit_by_them(tmp_path):
+    boxes = [box("102", "2", 100, 100, 60, 50)]
+    looks = seen(tmp_path, {1: SMOOTH, 2: SMOOTH})
+    (request,) = requests(plan(IMAGES[:2], boxes, IMAGES[:1], chain=recipe("insert"), places=PLACES, looks=looks))
+    (x0, y0, x1, y1), donor = request.passes[0].region[0], request.passes[0].donor
+    assert (x1 - x0, y1 - y0) == (60, 50) and donor.around and donor.outline is None
+
+
+def test_an_added_picture_leaves_donors_and_places_of_an_earlier_plan_alone(tmp_path):
+    numbers = range(1, 10)
+    images = [image(str(i)) for i in numbers]
+    boxes = [box(str(100 + i), str(i), 10, 10, 60 + i, 50) for i in numbers]
+    looks = seen(tmp_path, {i: np.roll(ROUGH, 7 * i, axis=1) for i in numbers})
+    more = {"chain": recipe("insert"), "places": PLACES, "looks": looks}
+    before = plan(images[:8], boxes[:8], **more)
+    former = former_donors([row.request for row in before])
+    assert plan(images, boxes, former=former, **more)[:8] == before
+    gone = [one for one in boxes[:8] if one.key != requests(before)[0].passes[0].donor.annotation]
+    changed = plan(images[:8], gone, former=former, **more)
+    assert changed[0].key != before[0].key
+
+
+def test_an_object_whose_former_place_is_taken_moves(tmp_path):
+    looks = seen(tmp_path, {1: SMOOTH, 2: SMOOTH})
+    boxes = [box("102", "2", 100, 100, 60, 50)]
+    more = {"chosen": IMAGES[:1], "chain": recipe("insert"), "places": PLACES, "looks": looks}
+    before = plan(IMAGES[:2], boxes, **more)
+    x0, y0, x1, y1 = requests(before)[0].passes[0].region[0]
+    former = former_donors([row.request for row in before])
+    taken = box("101", "1", x0, y0, x1 - x0, y1 - y0, "pallet")
+    (after,) = requests(plan(IMAGES[:2], [*boxes, taken], former=former, **more))
+    assert after.passes[0].region[0] != (x0, y0, x1, y1)

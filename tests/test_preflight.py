@@ -1,6 +1,7 @@
 """What a run would find wrong later is found before Prefect starts; a dry run says what a run would do."""
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from conftest import MadeSet
 
-from flows import cli
+from flows import augment_dataset, cli
 from flows.commands import connection
+from flows.commands.parser import parse
+from flows.commands.run import Run
 from lib.core import checkpoints
 from lib.core.errors import AugmentError
 from lib.datasets.formats import read_dataset
@@ -91,6 +94,83 @@ def test_a_fault_that_is_found_while_the_server_starts_is_not_kept_waiting(monke
 
     with pytest.raises(AugmentError, match="wrong"):
         connection.prepare_prefect(fault)
+
+
+def test_inception_weights_that_are_neither_here_nor_to_be_had_are_found_before_the_run(
+    made_set, tmp_path, monkeypatch
+):
+    def unknown(*args):
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = {"evaluate": {"extractor": "inception"}}
+    with pytest.raises(AugmentError, match=r"Inception weights are not at .*github\.com is not known.*pixels"):
+        checked(made_set, tmp_path, **asked)
+    with pytest.raises(AugmentError, match="Inception weights are not at"):
+        dry_run(check_parameters({"dataset": made_set.dataset, **asked}), tmp_path / "ws")
+    weights = tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"here")
+    checked(made_set, tmp_path, **asked)
+
+
+# nothing to do
+
+
+@pytest.fixture
+def done(made_set, tmp_path, monkeypatch):
+    """A file of parameters whose run has ended, and a start of a server that fails the test."""
+    monkeypatch.chdir(tmp_path)
+    values = {"dataset": made_set.dataset, "workspace": "ws", "limit": 2, "evaluate": {"extractor": None}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(values))
+    augment_dataset(**values)
+    monkeypatch.setattr(connection, "_no_server", lambda: True)
+    monkeypatch.setattr(connection, "prepare_prefect", lambda meanwhile: pytest.fail("a server"))
+    return made_set
+
+
+def test_a_rerun_with_nothing_to_do_starts_no_server_and_does_what_the_preflight_cannot_see(done, capsys, tmp_path):
+    assert cli.main(["run", "mine.yaml"]) == 0
+    assert "nothing new: 2 pictures reused" in capsys.readouterr().out
+    final = sorted((tmp_path / "ws" / "final" / "images").iterdir())
+    before = [path.read_bytes() for path in final]
+    for path in [*(tmp_path / "ws" / "store" / "picture").glob("*/*"), *final]:
+        path.write_bytes(b"damaged")
+    assert cli.main(["run", "mine.yaml"]) == 0
+    assert [path.read_bytes() for path in final] == before
+
+
+def test_with_something_to_do_or_a_server_at_hand_a_run_is_a_flow_run(done, monkeypatch, tmp_path):
+    class Started(Exception):
+        pass
+
+    def start(meanwhile):
+        raise Started
+
+    def is_a_flow_run(*more):
+        with pytest.raises(Started):
+            Run.run(parse(["run", "mine.yaml", *more]))
+
+    monkeypatch.setattr(connection, "prepare_prefect", start)
+    is_a_flow_run("--set", "seed=1")
+    is_a_flow_run("--verify")
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "_no_server", lambda: False)
+        is_a_flow_run()
+    picture = sorted(done.images.iterdir())[0]
+    state = picture.stat()
+    os.utime(picture, ns=(1, 1))
+    is_a_flow_run()
+    os.utime(picture, ns=(state.st_atime_ns, state.st_mtime_ns))
+    before = done.annotations.read_bytes()
+    done.coco["annotations"][0]["bbox"][0] += 1
+    done.write()
+    is_a_flow_run()
+    done.annotations.write_bytes(before)
+    (tmp_path / "ws" / "final" / "annotations.json").unlink()
+    is_a_flow_run()
 
 
 # categories

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import lib.evaluation.reading
+from lib.core.keys import canonical
 from lib.evaluation.features import Pixels
 from lib.evaluation.metrics import METRICS, AnnotatedPicture
 from lib.evaluation.metrics.regions import Regions
@@ -189,6 +191,24 @@ def test_results_of_another_judge_or_version_are_not_taken(changed: str, folder:
     names = (*NAMES, "red") if changed == "names" else NAMES
     Reading(pictures=[(name, made)], names=names, cache=cache).run(*sides_of(folder))
     assert other.crops == crops
+
+
+@pytest.mark.parametrize("field", ["label", "said"])
+def test_a_kept_note_of_a_category_that_is_none_is_made_again(folder: Path, tmp_path: Path, field: str):
+    cache, judge = Store(tmp_path / "kept"), Eyes()
+    first = everything(judge, cache=cache)
+    before = results_of(first, first.run(*sides_of(folder)))
+    forged = 0
+    for kind, key in list(cache.items()):
+        note = json.loads(cache.get(kind, key) or b"{}") if kind == "note" else {}
+        for box in note.get("boxes", ()):
+            box[field], forged = "no such category", forged + 1
+        if note:
+            cache.put(kind, key, canonical(note))
+    again = everything(judge, cache=cache)
+    assert forged and results_of(again, again.run(*sides_of(folder))) == before
+    details = regions(judge)[1].of_all(again.noted("regions", "real"), again.noted("regions", "generated"), NAMES, 0)
+    assert details["regions"]["n_generated"] == 4
 
 
 # Broken pictures

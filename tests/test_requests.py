@@ -7,8 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from lib.core.errors import AugmentError
 from lib.core.keys import canonical, hash_draw, key_of
-from lib.records.requests import Label, Outcome, Pass, Request, picture_keys
+from lib.records.requests import Donor, Label, Outcome, Pass, Request, parsed, picture_keys
 
 PLAIN = st.recursive(
     st.none()
@@ -160,3 +161,20 @@ def test_an_outcome_knows_the_regions_of_all_passes_and_keys_do_not():
     outcome = Outcome.model_validate_json(canonical(request))
     assert outcome.regions == request.regions == ((1, 1, 4, 4), (5, 5, 7, 7))
     assert b"regions" not in canonical(request)
+
+
+DONOR = {"annotation": "1", "digest": "d", "box": (0, 0, 4, 4), "frame": "upright", "flip": False, "polygon": None}
+
+
+def test_a_donor_of_a_former_version_keeps_its_form_and_so_its_key():
+    assert "around" not in json.loads(canonical(Donor(**DONOR)))
+    assert json.loads(canonical(Donor(**DONOR, around=True)))["around"] is True
+    assert Donor.model_validate_json(canonical(Donor(**DONOR, around=True))).around
+
+
+@pytest.mark.parametrize("text", [b"{}", b"[]", b"not JSON", b'{"passes": [{"seed": "x"}]}'])
+@pytest.mark.parametrize("kind", [Request, Outcome])
+def test_a_forged_request_is_one_sentence_with_the_remedy(kind, text):
+    with pytest.raises(AugmentError, match=r"a request of the plan cannot be read.*run again") as error:
+        parsed(kind, text)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400

@@ -36,8 +36,9 @@ def run_flow(flow: str, name: str, values: dict[str, Any]) -> None:
     Raises AugmentError where it does not complete.
     """
     with _terminable():
-        if flow == "augment":
-            _check(values, name)
+        if flow == "augment" and _check(values, name) and _no_server():
+            _run_alone(values, name)
+            return
         prepare_prefect(lambda: importlib.import_module(f"flows.{flow}"))
         module = importlib.import_module(f"flows.{flow}")
         with bars() as watch:
@@ -82,12 +83,32 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
-def _check(values: dict[str, Any], name: str) -> None:
-    """The preflight, before the seconds that importing and starting Prefect takes. Raises AugmentError."""
+def _check(values: dict[str, Any], name: str) -> bool:
+    """The preflight, before the seconds that importing and starting Prefect takes: is there nothing to do? Raises
+    AugmentError."""
     from lib.runs.parameters import check_parameters
     from lib.runs.preflight import preflight
 
-    preflight(check_parameters(values), Path("data/runs") / name)
+    return preflight(check_parameters(values), Path("data/runs") / name)
+
+
+def _no_server() -> bool:
+    """Would a run have to start a server of its own?"""
+    with trusted_settings():
+        from flows.events import none_configured
+
+        return none_configured()
+
+
+def _run_alone(values: dict[str, Any], name: str) -> None:
+    """The journey in this process, without a server, as there is nothing to watch. What the preflight did not see, such
+    as a damaged file of the store, is done all the same. Raises AugmentError where it does not complete."""
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+    from flows.python import run_journey
+    from lib.runs.parameters import check_parameters
+
+    with bars() as watch:
+        run_journey(check_parameters(values), name, watch)
 
 
 def prepare_prefect(meanwhile: Callable[[], object] = lambda: None) -> None:

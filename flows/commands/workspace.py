@@ -182,19 +182,26 @@ class Export:
         _add_run(parser)
         parser.add_argument("--to", required=True, metavar="FORMAT", help="{exporters}")
         parser.add_argument("--out", type=path, metavar="FOLDER", help="default: export/FORMAT in the run's workspace")
+        parser.add_argument("--push", metavar="USER/NAME", help="publish it on the Hugging Face hub too, with --to hf")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
+        from lib.datasets.export.hub import check_push, push
         from lib.runs.export import export_run
 
         root = _status_file(options.run).parent
+        if options.push:
+            check_push(options.push, options.to)
         with bars() as watch:
             result = export_run(root, options.to, options.out, lambda done, total: watch("export", done, total))
+        document = result.document()
+        if options.push:
+            document["pushed"] = push(Path(result.folder), options.push)
         if options.json:
-            print(json.dumps(result.document(), indent=2, ensure_ascii=False))
+            print(json.dumps(document, indent=2, ensure_ascii=False))
             return 0
-        print_export(result.document())
+        print_export(document)
         return 0
 
 
@@ -214,3 +221,5 @@ def print_export(result: dict[str, Any]) -> None:
     for note in result["notes"]:
         OUT.print(f"note: {note}")
     OUT.print(f"use: {result['use']}")
+    if "pushed" in result:
+        OUT.print(f"pushed: {result['pushed']}")

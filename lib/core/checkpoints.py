@@ -125,7 +125,12 @@ def _hub_out_of_reach() -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    host = urlsplit(constants.ENDPOINT).hostname or ""
+    return out_of_reach(constants.ENDPOINT)
+
+
+def out_of_reach(url: str) -> str:
+    """Why nothing can be fetched from an address, found within seconds; "" where it may be. It is asked nothing."""
+    host = urlsplit(url).hostname or ""
     if urllib.request.getproxies().get("https"):  # the proxy looks the name up
         return ""
     found: list[Any] = []

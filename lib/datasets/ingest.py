@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from lib.core.images import PictureError, PictureInfo, glance, inside, inspect
 from lib.datasets.formats.tables import outside
-from lib.records.requests import Request
+from lib.records.requests import Request, parsed
 from lib.records.rows import OK, REJECTED, ObjectRow, arrow_schema
 
 _BLOCK = 512  # pictures handed to the threads at once: a kill or an error waits for no more than these
@@ -67,7 +67,7 @@ def changed_sources(
     """
     found = set(images.digest[images.key.isin(set(of_pictures))])
     for text in plan.request[plan.key.isin(set(of_requests))]:
-        request = Request.model_validate_json(text)
+        request = parsed(Request, text)
         found |= {request.source, *(step.donor.digest for step in request.passes if step.donor)}
     return found
 

@@ -10,6 +10,7 @@ To add one: a class like `Pixels`, and a line in EXTRACTORS.
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import urllib.request
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef
+from lib.core.checkpoints import ModelRef, out_of_reach
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path, digest, file_digest
 from lib.core.registry import Family, MemberSettings
@@ -68,6 +69,9 @@ class Extractor(Protocol):
     def batch_size(self) -> int:
         """Pictures a forward pass."""
 
+    def check_at_hand(self) -> None:
+        """Raise AugmentError, within seconds, where its weights are neither here nor to be had; fetches nothing."""
+
     def check(self) -> None:
         """Raise AugmentError now if `extract` could not work: called before hours of painting."""
 
@@ -108,6 +112,9 @@ class Pixels:
 
     def __init__(self, settings: Settings | None = None) -> None:  # none: the defaults
         self.settings = settings or self.Settings()
+
+    def check_at_hand(self) -> None:
+        """Nothing to fetch."""
 
     def check(self) -> None:
         """Nothing to fetch."""
@@ -160,6 +167,9 @@ class MiniClip:
         """With the SHA-256 over the model's files, which no path is part of."""
         return f"{self.name} {self.VERSION}: CLIP image embeddings of {self._scorer.ref.revision}, RGB, {self.RESIZE}"
 
+    def check_at_hand(self) -> None:
+        """Its checkpoint was looked for when it was chosen."""
+
     def check(self) -> None:
         """Read the weights. Raises AugmentError that names the folder and the choice that needs no weights."""
         try:
@@ -202,6 +212,18 @@ class Inception:
     @property
     def batch_size(self) -> int:
         return self.settings.batch_size
+
+    def check_at_hand(self) -> None:
+        """Raises AugmentError as `check`, where the weights are missing and their address is not known here."""
+        if self.settings.weights is not None:
+            if not self.settings.weights.is_file():
+                raise AugmentError(f"Inception weights {self.settings.weights} not found; {_REMEDY}")
+            return
+        path = _weights_path()
+        if not path.is_file() and (why := out_of_reach(WEIGHTS)):
+            raise AugmentError(
+                f"Inception weights are not at {path}, and {why}: put {WEIGHTS} at that path, or {_REMEDY}"
+            )
 
     def check(self) -> None:
         """Find or fetch the weights and compare their digest.
@@ -248,6 +270,17 @@ class Inception:
                     f"put that file at that path, or {_REMEDY}"
                 ) from None
         return path
+
+
+# pytorch_fid.inception.FID_WEIGHTS_URL; its import takes seconds.
+WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+
+
+def _weights_path() -> Path:
+    """Where torch hub keeps them: torch.hub.get_dir(), whose import takes seconds."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or f"{cache}/torch"
+    return Path(os.path.expanduser(home)) / "hub" / "checkpoints" / WEIGHTS.rpartition("/")[2]  # noqa: PTH111  # no home
 
 
 _REMEDY = "evaluate with --extractor pixels, which needs no weights"

@@ -241,7 +241,7 @@ class Reading:
         `failed`, where the metric raises ValueError. Raises PictureError."""
         method = {"note": "of_picture", "pair": "of_pair", "group": "of_group"}[kind]
         known: dict[str, Any] | None = typed(self.cache.get(kind, key), metric.NOTE) if self.cache else None
-        if known is not None:
+        if known is not None and (kind != "note" or metric.accepts(known, self.names)):
             return known
         try:
             result: dict[str, Any] = getattr(metric, method)(of())

@@ -14,7 +14,7 @@ from lib.core.stopping import check_stop
 from lib.painting.canvas import canvas_of, mask_of
 from lib.painting.composites import COMPOSITES, Composite, compose
 from lib.painting.painters import Paint, PassInput
-from lib.records.requests import Pass, Request, picture_keys
+from lib.records.requests import Pass, Request, parsed, picture_keys
 from lib.records.rows import OK, REJECTED, PictureRow
 from lib.records.store import Store
 
@@ -62,7 +62,7 @@ def generate_pictures(
 
 
 def _work(row: Any) -> _Work:
-    request = Request.model_validate_json(row.request)
+    request = parsed(Request, row.request)
     name, settings = request.composite["name"], request.composite["settings"]
     composite = COMPOSITES[name](COMPOSITES.settings(name, settings))
     return _Work(row.key, request, picture_keys(request), row.name, composite)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from lib.core.geometry import IntBox, Polygons, clip_xyxy, most_covered, outer_pixels, xywh_to_xyxy
 from lib.core.keys import hash_draw
 from lib.planning.outlines import Outlines
+from lib.planning.surroundings import Room, Spot, Surroundings
 from lib.records.labels import polygons_of
 from lib.records.requests import Donor
 from lib.records.rows import OK
@@ -81,59 +82,117 @@ class DonorPool:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What a new object is, and where."""
+
+    number: int  # of its room
+    donor: Donor
+    box: IntBox  # xyxy pixels, which the donor fills
+
+
+@dataclass(frozen=True)
 class Donors:
-    """Chooses the donor of each pass, and how it is pasted."""
+    """Chooses the donor of each pass, how it is pasted, and in a free place where."""
 
     pool: DonorPool
     painter: Any  # a PAINTERS member that needs donors
     settings: Any  # the painter's
-    former: Mapping[int, Identity] = field(default_factory=dict)  # `former_donors` of an earlier plan, by a pass's seed
+    former: Mapping[int, Former] = field(default_factory=dict)  # `former_donors` of an earlier plan, by a pass's seed
     outlines: Outlines | None = None  # of objects without a mask; None: these are pasted as boxes
+    surroundings: Surroundings | None = None  # None: no pixels are at hand
 
-    def choose(
-        self, box: IntBox, category: str, seed: int, target: str, least: int | None = None
-    ) -> tuple[Donor, IntBox] | None:
-        """The donor for a box (xyxy, pixels), and the box that it fills; None where no donor fits.
-
-        Best is one of about the box's size and aspect. In a free place, objects with an outline come first, and then
-        any that does not become too small; the box becomes as large as the donor is there, on the same ground. The
-        donor of an earlier plan stays where it still fits.
+    def choose(self, box: IntBox, category: str, seed: int, target: str) -> Donor | None:
+        """The donor for a box (xyxy, pixels) of about its size and aspect; None where none fits. The donor of an
+        earlier plan stays where it still fits.
 
         Args:
             seed: of the pass.
-            target: annotation key of the object that is replaced, which is not its donor; "" for none.
-            least: of a free place, the least side of a new object, pixels; None: the box is not free.
+            target: annotation key of the object that is replaced, which is not its donor.
         """
-        wh = box[2] - box[0], box[3] - box[1]
 
         def fits(sizes: np.ndarray) -> np.ndarray:
-            return np.asarray(self.painter.fits(self.settings, *wh, sizes))
+            return np.asarray(self.painter.fits(self.settings, box[2] - box[0], box[3] - box[1], sizes))
+
+        former = self.former.get(seed)
+        row = None if former is None else self.pool.row(former.identity, category)
+        if row is None or row.key == target or not fits(_sizes_of(row))[0]:
+            row = next(self.pool.candidates(fits, category, seed, target), None)
+        return None if row is None else self._donor(row, seed, None)
+
+    def settle(self, rooms: Sequence[Room], seed: int, picture: np.ndarray | None = None) -> Settled | None:
+        """A new object and its place: in the first room, in their order, for which a donor's surroundings are like
+        those of a place, else where they differ least; None where no donor fits any room.
+
+        Objects with an outline come first. One keeps its aspect, and stands on the ground of such objects. Donor and
+        place of an earlier plan stay where they still fit.
+
+        Args:
+            seed: of the pass.
+            picture: uint8 (H, W, 3); None: no pixels are at hand, and the places that were drawn are taken.
+        """
+        stays = self._stays(rooms, seed)
+        if stays is not None:
+            return stays
+        found = self._alike(rooms, seed, picture)
+        if found is not None:
+            return found
+        for number, room in enumerate(rooms):
+            donors = list(self._rows(room, seed))
+            if donors:
+                outlined = ((row, outline) for row in donors if (outline := self._outline(row)))
+                row, outline = next(outlined, (donors[0], None))
+                return Settled(number, self._donor(row, seed, outline), self._shrunk(room.box, row))
+        return None
+
+    def _alike(self, rooms: Sequence[Room], seed: int, picture: np.ndarray | None) -> Settled | None:
+        """By surroundings; None where no pixels are at hand, or no place was found."""
+        if picture is None or self.surroundings is None:
+            return None
+        found: list[_Found] = []
+        for number, room in enumerate(rooms):
+            alike: list[_Found] = []
+            for row in islice(self._rows(room, seed), _LOOKED_AT):
+                spot = self._spot(row, room, picture, self._flip(seed))
+                found += [] if spot is None else [_Found(spot, number, row)]
+                alike += [] if spot is None or spot.differs > _LIKE else [found[-1]]
+                if len(alike) == _ENOUGH:
+                    break
+            if alike:
+                return self._with_outline(alike, seed)
+        return self._with_outline(found, seed) if found else None
+
+    def _with_outline(self, found: list[_Found], seed: int) -> Settled:
+        """The nearest that has an outline, among the first few; the nearest of all where none has one."""
+        found = sorted(found, key=lambda one: one.spot.differs)
+        outlined = ((one, outline) for one in found[:_LOOKED_AT] if (outline := self._outline(one.row)))
+        one, outline = next(outlined, (found[0], None))
+        return Settled(one.number, self._donor(one.row, seed, outline, around=outline is None), one.spot.box)
+
+    def _stays(self, rooms: Sequence[Room], seed: int) -> Settled | None:
+        """The object of an earlier plan, where its donor is still there and its place free."""
+        former = self.former.get(seed)
+        for number, room in enumerate(rooms if former is not None else ()):
+            row = self.pool.row(former.identity, room.category)
+            if row is not None and room.admits(former.box) and self._fills(row, former.box):
+                return Settled(number, self._donor(row, seed, self._outline(row), former.around), former.box)
+        return None
+
+    def _rows(self, room: Room, seed: int) -> Iterator[Any]:
+        """Donors of about the size and aspect of a free place, then those that do not become too small in it."""
+        wide, high = room.box[2] - room.box[0], room.box[3] - room.box[1]
+
+        def fits(sizes: np.ndarray) -> np.ndarray:
+            return np.asarray(self.painter.fits(self.settings, wide, high, sizes))
 
         def fits_inside(sizes: np.ndarray) -> np.ndarray:
-            return np.asarray(self.painter.within(self.settings, *wh, sizes).min(axis=1) >= (least or 0))
+            return np.asarray(self.painter.within(self.settings, wide, high, sizes).min(axis=1) >= room.least)
 
-        ways: list[Fits] = [fits] if least is None else [fits, fits_inside]
-        row = self._former(seed, category, target, ways)
-        if row is None:
-            found = [self.pool.candidates(way, category, seed, target) for way in ways]
-            row = next(chain(*found), None) if least is None else self._best(found)
-        if row is None:
-            return None
-        if least is None:
-            return self._donor(row, seed, None), box
-        return self._donor(row, seed, self._outline(row)), self._shrunk(box, row)
-
-    def _former(self, seed: int, category: str, target: str, ways: Sequence[Fits]) -> Any:
-        row = self.pool.row(self.former[seed], category) if seed in self.former else None
-        if row is None or row.key == target:
-            return None
-        return row if any(fits(_sizes(row.to_frame().T))[0] for fits in ways) else None
-
-    def _best(self, ways: Sequence[Iterator[Any]]) -> Any:
-        """The first candidate with an outline among the first _OUTLINED of each way; the first of all where none has
-        one, as of defects that are textures; None for no candidate."""
-        rows = [row for candidates in ways for row in islice(candidates, _OUTLINED)]
-        return next((row for row in rows if self._outline(row)), rows[0] if rows else None)
+        seen = set()
+        for way in (fits, fits_inside):
+            for row in islice(self.pool.candidates(way, room.category, seed, ""), _OUTLINED):
+                if row.key not in seen:
+                    yield row
+                seen.add(row.key)
 
     def _outline(self, row: Any) -> Polygons | None:
         """The object's mask, or what the picture shows of its outline; None for neither."""
@@ -141,24 +200,54 @@ class Donors:
             return None
         return _polygons(row) or (self.outlines(row.digest, row.frame, crop_of(row)) if self.outlines else None)
 
+    def _spot(self, row: Any, room: Room, picture: np.ndarray, flip: bool) -> Spot | None:
+        """Where a donor would stand: as large as in its own picture, else as the place that was drawn allows."""
+        assert self.surroundings is not None
+        view = self.surroundings.view(row.digest, row.frame, crop_of(row))
+        view = view.mirrored() if view is not None and flip else view
+        scale = picture.shape[0] / row.height
+        scale = 1.0 if abs(scale - 1) < _SAME else min(scale, self.settings.max_upscale)
+        own = [max(1, round(side * scale)) for side in _sizes_of(row)[0].tolist()]
+        x0, y0, x1, y1 = self._shrunk(room.box, row)
+        for size in ((own[0], own[1]), (x1 - x0, y1 - y0)):
+            spot = None if view is None or min(size) < room.least else self.surroundings.spot(picture, view, room, size)
+            if spot is not None:
+                return spot
+        return None
+
     def _shrunk(self, box: IntBox, row: Any) -> IntBox:
         """A free place made as large as the donor becomes in it, on the same ground."""
         x0, y0, x1, y1 = box
-        sizes = self.painter.within(self.settings, x1 - x0, y1 - y0, _sizes(row.to_frame().T))
+        sizes = self.painter.within(self.settings, x1 - x0, y1 - y0, _sizes_of(row))
         wide, high = (max(1, round(side)) for side in sizes[0].tolist())
         left = x0 + (x1 - x0 - wide) // 2
         return left, y1 - high, left + wide, y1
 
-    def _donor(self, row: Any, seed: int, outline: Polygons | None) -> Donor:
+    def _flip(self, seed: int) -> bool:
+        return self.settings.flip and bool(hash_draw("flip", seed) % 2)
+
+    def _fills(self, row: Any, box: IntBox) -> bool:
+        """Does a donor fill a box (xyxy) without being stretched?"""
+        sides = np.array([box[2] - box[0], box[3] - box[1]])
+        return bool((np.abs(self.painter.within(self.settings, *sides, _sizes_of(row))[0] - sides) <= 1).all())
+
+    def _donor(self, row: Any, seed: int, outline: Polygons | None, around: bool = False) -> Donor:
         return Donor(
             annotation=row.key,
             digest=row.digest,
             box=crop_of(row),
             frame=row.frame,
-            flip=self.settings.flip and bool(hash_draw("flip", seed) % 2),
+            flip=self._flip(seed),
             polygon=_polygons(row),
             outline=outline,
+            around=around,
         )
+
+
+class _Found(NamedTuple):
+    spot: Spot
+    number: int  # of the room
+    row: Any  # the donor's
 
 
 def crop_of(row: Any) -> IntBox:
@@ -171,19 +260,34 @@ def _polygons(row: Any) -> Polygons | None:
     return polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None
 
 
-def former_donors(requests: Iterable[bytes]) -> dict[int, Identity]:
+@dataclass(frozen=True)
+class Former:
+    """What a pass of an earlier plan pasted, and where."""
+
+    identity: Identity
+    box: IntBox
+    around: bool
+
+
+def former_donors(requests: Iterable[bytes]) -> dict[int, Former]:
     """The donor that each pass of an earlier plan took, by the pass's seed. requests: of PlanRows that are ok."""
     passes = [step for request in requests for step in _FORMER.decode(request).passes]
-    return {step.seed: (step.donor.digest, step.donor.annotation) for step in passes if step.donor is not None}
+    return {
+        step.seed: Former((step.donor.digest, step.donor.annotation), step.region[0], step.donor.around)
+        for step in passes
+        if step.donor is not None and step.region
+    }
 
 
 class _FormerDonor(msgspec.Struct):
     digest: str
     annotation: str
+    around: bool = False
 
 
 class _FormerPass(msgspec.Struct):
     seed: int
+    region: list[IntBox]
     donor: _FormerDonor | None = None
 
 
@@ -196,6 +300,10 @@ _FORMER = msgspec.json.Decoder(_FormerRequest)
 
 _LOOK = 1024
 _OUTLINED = 12  # candidates whose outline is looked for
+_LOOKED_AT = 8  # candidates whose surroundings are compared
+_ENOUGH = 3  # of them that are like those of a place
+_SAME = 0.25  # pictures whose heights differ by less are of one scale
+_LIKE = 12.0  # grey levels by which surroundings that are alike differ at most
 
 
 def _donors(group: pd.DataFrame) -> _Donors:
@@ -206,9 +314,17 @@ def _donors(group: pd.DataFrame) -> _Donors:
     return _Donors(_sizes(rows), hashes[order], rows)
 
 
+def _sizes_of(row: Any) -> np.ndarray:
+    """(1, 2) of one row."""
+    return _inside(np.array([[row.x, row.y, row.w, row.h, row.width, row.height]], np.float64))
+
+
 def _sizes(rows: pd.DataFrame) -> np.ndarray:
     """(N, 2) width and height, pixels, of what of the donors' boxes lies in their pictures."""
-    numbers = rows[["x", "y", "w", "h", "width", "height"]].to_numpy(np.float64)
+    return _inside(rows[["x", "y", "w", "h", "width", "height"]].to_numpy(np.float64))
+
+
+def _inside(numbers: np.ndarray) -> np.ndarray:
     boxes, frame = xywh_to_xyxy(numbers[:, :4]), numbers[:, 4:]
     return np.maximum(np.minimum(boxes[:, 2:], frame) - np.maximum(boxes[:, :2], 0), 1)
 

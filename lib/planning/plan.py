@@ -28,11 +28,12 @@ from lib.core.keys import canonical, hash_draw, key_of
 from lib.core.registry import Member
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import Donors, Identity
+from lib.planning.donors import Donors, Former
 from lib.planning.edits import EDITS, Box, Draft, LabelledPicture, Target
 from lib.planning.outlines import Outlines
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
+from lib.planning.surroundings import Room, Surroundings
 from lib.records.labels import VisibilitySettings, added, occluded, redrawn
 from lib.records.requests import Donor, Label, Pass, Request, Rle
 from lib.records.rle import decode_rle
@@ -84,12 +85,13 @@ def targets_of(
     seed: int,
     statistics: Statistics,
 ) -> list[tuple[Target, str]]:
-    """What variant 0 of `plan_requests` wants to paint, each target with the category of its object."""
+    """What variant 0 of `plan_requests` may want to paint, each target with the category of its object."""
     built = EDITS.build(edit)
     return [
-        (target, _category(target, picture))
+        (one, _category(one, picture))
         for _, picture in labelled_pictures(selected, objects, prompts, seed, statistics)
         for target in built.draft(picture).targets
+        for one in (target, *target.instead)
     ]
 
 
@@ -107,16 +109,19 @@ def plan_requests(
     statistics: Statistics,
     seed: int,
     variants: int | Mapping[str, Sequence[int]],
-    former: Mapping[int, Identity] | None = None,
+    former: Mapping[int, Former] | None = None,
     outlines: Outlines | None = None,
 ) -> list[PlanRow]:
     """One row per selected picture and variant: a request, or the reason why it has none.
 
     selected: SelectRow; objects: ObjectRow that are ok; prompts: image key → prompt; statistics: those that the recipe
     needs; variants: how many of each picture, or which ones by image key; former: `former_donors` of an earlier plan,
-    which stay where they still fit; outlines: of donors without a mask, where the recipe needs donors.
+    which stay where they still fit; outlines: of donors without a mask, where the recipe needs donors. With them pixels
+    are at hand, and new objects go where their surroundings are like those that they had.
     """
-    donors = Donors(statistics.donors, PAINTERS[recipe.painter.name], _settings(recipe), former or {}, outlines)
+    surroundings = outlines and Surroundings(outlines.load, outlines.store)
+    painter = PAINTERS[recipe.painter.name]
+    donors = Donors(statistics.donors, painter, _settings(recipe), former or {}, outlines, surroundings)
     planner = _Planner(recipe, donors, seed)
     return [
         planner.row(row, replace(picture, draws=(seed, variant)), variant)
@@ -139,6 +144,9 @@ def _settings(recipe: Recipe) -> Any:
     return PAINTERS.settings(recipe.painter.name, recipe.painter.settings)
 
 
+_Steps = list[tuple[Target, Pass | str]]  # a target and its pass, or the reason why it gets none
+
+
 class _Planner:
     def __init__(self, recipe: Recipe, donors: Donors, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
@@ -154,7 +162,7 @@ class _Planner:
         if limit is not None and any(len(target.boxes) > limit for target in draft.targets):
             most = max(len(target.boxes) for target in draft.targets)
             return self._rejected(picture, variant, draft, "too_many_boxes", f"{most} boxes, {limit} at most")
-        steps = [self._step(target, picture, variant) for target in draft.targets]
+        steps = self._steps(draft, picture, selected.frame, variant)
         painted = [(target, step) for target, step in steps if isinstance(step, Pass)]
         barred = [
             f"{key}: {reason}"
@@ -185,22 +193,58 @@ class _Planner:
         left = [*draft.barred, *barred, *hidden]
         return PlanRow(key, OK, "", "", picture.image_key, variant, name, canonical(request), left, _scale(request))
 
-    def _step(self, target: Target, picture: LabelledPicture, variant: int) -> tuple[Target, Pass | str]:
-        """The target, in a free place as large as its donor allows, and its pass, or the reason why it gets none."""
+    def _steps(self, draft: Draft, picture: LabelledPicture, frame: str, variant: int) -> _Steps:
+        """Each target, in a free place as its donor allows, and its pass, or the reason why it gets none."""
+        steps: _Steps = []
+        drafted = [target.adds for target in draft.targets]
+        for number, target in enumerate(draft.targets):
+            seed = self._seed_of(target, picture, variant)
+            if not self.painter.NEEDS_DONOR:
+                steps.append((target, self._pass(target, picture, seed, target.region, None)))
+            elif target.redraws or not target.adds:
+                steps.append((target, self._replaced(target, picture, seed)))
+            else:
+                done = [one.adds for one, _ in steps]
+                taken = [box for boxes in (*done, *drafted[number + 1 :]) for box in boxes]
+                steps.append(self._inserted(target, picture, frame, seed, taken))
+        return steps
+
+    def _seed_of(self, target: Target, picture: LabelledPicture, variant: int) -> int:
         role = (target.role,) if target.role else ()
-        seed = hash_draw(self.seed, self.recipe.edit.name, picture.digest, target.about, variant, *role)
-        if not self.painter.NEEDS_DONOR:
-            return target, self._pass(target, picture, seed, target.region, None)
+        return hash_draw(self.seed, self.recipe.edit.name, picture.digest, target.about, variant, *role)
+
+    def _replaced(self, target: Target, picture: LabelledPicture, seed: int) -> Pass | str:
+        """A donor over an old object."""
         box, key = outer_pixels(target.boxes[0]), target.about[0] if target.about else ""
-        free = bool(target.adds) and not target.redraws
-        least = self.edit.settings.min_side if free else None
-        found = self.donors.choose(box, _category(target, picture), seed, key, least)
-        if found is None:
+        donor = self.donors.choose(box, _category(target, picture), seed, key)
+        return "no_donor" if donor is None else self._pass(target, picture, seed, (box,), donor)
+
+    def _inserted(
+        self, target: Target, picture: LabelledPicture, frame: str, seed: int, taken: list[IntBox]
+    ) -> tuple[Target, Pass | str]:
+        """A donor in a free place, of the target's category or of another one that fits better there."""
+        boxes = np.array([*(box.xyxy for box in picture.boxes), *taken], np.float64).reshape(-1, 4)
+        choices = (target, *target.instead)
+        rooms = [self._room(one, picture, boxes) for one in choices]
+        pixels = self.donors.surroundings and self.donors.surroundings.pixels(picture.digest, frame)
+        settled = self.donors.settle(rooms, seed, pixels)
+        if settled is None:
             return target, "no_donor"
-        donor, box = found
-        if free:
-            target = replace(target, region=(box,), boxes=(box,), adds=(box,))
-        return target, self._pass(target, picture, seed, (box,), donor)
+        box = settled.box
+        target = replace(choices[settled.number], region=(box,), boxes=(box,), adds=(box,))
+        return target, self._pass(target, picture, seed, (box,), settled.donor)
+
+    def _room(self, target: Target, picture: LabelledPicture, taken: np.ndarray) -> Room:
+        settings, category = self.edit.settings, target.category or ""
+        return Room(
+            box=target.adds[0],
+            category=category,
+            least=settings.min_side,
+            taken=taken,
+            most_shared=settings.max_overlap,
+            places=picture.places[category] * picture.height,
+            height=picture.height,
+        )
 
     def _pass(
         self, target: Target, picture: LabelledPicture, seed: int, region: tuple[IntBox, ...], donor: Donor | None

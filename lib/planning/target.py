@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from lib.core.errors import AugmentError, nearest
-from lib.planning.donors import Identity
+from lib.planning.donors import Former
 from lib.planning.edits import EDITS
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
@@ -184,7 +184,7 @@ def plan_draws(
     recipe: Recipe,
     statistics: Statistics,
     seed: int,
-    former: Mapping[int, Identity] | None = None,
+    former: Mapping[int, Former] | None = None,
     outlines: Outlines | None = None,
 ) -> list[PlanRow]:
     """A row per draw. Arguments as those of `plan_requests`."""

@@ -7,7 +7,6 @@ plan = read_manifest(path, PlanRow)            # DataFrame
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, fields
 from pathlib import Path
 
 import pandas as pd
@@ -44,7 +43,7 @@ def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row])
     if isinstance(rows, pd.DataFrame):
         table = pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
         return table.replace_schema_metadata(None)
-    columns = list(zip(*(astuple(r) for r in rows), strict=True)) or [()] * len(fields(row_type))
+    columns = ([getattr(row, name) for row in rows] for name in schema.names)  # astuple would copy every value deeply
     return pa.table([pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema=schema)
 
 

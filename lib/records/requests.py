@@ -5,10 +5,19 @@ A request is an ordered list of passes over one source picture. Its canonical JS
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from lib.core.errors import AugmentError
 from lib.core.keys import key_of
 
 XYXY = tuple[float, float, float, float]  # left, top, right, bottom
@@ -36,6 +45,13 @@ class Donor(Frozen):
     # The object alone is pasted, along these polygons of the same kind; None = the whole crop.
     outline: tuple[tuple[float, ...], ...] | None = None
     polygon: tuple[tuple[float, ...], ...] | None  # x, y, x, y, ... in donor picture pixels, None = the whole crop
+    around: bool = False  # a whole crop: the light around it is compared with that around its new place
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a request of a former version did not have: its key stays."""
+        values: dict[str, Any] = plain(self)
+        return values if self.around else {name: value for name, value in values.items() if name != "around"}
 
 
 class Pass(Frozen):
@@ -108,6 +124,25 @@ class Request(Outcome):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passes: tuple[Pass, ...]
+
+
+_Parsed = TypeVar("_Parsed", bound=Outcome)
+
+
+def parsed(kind: type[_Parsed], text: bytes) -> _Parsed:
+    """A request, or the part of one, of a PlanRow. Raises AugmentError, one sentence, for anything else: whoever writes
+    a plan's digest can write a plan."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc'])):.80}: {first['msg']:.120}"
+    except (LookupError, TypeError, AttributeError) as error:  # of what is looked at before its fields are checked
+        why = f"{type(error).__name__}: {error}"[:200]
+    raise AugmentError(
+        f"a request of the plan cannot be read ({why.lstrip(': ')}): remove parts/plan and manifests/plan.parquet from "
+        "the workspace, and run again"
+    )
 
 
 def picture_keys(request: Request) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ from lib.datasets.formats import Dataset, categories_of, read_dataset
 from lib.datasets.ingest import check_pictures, settle_objects
 from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_pictures
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool, former_donors
+from lib.planning.donors import DonorPool, Former, former_donors
 from lib.planning.enough import enough, planned
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
@@ -261,7 +261,7 @@ class _Rehearsal:
             return statistics
         return replace(statistics, donors=DonorPool.of(self.objects, self.images, split))
 
-    def _former(self) -> Mapping[int, tuple[str, str]]:
+    def _former(self) -> Mapping[int, Former]:
         rows = former_manifest(self.root / "manifests" / "plan.parquet", PlanRow, ["status", "request"])
         if rows is not None:
             with contextlib.suppress(msgspec.MsgspecError):  # of another version

@@ -24,7 +24,7 @@ from lib.core.registry import Family, Member
 from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
 from lib.datasets.formats.tables import images_folder
 from lib.datasets.select import OBJECT_COLUMNS, select_pictures
-from lib.evaluation.features import EXTRACTORS
+from lib.evaluation.features import EXTRACTORS, extractor_of
 from lib.evaluation.metrics import METRICS
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
@@ -37,17 +37,21 @@ from lib.records.settings import Choice, EvaluateSettings
 from lib.runs.account import former_account
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.presets import PRESETS
+from lib.runs.unchanged import unchanged
 from lib.runs.workspace import Pins
 from lib.screening.review import check_review
 
 
-def preflight(parameters: Parameters, workspace: Path) -> None:
+def preflight(parameters: Parameters, workspace: Path) -> bool:
     """Both checks. Raises AugmentError, one sentence with what was expected and the next step.
 
+    Returns whether there seems to be nothing to do: the last run had the same settings and the same data.
     workspace: used where the parameters have none.
     """
     settings = check_run(parameters, workspace)
-    check_data(settings, read_dataset(settings.dataset))
+    data = read_dataset(settings.dataset)
+    check_data(settings, data)
+    return unchanged(parameters, settings, data)
 
 
 def check_run(parameters: Parameters, workspace: Path) -> Resolved:
@@ -105,6 +109,7 @@ def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
         return []
     if settings.extractor not in EXTRACTORS:
         raise unknown(EXTRACTORS.kind, settings.extractor, EXTRACTORS)
+    extractor_of(settings.extractor).check_at_hand()
     found = []
     for one in settings.metrics:
         choice = Choice(name=one) if isinstance(one, str) else one

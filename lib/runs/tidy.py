@@ -7,6 +7,7 @@ made as the stages make them; those of the evaluation by a rerun on a store that
 
     caption                     by the selected pictures and the captioner that the captions name
     paint latents picture jpeg  by the requests of the plan, each of their passes, and the painted pictures
+    outline view                by the usable boxes of the data set, which may be donors
     verdict shares limits       by the painted pictures, their painted boxes and the real boxes, the screen's settings
     round                       by the account of the rounds towards a target
     feature note pair group     by the selected sources and the synthetic pictures of the final set, its metrics
@@ -37,9 +38,10 @@ from lib.planning.donors import crop_of
 from lib.planning.edits import EDITS
 from lib.planning.outlines import outline_key
 from lib.planning.recipe import new_categories
+from lib.planning.surroundings import view_key
 from lib.records import kept
 from lib.records.manifest import former_manifest
-from lib.records.requests import Request, picture_keys
+from lib.records.requests import Request, parsed, picture_keys
 from lib.records.rows import OK, STAGES
 from lib.records.store import Store
 from lib.runs.account import read_account
@@ -52,6 +54,7 @@ EVALUATED = ("feature", "note", "pair", "group")
 KINDS = (
     "caption",
     "outline",
+    "view",
     "paint",
     "alpha",
     "latents",
@@ -171,7 +174,7 @@ def _requests(root: Path, plan: pd.DataFrame) -> dict[str, Request]:
     for row in plan[plan.status == OK].itertuples(index=False):
         if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
             raise AugmentError(f"{root / 'manifests' / 'plan.parquet'} is damaged: {_AGAIN}")
-        found[row.key] = Request.model_validate_json(row.request)
+        found[row.key] = parsed(Request, row.request)
     return found
 
 
@@ -194,7 +197,7 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    reached = {*_of_captions(last), *_of_outlines(last), *_of_requests(last), *_of_screen(last), *_of_rounds(last)}
+    reached = {*_of_captions(last), *_of_donors(last), *_of_requests(last), *_of_screen(last), *_of_rounds(last)}
     evaluated = _of_evaluation(last)
     shown = {file_digest(path).encode() for path in _shown(last.root)}
     numbers = _numbers(last.root)
@@ -222,12 +225,14 @@ def _of_captions(last: _Last) -> Iterator[Item]:
             yield "caption", caption_key(selected[row.key], captioner, identity, records.get(row.key))
 
 
-def _of_outlines(last: _Last) -> Iterator[Item]:
+def _of_donors(last: _Last) -> Iterator[Item]:
     pictures = last.manifests["ingest"][["key", "digest", "frame", "width", "height"]]
     objects = last.manifests["objects"][["image_key", "status", "x", "y", "w", "h"]]
     objects = objects[objects.status == OK].merge(pictures.rename(columns={"key": "image_key"}), on="image_key")
     for row in objects.itertuples(index=False):
-        yield "outline", outline_key(row.digest, row.frame, crop_of(row))
+        box = crop_of(row)
+        yield "outline", outline_key(row.digest, row.frame, box)
+        yield "view", view_key(row.digest, row.frame, box)
 
 
 def _of_requests(last: _Last) -> Iterator[Item]:

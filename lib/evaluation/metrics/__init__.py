@@ -225,6 +225,10 @@ class Base:
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    def accepts(self, note: Any, names: Sequence[str]) -> bool:
+        """Can a kept note of type NOTE be of these categories? One that cannot is made again."""
+        return True
+
     @property
     def identity(self) -> str:
         return ""

@@ -323,6 +323,10 @@ class Layout(Base):
             "skipped": {"category_unknown": len(labels.categories) - len(known)},
         }
 
+    def accepts(self, note: Any, names: Sequence[str]) -> bool:
+        """Are its boxes numbered by these names?"""
+        return all(0 <= number < len(names) for number in (*note["found"][2], *note["truth"][1]))
+
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
         knows = [name for name, known in zip(names, self.detector.knows(names), strict=True) if known]
         details: dict[str, Any] = {"detector": self.identity, "not_known": sorted(set(names) - set(knows))}

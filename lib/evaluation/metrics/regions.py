@@ -135,6 +135,10 @@ class Regions(Base):
         ]
         return {"boxes": judged_boxes, "skipped": skipped}
 
+    def accepts(self, note: Any, names: Sequence[str]) -> bool:
+        """Are its boxes of these names?"""
+        return all(box["label"] in names and box["said"] in names for box in note["boxes"])
+
     def of_all(self, real: Noted, generated: Noted, names: Sequence[str], seed: int) -> dict[str, Any]:
         """Its defined numbers; all of RegionDetails under "regions"."""
         details = self.details(real, generated, names, seed)

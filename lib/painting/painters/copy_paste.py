@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lib.core.geometry import IntBox
 
+_RIM = 0.15  # width of what surrounds a box, as a share of its longer side
 _GAMMA = 0.25, 4.0  # a tone moves no further: beyond, noise and banding show
 
 
@@ -104,7 +105,11 @@ class CopyPaste:
         place = np.s_[top:bottom, left:right]
         alpha = None if mask is None else _soft(mask, size)
         result = item.canvas.copy()
-        result[place] = toned(scaled, result[place], None if alpha is None else alpha < 0.5, self.settings.tone)
+        if donor.around:
+            lights = _light_around(item.donor, donor.box), _light_around(result, (left, top, right, bottom))
+            result[place] = brightened(scaled, *lights, self.settings.tone)
+        else:
+            result[place] = toned(scaled, result[place], None if alpha is None else alpha < 0.5, self.settings.tone)
         if alpha is None:
             return Paint(result)
         shares = np.zeros(step.shape, np.uint8)
@@ -157,14 +162,33 @@ def toned(donor: np.ndarray, place: np.ndarray, around: np.ndarray | None, tone:
         donor, place: uint8 (h, w, 3).
         around: bool (h, w), which pixels of the donor are not the object: there both lights are compared; None: on all.
     """
-    import numpy as np
-
     if around is not None and around.sum() < 16:
         return donor
     old, new = (float(image.mean() if around is None else image[around].mean()) for image in (donor, place))
+    return brightened(donor, old, new, tone)
+
+
+def brightened(donor: np.ndarray, old: float, new: float, tone: float) -> np.ndarray:
+    """uint8 (h, w, 3): the donor as `toned` has it, from a brightness `old` towards `new`, grey levels."""
+    import numpy as np
+
     aim = old + tone * (new - old)
     if min(old, aim) < 1 or max(old, aim) > 254:
         return donor
     gamma = float(np.clip(np.log(aim / 255) / np.log(old / 255), *_GAMMA))
     curve = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return np.asarray(curve[donor])
+
+
+def _light_around(picture: np.ndarray, box: IntBox) -> float:
+    """Mean grey level of a rim around a box (xyxy) of a picture (H, W, 3); of the box where it fills the picture."""
+    import numpy as np
+
+    x0, y0, x1, y1 = box
+    rim = max(3, round(_RIM * max(x1 - x0, y1 - y0)))
+    outer = picture[max(y0 - rim, 0) : y1 + rim, max(x0 - rim, 0) : x1 + rim]
+    inner = picture[y0:y1, x0:x1]
+    count = outer.size - inner.size
+    if not count:
+        return float(inner.mean())
+    return (float(outer.sum(dtype=np.int64)) - float(inner.sum(dtype=np.int64))) / count

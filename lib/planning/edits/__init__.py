@@ -80,6 +80,8 @@ class Target:
     kinds: tuple[str, ...] = ()  # categories of adds, one each, where they are of several; () = all of `category`
     holes: tuple[IntBox, ...] = ()  # of the region, not to be painted
     mask: Rle | None = None  # of the whole picture: of the region only this is to be painted
+    # Of other categories, for painters that paste real objects: the first of them all that fits what is around it.
+    instead: tuple[Target, ...] = ()
 
     @property
     def added(self) -> list[tuple[IntBox, str]]:

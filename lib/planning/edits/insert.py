@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import ClassVar
 
 from pydantic import Field
@@ -9,6 +12,7 @@ from pydantic import Field
 from lib.core.keys import hash_draw
 from lib.planning.edits import Draft, LabelledPicture, Target, WindowSettings, prompt_of
 from lib.planning.layouts import PlacingSettings, free_place
+from lib.records.requests import XYXY
 
 
 class Insert:
@@ -38,34 +42,42 @@ class Insert:
 
     def draft(self, picture: LabelledPicture) -> Draft:
         """Up to `count` targets, each clear of the picture's objects and of those before it."""
-        settings = self.settings
         taken = [box.xyxy for box in picture.boxes]
         targets, barred = [], []
-        for number in range(settings.count):
-            category, role = self._category(picture, number), f"insert {number}"
-            place = free_place(picture, category, number, taken, settings) if category else None
-            if category is None or place is None:
-                barred.append(f"{role}: {'no_free_place' if category else 'no_examples'}")
+        for number in range(self.settings.count):
+            categories = self._categories(picture, number)
+            target = self._target(picture, number, categories[0], taken) if categories else None
+            if target is None:
+                barred.append(f"insert {number}: {'no_free_place' if categories else 'no_examples'}")
                 continue
-            taken.append(place)
-            target = Target(
-                region=(place,),
-                boxes=(place,),
-                phrases=(category,),
-                prompt=prompt_of(settings, picture, role, category, f"a {category}"),
-                about=(),
-                role=role,
-                adds=(place,),
-                category=category,
-            )
-            targets.append(target)
+            others = (self._target(picture, number, name, taken) for name in categories[1:])
+            targets.append(replace(target, instead=tuple(islice(filter(None, others), _INSTEAD))))
+            taken.append(target.adds[0])
         keeps = tuple(box.key for box in picture.boxes)
         return Draft(tuple(targets), keeps, tuple(barred), "" if targets else barred[0].rpartition(": ")[2])
 
-    def _category(self, picture: LabelledPicture, number: int) -> str | None:
+    def _target(self, picture: LabelledPicture, number: int, category: str, taken: Sequence[XYXY]) -> Target | None:
+        """A new object of a category; None where it has no free place."""
+        place, role = free_place(picture, category, number, taken, self.settings), f"insert {number}"
+        if place is None:
+            return None
+        return Target(
+            region=(place,),
+            boxes=(place,),
+            phrases=(category,),
+            prompt=prompt_of(self.settings, picture, role, category, f"a {category}"),
+            about=(),
+            role=role,
+            adds=(place,),
+            category=category,
+        )
+
+    def _categories(self, picture: LabelledPicture, number: int) -> list[str]:
+        """Those that may be chosen and have examples, in the order of their hashes."""
         wanted = self.settings.category
         pool = sorted(picture.places) if wanted is None else [wanted] if isinstance(wanted, str) else wanted
         known = [name for name in pool if name in picture.places]
-        return min(
-            known, key=lambda name: hash_draw(picture.draws, "insert", picture.digest, number, name), default=None
-        )
+        return sorted(known, key=lambda name: hash_draw(picture.draws, "insert", picture.digest, number, name))
+
+
+_INSTEAD = 5  # other categories that are looked at where one fits no place
