@@ -44,7 +44,7 @@ from tasks.plan import plan_pictures
 from tasks.progress import Progress
 from tasks.review import review_images
 from tasks.run import Run, open_run
-from tasks.screen import learn_limits, screen_images
+from tasks.screen import check_detector, learn_limits, screen_images
 from tasks.select import select_images
 from tasks.target import Rounds
 from tasks.verify import verify_store
@@ -142,6 +142,7 @@ def journey(run: Run) -> State[None]:
     run.recipe.check_categories(ingested.categories)
     check_wanted(run.settings, ingested.categories)
     limits = learn_limits(run, ingested)
+    check_detector(run, ingested)
     selected = select_images(run, ingested)
     captions = caption_images(run, ingested, selected)
     paint = paint_all if run.settings.target is None else paint_rounds

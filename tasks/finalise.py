@@ -13,7 +13,7 @@ from lib.records.manifest import Ref, former_manifest, read_manifest, write_mani
 from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, ReviewRow
 from lib.records.settings import FinaliseSettings
 from lib.records.store import Store
-from lib.screening.boxes import count_verdicts
+from lib.screening.labels import count_verdicts
 from tasks.artifacts import show_counts
 from tasks.engine import step
 from tasks.ingest import Ingested

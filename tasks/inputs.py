@@ -22,6 +22,7 @@ from lib.core.files import digest
 from lib.core.images import Load, source_loader
 from lib.core.registry import Member
 from lib.core.vision import Pixels
+from lib.evaluation.detectors import DETECTORS
 from lib.judges import make_judge
 from lib.painting.painters import PAINTERS
 from lib.planning.donors import DonorPool
@@ -30,7 +31,7 @@ from lib.planning.statistics import Statistics, Survey
 from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.requests import Outcome, parsed
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
-from lib.screening.boxes import judged_labels
+from lib.screening.labels import judged_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -184,7 +185,7 @@ def judge_for(ref: ModelRef) -> SharedJudge:
 
 def _build(member: str) -> Any:
     parsed = Member.model_validate_json(member)
-    return {"painter": PAINTERS, "captioner": CAPTIONERS}[parsed.kind].build(parsed)
+    return {"painter": PAINTERS, "captioner": CAPTIONERS, "detector": DETECTORS}[parsed.kind].build(parsed)
 
 
 @kept(4)
@@ -194,7 +195,7 @@ def _built(member: str) -> tuple[Any, threading.Lock]:
 
 @contextlib.contextmanager
 def use_member(member: dict[str, Any]) -> Iterator[Any]:
-    """A painter or captioner. One with weights is built once per process and serves one part at a time."""
+    """A painter, captioner or detector. One with weights is built once per process and serves one part at a time."""
     text = json.dumps(member, sort_keys=True)
     if member["model"] is None:
         yield _build(text)

@@ -40,7 +40,7 @@ from lib.records.verified import VerifiedFiles
 from lib.runs.account import former_account, write_account, write_failure
 from lib.runs.outcome import STATES, outcome_of
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
-from lib.runs.workspace import Pins, captioner_of, judge_of, locked, recipe_of
+from lib.runs.workspace import Pins, captioner_of, detector_of, judge_of, locked, recipe_of
 from lib.screening.review import check_review
 from tasks.engine import log
 from tasks.progress import Progress, watch_workspace
@@ -141,6 +141,7 @@ class Run(Work):
     captioner: Member
     captions: CaptionForm
     judge: ModelRef | None  # of single boxes
+    detector: Member | None = None  # of objects that no label names
     captioned: set[str] = field(default_factory=set)  # image keys of captions that were made for the limit
 
     def conclude(self) -> dict[str, Any]:
@@ -203,6 +204,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),
             judge=judge_of(settings, pins),
+            detector=detector_of(settings, pins),
             progress=progress,
             verify=parameters.verify,
         )

@@ -1,4 +1,5 @@
-"""screen: pictures that cannot be any good are set aside; on request, what is in each painted box is judged."""
+"""screen: pictures that cannot be any good are set aside; on request, what is in each painted box is judged, and what
+is in the painted parts beside them."""
 
 from __future__ import annotations
 
@@ -10,15 +11,19 @@ import pandas as pd
 from pydantic import BaseModel, TypeAdapter
 
 from lib.core.checkpoints import ModelRef
+from lib.core.errors import AugmentError
+from lib.core.registry import Member
 from lib.records.manifest import Ref, read_manifest
 from lib.records.rows import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
-from lib.screening.boxes import BoxRules, count_verdicts, judge_pictures, learn_rules, real_boxes
+from lib.screening.boxes import BoxRules, judge_pictures, learn_rules, real_boxes
+from lib.screening.labels import count_verdicts
 from lib.screening.pictures import VERSION, mark_duplicates, measure_pictures
+from lib.screening.unlabelled import Sought, find_unlabelled
 from tasks.engine import log, step
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of
+from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of, use_member
 from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task
 from tasks.progress import advance, begin
 from tasks.run import Run
@@ -86,6 +91,42 @@ def judge_real(job: LimitsJob) -> BoxRules:
     )
 
 
+def sought_of(run: Run, ingested: Ingested) -> Sought | None:
+    """What objects without a label are looked for, and by which limits; None without a detector."""
+    settings = run.settings.screen.unlabelled
+    if run.detector is None or settings is None:
+        return None
+    rows = read_manifest(ingested.objects.file, ObjectRow, ("status", "category"))
+    own = {*rows.category[rows.status == OK], *(name for _, name in run.recipe.categories)}
+    with use_member(run.detector.model_dump(mode="json")) as detector:
+        identity = detector.identity
+    limits = settings.model_dump(include={"do", "score", "overlap", "inside"})
+    return Sought(detector=identity, names=tuple(settings.categories or sorted(own)), **limits)
+
+
+def check_detector(run: Run, ingested: Ingested) -> None:
+    """Raise AugmentError, before anything is painted, where the detector knows none of what it is to look for."""
+    sought = sought_of(run, ingested)
+    if sought is None or run.detector is None:
+        return
+    known = names_known(run.detector, list(sought.names))
+    if not known:
+        raise AugmentError(
+            f"screen.unlabelled.detector {run.detector.name!r} knows none of {', '.join(sought.names)}: set "
+            "screen.unlabelled.categories to what it knows, or choose another detector or model"
+        )
+    run.save(detector={"identity": sought.detector, "names": list(sought.names)})
+    if len(known) < len(sought.names):
+        log().warning("screen.unlabelled: the detector knows %s alone", ", ".join(known))
+
+
+@step(name="detector", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+def names_known(detector: Member, names: list[str]) -> list[str]:
+    """Those of the names that a detector can find."""
+    with use_member(detector.model_dump(mode="json")) as built:
+        return [name for name, known in zip(names, built.knows(names), strict=True) if known]
+
+
 def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, rules: BoxRules | None) -> Staged:
     """ScreenRows of the generated pictures; duplicates are marked once all parts are known."""
     plans = [plan.manifest] * len(pictures.parts)
@@ -97,9 +138,11 @@ def screen_jobs(
     run: Run, ingested: Ingested, plans: Sequence[Ref], pictures: Sequence[Ref], rules: BoxRules | None
 ) -> list[Job]:
     """A job for each part of the pictures; plans: PlanRows that hold the requests of each part."""
-    where: dict[str, Any] = {"images": ingested.images.model_dump()}
+    where: dict[str, Any] = {"images": ingested.images.model_dump(), "objects": ingested.objects.model_dump()}
+    sought = sought_of(run, ingested)
+    if run.detector is not None:
+        where["detector"] = run.detector.model_dump(mode="json")
     if rules is not None and run.judge is not None:
-        where |= {"objects": ingested.objects.model_dump()}
         where["judge"] = _MODEL.dump_python(run.judge, mode="json")
     return [
         make_job(
@@ -107,7 +150,7 @@ def screen_jobs(
             "screen",
             VERSION,
             {"pictures": part},
-            _settings(run, ingested, rules, part),
+            _settings(run, ingested, rules, sought, part),
             where | {"plan": plan.model_dump()},
         )
         for plan, part in zip(plans, pictures, strict=True)
@@ -118,18 +161,23 @@ def screen_stage(
     run: Run, rules: BoxRules | None, tidy: Callable[[pd.DataFrame], pd.DataFrame] = mark_duplicates
 ) -> Stage:
     """The stage, whose jobs are those of `screen_jobs`. tidy: where duplicates are to be set aside, marks them."""
-    more = count_verdicts if rules is not None else lambda rows: {}
+    more = count_verdicts if rules is not None or run.detector is not None else lambda rows: {}
     kept = tidy if run.settings.screen.duplicates else lambda rows: rows
     return Stage(screen_part, ScreenRow, tidy=kept, valid=_settled, more=more)
 
 
-def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, part: Ref) -> dict[str, Any]:
-    """What a part's rows depend on; with a judge that is the source's boxes and categories as well."""
-    settings: dict[str, Any] = {"pictures": run.settings.screen.model_dump(mode="json", exclude={"boxes"})}
-    if rules is None:
+def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, sought: Sought | None, part: Ref) -> dict[str, Any]:
+    """What a part's rows depend on; with a judge or a detector that is the source's boxes and categories as well."""
+    screen = run.settings.screen.model_dump(mode="json", exclude={"boxes", "unlabelled"})
+    settings: dict[str, Any] = {"pictures": screen}
+    if rules is not None:
+        settings["boxes"] = rules.model_dump(mode="json")
+    if sought is not None:
+        settings["unlabelled"] = sought.model_dump(mode="json")
+    if rules is None and sought is None:
         return settings
     keys = read_manifest(part.file, PictureRow, ("image_key",)).image_key
-    return settings | {"boxes": rules.model_dump(mode="json"), "objects": boxes_digest(ingested.objects, keys)}
+    return settings | {"objects": boxes_digest(ingested.objects, keys)}
 
 
 def _settled(part: Ref) -> bool:
@@ -142,12 +190,22 @@ def screen_part(job: Job) -> Ref:
     images = Ref.model_validate(job.where["images"])
     pictures, load = job.read("pictures", PictureRow), sources_of(images, job.sources)
     pictures, settings = pictures[pictures.status == OK], ScreenSettings.model_validate(job.settings["pictures"])
-    if "boxes" not in job.settings:
+    if not {"boxes", "unlabelled"} & job.settings.keys():
         return job.write(
             measure_pictures(pictures, frames_of(images), settings, load, job.store, job.advance), ScreenRow
         )
     rows = measure_pictures(pictures, frames_of(images), settings, load, job.store)
     outcomes = outcomes_of(Ref.model_validate(job.where["plan"]), pictures.key)
-    boxes, rules = boxes_of(Ref.model_validate(job.where["objects"])), BoxRules.model_validate(job.settings["boxes"])
-    judge = judge_for(_MODEL.validate_python(job.where["judge"]))
-    return job.write(judge_pictures(rows, outcomes, boxes, rules, judge, job.store, job.advance), ScreenRow)
+    boxes = boxes_of(Ref.model_validate(job.where["objects"]))
+    if "boxes" in job.settings:
+        rules, judge = (
+            BoxRules.model_validate(job.settings["boxes"]),
+            judge_for(_MODEL.validate_python(job.where["judge"])),
+        )
+        more = job.advance if "unlabelled" not in job.settings else lambda count: None
+        rows = judge_pictures(rows, outcomes, boxes, rules, judge, job.store, more)
+    if "unlabelled" in job.settings:
+        sought = Sought.model_validate(job.settings["unlabelled"])
+        with use_member(job.where["detector"]) as detector:
+            rows = find_unlabelled(rows, outcomes, boxes, sought, detector, job.store, job.advance)
+    return job.write(rows, ScreenRow)

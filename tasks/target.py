@@ -39,6 +39,7 @@ from lib.planning.target import (
 )
 from lib.records.kept import typed
 from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.requests import Outcome
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
 from lib.screening.accepted import count_accepted
 from lib.screening.boxes import BoxRules
@@ -186,7 +187,8 @@ class Rounds:
 
     def _enter(self, plans: list[Ref], pictures: list[Ref], screened: pd.DataFrame) -> None:
         """Count what a round brought. screened: ScreenRows of all rounds."""
-        outcomes, reasons = {}, dict(zip(screened.key, screened.reason, strict=True))
+        outcomes: dict[str, Outcome] = {}
+        reasons = dict(zip(screened.key, screened.reason, strict=True))
         for plan, picture in zip(plans, pictures, strict=True):
             rows = read_manifest(plan.file, PlanRow, ("key", "status"))
             outcomes |= outcomes_of(plan, rows.key[rows.status == OK])

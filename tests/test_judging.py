@@ -23,18 +23,10 @@ from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
 from lib.records.store import Store
 from lib.runs.tidy import tidy
-from lib.screening import boxes as judging
+from lib.screening import labels as fates
 from lib.screening import verdicts as reasons
-from lib.screening.boxes import (
-    BoxVerdict,
-    count_verdicts,
-    judge_pictures,
-    judged_labels,
-    learn_rules,
-    painted_key,
-    real_boxes,
-    rule_keys,
-)
+from lib.screening.boxes import judge_pictures, learn_rules, painted_key, real_boxes, rule_keys
+from lib.screening.labels import BoxVerdict, count_verdicts, judged_labels
 
 RED, GREEN, GREY = (250, 0, 0), (0, 250, 0), (128, 128, 128)
 NAMES = ["green", "red"]
@@ -305,7 +297,10 @@ def test_every_reason_stands_in_the_docs():
     page = (Path(__file__).parents[1] / "docs" / "workspace.md").read_text()
     words = set(re.findall(r"`([a-z_]+)`", page))
     names = ("RECOGNISED", "TOO_SMALL", "TOO_FEW_REAL", "DOUBTFUL", "NOT_RECOGNISED")
-    assert {getattr(reasons, name) for name in names} | set(judging._DONE) | {"nothing_recognised"} <= words
+    assert {getattr(reasons, name) for name in names} | set(fates._DONE) | {
+        "nothing_recognised",
+        fates.UNLABELLED,
+    } <= words
 
 
 # The journey

@@ -11,7 +11,7 @@ from PIL import Image
 from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.evaluation.evaluate import evaluate
-from lib.evaluation.report import write_report
+from lib.evaluation.report import report_page, write_report
 from lib.evaluation.results import Evaluation, read_result, shown, write_json
 
 
@@ -76,6 +76,15 @@ def test_names_of_files_are_text_and_no_tags(result, tmp_path):
     write_report({"mine <i>": result}, tmp_path / "report.html")
     text, _ = page(tmp_path / "report.html")
     assert "0&lt;b&gt;.png" in text and "<b>" not in text and "mine &lt;i&gt;" in text
+
+
+def test_a_target_stands_there_with_what_is_missing_and_a_run_without_one_has_the_page_as_before(result):
+    one = {"wanted": 9, "accepted": 4, "refused": 2, "seconds_per_box": None, "why": "budget of 3 pictures spent"}
+    target = {"ended": "spent", "rounds": 2, "seconds": 7.2, "pictures": {"painted": 3, "accepted": 2}}
+    text = report_page({"mine": result}, targets={"mine": {**target, "boxes": {"<pallet>": one}}}).decode()
+    assert "mine: target" in text and "&lt;pallet&gt;" in text and "budget of 3 pictures spent" in text
+    assert report_page({"mine": result}, targets={}) == report_page({"mine": result})
+    assert "mine: target" not in report_page({"mine": result}).decode()
 
 
 def test_two_runs_stand_side_by_side(result, tmp_path):

@@ -404,6 +404,17 @@ def test_the_outcome_names_what_a_target_lacks():
     assert outcome["text"].startswith("b: 4 of 10 boxes accepted (no further source gives one, most as no donor)")
 
 
+def test_a_target_that_is_reached_is_no_less_where_painting_failed_on_the_way():
+    found = tally(a=2)
+    found.add({"a": 3}, {"a": 2}, {"a": {"painting_failed": 1}}, (3, 2), 1)
+    assert found.next() is None
+    stage = {"rows": 3, "ok": 3, "painted": 2, "rejected": {}}
+    stages = dict.fromkeys(("ingest", "select", "caption", "plan"), stage)
+    stages |= dict.fromkeys(("generate", "screen"), stage | {"ok": 2})
+    outcome = outcome_of(stages, None, found.document())
+    assert (outcome["state"], outcome["text"]) == ("painted", "target reached: 2 pictures: 2 painted, 0 reused")
+
+
 # Whole runs
 
 

@@ -153,12 +153,47 @@ class BoxScreenSettings(Settings):
         return self
 
 
+class UnlabelledSettings(Settings):
+    """Objects that no label names, which teach a detector that they are background: what another detector finds in what
+    was painted, and lies on no label."""
+
+    detector: str | Choice = Field(
+        description="transformers, torchvision, zero-shot, or a name with its settings: {name: torchvision, model: "
+        "FOLDER}"
+    )
+    do: Literal["reject", "propose"] = Field(
+        "reject",
+        description="reject: the picture is set aside; propose: it stays, and the object gets a label that detectors "
+        "ignore (`ignored: proposed`), for review",
+    )
+    score: float = Field(0.5, ge=0, le=1, description="the detector's score above which an object counts")
+    overlap: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="an object is labelled where its IoU with a label is more than this, or where more than this share "
+        "of it lies in a label that is ignored",
+    )
+    inside: float = Field(0.5, ge=0, le=1, description="share of the object, at least, that was painted")
+    categories: list[str] | None = Field(
+        None, min_length=1, description="what is looked for; none: the data set's categories"
+    )
+
+    @property
+    def member(self) -> Choice:
+        """The detector, by name and with its settings."""
+        return Choice(name=self.detector) if isinstance(self.detector, str) else self.detector
+
+
 class ScreenSettings(Settings):
     black: float = Field(8, ge=0, le=255, description="mean grey at or under which a picture is black")
     blank: float = Field(4, ge=0, description="grey standard deviation at or under which a picture is blank")
     duplicates: bool = Field(True, description="set aside pictures equal to an earlier one or to their source")
     boxes: BoxScreenSettings | None = Field(
         None, description="whether each painted box shows what its label says (`screen.boxes`, below); none: not judged"
+    )
+    unlabelled: UnlabelledSettings | None = Field(
+        None, description="objects that no label names (`screen.unlabelled`, below); none: not looked for"
     )
 
     @property

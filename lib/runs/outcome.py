@@ -33,11 +33,11 @@ def outcome_of(
         asked = target["pictures"]["wanted"]
     wanted = planned if asked is None else asked
     if not made:
-        drawn = target is not None and stages["caption"]["ok"]
-        return _outcome("nothing", 0, wanted, f"painted nothing: {_short_of(target) if drawn else _emptied(stages)}")
+        why = _short_of(target) if target is not None and stages["caption"]["ok"] else _emptied(stages)
+        return _outcome("nothing", 0, wanted, f"painted nothing: {why}")
     if target is not None and not target["reached"]:
         return _outcome("less", made, wanted, f"{_short_of(target)}; {_pictures(made)} in all")
-    if target is None and made < wanted if asked is not None else whole < planned:
+    if target is None and (made < wanted if asked is not None else whole < planned):
         return _outcome("less", made, wanted, f"{made} of {wanted} pictures: {_missing(stages)}")
     if not painted:
         return _outcome("reused", made, wanted, f"nothing new: {_pictures(made)} reused")

@@ -34,6 +34,7 @@ from lib.records.settings import (
     SelectSettings,
     Settings,
     TargetSettings,
+    UnlabelledSettings,
 )
 from lib.runs.presets import PRESETS
 
@@ -241,7 +242,7 @@ def _groups() -> dict[str, type[BaseModel]]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             groups[name] = field.annotation
         if name == "screen":
-            groups["screen.boxes"] = BoxScreenSettings
+            groups |= {"screen.boxes": BoxScreenSettings, "screen.unlabelled": UnlabelledSettings}
         if name == "limit":
             groups["target"] = TargetSettings
     return groups

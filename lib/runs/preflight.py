@@ -38,7 +38,7 @@ from lib.runs.account import former_account
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.presets import PRESETS
 from lib.runs.unchanged import unchanged
-from lib.runs.workspace import Pins
+from lib.runs.workspace import Pins, unlabelled_model
 from lib.screening.review import check_review
 
 
@@ -94,6 +94,7 @@ def _models(settings: Resolved) -> list[tuple[str, str]]:
         ("painter.model", _model(PAINTERS, settings.painter, settings.models)),
         ("caption.captioner.model", _model(CAPTIONERS, settings.captioner, settings.models)),
         ("screen.boxes.judge", settings.screen.judge),
+        ("screen.unlabelled.detector: model", unlabelled_model(settings)),
         *_measures(settings.evaluate),
     ]
     return [(setting, model) for setting, model in found if model]
@@ -135,7 +136,15 @@ def check_data(settings: Resolved, data: Dataset) -> None:
 
 
 def check_wanted(settings: Resolved, known: Collection[str]) -> None:
-    """Raise AugmentError where `select` names a category that the data set does not have."""
+    """Raise AugmentError where `select`, or `screen.unlabelled` for labels, names a category that is not there."""
+    unlabelled = settings.screen.unlabelled
+    for name in (unlabelled.categories or ()) if unlabelled and unlabelled.do == "propose" else ():
+        if name not in known:
+            raise AugmentError(
+                f"screen.unlabelled.categories: the data set has no category {name!r}{nearest(name, known)} for a "
+                f"label, it has {', '.join(sorted(known)) or 'none'}; name some of them, or set screen.unlabelled.do "
+                "to reject"
+            )
     for field in ("categories", "exempt"):
         for name in getattr(settings.select, field) or ():
             if name not in known:

@@ -9,6 +9,7 @@ made as the stages make them; those of the evaluation by a rerun on a store that
     paint latents picture jpeg  by the requests of the plan, each of their passes, and the painted pictures
     outline view                by the usable boxes of the data set, which may be donors
     verdict shares limits       by the painted pictures, their painted boxes and the real boxes, the screen's settings
+    found                       by the painted pictures and the detector of objects without a label
     round                       by the account of the rounds towards a target
     feature note pair group     by the selected sources and the synthetic pictures of the final set, its metrics
     metrics shown               by what the files say that they belong to: report/metrics.json, contact_sheet.jpg
@@ -49,6 +50,7 @@ from lib.runs.parameters import Resolved
 from lib.runs.workspace import locked
 from lib.screening.boxes import painted_key, real_boxes, rule_keys
 from lib.screening.pictures import Verdict, verdict_key
+from lib.screening.unlabelled import found_key
 
 EVALUATED = ("feature", "note", "pair", "group")
 KINDS = (
@@ -63,6 +65,7 @@ KINDS = (
     "verdict",
     "shares",
     "limits",
+    "found",
     "round",
     *EVALUATED,
     "metrics",
@@ -197,7 +200,8 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    reached = {*_of_captions(last), *_of_donors(last), *_of_requests(last), *_of_screen(last), *_of_rounds(last)}
+    reached = {*_of_captions(last), *_of_donors(last), *_of_requests(last), *_of_screen(last), *_of_detector(last)}
+    reached |= {*_of_rounds(last)}
     evaluated = _of_evaluation(last)
     shown = {file_digest(path).encode() for path in _shown(last.root)}
     numbers = _numbers(last.root)
@@ -266,6 +270,14 @@ def _of_screen(last: _Last) -> Iterator[Item]:
     for row in passed:
         if painted := painted_key(row, last.requests[row.key], boxes, names, settings.boxes, judge):
             yield "shares", painted
+
+
+def _of_detector(last: _Last) -> Iterator[Item]:
+    """What a detector found in the painted pictures."""
+    noted = last.account.get("detector")
+    if last.settings.screen.unlabelled is not None and isinstance(noted, dict):
+        for row in last.ok("generate").itertuples(index=False):
+            yield "found", found_key(row, noted.get("names", ()), str(noted.get("identity")))
 
 
 def _of_rounds(last: _Last) -> Iterator[Item]:

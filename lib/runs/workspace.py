@@ -19,6 +19,7 @@ from lib.core.checkpoints import ModelRef, model_of, resolve
 from lib.core.errors import AugmentError
 from lib.core.registry import Family, Member
 from lib.core.storage import explained
+from lib.evaluation.detectors import DETECTORS
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
@@ -114,6 +115,29 @@ def recipe_of(settings: Resolved, pins: Pins) -> Recipe:
 def judge_of(settings: Resolved, pins: Pins) -> ModelRef | None:
     """The model that judges boxes, pinned; None where no judge is set."""
     return pins.resolve(settings.screen.judge) if settings.screen.judge else None
+
+
+def detector_of(settings: Resolved, pins: Pins) -> Member | None:
+    """The detector that looks for objects without a label, its checkpoint pinned; None where none is set."""
+    model = unlabelled_model(settings)
+    if settings.screen.unlabelled is None or model is None:
+        return None
+    choice = settings.screen.unlabelled.member
+    return DETECTORS.member(choice.name, choice.values, pins.resolve(model))
+
+
+def unlabelled_model(settings: Resolved) -> str | None:
+    """The checkpoint of that detector; None where none is set. Raises AugmentError for wrong settings, or no model."""
+    if settings.screen.unlabelled is None:
+        return None
+    choice = settings.screen.unlabelled.member
+    model = getattr(DETECTORS.settings(choice.name, choice.values), "model", None) or DETECTORS[choice.name].MODEL
+    if model is None:
+        raise AugmentError(
+            f"screen.unlabelled.detector {choice.name!r} has no published checkpoint: give a folder with its weights, "
+            f"{{name: {choice.name}, model: FOLDER}}"
+        )
+    return str(model)
 
 
 def _member(family: Family, choice: Choice, settings: Resolved, pins: Pins) -> Member:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from lib.records.labels import new_boxes
 from lib.records.requests import Label, Outcome
-from lib.screening.boxes import Objects, judged_labels
+from lib.screening.labels import Objects, judged_labels
 
 
 @dataclass
@@ -41,7 +41,7 @@ def count_accepted(
         made.pictures += 1
         judged = judged_labels(outcome, verdicts[key], objects)
         made.accepted.update(new_boxes(judged.labels, categories))
-        for before, after in zip(outcome.labels, judged.labels, strict=True):
+        for before, after in zip(outcome.labels, judged.labels, strict=False):  # proposed ones come after them
             for name in new_boxes([before], categories) - new_boxes([after], categories):
                 made.refused.setdefault(name, Counter())[_reason(after)] += 1
     return made

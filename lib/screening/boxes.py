@@ -3,16 +3,15 @@
     real = real_boxes(objects, images, "train", settings.min_side)
     rules = learn_rules(real, names, settings, judge, load, store)       # the limits, from real boxes
     rows = judge_pictures(rows, outcomes, objects, rules, judge, store)  # ScreenRows, `boxes` filled in
-    outcome = judged_labels(outcomes[key], row.boxes, objects)           # some ignored, some dropped
 
-verdicts.py decides what is kept, ignored and dropped. Shares are kept in the store by the picture, the boxes,
-the names and the judge, so that other percentiles cost nothing, and a rerun calls the judge only for new boxes.
+verdicts.py decides what is kept, ignored and dropped; labels.py what follows for the labels. Shares are kept in the
+store by the picture, the boxes, the names and the judge, so that other percentiles cost nothing, and a rerun calls the
+judge only for new boxes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,37 +29,16 @@ from lib.core.keys import canonical, key_of
 from lib.core.vision import Pixels, visible_sides
 from lib.judges import Judge, score_boxes
 from lib.records.kept import typed
-from lib.records.labels import ignored
 from lib.records.requests import Label, Outcome
 from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
 from lib.records.store import Store
-from lib.screening.verdicts import Action, Thresholds, Verdict, thresholds, verdicts
+from lib.screening.labels import BoxVerdict, Objects, named
+from lib.screening.verdicts import Thresholds, Verdict, thresholds, verdicts
 
 VERSION = 1
 MOST = 500  # real boxes of a category that limits are learned from
 Advance = Callable[[int], None]
-Objects = Mapping[str, tuple[str, tuple[float, float, float, float]]]  # annotation key → (category, xywh pixels)
-
-
-@dataclass(frozen=True)
-class BoxVerdict:
-    """What becomes of one painted label, as it stands in ScreenRow.boxes: "position:action:reason:score"."""
-
-    position: int  # in the labels of the request
-    action: Action
-    reason: str
-    score: float | None  # share of its category, 0 .. 1; None where it could not be judged
-
-    def __str__(self) -> str:
-        score = "" if self.score is None else f"{self.score:.4g}"
-        return f"{self.position}:{self.action}:{self.reason}:{score}"
-
-    @classmethod
-    def parse(cls, text: str) -> BoxVerdict:
-        """Of `str(verdict)`; raises ValueError for another text."""
-        position, action, reason, score = text.split(":")
-        return cls(int(position), action, reason, float(score) if score else None)  # type: ignore[arg-type]
 
 
 class BoxRules(BaseModel):
@@ -307,9 +285,9 @@ def painted_key(
 def _painted(outcome: Outcome, objects: Objects) -> tuple[list[int], list[str], NDArray[np.float64]]:
     """Positions in the labels, categories and boxes (N, 4), xyxy pixels, of the labels that are judged."""
     positions = [i for i, label in enumerate(outcome.labels) if _is_new(label)]
-    named = [_named(outcome.labels[i], objects) for i in positions]
-    xywh = np.array([box for _, box in named], np.float64).reshape(-1, 4)
-    return positions, [name for name, _ in named], xywh_to_xyxy(xywh)
+    pairs = [named(outcome.labels[i], objects) for i in positions]
+    xywh = np.array([box for _, box in pairs], np.float64).reshape(-1, 4)
+    return positions, [name for name, _ in pairs], xywh_to_xyxy(xywh)
 
 
 def _large_enough(sides: NDArray[np.float64], min_side: float) -> NDArray[np.bool_]:
@@ -319,14 +297,6 @@ def _large_enough(sides: NDArray[np.float64], min_side: float) -> NDArray[np.boo
 def _is_new(label: Label) -> bool:
     """Painted anew, and to be learned from: what is ignored already need not be recognised."""
     return label.painted and not label.ignored
-
-
-def _named(label: Label, objects: Objects) -> tuple[str, tuple[float, float, float, float]]:
-    """Category and box (xywh pixels) of a label; what it leaves out is its source's."""
-    category, bbox = objects[label.source] if label.source is not None else ("", None)
-    place = label.bbox or bbox
-    assert place is not None  # a new object has a box
-    return label.category or category, place
 
 
 def _verdicts(
@@ -353,31 +323,3 @@ def _verdicts(
         question = _Question(["painted", row.picture, row.sha256], rules.names, rules.context)
         shares[enough] = _shares(question, xyxy[enough], judge, load, store)
     return verdicts(shares, [rules.names.index(name) for name in names], rules.limits, sides, rules.min_side)
-
-
-# --- what follows from it ----------------------------------------------------------------------------------------
-
-
-def judged_labels(outcome: Outcome, boxes: Sequence[str], objects: Objects) -> Outcome:
-    """The outcome with its labels ignored (the box as runs) and marked dropped as ScreenRow.boxes says.
-
-    Every label keeps its place, to which its id belongs. Without verdicts the outcome is returned as it is.
-    """
-    labels, size = list(outcome.labels), (outcome.height, outcome.width)
-    for verdict in map(BoxVerdict.parse, boxes):
-        label = labels[verdict.position]
-        if verdict.action == "drop":
-            labels[verdict.position] = label.model_copy(update={"dropped": verdict.reason})
-        elif verdict.action == "ignore":
-            labels[verdict.position] = ignored(label, _named(label, objects)[1], size, verdict.reason)
-    return outcome.model_copy(update={"labels": tuple(labels)}) if len(boxes) else outcome
-
-
-_DONE = {"keep": "kept", "ignore": "ignored", "drop": "dropped"}
-
-
-def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
-    """Boxes by what becomes of them and why, of ScreenRows or ReviewRows: {"boxes dropped: not_recognised": 3}."""
-    found = [BoxVerdict.parse(text) for boxes in rows.boxes for text in boxes]
-    counts = Counter(f"boxes {_DONE[verdict.action]}: {verdict.reason}" for verdict in found)
-    return dict(sorted(counts.items()))

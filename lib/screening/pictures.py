@@ -44,7 +44,7 @@ def measure_pictures(
     """A ScreenRow per PictureRow that is ok, each judged alone; `mark_duplicates` then compares them.
 
     sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings; single
-    boxes are boxes.py's.
+    boxes are boxes.py's, objects without a label unlabelled.py's.
     """
     rows = []
     for row in pictures.itertuples(index=False):
@@ -60,7 +60,9 @@ def measure_pictures(
 
 def verdict_key(row: Any, settings: ScreenSettings) -> str:
     """The key in the store of the verdict on a PictureRow."""
-    return key_of("screen", VERSION, row.picture, row.sha256, settings.model_dump(mode="json", exclude={"boxes"}))
+    return key_of(
+        "screen", VERSION, row.picture, row.sha256, settings.model_dump(mode="json", exclude={"boxes", "unlabelled"})
+    )
 
 
 def _verdict(row: Any, source: tuple[str, str], settings: ScreenSettings, load: Load, store: Store) -> Verdict:
