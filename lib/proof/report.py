@@ -89,8 +89,8 @@ def level_of(proof: Proof) -> str:
 
 
 def legend(proof: Proof) -> list[tuple[str, str]]:
-    """(letter, what it learns from) of the arms that claims name."""
-    named = {arm_of(name)[0] for one in proof.comparisons for name in (one.better, one.rival)}
+    """(letter, what it learns from) of the arms that contrasts name."""
+    named = {arm_of(name)[0] for one in proof.protocol.contrasts_read() for name in one.names}
     titles = {one.arm: one.title for one in proof.arms}
     return [(arm, title) for arm, title in titles.items() if arm in named]
 
