@@ -99,13 +99,14 @@ def facts(proof: Proof) -> list[tuple[str, str]]:
     """The protocol in words."""
     one = proof.protocol
     settings = ", ".join(f"{name} {value}" for name, value in one.detector_settings.items())
+    schedule = "".join(f", {name} {value}" for name, value in one.schedule.items())
     return [
         ("digest", proof.digest),
         ("test set opened", proof.opened),
         ("contrasts, in their order", "; ".join(one.contrasts) or "none"),
         ("seeds, ratios, alpha", f"{_listed(one.seeds)}; {_listed(one.ratios)}; {one.alpha:g}"),
         ("detector", f"{one.detector}, version {one.detector_version}{f' ({settings})' if settings else ''}"),
-        ("training", f"{one.steps} steps of {one.batch} pictures, rate {one.rate:g}, in every arm"),
+        ("training", f"{one.steps} steps of {one.batch} pictures, rate {one.rate:g}{schedule}, in every arm"),
         ("augmentation", ", ".join(f"{name} {value}" for name, value in one.augmentation.items()) or "none"),
         ("metric", "AP, mean over IoU .5 to .95 and the categories, in points 0 to 100, by pycocotools"),
         ("categories", ", ".join(one.names)),
