@@ -384,8 +384,8 @@ def _scored(job: TrainingJob, truth: list[Truth], names: list[str]) -> Training:
     if result is None or found is None:
         why = result.diverged if result else "not finished"
         return Training(**of_job, why=why, diverged=bool(result and result.diverged))
-    more = {"history": result.history, "seconds": result.seconds, "gains": job.seed == 0}
-    return training_of(truth=truth, found=found, names=names, **more, **of_job)
+    of_job |= {"history": result.history, "seconds": result.seconds, "gains": job.seed == 0}
+    return training_of(truth=truth, found=found, names=names, **of_job)
 
 
 def _arms(run: Proof, jobs: Sequence[TrainingJob]) -> list[ArmAccount]:
