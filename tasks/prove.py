@@ -352,6 +352,7 @@ def protocol_of(run: Proof) -> Protocol:
         steps=settings.schedule.steps,
         batch=settings.schedule.batch,
         rate=settings.schedule.rate,
+        schedule=settings.schedule.model_dump(mode="json", exclude={"steps", "batch", "rate"}),
         augmentation=settings.augmentation.model_dump(mode="json"),
         contrasts=tuple(map(str, settings.claims())),
         pools={name: digest for name, (_, digest) in run.files.items()},
@@ -383,7 +384,8 @@ def _scored(job: TrainingJob, truth: list[Truth], names: list[str]) -> Training:
     if result is None or found is None:
         why = result.diverged if result else "not finished"
         return Training(**of_job, why=why, diverged=bool(result and result.diverged))
-    return training_of(truth=truth, found=found, names=names, history=result.history, seconds=result.seconds, **of_job)
+    of_job |= {"history": result.history, "seconds": result.seconds, "gains": job.seed == 0}
+    return training_of(truth=truth, found=found, names=names, **of_job)
 
 
 def _arms(run: Proof, jobs: Sequence[TrainingJob]) -> list[ArmAccount]:

@@ -18,6 +18,7 @@ VALUES = {
     "steps": 400,
     "batch": 8,
     "rate": 0.001,
+    "schedule": {"warmup": 30},
     "augmentation": {"mirror": True},
     "contrasts": ["F > B, C, D", "F@2 > A", "A > X", "Y > A"],
     "pools": {"train": "a" * 64, "test": "b" * 64},
@@ -48,6 +49,7 @@ def test_every_field_is_part_of_the_digest(field):
         "steps": 401,
         "batch": 9,
         "rate": 0.002,
+        "schedule": {"warmup": 20},
         "augmentation": {},
         "contrasts": VALUES["contrasts"][::-1],
         "pools": VALUES["pools"] | {"test": "c" * 64},
@@ -154,3 +156,7 @@ def test_too_few_seeds_are_known_before_anything_is_trained():
 def test_a_protocol_cannot_be_changed_in_place():
     with pytest.raises(ValidationError):
         protocol().steps = 3
+
+
+def test_a_protocol_without_claims_is_a_table_alone():
+    assert protocol(contrasts=[]).contrasts_read() == [] and protocol(contrasts=[]).seeds_short == 0

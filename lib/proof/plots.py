@@ -17,7 +17,7 @@ OUTCOMES = {"shown": GREEN, "harm shown": RED}  # the others are grey
 
 LEFT, RIGHT, ROW, TOP = 350, 180, 44, 26  # pixels: words on both sides, a row, the axis
 WIDTH = 1080
-LONGEST = 56  # characters of a line of words; the whole is in its tip
+LONGEST = 52  # characters of a line of words; the whole is in its tip
 CURVE = 60  # points of a learning curve
 
 

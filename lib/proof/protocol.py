@@ -44,6 +44,7 @@ class Protocol(Storable):
     steps: int = Field(gt=0, description="of the optimiser, equal in all arms")
     batch: int = Field(gt=0, description="pictures a step")
     rate: float = Field(gt=0, description="learning rate")
+    schedule: dict[str, Any] = Field(default_factory=dict, description="what else the training depends on: warm-up, …")
     augmentation: dict[str, Any] = Field(default_factory=dict, description="done to the pictures of every arm")
     contrasts: tuple[str, ...] = Field((), description="in the order of their weight; none: a table alone")
     alpha: float = Field(0.05, ge=0.001, le=0.2, description="chance of any false claim")

@@ -89,8 +89,8 @@ def level_of(proof: Proof) -> str:
 
 
 def legend(proof: Proof) -> list[tuple[str, str]]:
-    """(letter, what it learns from) of the arms that claims name."""
-    named = {arm_of(name)[0] for one in proof.comparisons for name in (one.better, one.rival)}
+    """(letter, what it learns from) of the arms that contrasts name."""
+    named = {arm_of(name)[0] for one in proof.protocol.contrasts_read() for name in one.names}
     titles = {one.arm: one.title for one in proof.arms}
     return [(arm, title) for arm, title in titles.items() if arm in named]
 
@@ -99,13 +99,14 @@ def facts(proof: Proof) -> list[tuple[str, str]]:
     """The protocol in words."""
     one = proof.protocol
     settings = ", ".join(f"{name} {value}" for name, value in one.detector_settings.items())
+    schedule = "".join(f", {name} {value}" for name, value in one.schedule.items())
     return [
         ("digest", proof.digest),
         ("test set opened", proof.opened),
         ("contrasts, in their order", "; ".join(one.contrasts) or "none"),
         ("seeds, ratios, alpha", f"{_listed(one.seeds)}; {_listed(one.ratios)}; {one.alpha:g}"),
         ("detector", f"{one.detector}, version {one.detector_version}{f' ({settings})' if settings else ''}"),
-        ("training", f"{one.steps} steps of {one.batch} pictures, rate {one.rate:g}, in every arm"),
+        ("training", f"{one.steps} steps of {one.batch} pictures, rate {one.rate:g}{schedule}, in every arm"),
         ("augmentation", ", ".join(f"{name} {value}" for name, value in one.augmentation.items()) or "none"),
         ("metric", "AP, mean over IoU .5 to .95 and the categories, in points 0 to 100, by pycocotools"),
         ("categories", ", ".join(one.names)),
