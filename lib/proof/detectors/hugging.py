@@ -30,6 +30,7 @@ from lib.proof.detectors.weights import found_folder, start_from
 
 NEEDED = ("config.json", "*.safetensors")
 STRIDES = (8, 16, 32)
+HEAD = 32  # channels of an attention head
 
 
 class HuggingSettings(TrainableSettings):
@@ -152,8 +153,8 @@ class Hugging(Base):
             "encoder_hidden_dim": settings.width,
             "encoder_ffn_dim": 4 * settings.width,
             "decoder_ffn_dim": 4 * settings.width,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
+            "encoder_attention_heads": settings.width // HEAD,
+            "decoder_attention_heads": settings.width // HEAD,
             "decoder_in_channels": [settings.width] * len(STRIDES),
             "decoder_layers": settings.layers,
             "num_queries": min(settings.queries, places),
