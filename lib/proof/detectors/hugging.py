@@ -256,8 +256,7 @@ class DFine(Hugging):
 
 def _initialise(model: Any) -> None:
     """Weights to learn from nothing: torch's own for convolutions, linear layers and norms, then the library's for the
-    rest. The library draws all with a spread of 0.01, scales of batch norms included, for weights that are loaded next;
-    through dozens of layers nothing of the picture is left by those.
+    rest. The library draws all with a spread of 0.01, scales of batch norms included: meant to be loaded over.
     """
     plain = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
     with torch.no_grad():
