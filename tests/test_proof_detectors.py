@@ -50,11 +50,8 @@ def network(name: str, classes: int = CLASSES, seed: int = 0, **settings: Any) -
 
 
 def target(boxes: list[list[float]], labels: list[int], ignored: list[list[float]] | None = None) -> Target:
-    return Target(
-        torch.tensor(boxes).reshape(-1, 4),
-        torch.tensor(labels, dtype=torch.int64),
-        torch.tensor(ignored or []).reshape(-1, 4),
-    )
+    places = [torch.tensor(some, dtype=torch.float32).reshape(-1, 4) for some in (boxes, ignored or [])]
+    return Target(places[0], torch.tensor(labels, dtype=torch.int64), places[1])
 
 
 NONE = target([], [])
@@ -196,8 +193,7 @@ def test_with_other_classes_the_layers_of_classes_are_fresh_and_a_note_says_so(n
     started, former = network(name, classes=5, weights=str(saved(name))), load_file(saved(name))
     (note,) = started.notes
     assert "fresh, as it knew other classes" in note and f"{name}.safetensors" in note
-    kept = [key for key, value in state(started).items() if torch.equal(value, former.get(key, value[:0]))]
-    fresh = {key.rpartition(".")[0] for key in state(started).keys() - set(kept)}
+    fresh = {key.rpartition(".")[0] for key, value in state(started).items() if not torch.equal(value, former[key])}
     assert fresh and all(layer in note for layer in fresh)
     assert all(any(part in layer for part in (*started.CLASS_HEAD, "denoising_class_embed")) for layer in fresh)
     assert torch.isfinite(started.train().losses(pictures(), [LABELLED, NONE])["loss"])

@@ -30,6 +30,7 @@ from lib.proof.detectors.weights import found_folder, start_from
 
 NEEDED = ("config.json", "*.safetensors")
 STRIDES = (8, 16, 32)
+HEAD = 32  # channels of an attention head
 
 
 class HuggingSettings(TrainableSettings):
@@ -152,8 +153,8 @@ class Hugging(Base):
             "encoder_hidden_dim": settings.width,
             "encoder_ffn_dim": 4 * settings.width,
             "decoder_ffn_dim": 4 * settings.width,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
+            "encoder_attention_heads": settings.width // HEAD,
+            "decoder_attention_heads": settings.width // HEAD,
             "decoder_in_channels": [settings.width] * len(STRIDES),
             "decoder_layers": settings.layers,
             "num_queries": min(settings.queries, places),
@@ -255,8 +256,7 @@ class DFine(Hugging):
 
 def _initialise(model: Any) -> None:
     """Weights to learn from nothing: torch's own for convolutions, linear layers and norms, then the library's for the
-    rest. The library draws all with a spread of 0.01, scales of batch norms included, for weights that are loaded next;
-    through dozens of layers nothing of the picture is left by those.
+    rest. The library draws all with a spread of 0.01, scales of batch norms included: meant to be loaded over.
     """
     plain = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.checkpoints import OFFLINE, ModelRef, folder_revision, local_path, resolve
+from lib.core.checkpoints import OFFLINE, ModelRef, local_path, resolve
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, digest, file_digest
 
@@ -139,7 +139,7 @@ def found_at(given: str, setting: str) -> tuple[Path, str]:
     path = Path(given).expanduser()
     if path.is_file():
         return path, f"sha256:{file_digest(path)}"
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and not path.is_dir():
         raise _no_file(given, setting)
     folder, revision = found_folder(given, setting, [PATTERN])
     files = sorted(folder.glob(PATTERN))
@@ -172,20 +172,22 @@ def _content(given: str, setting: str) -> str:
         return given
     if path.is_file():
         return f"sha256:{file_digest(path)}"
-    if path.is_dir():
-        return folder_revision(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and not path.is_dir():
         raise _no_file(given, setting)
     return _pinned(given, setting).revision
 
 
-@lru_cache(maxsize=64)
 def _pinned(given: str, setting: str) -> ModelRef:
-    """Looked up once in a process, so that a branch of the hub does not move under it."""
     try:
-        return resolve(given, {})
+        return resolve(given, {}) if Path(given).expanduser().is_dir() else _of_hub(given)
     except AugmentError as error:
         raise AugmentError(f"{setting}: {str(error).replace(OFFLINE, _RATHER)}") from None
+
+
+@lru_cache(maxsize=64)
+def _of_hub(given: str) -> ModelRef:
+    """Looked up once in a process, so that a branch of the hub does not move under it."""
+    return resolve(given, {})
 
 
 def _no_file(given: str, setting: str) -> AugmentError:
