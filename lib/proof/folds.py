@@ -37,8 +37,8 @@ class FoldSettings(Settings):
         4,
         ge=-1,
         le=32,
-        description="a picture whose perceptual hash differs from one's of the other side in at most so many of 64 bits "
-        "is not learned from in that fold; -1: all are",
+        description="a picture whose perceptual hash differs from a held one's in at most so many of 64 bits is not "
+        "learned from in that fold; -1: all are",
     )
     empty: bool = Field(False, description="pictures without a box take part as well")
     fitted: int = Field(
@@ -119,8 +119,8 @@ def divide(groups: Sequence[str], counts: Rows, hashes: Sequence[np.uint64], set
         train = others[~np.isin(others, near)]
         if not len(train):
             raise AugmentError(
-                f"all {len(others)} pictures outside of fold {k + 1} are near-duplicates of pictures in it: advice needs "
-                "different pictures; or set folds.near to -1"
+                f"all {len(others)} pictures outside of fold {k + 1} are near-duplicates of pictures in it: advice "
+                "needs different pictures; or set folds.near to -1"
             )
         folds.append(Fold(train, held, len(near)))
     return folds

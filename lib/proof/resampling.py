@@ -69,7 +69,7 @@ def _of_class(truth: Sequence[Truth], found: Sequence[Detections], label: int) -
 
 
 def _matches(overlaps: Floats, ignored: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(IoU, D) each: detections that found a box; those in an ignored place alone. overlaps: (D, boxes), surest first."""
+    """(IoU, D) each: detections that found a box; those in an ignored place. overlaps: (D, boxes), the surest first."""
     hit, aside = np.zeros((2, len(_IOUS), len(overlaps)), bool)
     near = np.flatnonzero(overlaps.max(1, initial=0) >= _IOUS[0])
     for t, least in enumerate(_IOUS):
