@@ -66,12 +66,11 @@ def advise(
         workspace: folder of the advice; none: data/runs/NAME-advice.
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    given["copy_paste"] = given.get("copy_paste", {"preset": "insert"}) or None
     name = prefect.runtime.deployment.name or (workspace.name if workspace else "pictures")
     try:
         with open_advice(check_advice(given), name, WATCH) as run:
             draw_folds(run, ingest_dataset(run))
-            if run.settings.copy_paste is not None:
+            if run.settings.copy_paste:
                 _paste(run)
             train_arms(run, jobs_of(run))
             return Completed(message=write_results(run).sentence)

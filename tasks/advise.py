@@ -101,7 +101,7 @@ def draw_folds(run: Advising, ingested: Ingested) -> None:
     show_counts(run, "split")
     whole = run.settings.split is None
     run.real = run.dataset if whole else write_real(run, ingested, images, objects, run.keys)
-    if run.settings.copy_paste is not None:
+    if run.settings.copy_paste:
         for k, fold in enumerate(run.folds):
             write_real(run, ingested, images, objects, [run.keys[i] for i in fold.train], name=f"fold-{k}")
 
@@ -118,8 +118,8 @@ def _pool(run: Advising, chosen: pd.DataFrame, boxes: pd.DataFrame) -> tuple[Poo
             break
     if not run.names:
         raise AugmentError(
-            "no category lies in two groups of pictures with boxes of a pixel or more, so none can be learned from some "
-            "and tested in others: add labelled pictures"
+            "no category lies in two groups of pictures, so none can be learned from some and tested in others: add "
+            "labelled pictures"
         )
     kept = chosen[~chosen.file_name.isin(list(left))]
     if len(kept) != len(pool):

@@ -169,8 +169,8 @@ def tables_of(advice: Advice, found: Findings) -> list[Table]:
 def _targets(advice: Advice) -> Table:
     rows = [[one.name, one.why, str(one.boxes), str(one.new_boxes)] for one in advice.classes]
     note = (
-        f"At most {advice.ratio:g} new boxes per real one in all. For each class as many as would take a quarter of its "
-        "error away by its learning curve, if a new box were worth a real one, and at most 4 per real one."
+        f"At most {advice.ratio:g} new boxes per real one in all. For each class as many as would take a quarter of "
+        "its error away by its learning curve, if a new box were worth a real one, and at most 4 per real one."
     )
     return Table("Which classes, how many boxes", ["class", "why", "boxes", "new boxes"], rows, note, words=2)
 

@@ -57,8 +57,8 @@ class AdviseSettings(Settings):
     augmentation: Augmentation = Field(
         default_factory=Augmentation, description="what is done to every training picture"
     )
-    copy_paste: dict[str, Any] | None = Field(
-        PLAIN, description="arm D, copy-paste: parameters of the flow `augment`; none: it is not tried"
+    copy_paste: dict[str, Any] = Field(
+        PLAIN, description="arm D, copy-paste: parameters of the flow `augment`; {}: it is not tried"
     )
     paint: dict[str, Any] = Field(PLAIN, description="how the advised run paints: parameters of the flow `augment`")
     quick: bool = Field(False, description="a look in minutes: two folds, few pictures and steps, no copy-paste")
@@ -90,7 +90,10 @@ def advice_values(values: Mapping[str, Any]) -> dict[str, Any]:
         del paint["screen"]
     if not paint or "{models}" in json.dumps(paint, default=str):
         paint = dict(PLAIN)
-    return {name: value for name, value in values.items() if name in own} | {"paint": paint}
+    found = {name: value for name, value in values.items() if name in own} | {"paint": paint}
+    if "copy_paste" in found:
+        found["copy_paste"] = found["copy_paste"] or {}
+    return found
 
 
 QUICK: dict[str, dict[str, int]] = {
@@ -108,13 +111,12 @@ def check_advice(values: Mapping[str, Any]) -> AdviseSettings:
             for name, limits in QUICK.items()
         }
         settings = settings.model_copy(
-            update={name: getattr(settings, name).model_copy(update=lower[name]) for name in lower}
-            | {"copy_paste": None}
+            update={name: getattr(settings, name).model_copy(update=lower[name]) for name in lower} | {"copy_paste": {}}
         )
     _ = settings.member
     for name in ("paint", "copy_paste"):
         try:
-            resolve_parameters(_with(settings, getattr(settings, name) or {}), Path())
+            resolve_parameters(_with(settings, getattr(settings, name)), Path())
         except AugmentError as error:
             raise AugmentError(f"{name}: {error}") from None
     return settings
@@ -127,7 +129,7 @@ def _with(settings: AdviseSettings, given: Mapping[str, Any], **more: Any) -> Pa
 def copy_parameters(settings: AdviseSettings, dataset: DatasetSettings, workspace: Path) -> Parameters:
     """Of the run that makes arm D's pictures from a fold's training pictures."""
     own = {"screen": {}, "finalise": {"originals": "none"}, "evaluate": {"extractor": None, "metrics": []}}
-    values = {**(settings.copy_paste or {}), **own, "workspace": workspace}
+    values = {**settings.copy_paste, **own, "workspace": workspace}
     return check_parameters({**values, "dataset": dataset.model_dump(mode="json")})
 
 
