@@ -61,7 +61,7 @@ class Advise:
         parser.add_argument(
             "what",
             metavar="WHAT",
-            help="a folder of pictures with annotations, a YAML file with `dataset`, or a deployment of prove or augment",
+            help="a folder of pictures with annotations, a YAML file with `dataset`, a deployment of prove or augment",
         )
         add_set(parser, "one parameter, as YAML: folds.count=5")
         parser.add_argument("--quick", action="store_true", help="a look in minutes: two folds, few steps; a hint")
