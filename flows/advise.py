@@ -66,7 +66,7 @@ def advise(
         workspace: folder of the advice; none: data/runs/NAME-advice.
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    name = prefect.runtime.deployment.name or (workspace.name if workspace else "pictures")
+    name = prefect.runtime.deployment.name or (workspace.name.removesuffix("-advice") if workspace else "pictures")
     try:
         with open_advice(check_advice(given), name, WATCH) as run:
             draw_folds(run, ingest_dataset(run))

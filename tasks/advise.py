@@ -27,9 +27,10 @@ from lib.proof.advice_page import advice_markdown, write_advice
 from lib.proof.advising import AdviseSettings, run_parameters
 from lib.proof.arms import Mix, Part, mix_of
 from lib.proof.findings import Basis, Cell, Free, findings_of
-from lib.proof.folds import Fold, candidates, divide, groups_of, judged_categories, part_of
+from lib.proof.folds import Fold, candidates, check_enough, divide, groups_of, judged_categories, part_of
 from lib.proof.job import PartFile, TrainingJob, read_detections, trained
 from lib.proof.pictures import Pool, pool_of, truth_of
+from lib.proof.split import split_pictures
 from lib.records.manifest import read_manifest
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
@@ -81,12 +82,8 @@ def draw_folds(run: Advising, ingested: Ingested) -> None:
     """The pictures that take part as a pool, divided by groups."""
     images = read_manifest(ingested.images.file, ImageRow)
     objects = read_manifest(ingested.objects.file, ObjectRow)
-    usable = images[images.status == OK]
-    run.progress.start("split", len(usable))
-    hashes = hashes_of(run, usable)
-    run.progress.finish("split")
+    chosen, hashes = _chosen(run, images, objects)
     settings = run.settings.folds
-    chosen = candidates(images, objects, hashes, settings, run.settings.split)
     boxes = objects[objects.image_key.isin(chosen.key)]
     run.names, run.unjudged = judged_categories(boxes, chosen)
     pool, chosen = _pool(run, chosen, boxes)
@@ -104,6 +101,27 @@ def draw_folds(run: Advising, ingested: Ingested) -> None:
     if run.settings.copy_paste:
         for k, fold in enumerate(run.folds):
             write_real(run, ingested, images, objects, [run.keys[i] for i in fold.train], name=f"fold-{k}")
+
+
+def _chosen(run: Advising, images: pd.DataFrame, objects: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.uint64]]:
+    """The readable pictures that take part, and their perceptual hashes by key."""
+    settings, split = run.settings.folds, run.settings.split
+    if split is None:
+        chosen = candidates(images, objects, settings)
+        hashes = _hashed(run, chosen)
+    else:  # a proof draws its training pictures by the hashes of all
+        hashes = _hashed(run, images[images.status == OK])
+        chosen = candidates(images, objects, settings, split_pictures(images, objects, hashes, split).train)
+    chosen = chosen[chosen.key.isin(list(hashes))]
+    check_enough(len(chosen), len(images), settings)
+    return chosen, hashes
+
+
+def _hashed(run: Advising, images: pd.DataFrame) -> dict[str, np.uint64]:
+    run.progress.start("split", len(images))
+    hashes = hashes_of(run, images)
+    run.progress.finish("split")
+    return hashes
 
 
 def _pool(run: Advising, chosen: pd.DataFrame, boxes: pd.DataFrame) -> tuple[Pool, pd.DataFrame]:

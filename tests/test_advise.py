@@ -28,7 +28,7 @@ from lib.proof.folds import FoldSettings, candidates, divide, judged_categories,
 from lib.proof.resampling import draws, matched_of
 from lib.records.settings import DatasetSettings
 from lib.runs.dry_run import dry_run
-from lib.runs.parameters import check_parameters
+from lib.runs.parameters import check_parameters, resolve_parameters
 
 # --- rules -----------------------------------------------------------------------------------------------------------
 
@@ -233,9 +233,10 @@ def test_a_quarter_is_part_of_the_half():
 
 def test_too_few_pictures_or_groups_are_one_clear_sentence():
     images, objects = rows_of(7)
-    known = dict(zip(images.key, hashes_of(7), strict=True))
-    with pytest.raises(AugmentError, match="7 pictures with boxes of the training split, of 7 in all, are too few"):
-        candidates(images, objects, known, FoldSettings())
+    with pytest.raises(
+        AugmentError, match="7 readable pictures with boxes of the training split, of 7 in all, are too"
+    ):
+        candidates(images, objects, FoldSettings())
     with pytest.raises(AugmentError, match="20 pictures are of 2 groups, which cannot be divided into 4 folds"):
         divide(["a"] * 10 + ["b"] * 10, np.ones((20, 1), int), hashes_of(20), FoldSettings())
 
@@ -243,8 +244,7 @@ def test_too_few_pictures_or_groups_are_one_clear_sentence():
 def test_test_pictures_take_no_part_and_a_class_of_one_group_is_not_judged():
     images, objects = rows_of(30, a_group=3)
     images.loc[:5, "split"] = "test"
-    known = dict(zip(images.key, hashes_of(30), strict=True))
-    chosen = candidates(images, objects, known, FoldSettings())
+    chosen = candidates(images, objects, FoldSettings())
     assert not set(chosen.key) & {str(i) for i in range(6)} and len(chosen) == 24
     objects.loc[objects.image_key.isin(["9", "10", "11"]) & (objects.category == "fork"), "category"] = "crane"
     assert judged_categories(objects, chosen) == (["fork", "truck"], ["crane"])
@@ -384,6 +384,9 @@ def test_the_page_opens_with_the_answer_and_the_files_agree(tmp_path):
     assert page.count("<svg") == 3 and "f&lt;ork" in page and "f<ork" not in page
     assert json.loads((tmp_path / "advice.json").read_bytes()) == document
     assert document["target"] == advice.target and document["findings"]["doubling"]["value"] == 4.0
+    with_file = check_parameters({"dataset": DATASET, "target": str(tmp_path / "advice.json")})
+    target = resolve_parameters(with_file, tmp_path / "w").target
+    assert target is not None and target.per_category == advice.target["per_category"]
     assert advice_markdown("steel", advice, found).startswith(f"## Advice: steel\n\n**{advice.sentence}**")
 
 
@@ -464,7 +467,7 @@ def test_the_whole_path_ends_in_an_answer_and_goes_on_from_what_is_trained(dozen
 def test_too_few_pictures_end_the_flow_with_one_sentence(made_set, tmp_path):
     state = advise_it(tiny(made_set, tmp_path / "w"))
     assert state.is_failed()
-    assert "6 pictures with boxes of the training split, of 6 in all, are too few for advice" in state.message
+    assert "6 readable pictures with boxes of the training split, of 6 in all, are too few for advice" in state.message
 
 
 def test_a_name_that_is_nothing_is_one_sentence(capsys, tmp_path):

@@ -172,7 +172,8 @@ def _targets(advice: Advice) -> Table:
         f"At most {advice.ratio:g} new boxes per real one in all. For each class as many as would take a quarter of "
         "its error away by its learning curve, if a new box were worth a real one, and at most 4 per real one."
     )
-    return Table("Which classes, how many boxes", ["class", "why", "boxes", "new boxes"], rows, note, words=2)
+    title = "Which classes, how many boxes" + (", if it is done all the same" if advice.answer == "no" else "")
+    return Table(title, ["class", "why", "boxes", "new boxes"], rows, note, words=2)
 
 
 def _edits(advice: Advice) -> Table:

@@ -1,6 +1,6 @@
 """Cross-validation by group: every picture is judged once, by a detector that has seen nothing of its group.
 
-chosen = candidates(images, objects, hashes, settings)       # ImageRows in the order of their draw
+chosen = candidates(images, objects, settings)               # ImageRows in the order of their draw
 folds = divide(groups, counts, hashes, settings)
 folds[0].train, folds[0].held                                # numbers of pictures
 part_of(folds[0], .5)                                        # half of its training pictures, for the learning curve
@@ -8,7 +8,7 @@ part_of(folds[0], .5)                                        # half of its train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from pydantic import Field
 from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw
 from lib.evaluation.metrics.duplicates import near_hashes
-from lib.proof.split import SplitSettings, split_pictures
 from lib.records.rows import OK
 from lib.records.settings import Settings
 
@@ -57,32 +56,30 @@ class Fold:
 
 
 def candidates(
-    images: pd.DataFrame,
-    objects: pd.DataFrame,
-    hashes: Mapping[str, np.uint64],
-    settings: FoldSettings,
-    split: SplitSettings | None = None,
+    images: pd.DataFrame, objects: pd.DataFrame, settings: FoldSettings, keys: Collection[str] | None = None
 ) -> pd.DataFrame:
-    """The ImageRows that take part: of the training split alone, or, with a proof's split, its training pictures.
-
-    hashes: perceptual hash by image key, of readable pictures. Raises AugmentError for too few.
-    """
-    if split is not None:
-        chosen = split_pictures(images, objects, hashes, split).train
-        usable = images[images.key.isin(chosen)]
+    """The ImageRows that take part: of the training split, or those of `keys`. Raises AugmentError for too few."""
+    usable = images[images.status == OK]
+    if keys is not None:
+        usable = usable[usable.key.isin(list(keys))]
     else:
-        usable = images[(images.status == OK) & images.key.isin(list(hashes)) & (images.split == "train")]
+        usable = usable[usable.split == "train"]
         if not settings.empty:
             usable = usable[usable.key.isin(objects.image_key[objects.status == OK])]
     order = sorted(usable.index, key=lambda i: hash_draw("advice", settings.seed, usable.key[i]))
     found = usable.loc[order[: settings.pictures]]
-    if len(found) < LEAST:
-        what = "pictures" if settings.empty else "pictures with boxes"
-        raise AugmentError(
-            f"{len(found)} {what} of the training split, of {len(images)} in all, are too few for advice: at least "
-            f"{LEAST} are needed, better 60; add labelled pictures"
-        )
+    check_enough(len(found), len(images), settings)
     return found
+
+
+def check_enough(count: int, every: int, settings: FoldSettings) -> None:
+    """Raises AugmentError for too few pictures. every: pictures of the data set."""
+    if count < LEAST:
+        what = "readable pictures" if settings.empty else "readable pictures with boxes"
+        raise AugmentError(
+            f"{count} {what} of the training split, of {every} in all, are too few for advice: at least {LEAST} are "
+            "needed, better 60; add labelled pictures"
+        )
 
 
 def groups_of(images: pd.DataFrame) -> list[str]:
