@@ -155,17 +155,17 @@ def _sentence(found: Findings, answer: Answer, against: Sequence[str], classes: 
     look = "A quick look, so a hint: " if found.quick else ""
     if answer == "no":
         return f"{look}Do not paint: {'; and '.join(against)}."
-    curve = f"twice as many real pictures gave {found.doubling}, and {found.headroom:.1f} points are lacking"
+    curve, lacking = f"twice as many real pictures gave {found.doubling}", f"{found.headroom:.1f} points are lacking"
     names = _and([one.name for one in classes[:3]]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
     total = sum(one.new_boxes for one in classes)
     what = f"paint {total} new boxes, of {names}"
     if answer == "yes":
-        arms = ", and nothing that is free gives as much" if found.free else ""
-        return f"{look}Yes, painting is likely to pay: {curve}{arms}; {what}."
+        because = [curve, lacking, *(["nothing that is free gives as much"] if found.free else [])]
+        return f"{look}Yes, painting is likely to pay: {_and(because)}; {what}."
     doubt = "this cannot be told from noise" if found.doubling.value >= FLAT else "this is little"
     if found.ap < WEAK:
         doubt = f"with {found.ap:.1f} AP the detector has hardly learned anything"
-    return f"{look}Perhaps: {curve}, but {doubt}; try it on a part of the budget first: {what}."
+    return f"{look}Perhaps: {curve} and {lacking}, but {doubt}; try it on a part of the budget first: {what}."
 
 
 def _cautions(found: Findings) -> list[str]:

@@ -35,7 +35,7 @@ from lib.proof.plots import Path as Stroke
 from lib.proof.report import NONE, Table, page_of, piped
 
 LEVELS = {"yes": "green", "perhaps": "yellow", "no": "red"}
-WORDS = {"for": "for painting", "against": "against", "neither": "to know"}
+WORDS = {"for": "for it", "against": "against", "neither": "to know"}
 
 
 def write_advice(
@@ -139,7 +139,7 @@ def kinds_plot(found: Findings) -> Plot:
     rows = []
     for kind, gain in sorted(errors.gains.items(), key=lambda item: -item[1].ap):
         value = max(0.0, gain.ap)
-        about = f"{errors.counts[kind]} at the score with the best F1"
+        about = f"{errors.counts[kind]} of them at the score with the best F1"
         text = f"+{number(value)} AP"
         rows.append(Row(kind.replace("_", " "), about, [], value, (0.0, value), PALETTE[2], text))
     return rows_plot("Errors by kind: AP points that would be won if none of a kind were made", rows, zero=True)
@@ -177,8 +177,8 @@ def _targets(advice: Advice) -> Table:
 
 
 def _edits(advice: Advice) -> Table:
-    rows = [["fits" if one.fits else "does not", one.text] for one in advice.edits]
-    return Table("Which edit", ["", "edit and what it is for"], rows, words=2)
+    rows = [["yes" if one.fits else "no", one.text] for one in advice.edits]
+    return Table("Which edit", ["fits", "edit and what it is for"], rows, words=2)
 
 
 def _classes(found: Findings) -> Table:

@@ -140,6 +140,7 @@ def rows_plot(title: str, rows: Sequence[Row], zero: bool) -> Plot:
     plot = Plot(title, TOP + ROW * len(rows) + 8)
     every = [value for row in rows for _, value in row.values]
     every += [value for row in rows for value in row.interval or ()] + ([0.0] if zero else [])
+    every += [row.mean for row in rows if row.mean is not None]
     low, high = (min(every), max(every)) if every else (0.0, 1.0)
     ticks = ticks_of(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
