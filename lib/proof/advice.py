@@ -156,13 +156,16 @@ def _sentence(found: Findings, answer: Answer, against: Sequence[str], classes: 
     if answer == "no":
         return f"{look}Do not paint: {'; and '.join(against)}."
     curve, lacking = f"twice as many real pictures gave {found.doubling}", f"{found.headroom:.1f} points are lacking"
-    names = _and([one.name for one in classes[:3]]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
-    total = sum(one.new_boxes for one in classes)
-    what = f"paint {total} new boxes, of {names}"
+    more = [f"{len(classes) - 3} more"] if len(classes) > 3 else []
+    names = _and([*(one.name for one in classes[:3]), *more])
+    what = f"paint {sum(one.new_boxes for one in classes)} new boxes, of {names}"
     if answer == "yes":
         because = [curve, lacking, *(["nothing that is free gives as much"] if found.free else [])]
         return f"{look}Yes, painting is likely to pay: {_and(because)}; {what}."
-    doubt = "this cannot be told from noise" if found.doubling.value >= FLAT else "this is little"
+    noise = (found.doubling.low or 0) <= 0
+    doubt = "this cannot be told from noise" if noise else "this is little"
+    if _unfitted(found):
+        doubt = "so few steps do not show what pictures give"
     if found.ap < WEAK:
         doubt = f"with {found.ap:.1f} AP the detector has hardly learned anything"
     return f"{look}Perhaps: {curve} and {lacking}, but {doubt}; try it on a part of the budget first: {what}."
