@@ -29,18 +29,9 @@ from lib.records.settings import Choice, DatasetSettings
 from tasks.engine import THREADS
 from tasks.ingest import ingest_dataset
 from tasks.progress import Progress
-from tasks.prove import (
-    Proof,
-    add_final_set,
-    check_painters,
-    draw_pools,
-    jobs_of,
-    open_proof,
-    protocol_of,
-    train_arms,
-    write_results,
-)
+from tasks.prove import Proof, check_painters, draw_pools, jobs_of, open_proof, protocol_of, write_results
 from tasks.run import open_run
+from tasks.trainings import add_final_set, train_arms
 
 WATCH = Progress()  # the command line puts its bars here
 

@@ -53,6 +53,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "export": "flows.commands.workspace:Export",
         "presets": "flows.commands.presets:Presets",
         "prove": "flows.commands.proof:Prove",
+        "advise": "flows.commands.proof:Advise",
         "evaluate": "flows.commands.evaluation:Evaluate",
         "fidelity": "flows.commands.evaluation:Fidelity",
         "measure": "flows.commands.evaluation:Measure",

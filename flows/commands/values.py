@@ -97,10 +97,10 @@ _START = {  # how a deployment starts, by its flow
 }
 
 
-def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any], str, Path]:
+def load_parameters(what: str, flow: str | None = None, others: Sequence[str] = ()) -> tuple[dict[str, Any], str, Path]:
     """(parameters, name, folder that relative paths start from) of a deployment or a YAML file.
 
-    flow: the one that it must be a deployment of.
+    flow: the one that it must be a deployment of; others: flows whose deployments will do as well.
     """
     file = Path(what)
     if file.suffix in (".yaml", ".yml") or os.path.isfile(file):  # noqa: PTH113
@@ -116,7 +116,7 @@ def load_parameters(what: str, flow: str | None = None) -> tuple[dict[str, Any],
         )
     chosen = deployments[what]
     own, name = _flow_of(chosen), chosen["name"]
-    if flow not in (None, own):
+    if flow not in (None, own) and own not in others:
         raise AugmentError(f"deployment {what!r} belongs to the flow {own}: {_START[own].format(name)}")
     return dict(chosen["parameters"]), name, CHECKOUT
 

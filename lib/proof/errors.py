@@ -184,7 +184,7 @@ def _near(boxes: Floats, others: Floats, own: bool = False) -> NDArray[np.bool_]
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
 
-def _overlaps(boxes: Floats, truth: Truth) -> Floats:
+def overlaps_with(boxes: Floats, truth: Truth) -> Floats:
     """(N, M) IoU; with an ignored box the share of the detection that lies in it, as COCOeval has it for crowds."""
     from pycocotools import mask
 
@@ -197,7 +197,7 @@ def _overlaps(boxes: Floats, truth: Truth) -> Floats:
 
 def _events(truth: Truth, found: Detections) -> list[_Event]:
     """Of one picture. found: the surest first. Detections in ignored places are in none."""
-    overlaps = _overlaps(found.boxes, truth)
+    overlaps = overlaps_with(found.boxes, truth)
     same = found.labels[:, None] == truth.labels[None]
     taken, right, set_aside = _matched(overlaps, same, truth.ignore)
     overlaps = np.where(truth.ignore[None], 0.0, overlaps)
@@ -361,7 +361,7 @@ def _best_f1(truth: Sequence[Truth], found: Sequence[Detections]) -> Threshold:
     for labels, some in zip(truth, found, strict=True):
         some = _above(some, -np.inf)
         _, right, set_aside = _matched(
-            _overlaps(some.boxes, labels), some.labels[:, None] == labels.labels[None], labels.ignore
+            overlaps_with(some.boxes, labels), some.labels[:, None] == labels.labels[None], labels.ignore
         )
         counted = [d for d in range(len(some.boxes)) if d not in set_aside]
         scores.append(some.scores[counted])

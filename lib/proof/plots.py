@@ -99,7 +99,7 @@ def differences(proof: Proof) -> list[Plot]:
         chosen = [one for one in proof.comparisons if (one.role == "claim") == (role == "claim")]
         if chosen:
             plots.append(
-                _rows(title, [_difference(one, titles, doubt and role == "claim") for one in chosen], zero=True)
+                rows_plot(title, [_difference(one, titles, doubt and role == "claim") for one in chosen], zero=True)
             )
     return plots
 
@@ -107,12 +107,12 @@ def differences(proof: Proof) -> list[Plot]:
 def _difference(one: Comparison, titles: Mapping[str, str], doubt: bool) -> Row:
     """doubt: a check failed, so the outcome has no colour."""
     arm = (one.rival if one.role == "harm" else one.better).partition("@")[0]
-    gain = "" if one.mean is None else f"{_number(one.mean, sign=True)} AP, p {p_text(one.p_holm)}"
+    gain = "" if one.mean is None else f"{number(one.mean, sign=True)} AP, p {p_text(one.p_holm)}"
     return Row(
         label=one.contrast,
         about=f"{arm}: {titles.get(arm, '')}",
         values=[
-            (f"seed {seed}: {_number(value, sign=True)}", value)
+            (f"seed {seed}: {number(value, sign=True)}", value)
             for seed, value in zip(one.seeds, one.differences, strict=True)
         ],
         mean=one.mean,
@@ -133,13 +133,14 @@ def levels(proof: Proof) -> Plot:
         rows.append(
             Row(proof.name(arm), arm.title, values, mean, None, colour, "" if mean is None else f"{mean:.1f} AP")
         )
-    return _rows("AP of each arm on the test pictures. A dot is a seed, the bar their mean", rows, zero=False)
+    return rows_plot("AP of each arm on the test pictures. A dot is a seed, the bar their mean", rows, zero=False)
 
 
-def _rows(title: str, rows: Sequence[Row], zero: bool) -> Plot:
+def rows_plot(title: str, rows: Sequence[Row], zero: bool) -> Plot:
     plot = Plot(title, TOP + ROW * len(rows) + 8)
     every = [value for row in rows for _, value in row.values]
     every += [value for row in rows for value in row.interval or ()] + ([0.0] if zero else [])
+    every += [row.mean for row in rows if row.mean is not None]
     low, high = (min(every), max(every)) if every else (0.0, 1.0)
     ticks = ticks_of(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
@@ -164,7 +165,7 @@ def _draw(plot: Plot, row: Row, y: float, place: Callable[[float], float]) -> No
     plot.texts.append(Text(WIDTH - RIGHT + 14, y + 14, row.more, colour=GREY, small=True))
     if row.interval is not None:
         low, high = row.interval
-        tip = f"95 % interval {_number(low)} to {_number(high)}"
+        tip = f"95 % interval {number(low)} to {number(high)}"
         plot.lines.append(Line(place(low), y, place(high), y, row.colour, 9, tip, opacity=0.3))
     if row.mean is not None:
         plot.lines.append(Line(place(row.mean), y - 11, place(row.mean), y + 11, row.colour, 4, f"mean {row.mean:.2f}"))
@@ -253,10 +254,10 @@ def _apart(heights: Sequence[float], least: float, bottom: float) -> list[float]
 
 
 def _tick(value: float, sign: bool) -> str:
-    return _number(value, sign, ".3g") if value else "0"
+    return number(value, sign, ".3g") if value else "0"
 
 
-def _number(value: float, sign: bool = False, form: str = ".1f") -> str:
+def number(value: float, sign: bool = False, form: str = ".1f") -> str:
     return f"{value:{'+' if sign else ''}z{form}}".replace("-", "−")
 
 

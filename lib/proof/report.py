@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -22,7 +23,7 @@ from lib.proof.plots import curves, differences, levels
 from lib.proof.results import REAL, Proof, Training
 from lib.proof.statistics import Comparison, arm_of, failed_checks
 
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_PARTS = "parts.html.jinja"
 NONE = "–"
 SECONDS_PER_HOUR = 3600
 
@@ -47,9 +48,8 @@ def write_proof(folder: Path, proof: Proof) -> None:
 
 def proof_page(proof: Proof) -> bytes:
     """One HTML file; equal results give equal bytes."""
-    source = "".join(line.strip() for line in _TEMPLATE.read_text("utf-8").splitlines())
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    text = environment.from_string(source).render(
+    return page_of(
+        "report.html.jinja",
         title=f"Proof: {proof.title}",
         level=level_of(proof),
         proof=proof,
@@ -60,6 +60,14 @@ def proof_page(proof: Proof) -> bytes:
         tables=tables_of(proof),
         facts=facts(proof),
     )
+
+
+def page_of(template: str, **values: Any) -> bytes:
+    """A template beside this file, filled in, with the parts that pages have in common."""
+    files = [Path(__file__).with_name(name) for name in (_PARTS, template)]
+    source = "".join(line.strip() for file in files for line in file.read_text("utf-8").splitlines())
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    text = environment.from_string(source).render(**values)
     return (text + "\n").encode(errors="backslashreplace")
 
 
@@ -69,12 +77,12 @@ def report_markdown(proof: Proof, heading: str = "##") -> str:
     parts += ["\n".join(f"- Warning: {line}" for line in proof.warnings)] if proof.warnings else []
     parts += ["\n".join(f"- {one.sentence}" for one in proof.comparisons)] if proof.comparisons else []
     for table in tables_of(proof):
-        parts += [f"{heading}# {table.title}", _piped(table)] + ([table.note] if table.note else [])
+        parts += [f"{heading}# {table.title}", piped(table)] + ([table.note] if table.note else [])
     parts += [f"{heading}# Protocol", "\n".join(f"- {name}: {value}" for name, value in facts(proof))]
     return "\n\n".join(parts) + "\n"
 
 
-def _piped(table: Table) -> str:
+def piped(table: Table) -> str:
     rules = ["---" if i < table.words else "---:" for i in range(len(table.heads))]
     rows = [table.heads, rules, *table.rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
