@@ -8,6 +8,7 @@ import os
 # threads, and two test workers that share two cores lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,11 @@ LONGEST = (
     "test_preset_runs.py",
     "test_recipes.py",
 )
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: no garbage collection has to walk through it again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

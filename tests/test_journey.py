@@ -1,7 +1,7 @@
 """The whole journey: what a run makes, what a rerun makes again.
 
 The flow is called as a plain function, which takes a third of the time that it takes as a flow; that both make the same
-is held by test_kill, and what is Prefect's own by test_serve, test_demo and others.
+is held by test_kill, and what is Prefect's own by test_serve, test_newcomer and others.
 """
 
 import io
