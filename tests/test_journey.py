@@ -429,10 +429,10 @@ def test_bad_annotations_end_the_run_with_one_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Twelve of the 49 real forklifts; test_preset_runs paints them all."""
+    """Eighteen of the 49 real forklifts; test_preset_runs paints them all."""
     source, folder = shared("loco_forklifts", "forklifts"), tmp_path_factory.mktemp("photographs")
     rows = pd.read_csv(source / "annotations.csv", dtype=str, keep_default_na=False)
-    names = sorted(path.name for path in source.glob("*.jpg"))[:12]
+    names = sorted(path.name for path in source.glob("*.jpg"))[:18]
     rows[rows.file_name.isin(names)].to_csv(folder / "annotations.csv", index=False)
     for name in names:
         shutil.copy(source / name, folder)
@@ -440,10 +440,10 @@ def photographs(tmp_path_factory):
 
 
 def test_the_real_forklifts_end_in_a_merged_set(photographs, tmp_path):
-    account = run(tmp_path / "ws", photographs, edit="replace", painter="copy-paste", composite="feather")
+    account = run(tmp_path / "ws", photographs, edit="replace", painter="copy-paste", composite="feather", limit=12)
     assert account["painted"] >= 11
     coco = COCO(str(tmp_path / "ws" / "final" / "annotations.json"))
-    assert len(coco.imgs) == 12 + account["stages"]["screen"]["ok"]
+    assert len(coco.imgs) == 18 + account["stages"]["screen"]["ok"]
     assert_outside_untouched(tmp_path / "ws" / "final", margin=9)
 
 
