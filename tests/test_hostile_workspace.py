@@ -346,18 +346,18 @@ def test_a_file_in_the_store_damaged_at_equal_size_is_made_again(again, kind):
     assert stored(workspace, kind) == before and tree(workspace / "final") == final
 
 
-@pytest.mark.parametrize("kind", ["verdict", "caption", "metrics"])
-def test_what_the_store_holds_of_another_type_is_made_again(again, kind):
+@pytest.mark.parametrize("data", [b"7", b'{"about": 1}', b"[" * 100_000], ids=["a number", "an object", "too deep"])
+def test_what_the_store_holds_of_another_type_is_made_again(again, data):
     """Its digest fits: anybody can write that."""
-    workspace, rerun = again
-    before, final = stored(workspace, kind), tree(workspace / "final")
-    for data in (b"7", b'{"about": 1}', b"[" * 100_000):
+    kinds, (workspace, rerun) = ("verdict", "caption", "metrics"), again
+    before, final = {kind: stored(workspace, kind) for kind in kinds}, tree(workspace / "final")
+    for kind in kinds:
         for path in (path for path in (workspace / "store" / kind).rglob("*") if path.is_file()):
             path.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-        for stage in ("screen", "caption"):
-            shutil.rmtree(workspace / "parts" / stage)
-        rerun()
-        assert stored(workspace, kind) == before and tree(workspace / "final") == final
+    for stage in ("screen", "caption"):
+        shutil.rmtree(workspace / "parts" / stage)
+    rerun()
+    assert {kind: stored(workspace, kind) for kind in kinds} == before and tree(workspace / "final") == final
 
 
 def test_a_whole_file_is_not_read_again(again, monkeypatch):
