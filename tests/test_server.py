@@ -154,17 +154,20 @@ print(get_current_settings().api.url, get_current_settings().logging.config_path
 """
 
 
-@pytest.mark.parametrize("name", ["prefect.toml", ".env", "pyproject.toml"])
-def test_prefects_settings_beside_the_data_are_not_read(tmp_path, name):
-    given = {
-        "prefect.toml": '[api]\nurl = "http://evil.example/api"\n[logging]\nconfig_path = "evil.yaml"\n',
-        ".env": "PREFECT_API_URL=http://evil.example/api\nPREFECT_LOGGING_CONFIG_PATH=evil.yaml\n",
-        "pyproject.toml": '[tool.prefect]\napi.url = "http://evil.example/api"\nlogging.config_path = "evil.yaml"\n',
-    }[name]
-    (tmp_path / name).write_text(given)
+BESIDE = {
+    "prefect.toml": '[api]\nurl = "http://evil.example/api"\n[logging]\nconfig_path = "evil.yaml"\n',
+    ".env": "PREFECT_API_URL=http://evil.example/api\nPREFECT_LOGGING_CONFIG_PATH=evil.yaml\n",
+    "pyproject.toml": '[tool.prefect]\napi.url = "http://evil.example/api"\nlogging.config_path = "evil.yaml"\n',
+}
+
+
+def test_prefects_settings_beside_the_data_are_not_read(tmp_path):
+    """None of the three files that Prefect looks for."""
+    for name, text in BESIDE.items():
+        (tmp_path / name).write_text(text)
     with starting(tmp_path, SETTINGS) as run:
         output = run.communicate(timeout=PATIENCE)[0]
-    assert run.returncode == 0 and "evil" not in output
+    assert run.returncode == 0 and output.strip() and "evil" not in output
 
 
 def test_without_a_secret_no_server_starts():
