@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import gc
-import itertools
 import json
 import os
 import re
@@ -293,7 +292,7 @@ def _escape(path: Path, ground: Ground, random: Random) -> None:
         )
 
 
-DAMAGES: dict[str, Damage] = {
+DAMAGES: dict[str, Damage] = {  # those that tell most come first: they are the minute of `make test`
     "rot": _same_size_and_time,
     "code": _code,
     "escape": _escape,
@@ -308,14 +307,12 @@ DAMAGES: dict[str, Damage] = {
     "zero": _bytes(mutations.zeroed),
 }
 
-FIRST = 3  # attacks of `make test`
-
 # --- attacks -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def attacking(folder: Path) -> Iterator[Attack]:
-    """Attack n: the first few and some others do all damages, to a file of every kind at once; most, one to a file.
+    """Attack n: the first few damage a file of every kind at once, later ones mostly a single file.
 
     The flows run as plain functions: Prefect keeps nothing in a workspace.
     """
@@ -325,8 +322,7 @@ def attacking(folder: Path) -> Iterator[Attack]:
 
     def attack(number: int) -> str:
         random = Random(f"workspaces {number}")
-        every = number < FIRST or random.random() < 0.05
-        name = "copies" if number < FIRST else random.choice(sorted(WORKSPACES))
+        name = "copies" if number < len(DAMAGES) else random.choice(sorted(WORKSPACES))
         ground = Ground(folder / name)
         if name not in made:
             fresh(ground.folder)
@@ -335,8 +331,8 @@ def attacking(folder: Path) -> Iterator[Attack]:
         ground.victim.write_text("a stranger's file\n")
         one = made[name]
         one.restore()
-        if every:
-            damages = dict(zip(one.files, itertools.cycle(random.sample(sorted(DAMAGES), len(DAMAGES))), strict=False))
+        if number < len(DAMAGES):
+            damages = dict.fromkeys(one.files, list(DAMAGES)[number])
         else:
             several = 1 if random.random() < 0.8 else random.randrange(2, 6)
             kinds = random.sample(sorted(one.files), min(several, len(one.files)))
