@@ -24,9 +24,9 @@ demo: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder; \
+		tests=$$?; wait $$types && exit $$tests
 
 # Exports, read by the tools that train on them. These stand apart: Ultralytics is AGPL, and no requirement of ours.
 loaders: install

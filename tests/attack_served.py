@@ -95,7 +95,12 @@ def _first_frame(connection: http.client.HTTPConnection) -> bytes:
 def attacking(folder: Path) -> Iterator[Attack]:
     """Attack n: one request."""
     with _server(folder) as server:
-        yield lambda number: request(server, Random(f"served {number}"))
+        yield on(server)
+
+
+def on(server: Served) -> Attack:
+    """The attack on a server that runs."""
+    return lambda number: request(server, Random(f"served {number}"))
 
 
 @contextmanager
@@ -120,12 +125,12 @@ def _server(folder: Path) -> Iterator[Served]:
                     server.friendly("GET", "/api/admin/version")
                     break
                 time.sleep(0.2)
-            yield Served(server.port, secret, _routes(server))
+            yield Served(server.port, secret, routes(server))
     finally:
         end_group(process)
 
 
-def _routes(server: Served) -> tuple[tuple[str, str], ...]:
+def routes(server: Served) -> tuple[tuple[str, str], ...]:
     """All that the API can do, as it says itself."""
     paths = server.friendly("GET", "/openapi.json")["paths"]
     found = [(method.upper(), path) for path in paths for method in paths[path]]

@@ -8,6 +8,7 @@ import os
 # threads, and two test workers that share two cores lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # what is slow on a busy machine is not wrong
+# What is slow on a busy machine is not wrong. Half of the usual draws, in every run of the tests.
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("untimed")
 
 PATIENCE = 600  # seconds that a test waits for another process: long, for machines that are busy with other work
@@ -37,13 +39,29 @@ PATIENCE = 600  # seconds that a test waits for another process: long, for machi
 # worker is left alone with a long one at the end.
 LONGEST = (
     "test_serve.py",
-    "test_kill.py",
-    "test_demo.py",
     "test_journey.py",
-    "test_train_flow.py",
-    "test_preset_runs.py",
+    "test_attacks.py",
+    "test_demo.py",
     "test_recipes.py",
+    "test_preset_runs.py",
+    "test_training.py",
+    "test_server.py",
+    "test_kill.py",
+    "test_stop.py",
+    "test_train_flow.py",
+    "test_grid.py",
+    "test_hostile_workspace.py",
+    "test_stay_training.py",
+    "test_perceptual.py",
+    "test_directions.py",
+    "test_evaluate_flow.py",
+    "test_cases.py",
 )
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: no garbage collection has to walk through it again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -649,7 +649,7 @@ def test_of_pictures_at_the_mean_those_are_twins_that_are_equal():
     assert same["twins"] == 1 and same["leaks"] == 0
 
 
-# --- the environment -------------------------------------------------------------------------------
+# --- the environment: proxies and a home that cannot be written stand in test_server.py ---------------
 
 POOR = [
     "setpriv",
@@ -701,25 +701,6 @@ def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path):
     done = as_others(command, cwd=tmp_path, env={"HOME": "/proc", "XDG_CACHE_HOME": ""})
     assert done.returncode == 0 and "copies" in done.stdout
     assert "/proc/.cache/augment cannot be written" in done.stderr and "--cache" in done.stderr
-
-
-def test_proxy_localhost_and_readonly_home(tmp_path, made_set):
-    """A run in a container: a proxy that answers nobody, and a home that cannot be written."""
-    made_set.coco["images"] = made_set.coco["images"][:3]
-    made_set.write()
-    text(
-        tmp_path / "run.yaml",
-        f"dataset: {json.dumps(made_set.dataset)}\npreset: copy-paste\nlimit: 1\nworkspace: {tmp_path / 'ws'}\n"
-        "evaluate: {metrics: []}\n",
-    )
-    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    gone = ("PREFECT_HOME", "PREFECT_API_URL", "NO_PROXY", "no_proxy")
-    environment = {name: value for name, value in os.environ.items() if name not in gone} | proxies | {"HOME": "/proc"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    command = [sys.executable, "-m", "flows.cli", "run", "run.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
-    assert (tmp_path / "ws" / "final" / "annotations.json").is_file()
 
 
 def test_without_a_free_port_is_one_sentence(monkeypatch):

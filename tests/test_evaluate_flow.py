@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
-
 
 @pytest.fixture
 def folders(tmp_path):
@@ -23,11 +21,14 @@ def folders(tmp_path):
 def run(**parameters):
     from flows.evaluate import evaluate
 
-    return evaluate(**parameters, return_state=True)
+    return evaluate.fn(**parameters)
 
 
-def test_it_ends_with_numbers_and_a_report(folders, tmp_path):
-    state = run(**folders, extractor="pixels", metrics=["fid", "kid", {"name": "background", "margin": 0}])
+def test_it_ends_with_numbers_and_a_report(folders, tmp_path, prefect_server):
+    from flows.evaluate import evaluate
+
+    given = {**folders, "return_state": True}
+    state = evaluate(**given, extractor="pixels", metrics=["fid", "kid", {"name": "background", "margin": 0}])
     assert state.is_completed(), state.message
     metrics = json.loads((tmp_path / "ws" / "report" / "metrics.json").read_bytes())
     assert metrics["fid"] > 0 and metrics["n_real"] == 8 and metrics["background_psnr"] < 20

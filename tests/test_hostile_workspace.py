@@ -1,6 +1,6 @@
 """A workspace that somebody else wrote, or that was damaged: nothing of it is executed, and the next run makes it good.
 
-Each test changes files of a finished run and runs again on a local server.
+Each test changes files of a finished run and runs again; on a server where Prefect has a part in it.
 """
 
 import hashlib
@@ -25,11 +25,9 @@ from lib.records.manifest import read_manifest, write_manifest
 from lib.records.rows import ScreenRow
 from tasks.jobs import prune_parts
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, prefect_server):
+def finished(tmp_path_factory):
     """A run that nobody touched: (data set, workspace)."""
     root = tmp_path_factory.mktemp("finished")
     made = MadeSet(root / "made", 4)
@@ -43,6 +41,14 @@ def again(finished, tmp_path):
     made, whole = finished
     shutil.copytree(whole, tmp_path / "ws")
     return tmp_path / "ws", lambda **more: run(tmp_path / "ws", made.dataset, evaluate={"extractor": "pixels"}, **more)
+
+
+def on_server(workspace: Path, made: MadeSet) -> None:
+    """The same run as a flow."""
+    from flows.augment import augment
+
+    given = {"dataset": made.dataset, "workspace": workspace, "evaluate": {"extractor": "pixels"}}
+    assert augment(**given, return_state=True).is_completed()
 
 
 def flip(path: Path) -> None:
@@ -115,7 +121,7 @@ def test_the_hostile_records_of_these_tests_do_execute_where_they_are_believed(t
     assert ResultRecord.deserialize(record) and (tmp_path / "mark").exists()
 
 
-def test_prefect_keeps_no_results_whatever_its_settings_say(finished, tmp_path):
+def test_prefect_keeps_no_results_whatever_its_settings_say(finished, tmp_path, prefect_server):
     from prefect.settings import (
         PREFECT_LOCAL_STORAGE_PATH,
         PREFECT_RESULTS_PERSIST_BY_DEFAULT,
@@ -130,17 +136,16 @@ def test_prefect_keeps_no_results_whatever_its_settings_say(finished, tmp_path):
         PREFECT_LOCAL_STORAGE_PATH: tmp_path / "prefect",
     }
     with temporary_settings(given):
-        run(tmp_path / "ws", made.dataset, evaluate={"extractor": "pixels"})
+        on_server(tmp_path / "ws", made)
     assert [path for path in (tmp_path / "prefect").rglob("*") if path.is_file()] == []
     assert not (tmp_path / "ws" / "results").exists() and not (whole / "results").exists()
 
 
-def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, finished, monkeypatch):
+def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, finished, monkeypatch, prefect_server):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter
     from prefect.client.schemas.sorting import TaskRunSort
 
-    from flows.augment import augment
     from tasks import jobs
 
     workspace, _ = again
@@ -151,8 +156,7 @@ def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, fi
         names.extend((future.state.name, future.task_run_id, future.result().rows) for future in futures)
 
     monkeypatch.setattr(jobs, "wait_for", wait)
-    given = {"dataset": finished[0].dataset, "workspace": workspace, "evaluate": {"extractor": "pixels"}}
-    assert augment(**given, return_state=True).is_completed()
+    on_server(workspace, finished[0])
     assert {name for name, *_ in names} == {"Cached"} and len(names) >= 6
     with get_client(sync_client=True) as client:
         shown = client.read_task_runs(
@@ -299,12 +303,13 @@ def test_a_sheet_that_cannot_be_drawn_is_left_out(again, monkeypatch, caplog):
     assert sum("contact_sheet.jpg is left out: OSError: cannot draw" in line for line in caplog.messages) == 1
 
 
-def test_artifacts_that_the_server_refuses_end_no_run(again, monkeypatch):
+def test_artifacts_that_the_server_refuses_end_no_run(again, finished, monkeypatch, prefect_server):
     from tasks import artifacts, progress
 
-    _, rerun = again
+    workspace, refused = again[0], []
 
     def refuses(*_, **__):
+        refused.append(1)
         raise RuntimeError("422")
 
     for module, names in (
@@ -313,7 +318,8 @@ def test_artifacts_that_the_server_refuses_end_no_run(again, monkeypatch):
     ):
         for name in names:
             monkeypatch.setattr(module, name, refuses)
-    assert rerun()["state"] == "completed"
+    on_server(workspace, finished[0])
+    assert refused and json.loads((workspace / "status.json").read_bytes())["state"] == "completed"
 
 
 @pytest.mark.parametrize("name", ["index.html", "metrics.json"])
@@ -346,18 +352,18 @@ def test_a_file_in_the_store_damaged_at_equal_size_is_made_again(again, kind):
     assert stored(workspace, kind) == before and tree(workspace / "final") == final
 
 
-@pytest.mark.parametrize("kind", ["verdict", "caption", "metrics"])
-def test_what_the_store_holds_of_another_type_is_made_again(again, kind):
+@pytest.mark.parametrize("data", [b"7", b'{"about": 1}', b"[" * 100_000], ids=["a number", "an object", "too deep"])
+def test_what_the_store_holds_of_another_type_is_made_again(again, data):
     """Its digest fits: anybody can write that."""
-    workspace, rerun = again
-    before, final = stored(workspace, kind), tree(workspace / "final")
-    for data in (b"7", b'{"about": 1}', b"[" * 100_000):
+    kinds, (workspace, rerun) = ("verdict", "caption", "metrics"), again
+    before, final = {kind: stored(workspace, kind) for kind in kinds}, tree(workspace / "final")
+    for kind in kinds:
         for path in (path for path in (workspace / "store" / kind).rglob("*") if path.is_file()):
             path.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-        for stage in ("screen", "caption"):
-            shutil.rmtree(workspace / "parts" / stage)
-        rerun()
-        assert stored(workspace, kind) == before and tree(workspace / "final") == final
+    for stage in ("screen", "caption"):
+        shutil.rmtree(workspace / "parts" / stage)
+    rerun()
+    assert {kind: stored(workspace, kind) for kind in kinds} == before and tree(workspace / "final") == final
 
 
 def test_a_whole_file_is_not_read_again(again, monkeypatch):

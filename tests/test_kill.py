@@ -1,23 +1,16 @@
-"""Killed with SIGKILL in any stage and run again, a run ends as if never killed, and paints nothing twice."""
+"""Killed with SIGKILL in any stage and run again, a run ends as if never killed, and paints nothing twice.
+
+What is killed runs on a server; it goes on as a plain function. `attack_kills` goes on with a server too.
+"""
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, MadeSet
-
-PROGRAM = """
-import json, sys
-from flows.augment import augment
-given = json.loads(sys.argv[1])
-sys.exit(0 if augment(**given, return_state=True).is_completed() else 3)
-"""
+from conftest import MadeSet
+from forked import exit_code, kill_when, start_flow
 
 # (stage, what to count, how many there must be before the kill)
 STAGES = [
@@ -33,40 +26,31 @@ STAGES = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> MadeSet:
-    return MadeSet(tmp_path_factory.mktemp("killed"), 24, size=(640, 480))
+    return MadeSet(tmp_path_factory.mktemp("killed"), 16, size=(320, 240))
 
 
 @pytest.fixture(scope="module")
 def whole(made, tmp_path_factory, prefect_server) -> dict[str, bytes]:
-    """The final set of a run that nobody killed."""
+    """The final set of a run on a server that nobody killed."""
     workspace = tmp_path_factory.mktemp("whole") / "ws"
-    run(made, workspace)
+    assert exit_code(start_flow(prefect_server, "augment", given(made, workspace))) == 0
     return final_set(workspace)
 
 
 def given(made: MadeSet, workspace: Path) -> dict[str, Any]:
-    return {"dataset": made.dataset, "workspace": str(workspace), "variants": 2}
+    return {"dataset": made.dataset, "workspace": workspace, "variants": 2}
 
 
 def run(made: MadeSet, workspace: Path) -> None:
-    """To its end, in this process."""
+    """To its end, in this process, as a plain function."""
     from flows.augment import augment
 
-    assert augment(**given(made, workspace), return_state=True).is_completed()
+    assert augment.fn(**given(made, workspace)).is_completed()
 
 
 def test_a_flow_on_a_server_makes_what_it_makes_as_a_plain_function(made, whole, tmp_path):
-    from flows.augment import augment
-
-    assert augment.fn(**given(made, tmp_path) | {"workspace": tmp_path / "ws"}).is_completed()
+    run(made, tmp_path / "ws")
     assert final_set(tmp_path / "ws") == whole
-
-
-def start(made: MadeSet, workspace: Path, server: str) -> subprocess.Popen[bytes]:
-    """A process that can be killed."""
-    command = [sys.executable, "-c", PROGRAM, json.dumps(given(made, workspace))]
-    environment = {**os.environ, "PREFECT_API_URL": server}
-    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
 
 
 def final_set(workspace: Path) -> dict[str, bytes]:
@@ -74,23 +58,13 @@ def final_set(workspace: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def kill_when(process: subprocess.Popen[bytes], workspace: Path, pattern: str, count: int) -> None:
-    """SIGKILL as soon as so many items exist."""
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        if len(list(workspace.glob(pattern))) >= count:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.0005)
-    assert process.wait(PATIENCE) == -signal.SIGKILL, "it ended before it could be killed"
-
-
 @pytest.mark.parametrize(("stage", "pattern", "count"), STAGES, ids=[s[0] for s in STAGES])
 def test_killed_in_a_stage_and_rerun_the_final_set_is_the_same(
     made, whole, tmp_path, prefect_server, stage, pattern, count
 ):
     workspace = tmp_path / "ws"
-    kill_when(start(made, workspace, prefect_server), workspace, pattern, count)
+    process = start_flow(prefect_server, "augment", given(made, workspace))
+    kill_when(process, lambda: len(list(workspace.glob(pattern))) >= count)
     kept = {p: p.stat().st_ino for p in workspace.glob("store/picture/*/*") if not p.name.startswith(".tmp")}
     run(made, workspace)
     assert final_set(workspace) == whole

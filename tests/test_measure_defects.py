@@ -184,10 +184,12 @@ def test_a_distance_is_the_root_of_the_mean_squared_difference() -> None:
 
 
 def test_all_figures_come_from_one_call(
-    data: Path, models: Path, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import measure_defects as flow
 
+    plain = flow.augment.fn
+    monkeypatch.setattr(flow, "augment", lambda return_state, **values: plain(**values))
     monkeypatch.setattr(flow, "WHOLE", ("pixels",))
     monkeypatch.setattr(flow, "SAMPLES", 2)
     monkeypatch.setattr(flow, "LAYOUTS", 1)

@@ -12,7 +12,6 @@ from shared import shared
 from tiny import tiny_blip2
 
 from lib.datasets.formats import read_dataset
-from lib.evaluation.metrics.pixels import background_psnr
 from lib.painting.canvas import cut_window
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
@@ -106,7 +105,10 @@ def test_every_preset_runs_from_end_to_end(preset, checkpoints, sets, blip2, tmp
 
 
 def test_all_forklifts_are_occluded_and_no_pixel_beyond_the_reach_changes(tmp_path):
-    """With the mini weights, a step of them: what is held here does not depend on how good the paint is."""
+    """With the mini weights, a step of them: what is held here does not depend on how good the paint is.
+
+    What was released fails it by far: test_metrics has the decibels.
+    """
     dataset = {"images": str(shared("loco_forklifts", "forklifts")), "format": "loco"}
     given = {"preset": "loco-gligen", "models": "mini", "painter": {"steps": 1}}
     # The second composite works on the paints of the first, but for the picture with two forklifts: its second pass
@@ -118,17 +120,3 @@ def test_all_forklifts_are_occluded_and_no_pixel_beyond_the_reach_changes(tmp_pa
         coco = COCO(str(tmp_path / "ws" / "final" / "annotations.json"))
         cut = [note for note in coco.anns.values() if "visible" in note]
         assert len(cut) == 50 and all(0.4 < note["visible"] < 0.85 for note in cut)
-
-
-def test_what_the_seed_released_fails_the_same_check():
-    """gligen's pictures: 26.4 dB where nothing should have changed."""
-    dataset = DatasetSettings(images=shared("loco_forklifts", "forklifts"), format="loco")
-    parsed = read_dataset(dataset)
-    boxes = parsed.objects.to_pandas().groupby("image_key")[["x", "y", "w", "h"]]
-    found = []
-    for row in parsed.images.to_pandas().itertuples():
-        released = shared("loco_forklifts", "reference_outputs", "gligen") / row.path
-        corners = boxes.get_group(row.key).to_numpy()
-        corners = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
-        found.append(background_psnr(pixels_of(dataset.images / row.path), pixels_of(released), corners))
-    assert len(found) == 49 and max(found) < 40 and abs(np.mean(found) - 26.36) < 0.1

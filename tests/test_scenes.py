@@ -141,9 +141,12 @@ def test_a_dataset_loads_in_pycocotools_and_keeps_its_first_scenes_when_it_grows
 
 
 def test_the_demo_set_is_what_the_renderer_draws():
-    """Annotations are compared to one cell, pictures not at all: JPEG bytes differ between versions of Pillow."""
+    """The first eight scenes, which one seed makes each. Annotations are compared to one cell, pictures not at all:
+    JPEG bytes differ between versions of Pillow."""
     demo = json.loads((DEMO / "annotations.json").read_text())
-    drawn = to_coco((render(scene_seed(7, i), 256, 256) for i in range(24)), seed=7)
+    demo["images"] = demo["images"][:8]
+    demo["annotations"] = [box for box in demo["annotations"] if box["image_id"] <= demo["images"][-1]["id"]]
+    drawn = to_coco((render(scene_seed(7, i), 256, 256) for i in range(8)), seed=7)
     for part in ("info", "licenses", "categories", "images"):
         assert demo[part] == drawn[part], part
     assert len(demo["annotations"]) == len(drawn["annotations"])

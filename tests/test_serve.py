@@ -16,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attack_served
 import httpx
 import pytest
+from attacks import Counts, outcome
 from conftest import PATIENCE, MadeSet
 
 from flows import children, events, serve
@@ -134,13 +136,12 @@ def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
 
 def test_the_deployment_of_the_other_flow_trains_a_model(served):
     made = MadeSet(served.root / "data/raw/few", 3)
-    dataset = str(made.dataset).replace("'", '"')
-    quick = '{"vae": {"steps": 1, "batch": 2}}'
-    output = served.shell(
-        *("prefect", "deployment", "run", "train/mini", "--watch", "--param", f"dataset={dataset}"),
-        *("--param", 'models=["vae"]', "--param", "size=64", "--param", f"settings={quick}"),
-    )
-    assert "Completed" in output, output
+    quick = {"vae": {"steps": 1, "batch": 2}}
+    given = {"dataset": made.dataset, "models": ["vae"], "size": 64, "settings": quick}
+    (deployment,) = served.post("/deployments/filter", {"deployments": {"name": {"any_": ["mini"]}}}).json()
+    served.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": given}).raise_for_status()
+    (ended,) = wait_until(lambda: [r["state_type"] for r in served.runs("mini") if r["end_time"]])
+    assert ended == "COMPLETED", served.output()
     assert (served.root / "data/runs/mini/models/vae/config.json").is_file()
 
 
@@ -233,6 +234,16 @@ def test_the_address_that_it_prints_opens_the_ui_without_a_password(served):
     assert 'localStorage.setItem("prefect-password"' in page.text and served.note["auth_string"] not in page.text
     assert prefect_ui_reads("prefect-password")
     assert httpx.get(f"http://127.0.0.1:{served.port}/ui-settings", timeout=PATIENCE).json()["auth"] == "BASIC"
+
+
+def test_requests_of_those_who_may_not_are_refused_and_have_no_effect(served):
+    secret, counts = served.note["auth_string"], Counts()
+    attack = attack_served.on(
+        attack_served.Served(served.port, secret, attack_served.routes(attack_served.Served(served.port, secret)))
+    )
+    for number in range(300):
+        counts.add({"number": number, **outcome(attack, number)})
+    assert not counts.faults and counts.tried == 300
 
 
 def prefect_ui_reads(key: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, MadeSet
 
 from flows import children
 from flows.server import LOGIN, Guard, basic, past_proxies
@@ -22,13 +22,15 @@ pytestmark = pytest.mark.timeout(3 * PATIENCE)  # the first test that needs a se
 
 CHECKOUT = Path(__file__).parents[1]
 
-# What `augment run` does before its flow starts.
+# What `augment run` does before its flow starts, and then the commands that it receives.
 PROGRAM = """
-import os, sys, time
+import os, sys
 from flows.commands import connection
 connection.prepare_prefect()
 print(os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"], flush=True)
-time.sleep(600)
+for line in sys.stdin:
+    from flows.cli import main
+    print("ended", main(line.split()), flush=True)
 """
 
 
@@ -36,7 +38,9 @@ def starting(folder: Path, program: str = PROGRAM, **environment: str) -> subpro
     """A program in an empty folder, with an empty Prefect home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env = {**kept, "PYTHONPATH": str(CHECKOUT), "PREFECT_HOME": str(folder / "home"), **environment}
-    return subprocess.Popen([sys.executable, "-c", program], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (folder / "errors").open("wb") as errors:
+        return subprocess.Popen([sys.executable, "-c", program], cwd=folder, env=env, stderr=errors, text=True, **pipes)
 
 
 def wait_until_gone(process: psutil.Process, seconds: float = PATIENCE) -> bool:
@@ -47,16 +51,31 @@ def wait_until_gone(process: psutil.Process, seconds: float = PATIENCE) -> bool:
 
 
 class Run:
-    """A process with a temporary server, where a proxy that answers nothing is set."""
+    """A process with a temporary server, as in a container: a proxy that answers nothing, a home that nobody writes."""
 
     def __init__(self, folder: Path) -> None:
         self.left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (folder / "home" / "augment-children").mkdir(parents=True)
         note_of(folder / "home" / "augment-children", self.left.pid)
         dead = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
-        self.home, self.process = folder / "home", starting(folder, NO_PROXY="", no_proxy="", **dead)
+        self.folder, self.home = folder, folder / "home"
+        self.process = starting(folder, NO_PROXY="", no_proxy="", HOME="/proc", **dead)
+        self.url, self.secret = self.output().split()
+
+    def output(self) -> str:
+        """Its next line."""
         assert self.process.stdout
-        self.url, self.secret = self.process.stdout.readline().split()
+        return self.process.stdout.readline()
+
+    def command(self, arguments: str) -> str:
+        """What it prints of `augment ARGUMENTS`, up to the line with the exit code."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{arguments}\n")
+        self.process.stdin.flush()
+        lines = [self.output()]
+        while lines[-1] and not lines[-1].startswith("ended"):
+            lines.append(self.output())
+        return "".join(lines)
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
         with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
@@ -110,6 +129,15 @@ def test_no_request_fails_while_another_program_writes_to_the_database(run):
     assert statuses == [201] * 20
 
 
+def test_proxy_localhost_and_readonly_home(run):
+    made = MadeSet(run.folder / "made", 3)
+    given = {"dataset": made.dataset, "preset": "copy-paste", "limit": 1, "workspace": str(run.folder / "ws")}
+    (run.folder / "run.yaml").write_text(json.dumps(given | {"evaluate": {"metrics": []}}))
+    output, errors = run.command("run run.yaml"), (run.folder / "errors").read_text()
+    assert "Traceback" not in errors and output.endswith("ended 0\n"), output + errors
+    assert (run.folder / "ws" / "final" / "annotations.json").is_file()
+
+
 def test_the_temporary_server_ends_when_its_run_is_killed(run):
     (server,) = [one for one in psutil.Process(run.process.pid).children() if "flows.server" in one.cmdline()]
     assert not any(run.secret in part for part in server.cmdline())
@@ -126,17 +154,20 @@ print(get_current_settings().api.url, get_current_settings().logging.config_path
 """
 
 
-@pytest.mark.parametrize("name", ["prefect.toml", ".env", "pyproject.toml"])
-def test_prefects_settings_beside_the_data_are_not_read(tmp_path, name):
-    given = {
-        "prefect.toml": '[api]\nurl = "http://evil.example/api"\n[logging]\nconfig_path = "evil.yaml"\n',
-        ".env": "PREFECT_API_URL=http://evil.example/api\nPREFECT_LOGGING_CONFIG_PATH=evil.yaml\n",
-        "pyproject.toml": '[tool.prefect]\napi.url = "http://evil.example/api"\nlogging.config_path = "evil.yaml"\n',
-    }[name]
-    (tmp_path / name).write_text(given)
+BESIDE = {
+    "prefect.toml": '[api]\nurl = "http://evil.example/api"\n[logging]\nconfig_path = "evil.yaml"\n',
+    ".env": "PREFECT_API_URL=http://evil.example/api\nPREFECT_LOGGING_CONFIG_PATH=evil.yaml\n",
+    "pyproject.toml": '[tool.prefect]\napi.url = "http://evil.example/api"\nlogging.config_path = "evil.yaml"\n',
+}
+
+
+def test_prefects_settings_beside_the_data_are_not_read(tmp_path):
+    """None of the three files that Prefect looks for."""
+    for name, text in BESIDE.items():
+        (tmp_path / name).write_text(text)
     with starting(tmp_path, SETTINGS) as run:
         output = run.communicate(timeout=PATIENCE)[0]
-    assert run.returncode == 0 and "evil" not in output
+    assert run.returncode == 0 and output.strip() and "evil" not in output
 
 
 def test_without_a_secret_no_server_starts():

@@ -1,11 +1,6 @@
 """The trainer `stay`: what it cuts, keeps, tells and weighs, and what it refuses."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import exit_code, kill_when, start_flow
 from PIL import Image
 from tiny import tiny_stay
 
@@ -277,13 +273,6 @@ def test_its_facts_hold_the_curves(tmp_path):
     assert (config["beta_schedule"], config["prediction_type"]) == ("squaredcos_cap_v2", "v_prediction")
 
 
-PROGRAM = """
-import json, sys
-from flows.train import train
-sys.exit(0 if train(**json.loads(sys.argv[1]), return_state=True).is_completed() else 3)
-"""
-
-
 def test_as_deployed_it_trains_from_nothing_and_goes_on_after_a_kill(tmp_path, prefect_server):
     group = tmp_path / "PCBData" / "group12000"
     (group / "12000").mkdir(parents=True)
@@ -298,15 +287,9 @@ def test_as_deployed_it_trains_from_nothing_and_goes_on_after_a_kill(tmp_path, p
         "settings": {"stay": {**QUICK, "steps": 3}},
         "workspace": str(tmp_path / "ws"),
     }
-    command = [sys.executable, "-c", PROGRAM, json.dumps(given)]
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server, "OMP_NUM_THREADS": "1"}
-    where = Path(__file__).parents[1]
-    with subprocess.Popen(command, env=environment, cwd=where) as process:
-        while process.poll() is None and not list((tmp_path / "ws/checkpoints/stay").glob("00000001-*")):
-            time.sleep(0.001)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert subprocess.run(command, env=environment, cwd=where, check=False).returncode == 0
+    process = start_flow(prefect_server, "train", given)
+    kill_when(process, lambda: list((tmp_path / "ws/checkpoints/stay").glob("00000001-*")))
+    assert exit_code(start_flow(prefect_server, "train", given)) == 0
     facts = read_facts(tmp_path / "ws" / "models" / "stay")
     assert (facts["steps"], facts["pictures"]) == (3, 6)
     model = load_layout_unet(resolve(str(tmp_path / "ws" / "models" / "stay"), {}), SIZE)

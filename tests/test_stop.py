@@ -17,14 +17,14 @@ from conftest import PATIENCE, MadeSet
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop, check_stop, stoppable
 from tasks.engine import wait_for
 
-# A painter that needs two seconds a picture: all of them would take minutes.
+# A painter that needs a moment for each picture: all of them would take minutes.
 PROGRAM = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
 from lib.painting.painters.copy_paste import CopyPaste
 paint = CopyPaste.paint
 def slowly(self, batch):
-    time.sleep(2 * len(batch))
+    time.sleep(0.4 * len(batch))
     return paint(self, batch)
 CopyPaste.paint = slowly
 from flows.cli import main

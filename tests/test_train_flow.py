@@ -4,38 +4,26 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PATIENCE
+from forked import exit_code, kill_when, start_flow
 from PIL import Image
 
 from lib.core.checkpoints import FACTS
 from lib.scenes.warehouse import write_dataset
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
-
 QUICK = {"batch": 2, "precision": "no", "checkpoint_minutes": 0}
 SETTINGS = {"vae": {"steps": 3, **QUICK}, "clip": {"steps": 3, **QUICK}}
 
-PROGRAM = """
-import json, sys
-from flows.train import train
-sys.exit(0 if train(**json.loads(sys.argv[1]), return_state=True).is_completed() else 3)
-"""
 
+def end_while_writing() -> None:
+    """A model is written within milliseconds: who looks from outside may miss it. So the process ends itself there."""
+    from lib.training import card
 
-# A model is written within milliseconds: who looks from outside may miss it. So this process ends itself there.
-ENDS_WHILE_WRITING = """
-import os, signal
-from lib.training import card
-card.write_card = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
-"""
+    card.write_card = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +37,14 @@ def scenes(tmp_path_factory) -> Path:
 def given(scenes: Path, workspace: Path, **more: Any) -> dict[str, Any]:
     dataset = {"images": str(scenes / "images"), "annotations": str(scenes / "annotations.json")}
     values = {"dataset": dataset, "models": ["vae", "clip"], "size": 64, "settings": SETTINGS}
-    return {**values, "workspace": str(workspace), **more}
+    return {**values, "workspace": workspace, **more}
 
 
 def run(scenes: Path, workspace: Path, **more: Any) -> Any:
+    """As a plain function, in this process."""
     from flows.train import train
 
-    return train(**given(scenes, workspace, **more), return_state=True)
+    return train.fn(**given(scenes, workspace, **more))
 
 
 def completed(scenes: Path, workspace: Path, **more: Any) -> dict[str, Any]:
@@ -78,16 +67,10 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory, prefect_server) -> Path:
-    """The workspace of a run that nobody killed, in another process."""
+    """The workspace of a run on a server that nobody killed."""
     workspace = tmp_path_factory.mktemp("whole") / "ws"
-    assert start(scenes, workspace, prefect_server).wait(PATIENCE) == 0
+    assert exit_code(start_flow(prefect_server, "train", given(scenes, workspace))) == 0
     return workspace
-
-
-def start(scenes: Path, workspace: Path, server: str, before: str = "") -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PREFECT_API_URL": server, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", before + PROGRAM, json.dumps(given(scenes, workspace))]
-    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
 
 
 def test_models_sheets_and_the_account_of_every_picture(whole):
@@ -104,7 +87,7 @@ def test_models_sheets_and_the_account_of_every_picture(whole):
     assert resolved["settings"]["clip"]["steps"] == 3 and resolved["models"] == ["vae", "clip"]
 
 
-def test_the_ui_shows_progress_curve_and_sheet(whole):
+def test_the_ui_shows_progress_curve_and_sheet(whole, prefect_server):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
@@ -117,9 +100,10 @@ def test_the_ui_shows_progress_curve_and_sheet(whole):
     assert text.count("data:image/") == 2 and "steps/s" in text and len(text) < 250_000
 
 
-def test_a_rerun_reuses_and_changes_nothing(scenes, whole, tmp_path):
+def test_a_rerun_reuses_and_changes_nothing(scenes, whole, tmp_path, prefect_server):
     shutil.copytree(whole, tmp_path / "ws")
-    account = completed(scenes, tmp_path / "ws")
+    assert exit_code(start_flow(prefect_server, "train", given(scenes, tmp_path / "ws"))) == 0
+    account = json.loads((tmp_path / "ws" / "status.json").read_bytes())
     assert [account["stages"][f"train-{n}"]["reused"] for n in ("vae", "clip")] == [1, 1]
     assert weights(tmp_path / "ws" / "models") == weights(whole / "models")
 
@@ -132,17 +116,6 @@ def test_more_steps_go_on_where_the_last_run_ended(scenes, whole, tmp_path):
     assert facts["steps"] == 4 and [point["step"] for point in facts["history"]] == [3, 4]
 
 
-def kill_at(process: subprocess.Popen[bytes], workspace: Path, pattern: str) -> None:
-    """SIGKILL as soon as such a file exists."""
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        if list(workspace.glob(pattern)):
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.0005)
-    assert process.wait(PATIENCE) == -signal.SIGKILL, "it ended before it could be killed"
-
-
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -153,9 +126,9 @@ def kill_at(process: subprocess.Popen[bytes], workspace: Path, pattern: str) -> 
 )
 def test_killed_and_rerun_the_weights_are_those_of_a_run_never_killed(scenes, whole, tmp_path, prefect_server, pattern):
     workspace = tmp_path / "ws"
-    kill_at(
-        start(scenes, workspace, prefect_server, ENDS_WHILE_WRITING if ".tmp" in pattern else ""), workspace, pattern
-    )
+    before = end_while_writing if ".tmp" in pattern else None
+    process = start_flow(prefect_server, "train", given(scenes, workspace), before)
+    kill_when(process, lambda: list(workspace.glob(pattern)))
     completed(scenes, workspace)
     assert weights(workspace / "models") == weights(whole / "models")
     assert not list(workspace.rglob(".tmp-*"))
@@ -237,7 +210,9 @@ def test_a_workspace_in_use_is_refused(scenes, tmp_path):
         assert "is in use by another run" in failed(scenes, tmp_path / "ws")
 
 
-def test_what_may_pass_is_tried_again(scenes, tmp_path, monkeypatch):
+@pytest.mark.parametrize("on_server", [True, False])
+def test_what_may_pass_is_tried_again(scenes, tmp_path, monkeypatch, prefect_server, on_server):
+    from flows.train import train
     from tasks import train as tasks
 
     calls, real = [], tasks.train_model
@@ -250,8 +225,9 @@ def test_what_may_pass_is_tried_again(scenes, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tasks, "train_model", shaky)
     monkeypatch.setattr(tasks, "train_job", tasks.train_job.with_options(retry_delay_seconds=0))
-    completed(scenes, tmp_path / "ws", models=["vae"])
-    assert calls == ["vae", "vae"]
+    values = given(scenes, tmp_path / "ws", models=["vae"])
+    state = train(**values, return_state=True) if on_server else train.fn(**values)
+    assert state.is_completed() and calls == ["vae", "vae"]
 
 
 # The command line
@@ -265,12 +241,12 @@ def test_a_deployment_of_the_other_flow_is_reported_with_its_command(capsys):
         assert capsys.readouterr().err.strip().endswith(hint)
 
 
-def test_augment_train_says_what_it_made_and_where(scenes, tmp_path, monkeypatch, capsys):
+def test_augment_train_says_what_it_made_and_where(scenes, tmp_path, monkeypatch, capsys, prefect_server):
     from flows import cli
 
     monkeypatch.chdir(tmp_path)
     values = given(scenes, tmp_path / "ws", models=["vae"])
-    (tmp_path / "mine.yaml").write_text(json.dumps(values))
+    (tmp_path / "mine.yaml").write_text(json.dumps(values, default=str))
     assert cli.main(["train", "mine.yaml", "--set", "settings.vae.steps=1"]) == 0
     out = capsys.readouterr().out
     assert "ws: completed" in out

@@ -1,0 +1,65 @@
+"""Flows in processes of their own, which a test may kill: forked from one process that has imported what they need.
+
+An import takes longer than a small run. What a kill leaves does not depend on how its process began.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PATIENCE
+
+TESTS = Path(__file__).resolve().parent
+CONTEXT = multiprocessing.get_context("forkserver")
+NEEDED = [  # by a run of augment or train; a name that is not there costs time, no more
+    *("forked", "flows.augment", "flows.train", "lib.training.card", "lib.training.clip", "lib.training.stay"),
+    *("diffusers.training_utils", "diffusers.models.autoencoders.autoencoder_kl"),
+    *("transformers.models.clip.modeling_clip", "transformers.models.clip.processing_clip"),
+]
+
+
+def start_flow(server: str, flow: str, values: dict[str, Any], before: Callable[[], None] | None = None) -> BaseProcess:
+    """A process that calls `before`, then flows.FLOW on the session's server; its exit code is 3 where that fails."""
+    with pytest.MonkeyPatch.context() as patch:  # of the process that is forked, which the first call starts
+        patch.setenv("PREFECT_API_URL", server)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+        CONTEXT.set_forkserver_preload(NEEDED)
+        forkserver.ensure_running()
+    process = CONTEXT.Process(target=_run, args=(flow, values, before))
+    process.start()
+    return process
+
+
+def _run(flow: str, values: dict[str, Any], before: Callable[[], None] | None) -> None:
+    if before:
+        before()
+    module = importlib.import_module(f"flows.{flow}")
+    sys.exit(0 if getattr(module, flow)(**values, return_state=True).is_completed() else 3)
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """When it has ended; minus the number of the signal that ended it."""
+    process.join(PATIENCE)
+    return process.exitcode
+
+
+def kill_when(process: BaseProcess, what: Callable[[], object]) -> None:
+    """SIGKILL as soon as something holds."""
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive() and time.monotonic() < deadline:
+        if what():
+            process.kill()
+            break
+        time.sleep(0.0005)
+    assert exit_code(process) == -signal.SIGKILL, "it ended before it could be killed"
