@@ -106,6 +106,7 @@ def _advice_values(options: argparse.Namespace, out: Path | None) -> tuple[dict[
         from lib.datasets.find import find_dataset
 
         folder = Path(options.what).absolute()
+        values: dict[str, Any]
         values, name, base = {"dataset": find_dataset(folder).model_dump(mode="json")}, folder.name, Path.cwd()
     else:
         values, name, base = load_parameters(options.what, "prove", ("augment",))

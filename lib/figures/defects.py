@@ -189,6 +189,9 @@ class ClassifierFeatures:
         """Name, version, the judge's identity (its weights' revision in it), and the resize rule."""
         return f"{self.name} {self.VERSION}: pooled features of {self.judge.identity}, RGB, {self.RESIZE}"
 
+    def check_at_hand(self) -> None:
+        """Nothing to look for: the weights are a folder's, found when the judge was named."""
+
     def check(self) -> None:
         """Read the weights; raises AugmentError where they cannot be read."""
         self.judge.load()

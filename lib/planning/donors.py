@@ -171,7 +171,9 @@ class Donors:
     def _stays(self, rooms: Sequence[Room], seed: int) -> Settled | None:
         """The object of an earlier plan, where its donor is still there and its place free."""
         former = self.former.get(seed)
-        for number, room in enumerate(rooms if former is not None else ()):
+        if former is None:
+            return None
+        for number, room in enumerate(rooms):
             row = self.pool.row(former.identity, room.category)
             if row is not None and room.admits(former.box) and self._fills(row, former.box):
                 return Settled(number, self._donor(row, seed, self._outline(row), former.around), former.box)

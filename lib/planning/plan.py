@@ -119,7 +119,7 @@ def plan_requests(
     which stay where they still fit; outlines: of donors without a mask, where the recipe needs donors. With them pixels
     are at hand, and new objects go where their surroundings are like those that they had.
     """
-    surroundings = outlines and Surroundings(outlines.load, outlines.store)
+    surroundings = None if outlines is None else Surroundings(outlines.load, outlines.store)
     painter = PAINTERS[recipe.painter.name]
     donors = Donors(statistics.donors, painter, _settings(recipe), former or {}, outlines, surroundings)
     planner = _Planner(recipe, donors, seed)
@@ -226,7 +226,8 @@ class _Planner:
         boxes = np.array([*(box.xyxy for box in picture.boxes), *taken], np.float64).reshape(-1, 4)
         choices = (target, *target.instead)
         rooms = [self._room(one, picture, boxes) for one in choices]
-        pixels = self.donors.surroundings and self.donors.surroundings.pixels(picture.digest, frame)
+        around = self.donors.surroundings
+        pixels = None if around is None else around.pixels(picture.digest, frame)
         settled = self.donors.settle(rooms, seed, pixels)
         if settled is None:
             return target, "no_donor"

@@ -227,7 +227,7 @@ def _differences(part: np.ndarray, view: View) -> np.ndarray:
     def sums(values: np.ndarray) -> np.ndarray:
         return _sums(values, outer) - _sums(values, view.inner, outer)
 
-    light = spread = apart = 0.0
+    light = spread = apart = np.zeros(())
     for channel in range(channels):
         here, there = part[..., channel], of_view[..., channel]
         mean, own = sums(here) / count, float((there * rim).sum()) / count

@@ -140,7 +140,7 @@ def _assigned(of_group: Rows, counts: Rows, folds: int) -> Rows:
             chosen[group] = fold
             held[fold] += boxes[group]
             pictures[fold] += sizes[group]
-    for fold in np.flatnonzero(pictures == 0):  # a class that lies in few groups may have filled the others
+    for fold in np.flatnonzero(pictures == 0).tolist():  # a class that lies in few groups may have filled the others
         several = np.bincount(chosen, minlength=folds) > 1
         donor = int(np.where(several, pictures, -1).argmax())
         group = next(g for g in np.argsort(sizes, kind="stable") if chosen[g] == donor)

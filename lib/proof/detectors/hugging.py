@@ -77,7 +77,8 @@ class DetrNetwork(nn.Module):
         return [self._found(*one, pictures.shape[-1]) for one in zip(out.logits, out.pred_boxes, strict=True)]
 
     def _normalised(self, pictures: Tensor) -> Tensor:
-        return (pictures - self.mean) / self.std
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return (pictures - mean) / std
 
     def _found(self, logits: Tensor, boxes: Tensor, side: int) -> Found:
         scores, at = logits.sigmoid().flatten().topk(min(MOST, logits.numel()))
