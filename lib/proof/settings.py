@@ -106,7 +106,7 @@ class ProveSettings(Settings):
     def painting(self, given: dict[str, Any], dataset: DatasetSettings, root: Path, **more: Any) -> Parameters:
         """Parameters of a run that paints from the real training pictures into a workspace of its own."""
         models = str(root / "models")
-        values = {name: _filled(value, models) for name, value in given.items()}
+        values, more = _filled(given, models), _filled(more, models)
         own = {"finalise": {"originals": "none"}, "evaluate": {"extractor": None, "metrics": []}}
         return check_parameters({**values, **own, **more, "dataset": dataset.model_dump(mode="json")})
 
