@@ -277,7 +277,7 @@ class Average(torch.nn.Module):
         self.pictures, self.weight = pictures, weight
         self.level = torch.nn.Parameter(torch.zeros(1))
 
-    def batch(self, rng, size):
+    def batch(self, rng, size, step):
         chosen = [self.pictures[i].pixels.mean() / 255 for i in rng.integers(len(self.pictures), size=size)]
         return {"levels": torch.tensor(np.array(chosen), dtype=torch.float32)}
 

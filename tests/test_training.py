@@ -50,7 +50,7 @@ class Line(nn.Module):
         self.bad_at, self.modes, self.quick = -1, [], []
         self.calls = 0
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         return {"x": torch.from_numpy(rng.normal(size=(size, 1))).float()}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
