@@ -168,12 +168,12 @@ def jobs_of(run: Advising) -> list[TrainingJob]:
 
 
 def _job(run: Advising, k: int, arm: str, share: float, rows: np.ndarray) -> TrainingJob:
-    """Tested on the fold's own pictures, and with all others learned from, on some of those as well."""
+    """Tested on the fold's own pictures, and where all others are learned from, on some of those as well."""
     member, settings, fold = run.settings.member, run.settings, run.folds[k]
     pools = {"real": run.pools["real"].take(rows)}
     pools |= {"copy": run.pools[f"copy-{k}"]} if arm == "D" else {}
     mix = mix_of(arm, pools, 1.0, len(run.names), k)
-    tested = [*fold.held, *(_fitted(run, fold) if (arm, share) == ("A", 1.0) else [])]
+    tested = [*fold.held, *(_fitted(run, fold) if share == 1.0 else [])]
     path, digest = run.files["real"]
     ones = [1.0] * len(tested)
     return TrainingJob(
