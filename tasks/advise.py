@@ -129,7 +129,7 @@ def _pool(run: Advising, chosen: pd.DataFrame, boxes: pd.DataFrame) -> tuple[Poo
     side = side_of(chosen, boxes, run.sources)
     for _ in range(2):  # again, where all boxes of a category turned out to be ignored ones
         pool, left = pool_of(side, run.names, run.size)
-        seen = pool.counts(len(run.names)).any(0)
+        seen = pool.counts(len(run.names)).sum(0) > 0
         run.unjudged += [name for name, some in zip(run.names, seen, strict=True) if not some]
         run.names = [name for name, some in zip(run.names, seen, strict=True) if some]
         if seen.all():
