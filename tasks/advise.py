@@ -129,7 +129,7 @@ def _pool(run: Advising, chosen: pd.DataFrame, boxes: pd.DataFrame) -> tuple[Poo
     side = side_of(chosen, boxes, run.sources)
     for _ in range(2):  # again, where all boxes of a category turned out to be ignored ones
         pool, left = pool_of(side, run.names, run.size)
-        seen = (pool.counts(len(run.names)) > 0).sum(0) > 0
+        seen = pool.counts(len(run.names)).sum(0) > 0
         run.unjudged += [name for name, some in zip(run.names, seen, strict=True) if not some]
         run.names = [name for name, some in zip(run.names, seen, strict=True) if some]
         if seen.all():
@@ -168,12 +168,12 @@ def jobs_of(run: Advising) -> list[TrainingJob]:
 
 
 def _job(run: Advising, k: int, arm: str, share: float, rows: np.ndarray) -> TrainingJob:
-    """Tested on the fold's own pictures, and with all others learned from, on some of those as well."""
+    """Tested on the fold's own pictures, and where all others are learned from, on some of those as well."""
     member, settings, fold = run.settings.member, run.settings, run.folds[k]
     pools = {"real": run.pools["real"].take(rows)}
     pools |= {"copy": run.pools[f"copy-{k}"]} if arm == "D" else {}
     mix = mix_of(arm, pools, 1.0, len(run.names), k)
-    tested = [*fold.held, *(_fitted(run, fold) if (arm, share) == ("A", 1.0) else [])]
+    tested = [*fold.held, *(_fitted(run, fold) if share == 1.0 else [])]
     path, digest = run.files["real"]
     ones = [1.0] * len(tested)
     return TrainingJob(

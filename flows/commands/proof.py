@@ -106,8 +106,8 @@ def _advice_values(options: argparse.Namespace, out: Path | None) -> tuple[dict[
         from lib.datasets.find import find_dataset
 
         folder = Path(options.what).absolute()
-        values: dict[str, Any]
-        values, name, base = {"dataset": find_dataset(folder).model_dump(mode="json")}, folder.name, Path.cwd()
+        values: dict[str, Any] = {"dataset": find_dataset(folder).model_dump(mode="json")}
+        name, base = folder.name, Path.cwd()
     else:
         values, name, base = load_parameters(options.what, "prove", ("augment",))
     for assignment in options.set:

@@ -135,7 +135,7 @@ def _assigned(of_group: Rows, counts: Rows, folds: int) -> Rows:
         open_ = chosen < 0
         some = np.flatnonzero(open_ if c is None else open_ & (boxes[:, c] > 0))
         largest_first = some[np.argsort(-(sizes if c is None else boxes[:, c])[some], kind="stable")]
-        for group in largest_first:
+        for group in largest_first.tolist():
             fold = min(range(folds), key=lambda k: (0 if c is None else held[k, c], pictures[k]))
             chosen[group] = fold
             held[fold] += boxes[group]
@@ -143,7 +143,7 @@ def _assigned(of_group: Rows, counts: Rows, folds: int) -> Rows:
     for fold in np.flatnonzero(pictures == 0).tolist():  # a class that lies in few groups may have filled the others
         several = np.bincount(chosen, minlength=folds) > 1
         donor = int(np.where(several, pictures, -1).argmax())
-        group = next(g for g in np.argsort(sizes, kind="stable") if chosen[g] == donor)
+        group = next(g for g in np.argsort(sizes, kind="stable").tolist() if chosen[g] == donor)
         chosen[group] = fold
         pictures[fold] += sizes[group]
         pictures[donor] -= sizes[group]

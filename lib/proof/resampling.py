@@ -64,8 +64,9 @@ def _of_class(truth: Sequence[Truth], found: Sequence[Detections], label: int) -
         right.append(hit)
         counted.append(~aside)
     order = np.argsort(-np.concatenate(scores), kind="stable")
-    picture, hits, counts = (np.concatenate(one, -1)[..., order] for one in (pictures, right, counted))
-    return _OfClass(picture, hits, counts, boxes)
+    return _OfClass(
+        np.concatenate(pictures)[order], np.concatenate(right, 1)[:, order], np.concatenate(counted, 1)[:, order], boxes
+    )
 
 
 def _matches(overlaps: Floats, ignored: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
