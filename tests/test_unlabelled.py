@@ -208,7 +208,7 @@ def test_towards_a_target_pictures_with_such_objects_are_replaced(tmp_path, grid
         ({"detector": "torchvision"}, "has no published checkpoint"),
         ({"detector": {"name": "torchvision", "modell": "x"}}, "do you mean 'model'"),
         ({"detector": "zero-shot", "do": "ask"}, "'reject' or 'propose'"),
-        ({"do": "reject"}, "detector.*[Ff]ield required"),
+        ({"detector": {"model": "x"}}, "unknown detector ''"),
         ({"detector": "grid", "do": "propose", "categories": ["palet"]}, "no category 'palet' .do you mean 'pallet'"),
     ],
 )

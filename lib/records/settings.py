@@ -157,9 +157,10 @@ class UnlabelledSettings(Settings):
     """Objects that no label names, which teach a detector that they are background: what another detector finds in what
     was painted, and lies on no label."""
 
-    detector: str | Choice = Field(
+    detector: str | Choice | None = Field(
+        None,
         description="transformers, torchvision, zero-shot, or a name with its settings: {name: torchvision, model: "
-        "FOLDER}"
+        "FOLDER}; none: off",
     )
     do: Literal["reject", "propose"] = Field(
         "reject",
@@ -179,11 +180,6 @@ class UnlabelledSettings(Settings):
         None, min_length=1, description="what is looked for; none: the data set's categories"
     )
 
-    @property
-    def member(self) -> Choice:
-        """The detector, by name and with its settings."""
-        return Choice(name=self.detector) if isinstance(self.detector, str) else self.detector
-
 
 class ScreenSettings(Settings):
     black: float = Field(8, ge=0, le=255, description="mean grey at or under which a picture is black")
@@ -200,6 +196,12 @@ class ScreenSettings(Settings):
     def judge(self) -> str | None:
         """The model that judges boxes; None: boxes are not judged."""
         return self.boxes.judge if self.boxes else None
+
+    @property
+    def detector(self) -> Choice | None:
+        """What looks for objects that no label names; None: nothing does."""
+        chosen = self.unlabelled.detector if self.unlabelled else None
+        return Choice(name=chosen) if isinstance(chosen, str) else chosen
 
 
 class TargetSettings(Settings):

@@ -119,18 +119,17 @@ def judge_of(settings: Resolved, pins: Pins) -> ModelRef | None:
 
 def detector_of(settings: Resolved, pins: Pins) -> Member | None:
     """The detector that looks for objects without a label, its checkpoint pinned; None where none is set."""
-    model = unlabelled_model(settings)
-    if settings.screen.unlabelled is None or model is None:
+    choice, model = settings.screen.detector, unlabelled_model(settings)
+    if choice is None or model is None:
         return None
-    choice = settings.screen.unlabelled.member
     return DETECTORS.member(choice.name, choice.values, pins.resolve(model))
 
 
 def unlabelled_model(settings: Resolved) -> str | None:
     """The checkpoint of that detector; None where none is set. Raises AugmentError for wrong settings, or no model."""
-    if settings.screen.unlabelled is None:
+    choice = settings.screen.detector
+    if choice is None:
         return None
-    choice = settings.screen.unlabelled.member
     model = getattr(DETECTORS.settings(choice.name, choice.values), "model", None) or DETECTORS[choice.name].MODEL
     if model is None:
         raise AugmentError(
