@@ -12,15 +12,22 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from lib.core.errors import AugmentError
+from lib.proof.settings import check_proof, quick
 from lib.records.settings import CompareSettings, TrainSettings
 from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
 from lib.training.train import check_training
 
 CHECKOUT = Path(__file__).parents[1]
 DECLARED = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text("utf-8"))
-DEPLOYMENTS: dict[str, dict[str, Any]] = {
-    ("evaluate/" if ":evaluate" in one["entrypoint"] else "") + one["name"]: one for one in DECLARED["deployments"]
-}
+
+
+def named(one: dict[str, Any]) -> str:
+    """Its name, with its flow's where another flow may have one of that name."""
+    flow = one["entrypoint"].rpartition(":")[2]
+    return f"{flow}/{one['name']}" if flow in ("evaluate", "prove") else one["name"]
+
+
+DEPLOYMENTS: dict[str, dict[str, Any]] = {named(one): one for one in DECLARED["deployments"]}
 
 every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
 
@@ -51,7 +58,7 @@ def form_errors(flow, parameters: dict[str, Any]) -> list[Any]:
 
 def test_demo_loco_a_template_and_the_mini_models_are_deployed():
     assert {"demo", "loco", "coco", "mini"} <= set(DEPLOYMENTS)
-    assert [flow.name for flow in FLOWS.values()] == ["augment", "evaluate", "train"]
+    assert [flow.name for flow in FLOWS.values()] == ["augment", "evaluate", "prove", "train"]
     assert DEPLOYMENTS["mini"]["entrypoint"] == "flows/train.py:train"
 
 
@@ -60,6 +67,9 @@ def test_parameters_are_what_its_flow_takes(name):
     parameters, flow = DEPLOYMENTS[name]["parameters"], FLOWS[DEPLOYMENTS[name]["entrypoint"]]
     if flow.name == "train":
         check_training(parameters)
+    elif flow.name == "prove":
+        check_proof(parameters)
+        check_proof(quick(parameters))
     elif flow.name == "evaluate":
         CompareSettings.model_validate(parameters)
     else:
@@ -70,7 +80,7 @@ def test_parameters_are_what_its_flow_takes(name):
 
 @every_deployment
 def test_each_has_a_workspace_of_its_own_and_its_runs_queue(name):
-    workspace = "loco-evaluation" if name == "evaluate/loco" else name
+    workspace = {"evaluate/loco": "loco-evaluation"}.get(name, name.replace("/", "-"))
     assert DEPLOYMENTS[name]["parameters"]["workspace"] == f"data/runs/{workspace}"
     assert DEPLOYMENTS[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
