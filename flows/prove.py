@@ -20,6 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.augment import journey
 from flows.train import train
 from lib.core.errors import AugmentError
+from lib.proof.arms import POOLS
 from lib.proof.job import Schedule
 from lib.proof.protocol import open_test, write_protocol
 from lib.proof.settings import check_proof
@@ -125,9 +126,8 @@ def _paint(run: Proof, real: DatasetSettings) -> None:
             with open_run(parameters, f"{run.name}-{pool}", run.progress) as painting:
                 check_painters(run, painting)
                 state = journey(painting)
-            if not state.is_completed():
-                raise AugmentError(f"painting for arm pool {pool!r}: {state.message}")
+            if not state.is_completed() or not painting.account["stages"]["finalise"]["ok"]:
+                raise AugmentError(f"no picture for the arms with {POOLS[pool]}: {state.message}")
             took = time.monotonic() - began
             add_final_set(run, pool, workspace, took if painting.account["painted"] else None)
-            if pool == "screened":
-                run.refused = painting.account["stages"]["screen"]["rejected"]
+            run.refused[pool] = painting.account["stages"]["screen"]["rejected"]

@@ -50,7 +50,7 @@ class Proof(Trainings):
     """What the stages of one proof share."""
 
     settings: ProveSettings
-    refused: dict[str, int] = field(default_factory=dict)  # pictures that screening set aside, by reason
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)  # by pool: pictures screened out, by reason
 
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def _arms(run: Proof, jobs: Sequence[TrainingJob]) -> list[ArmAccount]:
             title=arm.title,
             real=len(real.rows),
             synthetic=sum(len(part.rows) for part in more),
-            refused=run.refused if "screened" in arm.needs and job.arm != "G" else {},
+            refused=run.refused.get(Path(job.parts[-1].path).stem, {}),
             painting=round(max([run.seconds.get(pool, 0.0) for pool in arm.needs], default=0.0), 1),
         )
     return list(found.values())

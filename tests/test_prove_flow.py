@@ -142,6 +142,12 @@ def test_an_arm_without_pictures_is_refused(made, tmp_path):
     assert "no picture of further real pictures" in state.message
 
 
+def test_a_pool_for_which_nothing_could_be_painted_is_named(made, tmp_path):
+    state = prove_it(parameters(made, tmp_path / "w", arms=["A", "D"], copy_paste={"edit": {"min_side": 9999}}))
+    assert state.is_failed()
+    assert "no picture for the arms with copy-paste: painted nothing" in state.message
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -136,29 +136,41 @@ class Donors:
         found = self._alike(rooms, seed, picture)
         if found is not None:
             return found
-        for number, room in enumerate(rooms):
-            donors = list(self._rows(room, seed))
-            if donors:
-                outlined = ((row, outline) for row in donors if (outline := self._outline(row)))
-                row, outline = next(outlined, (donors[0], None))
-                return Settled(number, self._donor(row, seed, outline), self._shrunk(room.box, row))
-        return None
+        return next(filter(None, (self._drawn(number, room, seed) for number, room in enumerate(rooms))), None)
+
+    def _drawn(self, number: int, room: Room, seed: int, only_cut: bool = False) -> Settled | None:
+        """In the place that was drawn, an object with an outline before others. only_cut: none without one."""
+        donors = list(self._rows(room, seed))
+        outlined = ((row, outline) for row in donors if (outline := self._outline(row)))
+        row, outline = next(outlined, (None if only_cut or not donors else donors[0], None))
+        return None if row is None else Settled(number, self._donor(row, seed, outline), self._shrunk(room.box, row))
 
     def _alike(self, rooms: Sequence[Room], seed: int, picture: np.ndarray | None) -> Settled | None:
-        """By surroundings; None where no pixels are at hand, or no place was found."""
+        """By surroundings; None where no pixels are at hand, or no place was found.
+
+        An object that is cut out brings nothing of its surroundings: the first room keeps it, in its nearest place, so
+        that categories which fit few places do not go short. What is pasted with its surroundings goes where they fit.
+        """
         if picture is None or self.surroundings is None:
             return None
         found: list[_Found] = []
         for number, room in enumerate(rooms):
+            mine: list[_Found] = []
             alike: list[_Found] = []
             for row in islice(self._rows(room, seed), _LOOKED_AT):
                 spot = self._spot(row, room, picture, self._flip(seed))
-                found += [] if spot is None else [_Found(spot, number, row)]
-                alike += [] if spot is None or spot.differs > _LIKE else [found[-1]]
+                mine += [] if spot is None else [_Found(spot, number, row)]
+                alike += [] if spot is None or spot.differs > _LIKE else [mine[-1]]
                 if len(alike) == _ENOUGH:
                     break
             if alike:
                 return self._with_outline(alike, seed)
+            if any(self._outline(one.row) for one in mine):
+                return self._with_outline(mine, seed)
+            cut = self._drawn(number, room, seed, only_cut=True)
+            if cut is not None:
+                return cut
+            found += mine
         return self._with_outline(found, seed) if found else None
 
     def _with_outline(self, found: list[_Found], seed: int) -> Settled:
