@@ -1,10 +1,16 @@
 """Where in a picture an object would stand among what it stood among before."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.core.images import PictureError
-from lib.planning.surroundings import Room, Surroundings
+from lib.painting.painters import PAINTERS
+from lib.planning.donors import DonorPool, Donors
+from lib.planning.surroundings import Room, Spot, Surroundings
 from lib.records.store import Store
 
 SIDE = 120
@@ -117,3 +123,56 @@ def test_a_former_place_is_admitted_where_it_is_clear_and_on_its_ground():
     assert room((10, 10, 60, 60), places=places).admits((20, 30, 40, 50))  # within the place that was drawn
     assert not room((10, 10, 60, 60), [(70, 80, 90, 100)], places).admits((70, 80, 90, 100))
     assert not room((10, 10, 60, 60), places=places, least=30).admits((70, 80, 90, 100))
+
+
+def donors(mask: bool) -> tuple[Donors, list[Room]]:
+    """A wanted `truck` whose surroundings are found nowhere, and a `pin` that fits everywhere."""
+    images = pd.DataFrame(
+        {
+            "key": ["1", "2"],
+            "status": "ok",
+            "split": "train",
+            "group": "",
+            "digest": ["a", "b"],
+            "frame": "upright",
+            "width": SIDE,
+            "height": SIDE,
+        }
+    )
+    outline = json.dumps({"segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]] if mask else []}).encode()
+    objects = pd.DataFrame(
+        {
+            "key": ["11", "12"],
+            "image_key": ["1", "2"],
+            "status": "ok",
+            "category": ["truck", "pin"],
+            "x": 10.0,
+            "y": 10.0,
+            "w": 20.0,
+            "h": 20.0,
+            "crowd": False,
+            "polygon": mask,
+            "record": [outline, outline],
+        }
+    )
+    painter = PAINTERS["copy-paste"]
+
+    def spot(picture, view, room, size):
+        return Spot((50, 50, 70, 70), 99.0 if room.category == "truck" else 0.0)
+
+    around = SimpleNamespace(view=lambda *names: SimpleNamespace(mirrored=lambda: None), spot=spot)
+    pool = DonorPool.of(objects, images, "train")
+    made = Donors(pool, painter, painter.Settings(flip=False), surroundings=around)
+    rooms = [room((40, 40, 60, 60), category="truck"), room((80, 80, 100, 100), category="pin")]
+    return made, rooms
+
+
+def test_what_is_cut_out_keeps_its_category_whatever_surrounds_its_place():
+    made, rooms = donors(mask=True)
+    settled = made.settle(rooms, 3, tracks())
+    assert (settled.number, settled.donor.annotation, settled.box) == (0, "11", (50, 50, 70, 70))
+
+
+def test_what_is_pasted_with_its_surroundings_gives_way_to_what_fits():
+    made, rooms = donors(mask=False)
+    assert made.settle(rooms, 3, tracks()).number == 1
