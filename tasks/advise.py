@@ -92,7 +92,8 @@ def draw_folds(run: Advising, ingested: Ingested) -> None:
     counts = pool.counts(len(run.names))
     run.folds = divide(run.groups, counts, [hashes[key] for key in run.keys], settings)
     run.add("real", pool)
-    reasons = [row.reason or ("" if row.key in set(run.keys) else "takes_no_part") for row in images.itertuples()]
+    part = images.key.isin(run.keys)
+    reasons = images.reason.where(images.reason != "", part.map({True: "", False: "takes_no_part"}))
     rows = pd.DataFrame({"status": [REJECTED if one else OK for one in reasons], "reason": reasons})
     run.count("split", rows, painted=0, reused=0, folds=len(run.folds), groups=len(set(run.groups)))
     show_counts(run, "split")

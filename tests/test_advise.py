@@ -324,7 +324,7 @@ def test_parameters_of_a_run_and_of_a_proof_will_both_do():
     run = advice_values({"dataset": DATASET, "preset": "copy-paste", "models": "mini", "limit": 5, "seed": 2})
     assert run == {"dataset": DATASET, "paint": {"preset": "copy-paste", "models": "mini", "seed": 2}}
     proof = {"dataset": DATASET, "split": {"train": 60}, "arms": ["A"], "models": {"models": ["classifier"]}}
-    proof |= {"paint": {"preset": "insert"}, "screen": {"boxes": {"judge": "{models}/classifier"}}}
+    proof |= {"paint": {"preset": "insert", "variants": 4}, "screen": {"boxes": {"judge": "{models}/classifier"}}}
     assert advice_values(proof) == {"dataset": DATASET, "split": {"train": 60}, "paint": {"preset": "insert"}}
     with pytest.raises(AugmentError, match=r"unknown parameter 'detectr'.*do you mean 'detector'"):
         advice_values({"dataset": DATASET, "detectr": "compact"})
@@ -362,6 +362,8 @@ def test_the_user_s_own_way_to_paint_is_kept_where_it_paints_objects(made_set, t
     advice = advise(findings(classes=[a_class("forklift", 6, 15.0), a_class("pallet", 6, 60.0)]))
     values = run_of(made_set, tmp_path, advice, paint={"preset": "copy-paste", "seed": 3})
     assert (values["preset"], values["seed"], "edit" in values) == ("copy-paste", 3, False)
+    values = run_of(made_set, tmp_path, advice, paint={"preset": "insert", "edit": {"count": 3}, "variants": 4})
+    assert (values["edit"], "variants" in values) == ({"name": "insert", "count": 3}, False)
     values = run_of(made_set, tmp_path, advice, paint={"preset": "loco-gligen"})
     assert (values["preset"], values["edit"]["name"]) == ("insert", "insert")
 

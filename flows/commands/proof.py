@@ -81,7 +81,7 @@ class Advise:
         from lib.proof.advising import check_advice
 
         settings = check_advice(values)
-        if options.quick:
+        if options.quick and not options.quiet:
             _print_quick(settings)
         connection.run_flow("advise", name, values)
         workspace = Path(settings.workspace or ".").absolute()

@@ -85,7 +85,7 @@ def advice_values(values: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if name in Parameters.model_fields and name not in own}
     if isinstance(given.get("models"), Mapping):  # what a proof trains
         del given["models"]
-    paint = {**(values.get("paint") or {}), **{name: one for name, one in given.items() if name not in _NOT_PAINT}}
+    paint = _painting({**(values.get("paint") or {}), **given})
     if "{models}" in json.dumps(paint.get("screen"), default=str):
         del paint["screen"]
     if not paint or "{models}" in json.dumps(paint, default=str):
@@ -94,6 +94,10 @@ def advice_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if "copy_paste" in found:
         found["copy_paste"] = found["copy_paste"] or {}
     return found
+
+
+def _painting(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _NOT_PAINT}
 
 
 QUICK: dict[str, dict[str, int]] = {
@@ -129,7 +133,7 @@ def _with(settings: AdviseSettings, given: Mapping[str, Any], **more: Any) -> Pa
 def copy_parameters(settings: AdviseSettings, dataset: DatasetSettings, workspace: Path) -> Parameters:
     """Of the run that makes arm D's pictures from a fold's training pictures."""
     own = {"screen": {}, "finalise": {"originals": "none"}, "evaluate": {"extractor": None, "metrics": []}}
-    values = {**settings.copy_paste, **own, "workspace": workspace}
+    values = {**_painting(settings.copy_paste), **own, "workspace": workspace}
     return check_parameters({**values, "dataset": dataset.model_dump(mode="json")})
 
 
@@ -143,8 +147,8 @@ def run_parameters(
     """
     where = {"dataset": _plain(dataset), "workspace": str(workspace)}
     if advice.instead == "D":
-        return {**where, **(settings.copy_paste or PLAIN)}
-    paint = dict(settings.paint)
+        return {**where, **_painting(settings.copy_paste or PLAIN)}
+    paint = _painting(settings.paint)
     edit = resolve_parameters(_with(settings, paint), Path()).edit.name
     if edit not in _WITH_NEW_OBJECTS:
         paint, edit = dict(PLAIN), "insert"
