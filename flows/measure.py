@@ -49,7 +49,7 @@ def measure(models: Path, count: int, workspace: Path, report: Report = lambda t
     scorer = make_judge(resolve(str(models / "clip"), {}))
     report("autoencoder, captions")
     found: dict[str, dict[str, Any]] = {
-        "vae": reconstruction(models / "vae", pictures, SIDE // 2),
+        "vae": reconstruction(models / "vae", pictures, read_facts(models / "vae")["size"]),
         "blip2": captions(models / "blip2", pictures),
     }
     for painter, preset, edit in (
@@ -63,7 +63,7 @@ def measure(models: Path, count: int, workspace: Path, report: Report = lambda t
             preset=preset,
             models="mini",
             edit=edit or None,
-            painter={"model": str(models / painter)},
+            painter={"model": str(models / painter), "size": read_facts(models / painter)["size"]},
             caption={"captioner": {"name": "blip2", "model": str(models / "blip2")}},
             evaluate={"extractor": None},
             workspace=run,

@@ -189,43 +189,54 @@ class GligenObjective(nn.Module):
         self, window: Window, rng: np.random.Generator, generation: float | None = None, dropped: float = DROPPED
     ) -> dict[str, torch.Tensor]:
         """Conditions of one window."""
-        cells = self.latents.shape[-1]
-        things, keep = window.things, torch.zeros(1, cells, cells)
         generation = self.generation if generation is None else generation
-        if self.inpaint and rng.random() >= generation:
-            things, keep = self._kept(things, cells, rng)
-        text = window.caption if rng.random() < 0.7 else listing(things)
-        text = "" if rng.random() < dropped else text
-        width = self.model.text_encoder.config.hidden_size
-        boxes, masks, phrases = (torch.zeros(MAX_BOXES, *more) for more in ((4,), (), (width,)))
-        if rng.random() >= dropped:
-            for row in range(min(len(things), MAX_BOXES)):
-                boxes[row] = torch.from_numpy(things.boxes[row]).float()
-                phrases[row] = self.model.encode_text(_phrase(things, row, rng))[1][0]
-                masks[row] = 1
-        return {
-            "keep": keep,
-            "text": self.model.encode_text(text)[0][0],
-            "boxes": boxes,
-            "masks": masks,
-            "phrases": phrases,
-        }
+        return conditions(
+            self.model, window, self.latents.shape[-1], rng, generation if self.inpaint else None, dropped
+        )
 
-    @staticmethod
-    def _kept(things: Things, cells: int, rng: np.random.Generator) -> tuple[Things, torch.Tensor]:
-        """What is painted (one object, or several) and the cells that stay: all that no painted box touches."""
-        keep = torch.ones(1, cells, cells)
-        if not len(things):
-            return things, keep * 0
-        count = 1 if rng.random() < 0.7 else int(rng.integers(1, len(things) + 1))
-        count = min(count, MAX_BOXES)  # all that is painted is a condition
-        things = things.take(sorted(rng.permutation(len(things))[:count].tolist()))
-        for box in things.boxes:
-            x0, y0 = np.floor(box[:2] * cells).astype(int)
-            x1, y1 = np.ceil(box[2:] * cells).astype(int)
-            more = int(rng.integers(0, 3))  # an edit's margin
-            keep[:, max(0, y0 - more) : y1 + more, max(0, x0 - more) : x1 + more] = 0
-        return things, keep
+
+def conditions(
+    model: LatentDiffusion,
+    window: Window,
+    cells: int,
+    rng: np.random.Generator,
+    generation: float | None,
+    dropped: float = DROPPED,
+) -> dict[str, torch.Tensor]:
+    """What a U-Net sees beside the latents of one window of cells × cells: keep (1, h, w), text (T, D), boxes (30, 4),
+    masks (30,), phrases (30, D).
+
+    generation: how often nothing is kept; none: always. dropped: how often the text is left out, and the boxes are.
+    """
+    things, keep = window.things, torch.zeros(1, cells, cells)
+    if generation is not None and rng.random() >= generation:
+        things, keep = _kept(things, cells, rng)
+    text = window.caption if rng.random() < 0.7 else listing(things)
+    text = "" if rng.random() < dropped else text
+    width = model.text_encoder.config.hidden_size
+    boxes, masks, phrases = (torch.zeros(MAX_BOXES, *more) for more in ((4,), (), (width,)))
+    if rng.random() >= dropped:
+        for row in range(min(len(things), MAX_BOXES)):
+            boxes[row] = torch.from_numpy(things.boxes[row]).float()
+            phrases[row] = model.encode_text(_phrase(things, row, rng))[1][0]
+            masks[row] = 1
+    return {"keep": keep, "text": model.encode_text(text)[0][0], "boxes": boxes, "masks": masks, "phrases": phrases}
+
+
+def _kept(things: Things, cells: int, rng: np.random.Generator) -> tuple[Things, torch.Tensor]:
+    """What is painted (one object, or several) and the cells that stay: all that no painted box touches."""
+    keep = torch.ones(1, cells, cells)
+    if not len(things):
+        return things, keep * 0
+    count = 1 if rng.random() < 0.7 else int(rng.integers(1, len(things) + 1))
+    count = min(count, MAX_BOXES)  # all that is painted is a condition
+    things = things.take(sorted(rng.permutation(len(things))[:count].tolist()))
+    for box in things.boxes:
+        x0, y0 = np.floor(box[:2] * cells).astype(int)
+        x1, y1 = np.ceil(box[2:] * cells).astype(int)
+        more = int(rng.integers(0, 3))  # an edit's margin
+        keep[:, max(0, y0 - more) : y1 + more, max(0, x0 - more) : x1 + more] = 0
+    return things, keep
 
 
 def _phrase(things: Things, row: int, rng: np.random.Generator) -> str:
@@ -300,7 +311,7 @@ class GligenInpaintTrainer:
         def unet(cells: int, width: int) -> Any:
             return load_unet(start, 9) if start else make_unet(cells, width)
 
-        return _objective(unet, models, pictures, size, work, settings.generation)
+        return _objective(unet, models, _needed(pictures, settings), size, work, settings.generation)
 
 
 class GligenTrainer:
@@ -326,7 +337,12 @@ class GligenTrainer:
         def unet(cells: int, width: int) -> Any:
             return load_unet(start, 4) if start else as_plain(load_unet(models / "gligen-inpaint", 9))
 
-        return _objective(unet, models, pictures, size, work, 1.0)
+        return _objective(unet, models, _needed(pictures, settings), size, work, 1.0)
+
+
+def _needed(pictures: Sequence[TrainingPicture], settings: LoopSettings) -> Sequence[TrainingPicture]:
+    """Those that are worth encoding: without a step to learn in, the sheet's alone."""
+    return pictures if settings.steps else pictures[:8]
 
 
 def _objective(

@@ -3,14 +3,15 @@
 Published ones have 8; for pictures of 128 × 128 pixels that left 24 dB after 1,600 steps, and small things unclear.
 
 loss = |x − x̂| + |∇x − ∇x̂| / 2 + 1e-4 KL(q(z|x) ‖ N(0, 1)), means over all elements. No perceptual and no adversarial
-term: at this size sharp edges come from the gradient term. It learns on crops, since full resolution is what costs.
+term: sharp edges come from the gradient term, as far as they do. It learns on crops, since full resolution is what
+costs. sharpen.py makes the decoder of a finished one sharp.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pydantic import Field
 from torch import nn
 
 from lib.core.checkpoints import ModelRef, reading
+from lib.core.errors import AugmentError
 from lib.training.loop import LoopSettings
 from lib.training.windows import TrainingPicture, Window, cut, one_of, whole
 
@@ -157,13 +159,34 @@ class VaeTrainer:
         steps: int = Field(5000, ge=0, description="optimiser steps")
         batch: int = Field(16, ge=1, description="crops a step")
         rate: float = Field(1.5e-3, gt=0, description="learning rate")
+        sharpen: Literal[0, 1, 2] = Field(
+            0,
+            description="with `start`: its latents stay, and its decoder learns from a discriminator to draw sharply, "
+            "as many pixels as before (1) or twice as many a side (2)",
+        )
+        adversarial: float = Field(
+            0.8, ge=0, description="strength of the discriminator beside the pixels, where `sharpen`"
+        )
+        painted: float = Field(
+            0.5, ge=0, le=1, description="share of latents that the start's gligen-inpaint makes, where `sharpen`"
+        )
 
     @staticmethod
     def objective(
         settings: Settings, pictures: Sequence[TrainingPicture], size: int, models: Path, start: Path | None, work: Path
     ) -> VaeObjective:
-        """A fresh autoencoder, or that of `start`."""
-        return VaeObjective(load_vae(start) if start else make_vae(size), pictures, size)
+        """A fresh autoencoder, that of `start`, or that of `start` sharpened."""
+        if not settings.sharpen:
+            return VaeObjective(load_vae(start) if start else make_vae(size), pictures, size)
+        if start is None:
+            raise AugmentError(
+                f"`settings.vae.sharpen` is {settings.sharpen}, and there is no autoencoder to begin from: set `start` "
+                "to a folder of models that has a `vae`"
+            )
+        from lib.training.sharpen import SharpObjective
+
+        twice = settings.sharpen == 2
+        return SharpObjective(start, pictures, size, twice, settings.adversarial, settings.painted)
 
 
 def load_vae(folder: Path) -> Any:
