@@ -23,7 +23,7 @@ from lib.proof.protocol import opened
 from lib.proof.results import read_proof
 from lib.proof.settings import check_proof, quick
 
-ARMS = list("ABCDEFGXY")
+ARMS = list("ADFX")  # each training is a process, which takes seconds to start
 
 
 def parameters(made: MadeSet, workspace: Path, **more: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_every_arm_is_trained_scored_and_reported(proven):
     assert {one.arm for one in proof.arms} == set(ARMS)
     assert len(proof.trainings) == 2 * len(ARMS)
     assert all(one.value is not None for one in proof.trainings)
-    assert {one.contrast for one in proof.comparisons} == {"F > A", "F > D", "F > G", "A > X", "Y > A"}
+    assert {one.contrast for one in proof.comparisons} == {"F > A", "F > D", "A > X"}
     assert all(one.outcome != "shown" for one in proof.comparisons), "two seeds cannot show anything"
     assert "<html" in (proven / "report.html").read_text()
     found = opened(proven)
@@ -143,7 +143,7 @@ def test_an_arm_without_pictures_is_refused(made, tmp_path):
 
 
 def test_a_pool_for_which_nothing_could_be_painted_is_named(made, tmp_path):
-    state = prove_it(parameters(made, tmp_path / "w", arms=["A", "D"], copy_paste={"edit": {"min_side": 9999}}))
+    state = prove_it(parameters(made, tmp_path / "w", arms=["A", "D"], copy_paste={"preset": "insert", "edit": {"min_side": 9999}}))
     assert state.is_failed()
     assert "no picture for the arms with copy-paste: painted nothing" in state.message
 
