@@ -79,14 +79,6 @@ def test_a_grown_autoencoder_starts_with_the_latents_of_the_halved_picture():
 
 
 def test_a_grown_autoencoder_starts_by_doubling_what_the_former_one_draws():
-<<<<<<< HEAD
-    vae = load_vae(MINI / "vae") if _levels(MINI / "vae") == 3 else make_vae(SIZE)
-    former, latents = vae.eval(), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    small, doubled = decode(former, latents)[0].astype(int), decode(grown(former).eval(), latents)[0].astype(int)
-    assert doubled.shape == (64, 64, 3)
-    halves = doubled.reshape(32, 2, 32, 2, 3).mean((1, 3))
-    assert np.abs(halves - small).mean() < 0.35 * np.abs(small - small.mean((0, 1))).mean() + 1
-=======
     torch.manual_seed(0)
     former = (load_vae(MINI / "vae") if _levels(MINI / "vae") == 3 else make_vae(SIZE)).eval()
     with torch.no_grad():
@@ -94,7 +86,6 @@ def test_a_grown_autoencoder_starts_by_doubling_what_the_former_one_draws():
         small, doubled = (decode(vae, latents)[0].astype(float) for vae in (former, grown(former).eval()))
     assert doubled.shape == (2 * SIZE, 2 * SIZE, 3)
     assert np.abs(doubled.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3)) - small).mean() < 6
->>>>>>> 0bf4b9cfb393b5334dfbc4941e182ef817720571
 
 
 def _levels(folder: Path) -> int:
@@ -135,15 +126,6 @@ def test_what_the_decoder_learns_by_leaves_the_discriminator_alone(start):
     assert any(other.abs().max() > 0 for other in strong)
 
 
-<<<<<<< HEAD
-def test_a_stronger_discriminator_pulls_the_decoder_elsewhere(start, tmp_path):
-    made = []
-    for strength in (0.0, 2.0):
-        model = objective(start, adversarial=strength)
-        train(model, tmp_path / str(strength), sharp(steps=3))
-        made.append(model.vae.decoder.conv_out.weight.detach().clone())
-    assert not torch.equal(*made)
-=======
 def test_a_discriminator_that_tells_the_two_apart_pulls_the_decoder(start):
     model = objective(start, painted=0.0)
     batch = model.batch(np.random.default_rng(0), 2)
@@ -169,7 +151,6 @@ def test_a_discriminator_that_tells_the_two_apart_pulls_the_decoder(start):
         model.discriminator.last.weight.neg_()
         model.discriminator.last.bias.neg_()
     assert torch.equal(pulled(0.0), pulled(50.0))
->>>>>>> 0bf4b9cfb393b5334dfbc4941e182ef817720571
 
 
 def test_painted_latents_are_painted_where_nothing_is_kept_and_known_elsewhere(start):
@@ -181,11 +162,7 @@ def test_painted_latents_are_painted_where_nothing_is_kept_and_known_elsewhere(s
         made = model._painted(known, batch)
     keep = batch["keep"].bool().expand(-1, 4, -1, -1)
     assert torch.equal(made[:2][keep], known[:2][keep]) and torch.equal(made[2:], known[2:])
-<<<<<<< HEAD
-    assert not torch.isclose(made[:2], known[:2])[~keep].any()
-=======
     assert torch.isclose(made[:2], known[:2])[~keep].float().mean() < 0.01
->>>>>>> 0bf4b9cfb393b5334dfbc4941e182ef817720571
 
 
 def test_crops_of_latents_and_of_pixels_show_the_same_place(start):
