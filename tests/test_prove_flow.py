@@ -143,7 +143,8 @@ def test_an_arm_without_pictures_is_refused(made, tmp_path):
 
 
 def test_a_pool_for_which_nothing_could_be_painted_is_named(made, tmp_path):
-    state = prove_it(parameters(made, tmp_path / "w", arms=["A", "D"], copy_paste={"preset": "insert", "edit": {"min_side": 9999}}))
+    copy_paste = {"preset": "insert", "edit": {"min_side": 9999}}
+    state = prove_it(parameters(made, tmp_path / "w", arms=["A", "D"], copy_paste=copy_paste))
     assert state.is_failed()
     assert "no picture for the arms with copy-paste: painted nothing" in state.message
 

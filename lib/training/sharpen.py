@@ -93,7 +93,7 @@ class SharpObjective(VaeObjective):
         self.painter = _painter(start.parent / PAINTER, size // self.cell) if painted else None
         self._former = [former]  # in a list: no module of this one's
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
         """pixels (N, 3, S, S) in −1 .. 1 of whole windows; conditions of the first ones, to be painted."""
         windows = [cut(one_of(self.pictures, rng), self.size, rng) for _ in range(size)]
         return {"pixels": to_tensor([window.pixels for window in windows]), **self._conditions(windows, rng)}
@@ -251,9 +251,10 @@ def _halve(inward: nn.Conv2d, down: nn.Conv2d, former: nn.Conv2d) -> None:
     A pixel of the halved picture is the mean of two by two. Of the pair on the left and of that above only the nearer
     pixel is in reach, and stands for both.
     """
-    for part in (inward, down):
-        part.weight.zero_()
-        part.bias.zero_()
+    assert inward.bias is not None and down.bias is not None and former.bias is not None
+    for layer in (inward, down):
+        layer.weight.zero_()
+        layer.bias.zero_()
     taps = {-1: (1, 0), 0: (0, 0), 1: (0, 2)}  # of the halved picture → (0: a pair, 1: the pixel before, tap of `down`)
     spans = {0: slice(1, 3), 1: slice(0, 1)}
     for color in range(3):
