@@ -252,9 +252,8 @@ def _halve(inward: nn.Conv2d, down: nn.Conv2d, former: nn.Conv2d) -> None:
     pixel is in reach, and stands for both.
     """
     assert inward.bias is not None and down.bias is not None and former.bias is not None
-    for layer in (inward, down):
-        layer.weight.zero_()
-        layer.bias.zero_()
+    for values in (inward.weight, inward.bias, down.weight, down.bias):
+        values.zero_()
     taps = {-1: (1, 0), 0: (0, 0), 1: (0, 2)}  # of the halved picture → (0: a pair, 1: the pixel before, tap of `down`)
     spans = {0: slice(1, 3), 1: slice(0, 1)}
     for color in range(3):
