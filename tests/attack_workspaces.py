@@ -353,13 +353,15 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
     before = ground.outside()
     ended = "healed by itself"
     for _ in range(len(damaged) + 2):
+        former = (made.root / "status.json").read_bytes() if (made.root / "status.json").is_file() else None
         state = made.run()
         if ground.canary.exists():
             ground.canary.rmdir()
             raise Fault(f"it ran code: {damages}")
         if changed := difference(before, ground.outside()):
             raise Fault(f"outside, {changed}: {damages}")
-        check_account(made, state.is_completed(), sum(name.startswith("store/") for name in damaged), damages)
+        lost = sum(name.startswith("store/") for name in damaged)
+        check_account(made, state.is_completed(), lost, damages, former)
         if state.is_completed():
             break
         _follow(made, state.message, damaged, damages)
@@ -376,9 +378,14 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
     return ended
 
 
-def check_account(made: Made, completed: bool, most: int, damages: str) -> None:
-    """Raises Fault where status.json does not say how it ended, or where more than `most` pictures were painted."""
+def check_account(made: Made, completed: bool, most: int, damages: str, former: bytes | None = None) -> None:
+    """Raises Fault where status.json does not say how it ended, or where more than `most` pictures were painted.
+
+    former: status.json before the run. Of a run that failed before the workspace was its own it is still there.
+    """
     account = check_account_state(made.root, completed)
+    if not completed and account and (made.root / "status.json").read_bytes() == former:
+        return
     if account.get("painted", 0) > most:
         raise Fault(f"{account['painted']} painted again: {damages}")
 

@@ -243,7 +243,7 @@ def test_every_command_explains_itself(capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "usage", "expected"),
     [
-        (["statsu"], "augment", "unknown command 'statsu' (do you mean 'status'?): known are evaluate, "),
+        (["statsu"], "augment", "unknown command 'statsu' (do you mean 'status'?): known are advise, evaluate, "),
         (["--verison"], "augment", "unknown option '--verison' (do you mean '--version'?): known are"),
         (["run", "demo", "--verfy"], "augment run", "unknown option '--verfy' (do you mean '--verify'?)"),
         (["evaluate", "a", "b", "--margn=3"], "augment evaluate", "unknown option '--margn' (do you mean '--margin'?)"),

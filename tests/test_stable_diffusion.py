@@ -704,8 +704,8 @@ def test_the_small_model_of_those_that_blend_is_gligens_and_others_have_none(nam
 def test_the_small_model_paints(name):
     kind = PAINTERS[name]
     made = kind(kind.Settings(**{**kind.MINI, "steps": 2}), resolve(model_of(name, kind, kind.Settings(), "mini"), {}))
-    [paint] = made.paint([item(shape=(256, 256), mask=some(slice(64, 192), slice(64, 192), (256, 256)))])
-    assert paint.latents.shape == (4, 32, 32) and paint.image.shape == (256, 256, 3) and paint.image.std() > 5
+    [paint] = made.paint([item(shape=(128, 128), mask=some(slice(32, 96), slice(32, 96), (128, 128)))])
+    assert paint.latents.shape == (4, 32, 32) and paint.image.std() > 5
 
 
 # Memory

@@ -91,3 +91,9 @@ def test_what_is_shown_is_drawn_once_for_a_key_and_again_where_it_was_damaged(tm
     store.path("shown", "b" * 64).write_bytes(b"damaged")
     keep("b")
     assert len(drawn) == 5
+
+
+def test_a_folder_in_the_place_of_a_file_is_not_whole_and_not_read(tmp_path, file):
+    file.unlink()
+    file.mkdir()
+    assert not VerifiedFiles(tmp_path).whole(file, "", lambda: pytest.fail("it was read"))

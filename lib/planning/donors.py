@@ -121,7 +121,7 @@ class Donors:
 
     def settle(self, rooms: Sequence[Room], seed: int, picture: np.ndarray | None = None) -> Settled | None:
         """A new object and its place: in the first room, in their order, for which a donor's surroundings are like
-        those of a place, else where they differ least; None where no donor fits any room.
+        those of a place, else in the first one where they differ least; None where no donor fits any room.
 
         Objects with an outline come first. One keeps its aspect, and stands on the ground of such objects. Donor and
         place of an earlier plan stay where they still fit.
@@ -170,7 +170,7 @@ class Donors:
             cut = self._drawn(number, room, seed, only_cut=True)
             if cut is not None:
                 return cut
-            found += mine
+            found = found or mine  # of the first room that has any place
         return self._with_outline(found, seed) if found else None
 
     def _with_outline(self, found: list[_Found], seed: int) -> Settled:

@@ -10,6 +10,7 @@ A file that rots without a change of size or time is found only with `anew`, whi
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _mark(path: Path, sha256: str) -> _Mark | None:
         info = path.stat()
     except OSError:
         return None
-    return sha256, info.st_size, info.st_mtime_ns
+    return (sha256, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None  # and no folder
 
 
 def keep_shown(path: Path, store: Store, key: str, draw: Callable[[], bytes]) -> None:

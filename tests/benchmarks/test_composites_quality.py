@@ -25,9 +25,9 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 
 PAINTER = "vanilla"
 SEED, COUNT, SIDE = 999, 20, 256  # the scenes that the models' cards are measured on; pixels
-WINDOW, SHAPE = (128, 128), (256, 256)  # pixels; at the second it is painted
+SHAPE = (128, 128)
 PADDING = 0.03  # of the picture's width and height, half on each side
-OBJECT = 48  # pixels: of each scene the object whose longer side is nearest, so that its window is of WINDOW
+OBJECT = 48  # pixels: of each scene the object whose longer side is nearest, so that its window needs no scaling
 
 ROWS = {
     "none": ("none", {}, None),
@@ -52,9 +52,9 @@ def replaced(number):
     thing = min(scene.objects, key=lambda thing: abs(max(thing.bbox_xywh[2:]) - OBJECT))
     box, pad = xywh_to_xyxy(np.array(thing.bbox_xywh)), PADDING / 2 * SIDE
     region = outer_pixels(np.clip(box + np.array([-pad, -pad, pad, pad]), 0, SIDE))
-    window = window_around(region, SIDE, SIDE, SHAPE, context=1, least=WINDOW[0])
-    assert (window[3] - window[1], window[2] - window[0]) == WINDOW
-    placed = tuple((box - [window[0], window[1]] * 2) * SHAPE[0] / WINDOW[0])
+    window = window_around(region, SIDE, SIDE, SHAPE, context=1, least=SHAPE[0])
+    assert (window[3] - window[1], window[2] - window[0]) == SHAPE
+    placed = tuple(box - [window[0], window[1]] * 2)
     step = Pass(
         window=window,
         shape=SHAPE,
@@ -93,7 +93,7 @@ def test_the_same_paints_every_way_back():
     sharp, seconds = paints(items)
     by_blur = {None: sharp, (13, 10): paints(items, mask_blur=(13, 10))[0]}
     shares = [mask_of(step).mean() for _, step in items]
-    print(f"\n{COUNT} scenes, painter {PAINTER} (mini), windows of {WINDOW[1]}×{WINDOW[0]} pixels, ", end="")
+    print(f"\n{COUNT} scenes, painter {PAINTER} (mini), windows of {SHAPE[1]}×{SHAPE[0]} pixels, ", end="")
     print(f"{np.mean(shares):.0%} of them painted, {seconds:.2f} s a paint\n")
     print("| composite | PSNR background, dB | GDiff edge | GDiff full | s a picture |\n|---|---|---|---|---|")
     exact = []

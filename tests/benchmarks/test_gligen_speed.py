@@ -26,7 +26,7 @@ from lib.records.requests import Pass
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 
 GPU = torch.cuda.is_available()
-SIDE, STEPS, COUNT, ROUNDS = (512, 50, 32, 3) if GPU else (256, 25, 8, 3)
+SIDE, STEPS, COUNT, ROUNDS = (512, 50, 32, 3) if GPU else (128, 25, 8, 3)
 PROMPT, PHRASES = "a forklift and a pallet", ("forklift", "pallet")
 BOXES = ((8, 8, 60, 60), (60, 30, 120, 120))  # of 128
 

@@ -46,7 +46,7 @@ class Gligen(LatentPainter):
     EDITS: ClassVar[frozenset[str]] = frozenset({"layout"})
     MODEL: ClassVar[str | None] = "masterful/gligen-1-4-generation-text-box@refs/pr/2"
     LICENCE: ClassVar[str] = "CreativeML Open RAIL-M"
-    MINI: ClassVar[Mapping[str, Any]] = {"size": 256, "steps": 25, "guidance": 2.5, "scheduler": "ddim"}
+    MINI: ClassVar[Mapping[str, Any]] = {"size": 128, "steps": 25, "guidance": 2.5, "scheduler": "ddim"}
     MAX_BOXES: ClassVar[int | None] = MAX_BOXES
     READS_PHRASES: ClassVar[bool] = True
     FAMILY: ClassVar[Mapping[str, Any]] = {"in_channels": 4, "attention_type": "gated"}
