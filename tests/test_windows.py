@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lib.core.words import naming
 from lib.figures.mini import named
 from lib.scenes.warehouse import render
-from lib.training.gligen import GligenObjective, as_plain, make_unet
+from lib.training.gligen import _kept, as_plain, make_unet
 from lib.training.layout_loss import cell_owners
 from lib.training.texts import clip_tokenizer, corpus, gpt2_tokenizer, listing
 from lib.training.vae import decode, encode, make_vae, standardise, to_pictures
@@ -86,7 +86,7 @@ def test_the_captioner_learns_from_the_full_frame():
 
 def test_no_more_is_painted_than_boxes_can_tell():
     many = Things(np.tile([0.0, 0, 0.5, 0.5], (50, 1)), ("box",) * 50, ("a box",) * 50)
-    counts = [len(GligenObjective._kept(many, 8, np.random.default_rng(seed))[0]) for seed in range(40)]
+    counts = [len(_kept(many, 8, np.random.default_rng(seed))[0]) for seed in range(40)]
     assert max(counts) == 30
 
 

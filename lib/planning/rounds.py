@@ -23,7 +23,8 @@ from lib.planning.target import Draws, Wanted
 from lib.records.settings import BudgetSettings
 
 PROBE = 64  # boxes of a category, or pictures, at most while none was accepted
-TRIES = 3  # rounds that bring a category nothing, until it is given up
+TRIES = 3  # rounds that bring a category nothing, until it is given up,
+FRUITLESS = 16  # and painted boxes in them, or pictures: a round of one or two may have bad luck
 _LEAST_YIELD = 0.5  # a round asks for twice what is lacking, at most
 _FIRST = 8  # pictures of the first round where seconds are limited and their pace is not known
 
@@ -47,6 +48,7 @@ class Tally:
     refused: dict[str, Counter[str]] = field(default_factory=dict)  # category → reason → boxes
     spent: Counter[str] = field(default_factory=Counter)  # seconds by category, as boxes share those of a round
     idle: Counter[str] = field(default_factory=Counter)  # rounds since the last accepted box; "" for pictures
+    fruitless: Counter[str] = field(default_factory=Counter)  # painted in these rounds
     why: dict[str, str] = field(default_factory=dict)  # categories that were given up
 
     def next(self) -> Wanted | None:
@@ -73,7 +75,7 @@ class Tally:
     def _asked(self, lacking: int, painted: int, accepted: int) -> int:
         """Boxes to paint for so many to be accepted."""
         if not accepted:
-            return min(lacking, PROBE)
+            return min(max(lacking, painted), PROBE)  # twice as many in all as before, where none was accepted
         return math.ceil(lacking / max(accepted / painted, _LEAST_YIELD))
 
     def _caps(self) -> dict[str, int]:
@@ -125,14 +127,15 @@ class Tally:
 
     def _idle(self, name: str, painted: int, accepted: int) -> None:
         self.idle[name] = 0 if accepted else self.idle[name] + (painted > 0)
-        if self.idle[name] < TRIES:
+        self.fruitless[name] = 0 if accepted else self.fruitless[name] + painted
+        if self.idle[name] < TRIES or self.fruitless[name] < FRUITLESS:
             return
         reasons = self.refused.get(name, Counter[str]())
         why = f", most as {in_words(reasons.most_common(1)[0][0])}" if reasons else ""
         if name in self.goals:
-            self.why[name] = f"none of the last {TRIES} rounds brought an accepted one{why}"
+            self.why[name] = f"none of the last {self.idle[name]} rounds brought an accepted one{why}"
         else:
-            self.ended = f"none of the last {TRIES} rounds brought a picture that passed screening"
+            self.ended = f"none of the last {self.idle[name]} rounds brought a picture that passed screening"
 
     @property
     def reached(self) -> bool:
