@@ -174,6 +174,7 @@ def test_quick_never_asks_for_more_than_was_asked_for(made, tmp_path):
     settings = check_proof(values)
     assert (settings.split.train, settings.split.test, settings.schedule.steps) == (8, 6, 3)
     assert settings.models == {"settings": {"classifier": {"steps": 100}}}
+    assert settings.arms == ARMS
 
 
 class TestCards:

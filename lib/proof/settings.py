@@ -153,6 +153,7 @@ def check_proof(values: dict[str, Any]) -> ProveSettings:
 def quick(values: dict[str, Any]) -> dict[str, Any]:
     """Parameters for a look at the whole path in minutes: few pictures, steps and seeds, and so no claim."""
     merged = {**values, **QUICK}
+    merged["arms"] = [arm for arm in QUICK["arms"] if arm in values.get("arms", QUICK["arms"])]
     for name in ("split", "schedule"):
         given = dict(values.get(name) or {})
         merged[name] = {**given, **{key: min(given.get(key, value), value) for key, value in QUICK[name].items()}}
