@@ -32,15 +32,12 @@ from lib.proof.job import PartFile, TrainingJob, read_detections, trained
 from lib.proof.pictures import Pool, pool_of, truth_of
 from lib.proof.split import split_pictures
 from lib.records.manifest import read_manifest
-from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
 from lib.records.settings import DatasetSettings
-from lib.runs.workspace import locked
 from tasks.artifacts import show_counts, show_text
 from tasks.ingest import Ingested
 from tasks.progress import Progress
-from tasks.run import accounted
-from tasks.trainings import Trainings, hashes_of, parts_of, write_real
+from tasks.trainings import Trainings, hashes_of, open_trainings, parts_of, write_real
 
 Key = tuple[str, float, int]  # arm, share of a fold's training pictures, fold
 
@@ -61,21 +58,10 @@ class Advising(Trainings):
 
 @contextlib.contextmanager
 def open_advice(settings: AdviseSettings, name: str, progress: Progress) -> Iterator[Advising]:
-    """Lock the workspace, save what was resolved. Raises AugmentError as `locked` does."""
+    """Lock the workspace, save what was resolved. Raises AugmentError as `open_trainings` does."""
     root = (settings.workspace or Path("data/runs") / f"{name}-advice").absolute()
-    with locked(root, inputs_of(settings)):
-        run = Advising(
-            name=name,
-            dataset=settings.dataset,
-            root=root,
-            progress=progress,
-            size=settings.member.settings["size"],
-            trainings=(settings.trainings or root / "trainings").absolute(),
-            workers=settings.workers,
-            settings=settings,
-        )
-        with accounted(run, settings):
-            yield run
+    with open_trainings(Advising, settings, root, name, progress) as run:
+        yield run
 
 
 def draw_folds(run: Advising, ingested: Ingested) -> None:
@@ -109,20 +95,13 @@ def _chosen(run: Advising, images: pd.DataFrame, objects: pd.DataFrame) -> tuple
     settings, split = run.settings.folds, run.settings.split
     if split is None:
         chosen = candidates(images, objects, settings)
-        hashes = _hashed(run, chosen)
+        hashes = hashes_of(run, chosen)
     else:  # a proof draws its training pictures by the hashes of all
-        hashes = _hashed(run, images[images.status == OK])
+        hashes = hashes_of(run, images[images.status == OK])
         chosen = candidates(images, objects, settings, split_pictures(images, objects, hashes, split).train)
     chosen = chosen[chosen.key.isin(list(hashes))]
     check_enough(len(chosen), len(images), settings)
     return chosen, hashes
-
-
-def _hashed(run: Advising, images: pd.DataFrame) -> dict[str, np.uint64]:
-    run.progress.start("split", len(images))
-    hashes = hashes_of(run, images)
-    run.progress.finish("split")
-    return hashes
 
 
 def _pool(run: Advising, chosen: pd.DataFrame, boxes: pd.DataFrame) -> tuple[Pool, pd.DataFrame]:

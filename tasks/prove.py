@@ -33,16 +33,14 @@ from lib.proof.results import ArmAccount, Training, proven, training_of
 from lib.proof.settings import ProveSettings
 from lib.proof.split import Split, split_pictures
 from lib.records.manifest import read_manifest
-from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow
 from lib.records.settings import DatasetSettings
-from lib.runs.workspace import locked
 from tasks.artifacts import show_counts, show_text
 from tasks.engine import log
 from tasks.ingest import Ingested
 from tasks.progress import Progress
-from tasks.run import Run, accounted
-from tasks.trainings import Trainings, hashes_of, parts_of, whole_pool, write_real
+from tasks.run import Run
+from tasks.trainings import Trainings, hashes_of, open_trainings, parts_of, whole_pool, write_real
 
 
 @dataclass(kw_only=True)
@@ -55,21 +53,10 @@ class Proof(Trainings):
 
 @contextlib.contextmanager
 def open_proof(settings: ProveSettings, name: str, progress: Progress) -> Iterator[Proof]:
-    """Lock the workspace, save what was resolved. Raises AugmentError as `locked` does."""
+    """Lock the workspace, save what was resolved. Raises AugmentError as `open_trainings` does."""
     root = (settings.workspace or Path("data/runs") / name).absolute()
-    with locked(root, inputs_of(settings)):
-        run = Proof(
-            name=name,
-            dataset=settings.dataset,
-            root=root,
-            progress=progress,
-            size=settings.member.settings["size"],
-            trainings=(settings.trainings or root / "trainings").absolute(),
-            workers=settings.workers,
-            settings=settings,
-        )
-        with accounted(run, settings):
-            yield run
+    with open_trainings(Proof, settings, root, name, progress) as run:
+        yield run
 
 
 def draw_pools(run: Proof, ingested: Ingested) -> DatasetSettings:
@@ -77,9 +64,7 @@ def draw_pools(run: Proof, ingested: Ingested) -> DatasetSettings:
     images = read_manifest(ingested.images.file, ImageRow)
     objects = read_manifest(ingested.objects.file, ObjectRow)
     usable = images[images.status == OK]
-    run.progress.start("split", len(usable))
     hashes = hashes_of(run, usable)
-    run.progress.finish("split")
     split = split_pictures(images, objects, hashes, run.settings.split)
     reasons = [split.left.get(key, "") for key in images.key]
     rows = pd.DataFrame({"status": [REJECTED if one else OK for one in reasons], "reason": reasons})

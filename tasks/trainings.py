@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,14 +38,16 @@ from lib.proof.arms import Mix
 from lib.proof.job import PartFile, TrainingJob, trained
 from lib.proof.pictures import Pool, pool_of
 from lib.records import kept
+from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED
 from lib.records.settings import DatasetSettings
+from lib.runs.workspace import locked
 from tasks.artifacts import show_counts
 from tasks.engine import log, step, wait_for
 from tasks.ingest import Ingested
 from tasks.jobs import may_pass
-from tasks.progress import advance
-from tasks.run import Work
+from tasks.progress import Progress, advance
+from tasks.run import Work, accounted
 
 _PAUSE = 0.3  # seconds between two looks at a training
 
@@ -54,6 +56,7 @@ _PAUSE = 0.3  # seconds between two looks at a training
 class Trainings(Work):
     """A workspace in which detectors are trained."""
 
+    settings: Any  # of the flow; a kind of run says which
     size: int  # side of the square that detectors see, pixels
     trainings: Path  # folder of finished trainings
     workers: int | None = None  # trainings at once; None: one a core
@@ -70,9 +73,34 @@ class Trainings(Work):
         self.pools[name], self.files[name] = pool, (path, pool.digest)
 
 
+T = TypeVar("T", bound=Trainings)
+
+
+@contextlib.contextmanager
+def open_trainings(kind: type[T], settings: Any, root: Path, name: str, progress: Progress) -> Iterator[T]:
+    """Lock the workspace, save what was resolved: settings with `dataset`, `member`, `trainings` and `workers`.
+
+    Raises AugmentError as `locked` does.
+    """
+    with locked(root, inputs_of(settings)):
+        run = kind(
+            name=name,
+            dataset=settings.dataset,
+            root=root,
+            progress=progress,
+            size=settings.member.settings["size"],
+            trainings=(settings.trainings or root / "trainings").absolute(),
+            workers=settings.workers,
+            settings=settings,
+        )
+        with accounted(run, settings):
+            yield run
+
+
 def hashes_of(run: Trainings, images: pd.DataFrame) -> dict[str, np.uint64]:
     """Perceptual hashes by image key; a picture that cannot be read has none."""
     found = {}
+    run.progress.start("split", len(images))
     for row in images.itertuples(index=False):
         check_stop()
         path = inside(run.sources, row.path)
@@ -80,6 +108,7 @@ def hashes_of(run: Trainings, images: pd.DataFrame) -> dict[str, np.uint64]:
             if path is not None:
                 found[str(row.key)] = hash_of(load_rgb(path, row.frame))
         run.progress.advance("split", 1)
+    run.progress.finish("split")
     return found
 
 
@@ -124,6 +153,7 @@ def add_final_set(run: Trainings, name: str, workspace: Path, seconds: float | N
 
 
 def parts_of(run: Trainings, mix: Mix) -> list[PartFile]:
+    """The parts of a mix as a training reads them."""
     return [
         PartFile(
             path=str(run.files[part.pool][0]),
@@ -142,6 +172,7 @@ def _rounded(shares: NDArray[np.float64]) -> list[float]:
 
 
 def whole_pool(run: Trainings, pool: str) -> PartFile:
+    """All pictures of a pool, each as often as another."""
     path, digest = run.files[pool]
     ones = [1.0] * len(run.pools[pool])
     return PartFile(path=str(path), digest=digest, rows=list(range(len(ones))), start=ones, end=ones)
@@ -151,10 +182,10 @@ def train_arms(run: Trainings, jobs: Sequence[TrainingJob]) -> None:
     """Train what has not been trained before, `workers` at once; seed by seed, so that all arms advance together."""
     ordered = sorted(jobs, key=lambda job: job.seed)
     different = list({job.key: job for job in ordered}.values())
-    known = [job for job in different if trained(job) is not None]
-    open_ = [job for job in different if trained(job) is None]
+    known = {job.key for job in different if trained(job) is not None}
+    open_ = [job for job in different if job.key not in known]
     run.progress.start("train", sum(job.schedule.steps for job in different))
-    run.progress.advance("train", sum(job.schedule.steps for job in known))
+    run.progress.advance("train", sum(job.schedule.steps for job in different if job.key in known))
     workers = threading.BoundedSemaphore(run.workers or os.cpu_count() or 1)
     with _workers(run, workers):
         futures = [train_detector.submit(job.model_dump_json(), str(run.root)) for job in open_]
