@@ -224,7 +224,7 @@ def train_detector(text: str, workspace: str) -> None:
         file, output = (job.place.with_suffix(suffix) for suffix in (".job.json", ".log"))
         atomic_write(file, job.model_dump_json(indent=1).encode())
         environment = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
-        command = [sys.executable, "-m", "lib.proof.job", str(file)]
+        command = [sys.executable, "-m", "lib.proof.job", str(file), str(os.getpid())]
         with output.open("wb") as log_file, output.open("rb") as reader:
             child = subprocess.Popen(
                 command,

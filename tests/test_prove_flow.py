@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import PATIENCE, MadeSet
 
@@ -101,7 +101,7 @@ def test_a_killed_training_goes_on_and_ends_as_one_never_killed(proven, tmp_path
     job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"steps": 40})})
     whole = job.model_copy(update={"folder": str(tmp_path / "whole")})
     run_job(whole)
-    started = start_job(job, {"AUGMENT_TEST_CHECKPOINTS": "0"})
+    started = start_job(job.model_copy(update={"checkpoint_minutes": 0}))
     wait = time.monotonic() + PATIENCE
     while not list(job.place.glob("*.safetensors")) and started.poll() is None and time.monotonic() < wait:
         time.sleep(0.02)
@@ -113,21 +113,36 @@ def test_a_killed_training_goes_on_and_ends_as_one_never_killed(proven, tmp_path
     assert all((a.boxes == b.boxes).all() for a, b in zip(one, other, strict=True))
 
 
+def test_a_training_ends_with_the_process_that_started_it(proven, tmp_path):
+    job = jobs(proven)[0].model_copy(update={"folder": str(tmp_path)})
+    job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"steps": 10_000_000})})
+    file = job.place.with_suffix(".job.json")
+    file.write_text(job.model_dump_json())
+    start = f"[sys.executable, '-m', 'lib.proof.job', {str(file)!r}, str(os.getpid())]"
+    command = f"import os, subprocess, sys; subprocess.Popen({start}).wait()"
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.DEVNULL) as started:
+        wait = time.monotonic() + PATIENCE
+        while not (children := psutil.Process(started.pid).children()) and time.monotonic() < wait:
+            time.sleep(0.02)
+        started.kill()
+    children[0].wait(PATIENCE)
+
+
 def jobs(workspace: Path) -> list[TrainingJob]:
     files = sorted((workspace / "trainings").glob("*.job.json"))
     return [TrainingJob.model_validate_json(file.read_bytes()) for file in files]
 
 
-def start_job(job: TrainingJob, more: dict[str, str]) -> subprocess.Popen[bytes]:
+def start_job(job: TrainingJob) -> subprocess.Popen[bytes]:
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = job.place.with_suffix(".job.json")
     file.write_text(job.model_dump_json())
-    return subprocess.Popen([sys.executable, "-m", "lib.proof.job", str(file)], env=os.environ | more)
+    return subprocess.Popen([sys.executable, "-m", "lib.proof.job", str(file)])
 
 
 def run_job(job: TrainingJob) -> None:
-    assert start_job(job, {}).wait(PATIENCE) == 0
+    assert start_job(job).wait(PATIENCE) == 0
 
 
 def test_a_changed_protocol_is_refused_once_the_test_was_opened(made, proven):

@@ -9,9 +9,9 @@ last: seconds, curves, whether it diverged. Killed and run again, it goes on fro
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.core.keys import key_of
 from lib.core.registry import MemberSettings
+from lib.core.stopping import end_with
 from lib.evaluation.detectors import Detections
 from lib.proof.arms import shifted_boxes
 from lib.proof.detectors import TRAINABLE
@@ -36,7 +37,6 @@ from lib.records.settings import Settings
 from lib.training.loop import LOGGED, Progress
 
 VERSION = 1
-CHECKPOINTS = float(os.environ.get("AUGMENT_TEST_CHECKPOINTS", "2"))  # minutes between two
 
 
 class Schedule(MemberSettings):
@@ -62,6 +62,9 @@ class PartFile(Settings):
     shifted: bool = False
 
 
+_NOT_IDENTITY = ("arm", "ratio", "folder", "threads", "checkpoint_minutes")
+
+
 class TrainingJob(Settings):
     """All that one training depends on, and where its results go."""
 
@@ -79,12 +82,13 @@ class TrainingJob(Settings):
     test: PartFile
     folder: str
     threads: int = 1
+    checkpoint_minutes: float = 2  # between two, for a training that is killed
 
     @property
     def key(self) -> str:
         """Of equal jobs: what a training depends on, and neither paths nor the arm's name."""
         parts = [part.model_dump(exclude={"path"}) for part in [*self.parts, self.test]]
-        named = self.model_dump(mode="json", exclude={"arm", "ratio", "parts", "test", "folder", "threads"})
+        named = self.model_dump(mode="json", exclude={*_NOT_IDENTITY, "parts", "test"})
         named["settings"] = settings_key(self.settings)
         return key_of("proof", VERSION, named, parts)
 
@@ -157,7 +161,7 @@ def run(job: TrainingJob) -> Trained:
     sampler = Sampler(start, end, schedule.steps, job.seed, job.hold)
     objective = DetectorObjective(network, pool, sampler, job.augmentation)
     settings = LoopSettings(
-        decay=0, checkpoint_minutes=CHECKPOINTS, precision="no", seed=job.seed, **schedule.model_dump()
+        decay=0, checkpoint_minutes=job.checkpoint_minutes, precision="no", seed=job.seed, **schedule.model_dump()
     )
     work, clock = job.place, _Clock()
     try:
@@ -225,7 +229,12 @@ class _Clock:
 
 
 def main() -> int:
-    """The process: 0, or 2 with a sentence on standard error."""
+    """The process: 0, or 2 with a sentence on standard error.
+
+    It ends with the process whose id is the second argument: run again, that starts another one for this job.
+    """
+    if len(sys.argv) > 2:
+        threading.Thread(target=end_with, args=(int(sys.argv[2]),), daemon=True).start()
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_bytes())
     try:
         run(job)

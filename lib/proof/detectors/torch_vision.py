@@ -34,6 +34,7 @@ from lib.proof.detectors.weights import start_from
 FLOOR = 0.001  # detections up to this score are left out: average precision hardly sees them
 CANDIDATES = 3 * MOST  # a level, before overlaps are removed
 COVERED = 0.5  # share of a place in an ignored one, above which it teaches nothing
+_LIMITS: dict[str, Any] = {"score_thresh": FLOOR, "detections_per_img": MOST, "topk_candidates": CANDIDATES}
 PROPOSALS = 300  # a picture, of Faster R-CNN; 128 of them are learned from, a quarter with an object
 NOTHING = -20.0  # logit of a score of 2e-9, whose focal loss as background is 0
 
@@ -149,9 +150,7 @@ class Fcos(Torchvision):
             classes,
             anchor_generator=self._anchors(pyramid, (1.0,), (1.0,)),
             head=_FcosHead(self.settings.width, 1, classes),
-            score_thresh=FLOOR,
-            detections_per_img=MOST,
-            topk_candidates=CANDIDATES,
+            **_LIMITS,
         )
         return TorchvisionNetwork(model, classes, 0)
 
@@ -169,9 +168,7 @@ class RetinaNet(Torchvision):
             classes,
             anchor_generator=self._anchors(pyramid, sizes, (0.5, 1.0, 2.0)),
             head=_RetinaHead(self.settings.width, 9, classes, norm_layer=partial(nn.GroupNorm, 32)),
-            score_thresh=FLOOR,
-            detections_per_img=MOST,
-            topk_candidates=CANDIDATES,
+            **_LIMITS,
         )
         return TorchvisionNetwork(model, classes, 0)
 
