@@ -190,6 +190,15 @@ def test_an_object_with_a_piece_of_another_in_its_box_is_not_a_donor():
     assert row.status == OK
 
 
+def test_with_a_mask_it_is_one_where_it_is_cut_out_and_not_where_its_box_is_pasted():
+    boxes = [box("1", "1", 10, 10, 90, 90), box("2", "2", 10, 10, 90, 90, segmentation=MASK)]
+    boxes.append(box("3", "2", 80, 10, 90, 90, "pallet"))  # covers 2/9 of it
+    (row,) = plan(IMAGES[:2], boxes[1:], chosen=IMAGES[:1], chain=recipe("insert", category="forklift"), places=PLACES)
+    assert requests([row])[0].passes[0].donor.annotation == "2"
+    (row,) = plan(IMAGES[:2], boxes, chosen=IMAGES[:1])
+    assert row.reason == "no_donor"
+
+
 def test_without_a_fitting_donor_the_row_says_so():
     (row, *_) = plan(IMAGES, [box("1", "1", 0, 0, 300, 10), *BOXES[1:]], chosen=IMAGES[:1])
     assert (row.status, row.reason) == ("rejected", "no_donor")

@@ -46,14 +46,18 @@ class DonorPool:
 
     @classmethod
     def of(cls, objects: pd.DataFrame, images: pd.DataFrame, split: str) -> DonorPool:
-        """Usable objects of readable pictures of one split; no crowds, and none with a piece of another in its box."""
+        """Usable objects of readable pictures of one split; no crowds. Those with a piece of another in their box are
+        of use where they have a mask, and are cut out along it.
+        """
         # A group on both sides of the split would leak through its donors.
         outside = set(images.group[(images.split != split) & (images.group != "")])
         pictures = images[(images.status == OK) & (images.split == split) & ~images.group.isin(outside)]
         pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
         shown = objects[objects.status == OK]
-        alone = ~shown.crowd & (_overlapped(shown) <= _MOST_OVERLAP)
-        usable = shown[alone].merge(pictures, on="image_key")
+        overlap = _overlapped(shown)
+        shown = shown.assign(alone=overlap <= _MOST_OVERLAP)
+        usable = shown[~shown.crowd & (shown.alone | (shown.polygon & (overlap <= _MOST_WITH_MASK)))]
+        usable = usable.merge(pictures, on="image_key")
         return cls({str(category): _donors(group) for category, group in usable.groupby("category")})
 
     def row(self, donor: Identity, category: str) -> Any:
@@ -115,8 +119,9 @@ class Donors:
 
         former = self.former.get(seed)
         row = None if former is None else self.pool.row(former.identity, category)
-        if row is None or row.key == target or not fits(_sizes_of(row))[0]:
-            row = next(self.pool.candidates(fits, category, seed, target), None)
+        if row is None or row.key == target or not row.alone or not fits(_sizes_of(row))[0]:
+            found = self.pool.candidates(fits, category, seed, target)
+            row = next((row for row in found if row.alone), None)
         return None if row is None else self._donor(row, seed, None)
 
     def settle(self, rooms: Sequence[Room], seed: int, picture: np.ndarray | None = None) -> Settled | None:
@@ -188,7 +193,9 @@ class Donors:
         for number, room in enumerate(rooms):
             row = self.pool.row(former.identity, room.category)
             if row is not None and room.admits(former.box) and self._fills(row, former.box):
-                return Settled(number, self._donor(row, seed, self._outline(row), former.around), former.box)
+                outline = self._outline(row)
+                if row.alone or outline:
+                    return Settled(number, self._donor(row, seed, outline, former.around), former.box)
         return None
 
     def _rows(self, room: Room, seed: int) -> Iterator[Any]:
@@ -204,15 +211,18 @@ class Donors:
         seen = set()
         for way in (fits, fits_inside):
             for row in islice(self.pool.candidates(way, room.category, seed, ""), _OUTLINED):
-                if row.key not in seen:
+                if row.key not in seen and (row.alone or self._outline(row)):
                     yield row
                 seen.add(row.key)
 
     def _outline(self, row: Any) -> Polygons | None:
-        """The object's mask, or what the picture shows of its outline; None for neither."""
+        """The object's mask, or what the picture shows of its outline where it is alone; None for neither."""
         if not self.settings.cut:
             return None
-        return _polygons(row) or (self.outlines(row.digest, row.frame, crop_of(row)) if self.outlines else None)
+        mask = _polygons(row)
+        if mask or not row.alone or self.outlines is None:
+            return mask
+        return self.outlines(row.digest, row.frame, crop_of(row))
 
     def _spot(self, row: Any, room: Room, picture: np.ndarray, flip: bool) -> Spot | None:
         """Where a donor would stand: as large as in its own picture, else as the place that was drawn allows."""
@@ -343,8 +353,10 @@ def _inside(numbers: np.ndarray) -> np.ndarray:
     return np.maximum(np.minimum(boxes[:, 2:], frame) - np.maximum(boxes[:, :2], 0), 1)
 
 
-# A pasted piece of another object would be an object without a label.
+# A pasted piece of another object would be an object without a label. A mask has none, but an object that is mostly
+# hidden shows too little of itself.
 _MOST_OVERLAP = 0.1
+_MOST_WITH_MASK = 0.5
 
 
 def _overlapped(objects: pd.DataFrame) -> np.ndarray:

@@ -150,7 +150,7 @@ def run(job: TrainingJob) -> Trained:
     from lib.training.loop import LoopSettings, NotFinite, train
 
     torch.set_num_threads(job.threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports a compiler, 6 s
     pool, start, end = _pool(job)
     torch.manual_seed(job.seed)
     network: Any = TRAINABLE.build(TRAINABLE.member(job.detector, job.settings)).build(len(job.names))

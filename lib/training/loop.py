@@ -118,7 +118,6 @@ def train(
     """
     import torch
     from accelerate.utils import set_seed
-    from diffusers.training_utils import EMAModel
 
     chosen = precision(settings.precision)
     accelerator = _accelerator(chosen)
@@ -126,8 +125,7 @@ def train(
     optimizer = torch.optim.AdamW(trainable, settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99))
     model, optimizer = accelerator.prepare(objective, optimizer)
     objective = accelerator.unwrap_model(model)
-    ema = EMAModel(trainable, decay=settings.decay, use_ema_warmup=True, power=0.75, foreach=True)
-    ema.to(accelerator.device)
+    ema = _averages(trainable, settings.decay)
     state = _State(objective, ema, optimizer, identity)
     for note in state.resume(folder):
         watch(Progress(state.step, settings.steps, {}, state.seconds, note))
@@ -161,7 +159,8 @@ def train(
                     f"`settings.{folder.name}.batch` and start again, from the last checkpoint"
                 ) from None
             optimizer.zero_grad()
-            ema.step(trainable)
+            if ema is not None:
+                ema.step(trainable)
             state.add(losses)
             state.step, state.seconds = step + 1, time.monotonic() - started
             last = state.step == settings.steps
@@ -175,7 +174,8 @@ def train(
                     look()
                     model.train()
                     shown = time.monotonic()
-    ema.copy_to(trainable)
+    if ema is not None:
+        ema.copy_to(trainable)
     objective.eval()
     return Trained(state.step, state.seconds, state.history, str(accelerator.device), chosen)
 
@@ -189,6 +189,17 @@ def _accelerator(chosen: Literal["no", "bf16"]) -> Any:
 
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=chosen)
+
+
+def _averages(trainable: list[Any], decay: float) -> Any:
+    """diffusers' EMA of the weights; none for a decay of 0, where they are the weights: its import takes seconds."""
+    if not decay:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    ema = EMAModel(trainable, decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
+    ema.to(trainable[0].device)
+    return ema
 
 
 def _over(since: float, minutes: float) -> bool:
@@ -256,7 +267,7 @@ class _State:
             "sums": self.sums,
             "counted": self.counted,
             "identity": self.identity,
-            "averaged": self.ema.optimization_step,
+            "averaged": self.ema.optimization_step if self.ema else 0,
         }
         data = save(self._tensors(), {"training": json.dumps(header)})
         path = folder / f"{self.step:08d}-{digest(data)[:16]}.safetensors"
@@ -307,7 +318,7 @@ class _State:
         """Weights, buffers, averaged weights: all but the optimiser's."""
         tensors = {f"model.{name}": p.detach() for name, p in self.objective.named_parameters() if p.requires_grad}
         tensors |= {f"buffer.{name}": b for name, b in self._buffers()}
-        return tensors | {f"ema.{i}": p for i, p in enumerate(self.ema.shadow_params)}
+        return tensors | {f"ema.{i}": p for i, p in enumerate(self.ema.shadow_params if self.ema else [])}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = self._weights()
@@ -325,7 +336,7 @@ class _State:
             kind, _, rest = name.partition(".")
             if kind in ("model", "buffer"):
                 named[rest].data.copy_(value)
-            elif kind == "ema":
+            elif kind == "ema" and self.ema:
                 self.ema.shadow_params[int(rest)].data.copy_(value)
         kept: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
@@ -334,7 +345,8 @@ class _State:
                 kept.setdefault(int(number), {})[field] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": kept, "param_groups": groups})
-        self.ema.optimization_step = averaged
+        if self.ema:
+            self.ema.optimization_step = averaged
 
 
 class _Header(TypedDict):
