@@ -15,10 +15,12 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 
 from flows.children import Child, Life, child
 from lib.core.errors import AugmentError
-from lib.core.stopping import end_with
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -252,9 +253,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         print("PREFECT_SERVER_API_AUTH_STRING is not set: this server would be open to everybody", file=sys.stderr)
         return 1
-    threading.Thread(target=end_with, args=(options.starter, 2 * GRACE), daemon=True).start()
+    threading.Thread(target=end_with, args=(options.starter,), daemon=True).start()
     run(socket.socket(fileno=options.socket), options.temporary)
     return 0
+
+
+def end_with(starter: int) -> None:
+    """End this process when its starter has ended; it has then another parent."""
+    while os.getppid() == starter:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(2 * GRACE)
+    os._exit(1)
 
 
 def run(listening: socket.socket, temporary: bool) -> None:

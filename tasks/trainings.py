@@ -11,12 +11,7 @@ So a run that was ended goes on, and runs that share a folder of trainings repea
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +24,7 @@ from numpy.typing import NDArray
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
 from lib.core.images import PictureError, inside, load_rgb
-from lib.core.stopping import check_stop
+from lib.core.stopping import Stopped, check_stop
 from lib.datasets.ids import Ids
 from lib.datasets.write_coco import CocoWriter, Sources, final_objects
 from lib.evaluation.metrics.duplicates import hash_of
@@ -37,6 +32,7 @@ from lib.evaluation.sides import read_side
 from lib.proof.arms import Mix
 from lib.proof.job import PartFile, TrainingJob, trained
 from lib.proof.pictures import Pool, pool_of
+from lib.proof.trainers import Trainers, trainers
 from lib.records import kept
 from lib.records.outputs import inputs_of
 from lib.records.rows import OK, REJECTED
@@ -48,8 +44,6 @@ from tasks.ingest import Ingested
 from tasks.jobs import may_pass
 from tasks.progress import Progress, advance
 from tasks.run import Work, accounted
-
-_PAUSE = 0.3  # seconds between two looks at a training
 
 
 @dataclass(kw_only=True)
@@ -186,8 +180,7 @@ def train_arms(run: Trainings, jobs: Sequence[TrainingJob]) -> None:
     open_ = [job for job in different if job.key not in known]
     run.progress.start("train", sum(job.schedule.steps for job in different))
     run.progress.advance("train", sum(job.schedule.steps for job in different if job.key in known))
-    workers = threading.BoundedSemaphore(run.workers or os.cpu_count() or 1)
-    with _workers(run, workers):
+    with _trainers(run):
         futures = [train_detector.submit(job.model_dump_json(), str(run.root)) for job in open_]
         wait_for(futures)
         for future in futures:
@@ -201,69 +194,38 @@ def train_arms(run: Trainings, jobs: Sequence[TrainingJob]) -> None:
     show_counts(run, "train")
 
 
-_WORKERS: dict[str, threading.BoundedSemaphore] = {}  # by workspace
+_TRAINERS: dict[str, Trainers] = {}  # by workspace, of runs that train
 
 
 @contextlib.contextmanager
-def _workers(run: Trainings, workers: threading.BoundedSemaphore) -> Iterator[None]:
-    _WORKERS[str(run.root)] = workers
-    try:
-        yield
-    finally:
-        del _WORKERS[str(run.root)]
+def _trainers(run: Trainings) -> Iterator[None]:
+    with trainers(run.workers or os.cpu_count() or 1) as some:
+        _TRAINERS[str(run.root)] = some
+        try:
+            yield
+        finally:
+            del _TRAINERS[str(run.root)]
 
 
 @step(name="train detector", retries=1, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def train_detector(text: str, workspace: str) -> None:
-    """One training, in a process of its own. Raises AugmentError with what that process said of its end."""
+    """One training. Raises AugmentError with what its process said of its end."""
     job = TrainingJob.model_validate_json(text)
-    with _WORKERS.get(workspace, contextlib.nullcontext()):
+    with contextlib.ExitStack() as stack:
+        some = _TRAINERS.get(workspace) or stack.enter_context(trainers(1))
+        trainer = stack.enter_context(some.one())
         check_stop()
-        folder = Path(job.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        file, output = (job.place.with_suffix(suffix) for suffix in (".job.json", ".log"))
-        atomic_write(file, job.model_dump_json(indent=1).encode())
-        environment = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
-        command = [sys.executable, "-m", "lib.proof.job", str(file), str(os.getpid())]
-        with output.open("wb") as log_file, output.open("rb") as reader:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=Path(__file__).resolve().parents[1],
-            )
-            try:
-                _follow(child, reader, workspace)
-            finally:
-                if child.poll() is None:
-                    child.terminate()
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        child.wait(10)
-                    child.kill()
-        if child.returncode:
-            last = output.read_bytes().decode(errors="replace").strip().splitlines()[-1:]
-            why = last[0][:500] if last else f"exit code {child.returncode}"
-            raise AugmentError(f"the training of arm {job.arm}, seed {job.seed}, ended: {why}; its log is {output}")
-        output.unlink(missing_ok=True)
-        result = trained(job)
-        seconds = result.seconds if result else 0.0
-        log().info("arm %s, ratio %g, seed %d: trained in %.0f s", job.arm, job.ratio, job.seed, seconds)
-
-
-def _follow(child: subprocess.Popen[bytes], reader: Any, workspace: str) -> None:
-    """Until the child ends, its steps as progress. Raises Stopped where the run is to end."""
-    done, rest = 0, b""
-    while True:
-        ended = child.poll() is not None
-        *lines, rest = (rest + reader.read()).split(b"\n")
-        for line in lines:
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                report = json.loads(line)
-                advance(workspace, "train", int(report["step"]) - done)
-                done = int(report["step"])
-        if ended:
-            return
-        check_stop()
-        time.sleep(_PAUSE)
+        done = 0
+        steps = stack.enter_context(contextlib.closing(trainer.train(job)))
+        try:
+            for number in steps:
+                check_stop()
+                advance(workspace, "train", number - done)
+                done = number
+        except Stopped:
+            raise
+        except AugmentError as error:
+            raise AugmentError(f"the training of arm {job.arm}, seed {job.seed}, ended: {error}") from None
+    result = trained(job)
+    seconds = result.seconds if result else 0.0
+    log().info("arm %s, ratio %g, seed %d: trained in %.0f s", job.arm, job.ratio, job.seed, seconds)

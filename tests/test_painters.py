@@ -291,6 +291,21 @@ def test_tone_keeps_black_black_and_white_white(tone):
     np.testing.assert_array_equal(image[8:40, 16:48], donor)
 
 
+def test_the_hue_of_a_donor_is_turned_by_its_pass_and_grey_stays_grey():
+    donor = np.zeros((20, 20, 3), np.uint8)
+    donor[:10], donor[10:] = (200, 80, 40), 128
+    images = [paint(plain(hue=180), item("copy-paste", seed=seed, donor=donor))[0][8:40, 16:48] for seed in range(8)]
+    assert len({tuple(image[2, 2].tolist()) for image in images}) == 8
+    assert all((np.abs(image[-3:].astype(int) - 128) <= 1).all() for image in images)
+    for image in images:  # as light as before, on the whole
+        assert abs(image[2, 2] @ [0.2126, 0.7152, 0.0722] - np.array([200, 80, 40]) @ [0.2126, 0.7152, 0.0722]) < 30
+
+
+def test_without_hue_a_result_keeps_the_key_that_it_had_before_there_was_one():
+    assert "hue" not in PAINTERS.member("copy-paste", {}).settings
+    assert PAINTERS.member("copy-paste", {"hue": 30}).settings["hue"] == 30
+
+
 def cut_item(donor, outline=((8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0),)):
     """A pass that pastes of a donor of 32 x 32 pixels what its outline encloses, into a place of the same size."""
     canvas = np.full((64, 64, 3), 40, np.uint8)

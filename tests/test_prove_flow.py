@@ -22,6 +22,7 @@ from lib.proof.job import TrainingJob, read_detections, trained
 from lib.proof.protocol import opened
 from lib.proof.results import read_proof
 from lib.proof.settings import check_proof, quick
+from lib.proof.trainers import Trainer
 
 ARMS = list("ADFX")  # each training is a process, which takes seconds to start
 
@@ -113,19 +114,33 @@ def test_a_killed_training_goes_on_and_ends_as_one_never_killed(proven, tmp_path
     assert all((a.boxes == b.boxes).all() for a, b in zip(one, other, strict=True))
 
 
-def test_a_training_ends_with_the_process_that_started_it(proven, tmp_path):
-    job = jobs(proven)[0].model_copy(update={"folder": str(tmp_path)})
-    job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"steps": 10_000_000})})
-    file = job.place.with_suffix(".job.json")
-    file.write_text(job.model_dump_json())
-    start = f"[sys.executable, '-m', 'lib.proof.job', {str(file)!r}, str(os.getpid())]"
-    command = f"import os, subprocess, sys; subprocess.Popen({start}).wait()"
-    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.DEVNULL) as started:
+def test_a_process_trains_one_after_another_and_ends_with_its_starter(proven, tmp_path):
+    """The second of two trainings is endless."""
+    first = jobs(proven)[0].model_copy(update={"folder": str(tmp_path)})
+    endless = first.model_copy(update={"schedule": first.schedule.model_copy(update={"steps": 10_000_000})})
+    for job in (first, endless):
+        (tmp_path / f"{job.schedule.steps}.json").write_text(job.model_dump_json())
+    with subprocess.Popen([sys.executable, __file__, str(tmp_path)], stdout=subprocess.DEVNULL) as starter:
         wait = time.monotonic() + PATIENCE
-        while not (children := psutil.Process(started.pid).children()) and time.monotonic() < wait:
+        while trained(first) is None and starter.poll() is None and time.monotonic() < wait:
             time.sleep(0.02)
-        started.kill()
-    children[0].wait(PATIENCE)
+        (child,) = psutil.Process(starter.pid).children()
+        starter.kill()
+    child.wait(PATIENCE)
+    assert trained(first) is not None and trained(endless) is None
+
+
+def test_a_training_that_fails_says_why_and_the_next_one_runs(proven, tmp_path):
+    good = jobs(proven)[0].model_copy(update={"folder": str(tmp_path)})
+    bad = good.model_copy(update={"test": good.test.model_copy(update={"path": str(tmp_path / "nowhere.npz")})})
+    trainer = Trainer()
+    try:
+        with pytest.raises(AugmentError, match=r"nowhere\.npz.*its log is"):
+            list(trainer.train(bad))
+        list(trainer.train(good))
+    finally:
+        trainer.end()
+    assert trained(good) is not None
 
 
 def jobs(workspace: Path) -> list[TrainingJob]:
@@ -226,3 +241,10 @@ class TestCards:
         (tmp_path / "hub").mkdir()
         (note,) = check_models({"painter": tmp_path / "hub"}, split)
         assert "not known" in note
+
+
+if __name__ == "__main__":  # the starter that is killed
+    trainer = Trainer()
+    for name in ("3.json", "10000000.json"):
+        for _ in trainer.train(TrainingJob.model_validate_json((Path(sys.argv[1]) / name).read_bytes())):
+            pass

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -35,19 +34,6 @@ def check_stop() -> None:
     """Raises Stopped where the run is to end. It costs nothing: call it before each step of long work."""
     if _asked.is_set():
         raise Stopped(STOPPED)
-
-
-def end_with(starter: int, patience: float = 10) -> None:
-    """SIGTERM for this process when `starter`, which started it, has ended; the end after `patience` more seconds.
-
-    starter: a process id. For a thread of its own. It is noted by the starter: a process that asks for its parent may
-    be too late, and see the parent that it has after the starter's end.
-    """
-    while os.getppid() == starter:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(patience)
-    os._exit(1)
 
 
 @contextlib.contextmanager

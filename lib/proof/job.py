@@ -9,12 +9,16 @@ last: seconds, curves, whether it diverged. Killed and run again, it goes on fro
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 import threading
 import time
+import traceback
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,6 @@ from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.core.keys import key_of
 from lib.core.registry import MemberSettings
-from lib.core.stopping import end_with
 from lib.evaluation.detectors import Detections
 from lib.proof.arms import shifted_boxes
 from lib.proof.detectors import TRAINABLE
@@ -37,6 +40,7 @@ from lib.records.settings import Settings
 from lib.training.loop import LOGGED, Progress
 
 VERSION = 1
+ENDED = "ended"  # field of the last line of a log: the exit code
 
 
 class Schedule(MemberSettings):
@@ -229,18 +233,39 @@ class _Clock:
 
 
 def main() -> int:
-    """The process: 0, or 2 with a sentence on standard error.
+    """Of one training, with its job's file as argument: 0, or 2 with a sentence on standard error.
 
-    It ends with the process whose id is the second argument: run again, that starts another one for this job.
+    Without one: trainings one after another, whose files come as lines of standard input, each with a log beside its
+    file that ends in {"ended": exit code}. The process ends with its input, and so with the process that started it.
     """
-    if len(sys.argv) > 2:
-        threading.Thread(target=end_with, args=(int(sys.argv[2]),), daemon=True).start()
-    job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_bytes())
+    if len(sys.argv) > 1:
+        return _one(Path(sys.argv[1]))
+    files: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_receive, args=(files,), daemon=True).start()
+    while True:
+        file = Path(files.get())
+        log = os.open(file.with_suffix("").with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for output in (1, 2):
+            os.dup2(log, output)
+        os.close(log)
+        print(json.dumps({ENDED: _one(file)}), flush=True)
+
+
+def _receive(files: SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        files.put(line.rstrip("\n"))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _one(file: Path) -> int:
     try:
-        run(job)
+        run(TrainingJob.model_validate_json(file.read_bytes()))
     except AugmentError as error:
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr, flush=True)
         return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
     return 0
 
 

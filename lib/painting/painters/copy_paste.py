@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from lib.core.keys import hash_draw
 from lib.core.registry import MemberSettings
 from lib.painting.painters import Paint, PassInput
 
@@ -47,6 +48,14 @@ class CopyPaste:
         )
         max_upscale: float = Field(2.0, gt=0, description="donors that would grow more are not offered")
         max_stretch: float = Field(1.5, ge=1, description="donors whose aspect would change more are not offered")
+        hue: float = Field(
+            0, ge=0, le=180, description="largest turn of a donor's hue, degrees: for objects that come in any paint"
+        )
+
+        @model_serializer(mode="wrap")
+        def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            """Without `hue` where it does nothing: results of versions that had no such setting stay."""
+            return {name: value for name, value in dump(self).items() if name != "hue" or value}
 
     def __init__(self, settings: Settings, model: Any = None) -> None:
         self.settings = settings
@@ -102,6 +111,8 @@ class CopyPaste:
         shrinking = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
         way = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
         scaled = cv2.resize(pixels, size, interpolation=way)
+        if self.settings.hue:
+            scaled = turned(scaled, self.settings.hue * (hash_draw("hue", step.seed) / 2**62 - 1))
         place = np.s_[top:bottom, left:right]
         alpha = None if mask is None else _soft(mask, size)
         result = item.canvas.copy()
@@ -150,6 +161,20 @@ def _soft(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     scaled = resized(np.ascontiguousarray(mask), size[::-1])
     return np.clip(cv2.GaussianBlur(scaled, (3, 3), 0.8), 0, 1)
+
+
+def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
+    """uint8 (h, w, 3): the hue of every pixel turned, its lightness kept; grey stays grey.
+
+    A rotation about the grey axis in the a-b plane of CIELAB, which also keeps how colourful a pixel is.
+    """
+    import cv2
+    import numpy as np
+
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    lab[..., 1:] = lab[..., 1:] @ np.array([[cosine, sine], [-sine, cosine]], np.float32)
+    return np.rint(255 * np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1)).astype(np.uint8)
 
 
 def toned(donor: np.ndarray, place: np.ndarray, around: np.ndarray | None, tone: float) -> np.ndarray:
