@@ -46,6 +46,7 @@ def prove(
     augmentation: Augmentation | None = None,
     arms: list[str] | None = None,
     ratios: list[float] | None = None,
+    fade: float | None = None,
     seeds: int | None = None,
     models: dict[str, Any] | None = None,
     copy_paste: dict[str, Any] | None = None,
@@ -69,6 +70,7 @@ def prove(
         augmentation: done to every training picture of every arm.
         arms: letters; docs/proof.md lists them.
         ratios: synthetic pictures per real one.
+        fade: by which share synthetic pictures become rarer over the steps, in every arm that has any.
         seeds: trainings of each arm and ratio.
         models: parameters of the flow `train`, for models that learn from the real training pictures alone.
         copy_paste: parameters of the flow `augment` for the free baseline.

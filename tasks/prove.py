@@ -102,7 +102,7 @@ def jobs_of(run: Proof) -> list[TrainingJob]:
     found = []
     for arm, ratio in settings.cells():
         for seed in range(settings.seeds):
-            mix = mix_of(arm, run.pools, ratio, len(run.names), seed)
+            mix = mix_of(arm, run.pools, ratio, len(run.names), seed, settings.fade)
             found.append(
                 TrainingJob(
                     arm=arm,
@@ -135,6 +135,7 @@ def check_painters(run: Proof, painting: Run) -> None:
 def protocol_of(run: Proof) -> Protocol:
     """What will be compared, before anything is seen of the test pictures."""
     settings, member = run.settings, run.settings.member
+    fade = {"fade": settings.fade} if settings.fade else {}
     return Protocol(
         detector=member.name,
         detector_version=member.version,
@@ -145,7 +146,7 @@ def protocol_of(run: Proof) -> Protocol:
         steps=settings.schedule.steps,
         batch=settings.schedule.batch,
         rate=settings.schedule.rate,
-        schedule=settings.schedule.model_dump(mode="json", exclude={"steps", "batch", "rate"}),
+        schedule=settings.schedule.model_dump(mode="json", exclude={"steps", "batch", "rate"}) | fade,
         augmentation=settings.augmentation.model_dump(mode="json"),
         contrasts=tuple(map(str, settings.claims())),
         pools={name: digest for name, (_, digest) in run.files.items()},

@@ -106,6 +106,22 @@ def test_a_curriculum_holds_its_start_and_ends_where_it_says():
 
 
 @given(st.integers(0, 10_000))
+def test_an_augmented_box_lies_on_its_object_to_a_tenth_of_a_pixel(seed):
+    """Its centre and sides, measured by the light in it."""
+    pixels, box = np.full((96, 96, 3), FILL, np.uint8), np.array([[20.0, 30.0, 50.0, 44.0]])
+    pixels[30:44, 20:50] = 255
+    settings = Augmentation(upside_down=True, quarter_turns=True, scale=(0.8, 1.2), brightness=0, contrast=0)
+    found, boxes, visible = augmented(pixels, np.array([96, 64]), box, settings, np.random.default_rng(seed))
+    if visible[0] > 0.999 and boxes.min() > 1 and boxes.max() < 95:
+        light = found[..., 0] - float(FILL)
+        for axis in (0, 1):
+            row = light.sum(axis)
+            centre = (row * (np.arange(96) + 0.5)).sum() / row.sum()
+            assert abs(centre - (boxes[0, axis] + boxes[0, axis + 2]) / 2) < 0.1
+            assert abs(row.sum() / row.max() - (boxes[0, axis + 2] - boxes[0, axis])) < 0.6
+
+
+@given(st.integers(0, 10_000))
 def test_augmented_boxes_stay_on_their_objects(seed):
     pixels = np.zeros((96, 96, 3), np.uint8)
     box = np.array([[20.0, 30.0, 50.0, 44.0]])
@@ -219,6 +235,15 @@ def test_every_arm_takes_rows_that_exist_and_repeats_itself(arm, ratio, pools):
         assert (part.rows < len(pools[part.pool])).all()
         assert part.rows.tolist() == same.rows.tolist()
     assert any(part.start.sum() for part in mix.parts)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_what_is_painted_fades_out_and_what_is_real_stays(arm, pools):
+    plain, faded = (mix_of(arm, pools, 1.0, 2, 0, fade) for fade in (0.0, 1.0))
+    assert [part.start.tolist() for part in plain.parts] == [part.start.tolist() for part in faded.parts]
+    for before, after in zip(plain.parts, faded.parts, strict=True):
+        stays = before.pool in ("real", "extra") or arm == "S"
+        assert after.end.tolist() == (before.end if stays else 0 * before.end).tolist()
 
 
 def test_thinned_and_targeted_arms_have_the_screened_ones_number(pools):

@@ -9,7 +9,7 @@ All arms train for equal optimiser steps with equal augmentation, and differ in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,16 +59,21 @@ class Arm:
         return ("real", *self.needs)
 
 
-def mix_of(name: str, pools: Mapping[str, Pool], ratio: float, classes: int, seed: int) -> Mix:
+def mix_of(name: str, pools: Mapping[str, Pool], ratio: float, classes: int, seed: int, fade: float = 0.0) -> Mix:
     """The pictures of an arm; raises AugmentError where a pool that it needs is empty.
 
-    ratio: synthetic pictures per real one; classes: number of categories; seed: of what is drawn.
+    ratio: synthetic pictures per real one; classes: number of categories; seed: of what is drawn; fade: by which share
+    synthetic pictures have become rarer at the last step, 1 = none is left.
     """
     arm = ARMS[name]
     for pool in arm.pools():
         if not len(pools[pool]):
             raise AugmentError(f"arm {name} ({arm.title}) has no picture of {POOLS[pool]}: leave it out of `arms`")
-    return arm.mix(pools, ratio, classes, seed)
+    mix = arm.mix(pools, ratio, classes, seed)
+    if mix.hold:  # it has an order of its own
+        return mix
+    parts = (part if part.pool in _REAL else replace(part, end=(1 - fade) * part.end) for part in mix.parts)
+    return replace(mix, parts=tuple(parts))
 
 
 def _even(pool: str, rows: NDArray[np.int64], shifted: bool = False) -> Part:
@@ -156,6 +161,8 @@ def _curriculum(pools: Mapping[str, Pool], ratio: float, classes: int, seed: int
         (Part("real", real, np.ones(n), end), Part("screened", rows, np.zeros(len(rows)), balance[n:])), hold=0.5
     )
 
+
+_REAL = ("real", "extra")
 
 POOLS = {
     "real": "the real training pictures",

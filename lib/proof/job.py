@@ -39,7 +39,7 @@ from lib.records import kept
 from lib.records.settings import Settings
 from lib.training.loop import LOGGED, Progress
 
-VERSION = 1
+VERSION = 2  # 2: augmented pictures lie under their boxes to a fraction of a pixel
 ENDED = "ended"  # field of the last line of a log: the exit code
 
 

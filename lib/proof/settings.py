@@ -38,6 +38,13 @@ class ProveSettings(Settings):
     )
     arms: list[str] = Field(list("ABCDEFGHXY"), description="what detectors learn from: letters, see docs/proof.md")
     ratios: list[float] = Field([1.0], description="synthetic pictures per real one")
+    fade: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="by which share synthetic pictures become rarer from the first step to the last, in every arm that "
+        "has any; 1: the last steps see real ones alone",
+    )
     seeds: int = Field(8, ge=1, le=100, description="trainings of each arm and ratio, from seed 0 on")
     models: dict[str, Any] | None = Field(
         None,

@@ -127,7 +127,9 @@ def augmented(
     """
     side = pixels.shape[0]
     matrix = _placement(side, (int(size[0]), int(size[1])), settings, rng)
-    moved = cv2.warpAffine(pixels, matrix[:2], (side, side), flags=cv2.INTER_LINEAR, borderValue=(FILL, FILL, FILL))
+    centres = matrix[:2].copy()  # OpenCV counts from the centre of the first pixel, boxes from its corner
+    centres[:, 2] += (matrix[:2, :2].sum(1) - 1) / 2
+    moved = cv2.warpAffine(pixels, centres, (side, side), flags=cv2.INTER_LINEAR, borderValue=(FILL, FILL, FILL))
     gain = 1 + rng.uniform(-settings.contrast, settings.contrast)
     shift = 255 * rng.uniform(-settings.brightness, settings.brightness)
     mean = float(moved.mean())
