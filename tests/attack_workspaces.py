@@ -160,6 +160,30 @@ def _trained(folder: Path) -> Made:
     )
 
 
+def _proven(folder: Path) -> Made:
+    """A proof: its split, pools, trainings, protocol and results, and the run that painted for it."""
+    from flows.prove import prove
+    from lib.proof.settings import check_proof
+
+    made = MadeSet(folder / "data" / "made", 12)
+    values = {
+        "dataset": made.dataset,
+        "workspace": folder / "ws",
+        "split": {"train": 4, "test": 4},
+        "detector": {"name": "compact", "size": 64, "width": 8, "stride": 8},
+        "schedule": {"steps": 2, "batch": 2, "warmup": 1},
+        "arms": ["A", "D"],
+        "seeds": 1,
+        "workers": 1,
+    }
+
+    def run(verify: bool = False) -> Any:
+        settings = check_proof(values)
+        return prove.fn(**{name: getattr(settings, name) for name in values})
+
+    return Made.of(run, folder / "ws", ("pools",))
+
+
 def hub_cache(folder: Path) -> Path:
     return folder / "data" / "hub"
 
@@ -169,6 +193,7 @@ WORKSPACES: dict[str, Callable[[Path], Made]] = {
     "judged": _judged,
     "layouts": _layouts,
     "trained": _trained,
+    "proven": _proven,
 }
 
 # --- damages -------------------------------------------------------------------------------------------------------
@@ -360,7 +385,7 @@ def damage_and_run(made: Made, ground: Ground, damaged: dict[str, str], random: 
             raise Fault(f"it ran code: {damages}")
         if changed := difference(before, ground.outside()):
             raise Fault(f"outside, {changed}: {damages}")
-        lost = sum(name.startswith("store/") for name in damaged)
+        lost = sum("store" in name.split("/") or name.startswith("trainings/") for name in damaged)
         check_account(made, state.is_completed(), lost, damages, former)
         if state.is_completed():
             break

@@ -270,3 +270,17 @@ def test_shifted_boxes_keep_their_size_and_leave_their_object():
     assert np.allclose(moved[:, 2:] - moved[:, :2], [20, 30])
     overlap = np.clip(np.minimum(boxes[:, 2:], moved[:, 2:]) - np.maximum(boxes[:, :2], moved[:, :2]), 0, None)
     assert (overlap.prod(1) / 600 < 0.2).all()
+
+
+def test_a_pool_with_any_byte_changed_is_read_as_it_was_or_refused_by_name(tmp_path):
+    made_pool(6, "a").save(tmp_path / "pool.npz")
+    data, digest = (tmp_path / "pool.npz").read_bytes(), Pool.load(tmp_path / "pool.npz").digest
+    refused = 0
+    for at in range(0, len(data), max(1, len(data) // 200)):
+        (tmp_path / "pool.npz").write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        try:
+            assert Pool.load(tmp_path / "pool.npz").digest == digest
+        except AugmentError as error:
+            assert "pool.npz holds no pictures of a proof" in str(error)
+            refused += 1
+    assert refused > 100

@@ -161,6 +161,15 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, monke
     assert_equal(state_of(whole), state_of(again))
 
 
+def test_a_folder_in_the_place_of_a_checkpoint_gives_way_to_the_one_before_and_stays(tmp_path, monkeypatch):
+    kill(monkeypatch, tmp_path, 6)
+    newest, again = checkpoints(tmp_path)[-1], Line()
+    newest.unlink()
+    (newest / "mine").mkdir(parents=True)
+    train(again, tmp_path, settings())
+    assert again.calls == 12 - 5 and (newest / "mine").is_dir()
+
+
 def test_a_file_of_another_name_is_not_a_checkpoint_and_stays(tmp_path):
     mine = [tmp_path / name for name in ("2024-mine.safetensors", "99999999-mine.safetensors", "mine.safetensors")]
     for path in mine:

@@ -33,7 +33,7 @@ from lib.evaluation.detectors import Detections
 from lib.proof.arms import shifted_boxes
 from lib.proof.detectors import TRAINABLE
 from lib.proof.detectors.weights import save_weights, settings_key
-from lib.proof.pictures import Pool, joined
+from lib.proof.pictures import Pool, joined, read_arrays
 from lib.proof.training import Augmentation
 from lib.records import kept
 from lib.records.settings import Settings
@@ -127,11 +127,11 @@ def trained(job: TrainingJob) -> Trained | None:
 def read_detections(job: TrainingJob) -> list[Detections] | None:
     """In the order of the test pictures; None where the file is missing or damaged."""
     try:
-        with np.load(job.place.with_suffix(".npz"), allow_pickle=False) as found:
-            boxes, scores, labels, first = (found[name] for name in ("boxes", "scores", "labels", "first"))
-        return [Detections(boxes[low:high], scores[low:high], labels[low:high]) for low, high in pairwise(first)]
-    except (OSError, ValueError, KeyError, EOFError):
+        found = read_arrays(job.place.with_suffix(".npz"), ("boxes", "scores", "labels", "first"))
+    except AugmentError:
         return None
+    boxes, scores, labels, first = found.values()
+    return [Detections(boxes[low:high], scores[low:high], labels[low:high]) for low, high in pairwise(first)]
 
 
 def _write_detections(job: TrainingJob, found: list[Detections]) -> None:

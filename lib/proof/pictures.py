@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,10 +89,18 @@ class Pool:
     def load(cls, path: Path) -> Pool:
         """Raises AugmentError for a file that `save` did not write."""
         try:
-            with np.load(path, allow_pickle=False) as found:
-                return cls(**{field.name: found[field.name] for field in fields(cls)})
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            return cls(**read_arrays(path, [field.name for field in fields(cls)]))
+        except AugmentError as error:
             raise AugmentError(f"{path} holds no pictures of a proof ({error}): remove it and start again") from None
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Arrays of a NumPy archive, by name; raises AugmentError for whatever is wrong with the file."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return {name: found[name] for name in names}
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a damaged archive
+        raise AugmentError(str(error) or type(error).__name__) from None
 
 
 def truth_of(pool: Pool) -> list[Truth]:

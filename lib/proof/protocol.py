@@ -145,7 +145,12 @@ def opened(folder: Path) -> Opened | None:
     path = folder / OPENED
     if not path.exists():
         return None
-    noted: Opened = _read(path, Opened, "a note that a test set was opened")
+    try:
+        noted: Opened = _read(path, Opened, "a note that a test set was opened")
+    except AugmentError as error:
+        raise AugmentError(
+            f"{error}; where no copy is left, remove it: the test set then counts as opened today"
+        ) from None
     if noted.digest != noted.protocol.digest:
         raise AugmentError(f"{path} was changed: its protocol has not the digest {noted.digest}: use another workspace")
     return noted

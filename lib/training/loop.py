@@ -373,4 +373,5 @@ def _header(data: bytes) -> _Header | None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first; files of other names are not ours."""
-    return sorted((path for path in folder.glob("*.safetensors") if _OURS.fullmatch(path.name)), reverse=True)
+    found = (path for path in folder.glob("*.safetensors") if _OURS.fullmatch(path.name) and path.is_file())
+    return sorted(found, reverse=True)
