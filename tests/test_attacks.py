@@ -10,7 +10,7 @@ from attacks import KINDS, Counts, Fault, outcome, watch
 from lib.datasets.formats import FORMATS, read_dataset
 from lib.records.settings import DatasetSettings
 
-COUNTS = {"documents": 200, "configurations": 100, "sets": 3, "workspaces": 5, "kills": 1}
+COUNTS = {"documents": 100, "configurations": 100, "sets": 2, "workspaces": 3, "kills": 1}
 ELSEWHERE = {"served": "test_serve.py, which has a server", "served-kills": "`make attack` alone: minutes each"}
 
 

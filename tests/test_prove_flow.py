@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def proven(made: MadeSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workspace
 
 
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    """Its process lives on: imports take longer than these trainings."""
+    made = Trainer()
+    yield made
+    made.end()
+
+
 def test_every_arm_is_trained_scored_and_reported(proven):
     proof = read_proof(proven / "proof.json")
     assert {one.arm for one in proof.arms} == set(ARMS)
@@ -85,30 +94,30 @@ def test_run_again_it_trains_nothing_and_says_the_same(made, proven):
     assert {path: path.stat().st_mtime_ns for path in (proven / "trainings").glob("*.npz")} == times
 
 
-def test_a_training_made_again_gives_the_same_numbers(proven):
+def test_a_training_made_again_gives_the_same_numbers(proven, trainer):
     job = jobs(proven)[0]
     before = read_detections(job)
     for suffix in (".json", ".npz", ".safetensors"):
         job.place.with_suffix(suffix).unlink()
     assert trained(job) is None
-    run_job(job)
+    list(trainer.train(job))
     after = read_detections(job)
     assert before is not None and after is not None
     assert all((a.boxes == b.boxes).all() and (a.scores == b.scores).all() for a, b in zip(before, after, strict=True))
 
 
-def test_a_killed_training_goes_on_and_ends_as_one_never_killed(proven, tmp_path):
+def test_a_killed_training_goes_on_and_ends_as_one_never_killed(proven, trainer, tmp_path):
     job = jobs(proven)[1].model_copy(update={"folder": str(tmp_path)})
     job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"steps": 40})})
     whole = job.model_copy(update={"folder": str(tmp_path / "whole")})
-    run_job(whole)
+    list(trainer.train(whole))
     started = start_job(job.model_copy(update={"checkpoint_minutes": 0}))
     wait = time.monotonic() + PATIENCE
     while not list(job.place.glob("*.safetensors")) and started.poll() is None and time.monotonic() < wait:
         time.sleep(0.02)
     started.send_signal(signal.SIGKILL)
     started.wait()
-    run_job(job)
+    list(trainer.train(job))
     one, other = read_detections(whole), read_detections(job)
     assert one is not None and other is not None
     assert all((a.boxes == b.boxes).all() for a, b in zip(one, other, strict=True))
@@ -130,16 +139,12 @@ def test_a_process_trains_one_after_another_and_ends_with_its_starter(proven, tm
     assert trained(first) is not None and trained(endless) is None
 
 
-def test_a_training_that_fails_says_why_and_the_next_one_runs(proven, tmp_path):
+def test_a_training_that_fails_says_why_and_the_next_one_runs(proven, trainer, tmp_path):
     good = jobs(proven)[0].model_copy(update={"folder": str(tmp_path)})
     bad = good.model_copy(update={"test": good.test.model_copy(update={"path": str(tmp_path / "nowhere.npz")})})
-    trainer = Trainer()
-    try:
-        with pytest.raises(AugmentError, match=r"nowhere\.npz.*its log is"):
-            list(trainer.train(bad))
-        list(trainer.train(good))
-    finally:
-        trainer.end()
+    with pytest.raises(AugmentError, match=r"nowhere\.npz.*its log is"):
+        list(trainer.train(bad))
+    list(trainer.train(good))
     assert trained(good) is not None
 
 
@@ -154,10 +159,6 @@ def start_job(job: TrainingJob) -> subprocess.Popen[bytes]:
     file = job.place.with_suffix(".job.json")
     file.write_text(job.model_dump_json())
     return subprocess.Popen([sys.executable, "-m", "lib.proof.job", str(file)])
-
-
-def run_job(job: TrainingJob) -> None:
-    assert start_job(job).wait(PATIENCE) == 0
 
 
 def test_a_changed_protocol_is_refused_once_the_test_was_opened(made, proven):

@@ -182,7 +182,7 @@ def test_donors_are_those_of_the_categories_that_are_wanted(tmp_path):
     def rows(categories):
         wanted.extend(categories)
         more = {"status": "ok", "group": "", "frame": "upright"}
-        return objects(CAT, DOG).assign(status="ok"), images("1", **more)
+        return objects(CAT, DOG).assign(status="ok", polygon=False), images("1", **more)
 
     pool = Survey(tmp_path, "train", ["cat", "dog"], rows).donors(["dog"])
     assert wanted == ["dog"] and list(pool.categories["dog"].rows.key) == ["2"]
