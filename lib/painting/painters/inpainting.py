@@ -1,8 +1,9 @@
 """sd-inpaint and sdxl-inpaint: U-Nets that were trained to inpaint, and see mask and picture in additional channels.
 
 The 9 channels are [z, mask, latent of the masked picture], mask 1 = paint: the other way round from GLIGEN's. In the
-masked picture what is to be painted is mid-grey. Painting starts from pure noise (strength 1 in diffusers), and nothing
-is put back: what surrounds the mask comes near to the picture by itself, and composites take care of the rest.
+masked picture what is to be painted is mid-grey. Painting starts from pure noise (strength 1 in diffusers), SDXL's from
+the noised picture (.9999), and nothing is put back: what surrounds the mask comes near to the picture by itself, and
+composites take care of the rest.
 
 The loop is ours (denoise.py); tests/test_stable_diffusion.py holds it against diffusers' pipelines. It differs in that
 the mask covers each latent cell that it touches, that the autoencoder's mode is taken, not a draw, and that every
@@ -54,6 +55,7 @@ class SdInpaint(LatentPainter):
         "addition_embed_type": None,
     }
     Settings: ClassVar[type[LatentSettings]] = SdInpaintSettings
+    START: ClassVar[int] = 0  # steps that are left out; then painting begins with the noised picture
 
     def _latents(
         self, model: LatentDiffusion, scheduler: Any, noise: torch.Tensor, batch: Sequence[PassInput]
@@ -63,13 +65,20 @@ class SdInpaint(LatentPainter):
         masks = [item.mask for item in batch]
         around = model.encode([item.canvas for item in batch], hidden=masks)
         extra = torch.cat([paint_cells(masks, model.factor, model.device), around], dim=1)
-        return self._guided(model, scheduler, noise, batch, extra=extra)
+        start = min(self.START, self.settings.steps - 1)
+        known = model.encode([item.canvas for item in batch]) if start else None
+        return self._guided(model, scheduler, noise, batch, extra=extra, start=start, known=known)
 
 
 class SdxlInpaint(SdInpaint):
-    """SDXL inpainting (arXiv 2307.01952): two text encoders, and the U-Net receives the picture's size."""
+    """SDXL inpainting (arXiv 2307.01952): two text encoders, and the U-Net receives the picture's size.
 
-    VERSION: ClassVar[int] = 1
+    Its card says that from pure noise (strength 1) its pictures are poor; diffusers' pipeline begins at .9999, with the
+    picture as noisy as at the second of its steps, and so does this.
+    """
+
+    VERSION: ClassVar[int] = 2  # 2: begins with the noised picture
     MODEL: ClassVar[str | None] = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
     FAMILY: ClassVar[Mapping[str, Any]] = {"in_channels": 9, "addition_embed_type": "text_time"}
     Settings: ClassVar[type[LatentSettings]] = SdxlInpaintSettings
+    START: ClassVar[int] = 1
