@@ -284,10 +284,11 @@ def test_diffusers_pipeline_inpaints_the_same_from_the_same_noise(
     model = loaded._model
     noise, strength = {"latents": model.noise([9], (SIDE, SIDE))}, 1.0
     if name == "sdxl-inpaint":  # as its pipeline begins by default; with less than 1 it draws the noise itself
-        monkeypatch.setattr(
-            pipeline_stable_diffusion_xl_inpaint, "randn_tensor", lambda *_, drawn=noise["latents"], **__: drawn
-        )
-        noise, strength = {}, 0.9999
+        if scheduler == "pndm":
+            pytest.skip("beyond its first step diffusers' pipelines repeat the wrong one of PNDM's; see time_steps")
+        drawn = noise.pop("latents")
+        monkeypatch.setattr(pipeline_stable_diffusion_xl_inpaint, "randn_tensor", lambda *_, **__: drawn)
+        strength = 0.9999
     pipe = pipeline(name, folders[name], make_scheduler(scheduler, model.scheduler_config, 5, CPU))
 
     def ask(output):
