@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_blip2, tiny_gligen
 
 from lib.captioning.caption import caption_pictures, make_caption_form
@@ -249,6 +250,17 @@ def test_blip2_refuses_a_checkpoint_that_does_not_name_its_image_token(folders, 
     config.write_text(config.read_text().replace('"image_token_index": ', '"image_token_index": null, "was": '))
     with pytest.raises(AugmentError, match="image_token_index None"):
         captioner(Blip2, folder).caption(PICTURES[:1], [[]])
+
+
+@LANGUAGES
+def test_blip2_refuses_weights_that_lack_a_tensor(tmp_path, kind, language):
+    folder = tiny_blip2(tmp_path / "cut", language)
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors.pop(next(name for name in sorted(tensors) if "qformer" in name))
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(AugmentError, match=r"lack 1 tensors \(qformer"):
+        captioner(kind, folder).caption([np.zeros((20, 30, 3), np.uint8)], [["cat"]])
 
 
 def test_blip2_refuses_another_kind_of_checkpoint(tmp_path):

@@ -6,6 +6,7 @@ test_gligen.py.
 
 import contextlib
 import json
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import tiny_gligen, tiny_sd, tiny_sdxl
 
 from lib.core.checkpoints import MINI, model_of, resolve
@@ -687,6 +689,21 @@ def test_a_text_encoder_of_another_checkpoint_is_refused_with_both_widths(tmp_pa
     config.write_text(config.read_text().replace(f'"cross_attention_dim": {width}', '"cross_attention_dim": 40'))
     with pytest.raises(AugmentError, match=f"states {width} wide, its U-Net attends to 40"):
         PAINTERS.build(PAINTERS.member(name, {}, resolve(str(folder), {}))).paint([item()])
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_weights_that_lack_a_tensor_are_refused_with_its_name_and_place(tmp_path, part):
+    """transformers would fill it with random numbers, and diffusers leave it without any."""
+    folder = tiny_sdxl(tmp_path / "xl")
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = sorted(tensors)[0]
+    tensors.pop(lost)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(
+        AugmentError, match=rf"lack 1 tensors \(.*{re.escape(lost.removeprefix('text_model.'))}\) in {part};"
+    ):
+        PAINTERS.build(PAINTERS.member("sdxl-inpaint", {}, resolve(str(folder), {}))).paint([item()])
 
 
 def test_an_incomplete_sdxl_checkpoint_names_what_is_missing(tmp_path):

@@ -356,8 +356,16 @@ def renamed(name: str, former: Mapping[str, str]) -> str:
     return ".".join(former.get(part, part) for part in name.split("."))
 
 
-def check_whole(report: Mapping[str, Any]) -> None:
-    """Raise ValueError where from_pretrained found tensors missing: it fills them with random numbers."""
+def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
+    """`kind.from_pretrained` of safetensors. Raises ValueError where tensors are missing in the file, which the
+    libraries fill with random numbers, or leave without any.
+
+    kind: a model's class of diffusers or transformers; options: its own.
+    """
+    model, report = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ValueError(f"its weights lack {len(missing)} tensors ({', '.join(missing[:3])}, …); {AGAIN}")
+        place = options.get("subfolder") or folder.name
+        named = f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+        raise ValueError(f"its weights lack {len(missing)} tensors ({named}) in {place}; {AGAIN}")
+    return model

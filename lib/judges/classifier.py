@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.checkpoints import check_whole, local_path, reading
+from lib.core.checkpoints import load_whole, local_path, reading
 from lib.core.compute import device
 from lib.core.errors import AugmentError
 from lib.core.vision import Pixels, batched, normalisation, prepared, processor_of, softmax
@@ -104,10 +104,8 @@ def read_classifier(folder: Path) -> Classifier:
         raise ValueError(f"its config.json names no architecture that ends in {KIND}: {config.get('architectures')}")
     processor = processor_of(folder)
     mean, std = normalisation(processor)
-    model, report = transformers.AutoModelForImageClassification.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-    )
-    check_whole(report)
+    kind = transformers.AutoModelForImageClassification
+    model = load_whole(kind, folder, dtype=torch.float32, trust_remote_code=False)
     return Classifier(model.eval(), mean, std, _side(config, processor))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef, check_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
 from lib.core.compute import device
 from lib.core.registry import MemberSettings
 from lib.core.vision import (
@@ -210,10 +210,7 @@ def _load(ref: ModelRef) -> _Loaded:
         if kind != "clip":
             raise ValueError(f"its config.json says model_type {kind!r}; 'clip' was expected, as CLIPModel saves it")
         mean, std = normalisation(processor_of(folder))
-        model, report = transformers.CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        check_whole(report)
+        model = load_whole(transformers.CLIPModel, folder, dtype=torch.float32)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
     config = model.config
     model = model.eval().requires_grad_(False).to(where)

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import nn
 
 from lib.captioning.captioners.blip2 import Blip2
-from lib.core.checkpoints import ModelRef, reading
+from lib.core.checkpoints import ModelRef, load_whole, reading
 from lib.core.vision import to_square
 from lib.training.clip import worn
 from lib.training.loop import LoopSettings
@@ -210,5 +210,5 @@ class Blip2Trainer:
         from transformers import AutoTokenizer, Blip2ForConditionalGeneration
 
         with reading(ModelRef("folder", "", start)):
-            model = Blip2ForConditionalGeneration.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
+            model = load_whole(Blip2ForConditionalGeneration, start, dtype=torch.float32)
             return Blip2Objective(model, AutoTokenizer.from_pretrained(start, trust_remote_code=False), pictures)

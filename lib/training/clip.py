@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lib.core.checkpoints import ModelRef, reading
+from lib.core.checkpoints import ModelRef, load_whole, reading
 from lib.core.geometry import covered_xyxy
 from lib.core.vision import crop_region, pooled, to_square
 from lib.core.words import article, naming
@@ -198,7 +198,7 @@ def load_clip(folder: Path) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPTokenizer
 
     with reading(ModelRef("folder", "", folder)):
-        model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        model = load_whole(CLIPModel, folder, dtype=torch.float32)
         return model, CLIPTokenizer.from_pretrained(folder)
 
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from lib.core.checkpoints import ModelRef, reading
+from lib.core.checkpoints import ModelRef, load_whole, reading
 from lib.core.compute import device
 from lib.core.files import atomic_write
 from lib.core.keys import key_of
@@ -369,9 +369,7 @@ def load_unet(folder: Path, channels: int) -> Any:
     from diffusers import UNet2DConditionModel
 
     with reading(ModelRef("folder", "", folder)):
-        unet = UNet2DConditionModel.from_pretrained(
-            folder, subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
-        )
+        unet = load_whole(UNet2DConditionModel, folder, subfolder="unet", torch_dtype=torch.float32)
         found = unet.config.in_channels, unet.config.attention_type
         if found != (channels, "gated"):
             raise ValueError(f"its U-Net has input channels and attention {found}: {(channels, 'gated')} was expected")

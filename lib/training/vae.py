@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lib.core.checkpoints import ModelRef, reading
+from lib.core.checkpoints import ModelRef, load_whole, reading
 from lib.core.errors import AugmentError
 from lib.training.loop import LoopSettings
 from lib.training.windows import TrainingPicture, Window, cut, one_of, whole
@@ -194,4 +194,4 @@ def load_vae(folder: Path) -> Any:
     from diffusers import AutoencoderKL
 
     with reading(ModelRef("folder", "", folder)):
-        return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        return load_whole(AutoencoderKL, folder, torch_dtype=torch.float32)

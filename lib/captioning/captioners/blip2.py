@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef, local_path, reading
+from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
 from lib.core.compute import device, run_padded, weights_dtype
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
@@ -120,7 +120,7 @@ def _load(ref: ModelRef, eight_bit: bool) -> _Loaded:
     import transformers
 
     folder, where = local_path(ref, NEEDED, ALSO), device()
-    options: dict[str, Any] = {"use_safetensors": True, "dtype": weights_dtype()}
+    options: dict[str, Any] = {"dtype": weights_dtype()}
     if eight_bit:
         options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_8bit=True)
         options["device_map"] = {"": where.index or 0}
@@ -131,7 +131,7 @@ def _load(ref: ModelRef, eight_bit: bool) -> _Loaded:
                 f"its config.json says model_type {config.model_type!r} and image_token_index "
                 f"{getattr(config, 'image_token_index', None)!r}; a blip-2 that names its image token was expected"
             )
-        model = transformers.Blip2ForConditionalGeneration.from_pretrained(folder, **options)
+        model = load_whole(transformers.Blip2ForConditionalGeneration, folder, **options)
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return _Loaded(model.eval() if eight_bit else model.eval().to(where), processor)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef, check_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
 from lib.core.compute import device
 from lib.core.errors import AugmentError
 from lib.core.words import match_names, naming, spoken
@@ -148,11 +148,9 @@ def _load(ref: ModelRef, model_class: str, processor_class: str, kinds: Sequence
         if kinds and kind not in kinds:
             raise ValueError(f"its config.json says model_type {kind!r}; one of {', '.join(kinds)} was expected")
         try:
-            model, report = getattr(transformers, model_class).from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-            )
+            kind = getattr(transformers, model_class)
+            model = load_whole(kind, folder, dtype=torch.float32, trust_remote_code=False)
             processor = getattr(transformers, processor_class).from_pretrained(folder, trust_remote_code=False)
         except ImportError as error:  # some backbones are of timm, which this project does not install
             raise ValueError(f"it needs another package: {str(error).strip()}") from error
-        check_whole(report)
     return _Loaded(model.eval().requires_grad_(False).to(where), processor)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lib.core.checkpoints import local_path, reading, resolve
+from lib.core.checkpoints import load_whole, local_path, reading, resolve
 from lib.core.compute import device, run_padded
 from lib.core.errors import AugmentError
 from lib.core.files import digest
@@ -192,11 +192,7 @@ def mini(model: Path | None = None) -> Network:
     ref = resolve("mini:vae" if model is None else str(model), {})
     folder = local_path(ref, ["config.json", "*.safetensors"])
     with reading(ref):
-        vae, report = AutoencoderKL.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        if report["missing_keys"]:  # diffusers would fill them with random numbers
-            raise ValueError(f"its weights lack {len(report['missing_keys'])} tensors; copy or train it again")
+        vae = load_whole(AutoencoderKL, folder, torch_dtype=torch.float32)
     encoder = vae.encoder.eval().requires_grad_(False).to(device())
 
     def layers(pixels: torch.Tensor) -> list[torch.Tensor]:

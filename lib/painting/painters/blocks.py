@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from lib.core.checkpoints import ModelRef, local_path, reading
+from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
 from lib.core.compute import device, out_of_memory
 from lib.core.errors import AugmentError
 
@@ -167,16 +167,13 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
     twice = config.get("addition_embed_type") == "text_time"
     folder = local_path(ref, [*NEEDED, *(SECOND_TEXT if twice else ())], ALSO)
     with reading(ref):
-        texts = [_text_model(folder / "text_encoder", transformers.CLIPTextModel)]
+        texts = [load_whole(transformers.CLIPTextModel, folder / "text_encoder", dtype=torch.float32)]
         if twice:
-            texts += [_text_model(folder / "text_encoder_2", transformers.CLIPTextModelWithProjection)]
+            second = transformers.CLIPTextModelWithProjection
+            texts.append(load_whole(second, folder / "text_encoder_2", dtype=torch.float32))
         _check_texts(ref, config, texts)
-        unet = diffusers.UNet2DConditionModel.from_pretrained(
-            folder, subfolder="unet", torch_dtype=dtype, use_safetensors=True
-        )
-        vae = diffusers.AutoencoderKL.from_pretrained(
-            folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True
-        )
+        unet = load_whole(diffusers.UNet2DConditionModel, folder, subfolder="unet", torch_dtype=dtype)
+        vae = load_whole(diffusers.AutoencoderKL, folder, subfolder="vae", torch_dtype=torch.float32)
         names = ["tokenizer", "tokenizer_2"][: len(texts)]
         tokenizers = [transformers.CLIPTokenizer.from_pretrained(folder / name) for name in names]
         schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_bytes())
@@ -232,12 +229,6 @@ def _paired(
         return torch.cat([first(text)[0], hidden], dim=-1), pooled
 
     return encode
-
-
-def _text_model(folder: Any, kind: Any) -> Any:
-    import torch
-
-    return kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
 
 
 def check_family(ref: ModelRef, unet_has: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from lib.core.checkpoints import ModelRef, check_whole, local_path, reading, renamed
+from lib.core.checkpoints import ModelRef, load_whole, local_path, reading, renamed
 from lib.core.stopping import check_stop
 
 if TYPE_CHECKING:
@@ -342,19 +342,15 @@ def load_layout_unet(ref: ModelRef, size: int | None = None) -> LayoutModel:
     model of another class and one of another size.
     """
     folder, kind = local_path(ref, NEEDED, ["vae/*"]), LayoutUNet.__name__
-    loaded: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     with reading(ref):
         config, scheduler = (json.loads((folder / name).read_bytes()) for name in (NEEDED[0], NEEDED[2]))
         if config.get("_class_name") != kind:
             raise ValueError(f"its U-Net is a {config.get('_class_name')}: a {kind} was expected")
-        unet, report = LayoutUNet.from_pretrained(folder, subfolder="unet", **loaded)
-        check_whole(report)
-        unet, vae = unet.eval(), None
+        unet, vae = load_whole(LayoutUNet, folder, subfolder="unet", torch_dtype=torch.float32).eval(), None
         if (folder / "vae").is_dir():
             from diffusers import AutoencoderKL
 
-            vae, report = AutoencoderKL.from_pretrained(folder, subfolder="vae", **loaded)
-            check_whole(report)
+            vae = load_whole(AutoencoderKL, folder, subfolder="vae", torch_dtype=torch.float32)
             vae = vae.eval().requires_grad_(False)
         model = LayoutModel(unet, scheduler, vae)
         if size not in (None, model.size):
