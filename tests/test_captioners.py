@@ -239,6 +239,23 @@ def test_blip2_takes_a_picture_three_pixels_high(folders):
     assert len(captioner(Blip2, folders["opt"]).caption([np.zeros((3, 9, 3), dtype=np.uint8)], [[]])) == 1
 
 
+def test_blip2_remembers_the_batch_that_fitted(folders, monkeypatch):
+    """On a GPU: a CPU takes one at a time anyway."""
+    loaded, sizes = captioner(Blip2, folders["opt"], batch_size=4), []
+
+    def tight(pictures):
+        sizes.append(len(pictures))
+        if len(pictures) > 1:
+            raise torch.OutOfMemoryError("full")
+        return ["a cat"]
+
+    monkeypatch.setattr(blip2, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(loaded, "_captions", tight)
+    for _ in range(2):
+        assert loaded.caption([np.zeros((20, 30, 3), np.uint8)] * 3, [["cat"]] * 3) == ["a cat"] * 3
+    assert sizes == [4, 2, 1, 1, 1, 1, 1, 1]
+
+
 def test_blip2_without_a_picture_is_a_value_error(folders):
     with pytest.raises(ValueError, match="template"):
         captioner(Blip2, folders["opt"]).caption([None], [[]])

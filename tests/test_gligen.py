@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_gligen
 
 from lib.core.checkpoints import resolve
-from lib.core.compute import run_padded
+from lib.core.compute import out_of_memory, run_padded
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS, PassInput
 from lib.painting.painters import denoise as denoising
@@ -283,17 +283,48 @@ def test_out_of_memory_halves_the_batch_for_good_and_ends_at_one(painter, monkey
         return paint(batch)
 
     monkeypatch.setattr(full, "_paint", tight)
-    assert len(full.paint([item(1), item(2)])) == 2
-    assert sizes == [4, 2, 1, 1]
+    assert len(full.paint([item(1), item(2), item(3)])) == 3
+    assert sizes == [4, 2, 1, 1, 1]
     assert full.batch_size == 1
     with pytest.raises(torch.OutOfMemoryError):
         run_padded([1], 2, lambda chunk: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
 
 
-def test_short_batches_are_padded_and_the_padding_is_not_returned():
+def test_short_batches_are_padded_to_a_power_of_two_and_the_padding_is_not_returned():
     chunks = []
-    results, size = run_padded([1, 2, 3], 2, lambda chunk: chunks.append(list(chunk)) or list(chunk))
-    assert (results, size, chunks) == ([1, 2, 3], 2, [[1, 2], [3, 3]])
+
+    def run(chunk):
+        chunks.append(list(chunk))
+        return list(chunk)
+
+    assert run_padded(list(range(12)), 8, run) == (list(range(12)), 8)
+    assert run_padded([1, 2, 3], 8, run) == ([1, 2, 3], 8)
+    assert run_padded([1, 2, 3, 4, 5], 6, run) == ([1, 2, 3, 4, 5], 6)
+    assert run_padded([7], 8, run) == ([7], 8)
+    assert chunks == [[*range(8)], [8, 9, 10, 11], [1, 2, 3, 3], [1, 2, 3, 4, 5, 5], [7]]
+
+
+def test_what_a_short_batch_shows_of_the_memory_is_what_did_not_fit():
+    def run(chunk):
+        if len(chunk) > 1:
+            raise torch.OutOfMemoryError("full")
+        return list(chunk)
+
+    assert run_padded([1, 2], 8, run) == ([1, 2], 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_too_little_memory_is_recognised_whoever_says_it(error, is_memory):
+    assert out_of_memory(error) == is_memory
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -36,12 +36,22 @@ def weights_dtype(name: str = "auto") -> torch.dtype:
     return dtype
 
 
+# What a RuntimeError says of it: torch's on a CPU, and those of CUDA and its libraries, which are no OutOfMemoryError.
+_FULL = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Was it too little memory? On a GPU torch raises OutOfMemoryError, on a CPU a RuntimeError."""
+    """Was it too little memory?"""
     import torch
 
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
 
 
 def available_cores() -> int:
@@ -75,23 +85,25 @@ def _single_threads() -> ThreadPoolExecutor:
 
 
 def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[R]]) -> tuple[list[R], int]:
-    """`run` over chunks of exactly `size` items, the last one padded by repeating its last item.
+    """`run` over chunks of `size` items, the last one padded to 1, 2, 4, 8, … items by repeating its last item.
 
-    Bits depend on the batch's shape, so a short batch must not change it. Where memory is not enough, all is run again
-    at half the size, down to 1. Returns the results in order and the size that fitted. Where not even one fits, the
-    error is raised; `out_of_memory` recognises it.
+    Bits depend on the batch's shape, so there are few shapes; padded to `size`, one item would cost as much as all.
+    Where memory is not enough, all is run again at half of what did not fit, down to 1. Returns the results in order and
+    the size that fitted. Where not even one fits, the error is raised; `out_of_memory` recognises it.
     """
     import torch
 
     while True:
+        padded = size
         try:
             results: list[R] = []
             for start in range(0, len(items), size):
                 chunk = list(items[start : start + size])
-                results += run(chunk + chunk[-1:] * (size - len(chunk)))[: len(chunk)]
+                padded = min(size, 1 << (len(chunk) - 1).bit_length())
+                results += run(chunk + chunk[-1:] * (padded - len(chunk)))[: len(chunk)]
             return results, size
         except Exception as error:
-            if size == 1 or not out_of_memory(error):
+            if padded == 1 or not out_of_memory(error):
                 raise
-            size //= 2
+            size = padded // 2
         torch.cuda.empty_cache()  # outside of `except`, whose traceback would keep the tensors alive

@@ -53,11 +53,12 @@ class Blip2:
     def __init__(self, settings: Blip2Settings, model: ModelRef) -> None:
         self.settings, self.ref = settings, model
         self._loaded: _Loaded | None = None
+        self._fitted: int | None = None  # batch size that went into the GPU's memory, where the wanted one did not
 
     @property
     def batch_size(self) -> int:
-        # On a CPU the bits would depend on a picture's place in the batch, see painters/gligen.py.
-        return self.settings.batch_size if device().type == "cuda" else 1
+        # On a CPU the bits would depend on a picture's place in the batch, see painters/denoise.py.
+        return self._fitted or (self.settings.batch_size if device().type == "cuda" else 1)
 
     def caption(
         self,
@@ -72,7 +73,8 @@ class Blip2:
         given = [picture for picture in pictures if picture is not None]
         if len(given) != len(pictures):
             raise ValueError("blip2 describes pictures, and got none for some: use captioner template for labels alone")
-        return run_padded(given, self.batch_size, self._captions)[0]
+        captions, self._fitted = run_padded(given, self.batch_size, self._captions)
+        return captions
 
     def _captions(self, pictures: Sequence[np.ndarray]) -> list[str]:
         import torch
