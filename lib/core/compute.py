@@ -88,8 +88,8 @@ def run_padded(items: Sequence[T], size: int, run: Callable[[Sequence[T]], list[
     """`run` over chunks of `size` items, the last one padded to 1, 2, 4, 8, … items by repeating its last item.
 
     Bits depend on the batch's shape, so there are few shapes; padded to `size`, one item would cost as much as all.
-    Where memory is not enough, all is run again at half of what did not fit, down to 1. Returns the results in order and
-    the size that fitted. Where not even one fits, the error is raised; `out_of_memory` recognises it.
+    Where memory is not enough, all is run again at half of what did not fit, down to 1. Returns the results in order
+    and the size that fitted. Where not even one fits, the error is raised; `out_of_memory` recognises it.
     """
     import torch
 
