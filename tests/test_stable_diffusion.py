@@ -50,8 +50,8 @@ GOLDEN = {
     ): "-2.894 11.03 9.204 5.791 -14.21 3.632 -2.263 -11.013 7.246 -1.426 0.163 -0.625 0.701 10.414 -4.215 -9.633",
     (
         "sdxl-inpaint",
-        1,
-    ): "-2.771 11.332 3.518 6.463 -14.254 4.408 -2.475 -8.869 8.983 3.728 4.736 6.678 0.257 9.455 -3.014 -6.646",
+        2,
+    ): "-1.697 6.212 1.738 3.724 -8.055 2.621 -1.465 -4.962 5.082 2.296 2.747 3.684 0.033 5.231 -1.828 -3.706",
     (
         "vanilla",
         1,
@@ -773,7 +773,7 @@ def test_a_batch_that_does_not_fit_one_by_one_is_not_tried_whole_again(painter, 
     monkeypatch.setattr(loaded, "_paint", full)
     for _ in range(2):
         with pytest.raises(PictureError):
-            loaded.paint([item()])
+            loaded.paint([item()] * 3)
     assert sizes == [4, 2, 1, 1]
 
 
