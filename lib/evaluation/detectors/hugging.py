@@ -148,8 +148,8 @@ def _load(ref: ModelRef, model_class: str, processor_class: str, kinds: Sequence
         if kinds and kind not in kinds:
             raise ValueError(f"its config.json says model_type {kind!r}; one of {', '.join(kinds)} was expected")
         try:
-            kind = getattr(transformers, model_class)
-            model = load_whole(kind, folder, dtype=torch.float32, trust_remote_code=False)
+            made = getattr(transformers, model_class)
+            model = load_whole(made, folder, dtype=torch.float32, trust_remote_code=False)
             processor = getattr(transformers, processor_class).from_pretrained(folder, trust_remote_code=False)
         except ImportError as error:  # some backbones are of timm, which this project does not install
             raise ValueError(f"it needs another package: {str(error).strip()}") from error

@@ -152,7 +152,8 @@ class DiffusionPainter:
         return available_cores() if self.SIDE_BY_SIDE and self.settings.size <= SMALL else 1
 
     def paint(self, batch: Sequence[PassInput]) -> list[Paint]:
-        """Paint passes of one shape. Equal passes give equal bits on one device, at one batch size or thread count.
+        """Paint passes of one shape. Equal passes give equal bits on one device, in batches of one padded size and at
+        one thread count.
 
         Where memory is not enough, the batch is halved, for good, and an autoencoder works in tiles. Raises
         PictureError `out_of_memory` where that does not help, ValueError for passes that do not go together or hold
