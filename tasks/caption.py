@@ -11,9 +11,11 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.keys import key_of
 from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.rows import CaptionRow, ImageRow, SelectRow
+from tasks.engine import kept
 from tasks.ingest import Ingested
-from tasks.inputs import kept, sources_of, use_member
+from tasks.inputs import sources_of
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
+from tasks.models import use_member
 from tasks.run import Run
 
 VERSION = 1

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
 from functools import cache, update_wrapper
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from cachetools import LRUCache, cached
 from prefect import task
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TaskRunContext
@@ -32,7 +34,13 @@ from lib.core.stopping import ask_to_stop
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 THREADS = 2 * (os.cpu_count() or 1)  # while one decodes, another waits for the disk
+
+
+def kept(count: int) -> Callable[[F], F]:
+    """Keep a function's last `count` results, each made once: threads that need it meanwhile wait for it."""
+    return cast("Callable[[F], F]", cached(LRUCache(count), condition=threading.Condition()))
 
 
 class Result(Protocol):

@@ -10,8 +10,9 @@ from lib.records.rows import OK, PictureRow, PlanRow
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of, use_member
+from tasks.inputs import sources_of
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
+from tasks.models import use_member
 from tasks.run import Run
 
 VERSION = 1

@@ -15,8 +15,7 @@ from lib.records.outputs import check_sources
 from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
 from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
-from tasks.engine import step
-from tasks.inputs import kept
+from tasks.engine import kept, step
 from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
 from tasks.run import Work
 

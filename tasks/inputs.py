@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-from cachetools import LRUCache, cached
-from numpy.typing import NDArray
 
-from lib.captioning.captioners import CAPTIONERS
-from lib.core.checkpoints import ModelRef
 from lib.core.files import digest
 from lib.core.images import Load, source_loader
-from lib.core.registry import Member
-from lib.core.vision import Pixels
-from lib.evaluation.detectors import DETECTORS
-from lib.judges import make_judge
-from lib.painting.painters import PAINTERS
 from lib.planning.donors import DonorPool
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey
@@ -32,13 +20,7 @@ from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.requests import Outcome, parsed
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
 from lib.screening.labels import judged_labels
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def kept(count: int) -> Callable[[F], F]:
-    """Keep a function's last `count` results, each made once: threads that need it meanwhile wait for it."""
-    return cast("Callable[[F], F]", cached(LRUCache(count), condition=threading.Condition()))
+from tasks.engine import kept
 
 
 def sources_of(images: Ref, folder: str) -> Load:
@@ -155,51 +137,3 @@ def judged_outcomes(plan: Ref, rows: pd.DataFrame, objects: Ref) -> dict[str, Ou
     return {
         key: judged_labels(outcomes[key], verdicts, boxes) for key, verdicts in zip(rows.key, rows.boxes, strict=True)
     }
-
-
-class SharedJudge:
-    """A judge that many threads share: each crops alone, and one at a time uses the model."""
-
-    def __init__(self, ref: ModelRef) -> None:
-        self._judge, self._lock = make_judge(ref), threading.Lock()
-
-    @property
-    def size(self) -> int:
-        with self._lock:
-            return self._judge.size
-
-    @property
-    def identity(self) -> str:
-        return self._judge.identity
-
-    def score(self, crops: Sequence[Pixels], names: Sequence[str]) -> NDArray[np.float64]:
-        with self._lock:
-            return self._judge.score(crops, names)
-
-
-@kept(2)
-def judge_for(ref: ModelRef) -> SharedJudge:
-    """The judge of boxes, built once per process; its weights are read at the first use."""
-    return SharedJudge(ref)
-
-
-def _build(member: str) -> Any:
-    parsed = Member.model_validate_json(member)
-    return {"painter": PAINTERS, "captioner": CAPTIONERS, "detector": DETECTORS}[parsed.kind].build(parsed)
-
-
-@kept(4)
-def _built(member: str) -> tuple[Any, threading.Lock]:
-    return _build(member), threading.Lock()
-
-
-@contextlib.contextmanager
-def use_member(member: dict[str, Any]) -> Iterator[Any]:
-    """A painter, captioner or detector. One with weights is built once per process and serves one part at a time."""
-    text = json.dumps(member, sort_keys=True)
-    if member["model"] is None:
-        yield _build(text)
-        return
-    built, lock = _built(text)
-    with lock:
-        yield built

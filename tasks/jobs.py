@@ -34,6 +34,7 @@ from lib.records.rows import MAY_PASS, Row, arrow_schema
 from lib.records.store import Store
 from tasks.artifacts import show_counts
 from tasks.engine import Step, step, wait_for
+from tasks.models import release_models
 from tasks.progress import advance
 from tasks.run import Work
 
@@ -235,6 +236,7 @@ def close_stage(run: Work, stage: Stage, done: Sequence[Done], seconds: float | 
     painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, rows, row_type, fresh)
     manifest = write_manifest(path, rows, row_type)
     prune_parts(run, name, parts)
+    release_models()
     run.count(name, rows, painted=painted, reused=len(rows) - painted, seconds=seconds, **entries)
     show_counts(run, name)
     return Staged(manifest, parts)

@@ -18,8 +18,9 @@ from lib.planning.statistics import Statistics
 from lib.planning.target import DrawGroup, plan_draws
 from lib.records.manifest import Ref, former_manifest, read_manifest
 from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
+from tasks.engine import kept
 from tasks.ingest import Ingested
-from tasks.inputs import kept, sources_of, statistics_of, survey_of, usable_objects
+from tasks.inputs import sources_of, statistics_of, survey_of, usable_objects
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 

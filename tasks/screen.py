@@ -23,8 +23,9 @@ from lib.screening.pictures import VERSION, mark_duplicates, measure_pictures
 from lib.screening.unlabelled import Sought, find_unlabelled
 from tasks.engine import log, step
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_digest, boxes_of, frames_of, judge_for, outcomes_of, sources_of, use_member
+from tasks.inputs import boxes_digest, boxes_of, frames_of, outcomes_of, sources_of
 from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task
+from tasks.models import judge_for, use_member
 from tasks.progress import advance, begin
 from tasks.run import Run
 

@@ -46,9 +46,8 @@ from lib.training.train import (
 )
 from lib.training.windows import TrainingPicture
 from tasks.artifacts import show_counts, show_training
-from tasks.engine import log, step
+from tasks.engine import kept, log, step
 from tasks.ingest import Ingested
-from tasks.inputs import kept
 from tasks.jobs import may_pass
 from tasks.progress import Progress, advance
 from tasks.run import Work, accounted

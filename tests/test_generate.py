@@ -15,7 +15,7 @@ from lib.painting.painters import Paint
 from lib.planning.plan import picture_name
 from lib.records.manifest import to_table
 from lib.records.requests import Donor, Pass, Request, picture_keys
-from lib.records.rows import OK, REJECTED, PlanRow
+from lib.records.rows import MAY_PASS, OK, REJECTED, PlanRow
 from lib.records.store import Store
 
 HEIGHT, WIDTH = 24, 32
@@ -238,10 +238,17 @@ def test_what_failed_is_tried_again(store):
     assert (row.status, row.painted) == (OK, 1)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_model_that_fails_at_one_picture_costs_that_one_and_the_next_run_tries_it_again(store, batch_size):
+    rows = generate(store, [make_request(i) for i in range(4)], Fake(batch_size, fails=[12], error=RuntimeError))
+    assert [row.reason for row in rows] == ["", "", "model_failed", ""] and "model_failed" in MAY_PASS
+    assert rows[2].detail == "RuntimeError: cannot paint this"
+
+
 @pytest.mark.parametrize("error", [MemoryError, OSError, RuntimeError])
 def test_a_fault_that_is_not_the_items_goes_up(store, error):
     with pytest.raises(error):
-        generate(store, [make_request()], Fake(fails=[10], error=error))
+        generate(store, [make_request()], Fake(fails=[10], error=lambda _: error("CUDA error: out of memory")))
 
 
 def test_what_was_painted_before_a_fault_is_kept(store):

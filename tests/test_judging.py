@@ -250,6 +250,15 @@ def test_a_picture_that_left_the_store_is_a_reason(store):
     assert (judged_row.status, judged_row.reason, judged_row.boxes) == (REJECTED, "picture_lost", [])
 
 
+def test_a_judge_that_fails_costs_the_picture_that_it_failed_at(store):
+    class Broken(ColourJudge):
+        def score(self, crops, names):
+            raise RuntimeError("CUDA error: misaligned address")
+
+    row = judged(store, painted(), new("1"), judge=Broken())
+    assert (row.status, row.reason) == (REJECTED, "model_failed")
+
+
 def test_rows_set_aside_before_pass_as_they_are_and_progress_is_reported(store):
     row, steps = ScreenRow("x", REJECTED, "black", "", "7", "", "", "x.png", 0, 0, ""), []
     assert judge_pictures([row], {}, OBJECTS, learned(store), ColourJudge(), store, steps.append) == [row]

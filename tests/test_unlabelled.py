@@ -109,6 +109,17 @@ def test_proposed_objects_become_labels_to_ignore_after_those_of_the_request_eac
     assert count_verdicts(rows) == {"boxes kept: recognised": 1, "boxes proposed: unlabelled_object": 2}
 
 
+def test_a_detector_that_fails_costs_the_picture_that_it_failed_at(tmp_path, monkeypatch):
+    def fail(self, pictures, names):
+        raise RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(Finds, "detect", fail)
+    store = Store(tmp_path)
+    sought = Sought(detector=Finds.identity, names=("green",), do="reject", score=0.5, overlap=0.5, inside=0.5)
+    (row,) = find_unlabelled([row_of(store, painted())], {"r": outcome_of()}, OBJECTS, sought, Finds(), store)
+    assert (row.reason, row.detail) == ("model_failed", "RuntimeError: CUDA error: misaligned address")
+
+
 def test_a_picture_that_is_set_aside_already_is_not_searched(tmp_path):
     row = ScreenRow("r", REJECTED, "black", "", "7", "p", "s", "r.png", 0, 0, "")
     sought = Sought(detector="d", names=("red",), do="reject", score=0.5, overlap=0.5, inside=0.5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from lib.captioning.rules import Rules, apply_rules, fill_prompt, load_rules
+from lib.core.compute import model_faults
 from lib.core.files import digest
 from lib.core.images import Load, PictureError
 from lib.core.keys import canonical, key_of
@@ -66,13 +67,38 @@ def caption_pictures(
         pictures, faults = _load_all(batch, captioner.NEEDS_PICTURES, load)
         failed |= faults
         readable = [row for row in batch if row.key not in faults]
-        about = [row.labels for row in readable], [records.get(row.key) for row in readable]
-        texts = captioner.caption(pictures, *about) if readable else []
-        for row, text in zip(readable, texts, strict=True):
+        about = [_About(row, picture, records.get(row.key)) for row, picture in zip(readable, pictures, strict=True)]
+        for row, text in _texts(about, captioner, failed):
             raw[row.key] = canonical(text)
             store.put("caption", keys[row.key], raw[row.key])
         advance(len(batch))
     return [_row(row, raw.get(row.key), failed.get(row.key), row.key in known, form) for row in rows]
+
+
+class _About(NamedTuple):
+    row: Any  # SelectRow
+    picture: np.ndarray | None
+    record: bytes | None
+
+
+def _texts(
+    batch: Sequence[_About], captioner: Any, failed: dict[str, PictureError]
+) -> Iterator[tuple[Any, str | None]]:
+    """The rows with the captioner's texts; where a batch makes its model fail, each alone. Faults go to `failed`."""
+    if not batch:
+        return
+    try:
+        with model_faults():
+            labels = [one.row.labels for one in batch]
+            texts = captioner.caption([one.picture for one in batch], labels, [one.record for one in batch])
+    except PictureError as error:
+        if len(batch) == 1:
+            failed[batch[0].row.key] = error
+            return
+        for one in batch:
+            yield from _texts([one], captioner, failed)
+        return
+    yield from zip([one.row for one in batch], texts, strict=True)
 
 
 def _known(store: Store, key: str) -> bytes | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from cachetools import cached
+
+from lib.core.errors import PictureError
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +57,28 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+
+
+@contextlib.contextmanager
+def model_faults() -> Iterator[None]:
+    """Around a model's work: a RuntimeError, of the device or of a kernel, becomes PictureError `model_failed`.
+
+    So it costs the pictures that it met, which the next run tries again. Too little memory passes as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        raise PictureError("model_failed", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+
+
+def free_memory() -> None:
+    """Give the device back what models held that nothing refers to any more."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def available_cores() -> int:

@@ -38,7 +38,8 @@ class AugmentError(Exception):
 class PictureError(Exception):
     """A picture that cannot be used: a stable word and, for a person, what happened.
 
-    Reasons: image_missing, image_empty, image_broken, image_too_large.
+    Reasons: image_missing, image_empty, image_broken, image_too_large, out_of_memory, model_failed and others of
+    docs/workspace.md.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

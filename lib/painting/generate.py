@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from lib.core.compute import model_faults
 from lib.core.images import Load, PictureError, encode_png, load_rgb
 from lib.core.stopping import check_stop
 from lib.painting.canvas import canvas_of, mask_of
@@ -184,11 +185,17 @@ def _paint_batch(batch: Sequence[_Work], number: int, painter: Any, load: Load) 
     if not ready:
         return []
     try:
-        paints = painter.paint([item for _, item in ready])
+        paints = _painted(painter, [item for _, item in ready])
     except (ValueError, ArithmeticError, PictureError):
-        alone = [(work, _attempt(work, painter.paint, [item])) for work, item in ready]
+        alone = [(work, _attempt(work, _painted, painter, [item])) for work, item in ready]
         return [(work, paint[0]) for work, paint in alone if paint]
     return [(work, paint) for (work, _), paint in zip(ready, paints, strict=True)]
+
+
+def _painted(painter: Any, items: list[PassInput]) -> list[Paint]:
+    with model_faults():
+        paints: list[Paint] = painter.paint(items)
+    return paints
 
 
 def _input(work: _Work, number: int, load: Load) -> PassInput:

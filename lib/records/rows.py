@@ -16,7 +16,7 @@ OK = "ok"
 REJECTED = "rejected"
 
 # Reasons that do not lie in the item itself: what was missing may be available the next time, so it is tried again.
-MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost", "out_of_memory")
+MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost", "out_of_memory", "model_failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lib.core.compute import model_faults
 from lib.core.errors import AugmentError
 from lib.core.geometry import xywh_to_xyxy
 from lib.core.images import Load, PictureError, load_rgb
@@ -221,7 +222,8 @@ def _shares(
         store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
     )
     if known is None:
-        scores = score_boxes(judge, load(), xyxy, question.names, question.context)
+        with model_faults():
+            scores = score_boxes(judge, load(), xyxy, question.names, question.context)
         # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
         known = [[float(f"{share:.6g}") for share in row] for row in scores.tolist()]
         store.put("shares", key, canonical(known))

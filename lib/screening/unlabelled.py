@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from lib.core.compute import model_faults
 from lib.core.geometry import outer_pixels, rectangles_mask, xyxy_to_xywh
 from lib.core.images import PictureError, load_rgb
 from lib.core.keys import canonical, key_of
@@ -115,7 +116,9 @@ def _found(row: ScreenRow, sought: Sought, detector: Detector, store: Store) -> 
     data = store.get("picture", row.picture)
     if data is None:
         raise PictureError("picture_lost", f"{row.name} is no longer in the store")
-    (made,) = detector.detect([load_rgb(data, "stored")], sought.names)
+    picture = load_rgb(data, "stored")
+    with model_faults():
+        (made,) = detector.detect([picture], sought.names)
     # Rounded, so that the same is read or made.
     found = [
         [*(round(side, 2) for side in box), float(f"{score:.4g}"), float(label)]
