@@ -16,11 +16,12 @@ from flows.commands.parser import parse
 from flows.commands.run import Run
 from lib.core import checkpoints
 from lib.core.errors import AugmentError
+from lib.core.words import size_in_words
 from lib.datasets.formats import read_dataset
 from lib.runs import preflight as module
 from lib.runs.dry_run import dry_run
 from lib.runs.parameters import check_parameters
-from lib.runs.preflight import check_data, check_run, preflight, room_needed, size_in_words
+from lib.runs.preflight import check_data, check_run, preflight, room_needed
 
 GLIGEN = "masterful/gligen-1-4-inpainting-text-box"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,10 +56,35 @@ def make_table(columns: Sequence[str], title: str | None = None, right: Sequence
 
 @contextmanager
 def bars() -> Iterator[Watch]:
-    """A bar per stage on a terminal, a line per finished stage elsewhere, nothing with --quiet."""
+    """A bar per stage on a terminal, elsewhere a line per finished stage, and what is downloaded; not with --quiet."""
     if OUT.quiet:
         yield lambda stage, done, total: None
         return
+    with _downloads_told():
+        yield from _bars()
+
+
+@contextmanager
+def _downloads_told() -> Iterator[None]:
+    log, handler = logging.getLogger("augment.downloads"), _OnErr()
+    former = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(former)
+
+
+class _OnErr(logging.Handler):
+    """Records as lines of standard error, above the bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ERR.print(record.getMessage())
+
+
+def _bars() -> Iterator[Watch]:
     if not ERR.is_terminal:
         yield lambda stage, done, total: ERR.print(f"{stage}: {done} of {total}") if done == total else None
         return

@@ -77,8 +77,7 @@ def _dry_run(parameters: Parameters, name: str, as_json: bool) -> int:
 
 
 def _print_dry_run(plan: DryRun) -> None:
-    from lib.core.words import in_words
-    from lib.runs.preflight import size_in_words
+    from lib.core.words import in_words, size_in_words
 
     OUT.print(f"{plan.pictures} pictures would come out, {plan.new} of them new: {plan.recipe}")
     table = make_table(("what", "of which", "count"), "nothing is written", right=("count",))

@@ -28,13 +28,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lib.core.compute import out_of_memory
+from lib.core.downloads import OFFLINE, Needed, cache_folder, chosen, fetch, first_line, transport_error
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest
 
 MINI = Path(__file__).resolve().parents[2] / "data" / "models" / "mini"
-OFFLINE = "without a network, give a local folder (`model: FOLDER`), use `models: mini`, or a painter that needs no \
-model (`painter: copy-paste`)"
-
 NOT_PUBLISHED = "trained on your own data"  # as MODEL: no checkpoint is published, the setting `model` is needed
 
 FACTS = ".training.json"  # what training noted of a model; hidden, as it is not part of the revision
@@ -106,7 +104,7 @@ def check_at_hand(model: str, pinned: Mapping[str, str], setting: str) -> None:
     if not _HUB_ID.fullmatch(model):
         raise AugmentError(f"{setting} {model!r:.200} is neither a folder nor a hub id (org/name or org/name@revision)")
     name, _ = _split(model)
-    snapshots = _cache_folder(name) / "snapshots"
+    snapshots = cache_folder(name) / "snapshots"
     if any(snapshots.glob(f"{pinned.get(model, '*')}/**/*.safetensors")):
         return
     if why := _hub_out_of_reach():
@@ -145,19 +143,20 @@ def out_of_reach(url: str) -> str:
     return "" if found else f"{host} is not known to this machine's network"
 
 
-def local_path(ref: ModelRef, needed: Sequence[str], also: Sequence[str] = ()) -> Path:
+def local_path(ref: ModelRef, needed: Sequence[Needed], also: Sequence[str] = ()) -> Path:
     """The model's folder on this machine with all `needed` files, downloaded into the hub's cache where it must be.
 
-    needed: file names or patterns like "*.safetensors", each of which must match a file; also: those fetched where
-    they exist. Raises AugmentError for a missing file or a folder that has changed since it was pinned, and
-    ConnectionError where a download failed in a way that may pass.
+    needed: file names or patterns like "*.safetensors", each of which must match a file; of several names in a tuple
+    the first one that exists is fetched; also: those fetched where they exist. Raises AugmentError for a missing file
+    or a folder that has changed since it was pinned, and ConnectionError where a download failed in a way that may
+    pass.
     """
     if ref.path is not None:
         folder = ref.path
         if ref.revision.startswith("sha256:") and folder_revision(folder) != ref.revision:
             raise AugmentError(f"model folder {folder} is no longer {ref.revision}: its files changed; plan again")
     else:
-        folder = _snapshot(ref, [*needed, *also])
+        folder = fetch(_split(ref.id)[0], ref.revision, needed, also)
     missing = missing_files(folder, needed)
     if missing:
         raise AugmentError(f"model {ref}: no {', '.join(missing)} in {folder}{_why_missing(folder, missing)}")
@@ -168,11 +167,13 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]  # tensor to file
 
 
-def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
+def missing_files(folder: Path, needed: Sequence[Needed]) -> list[str]:
     """Patterns that match no file under `folder`, and missing shards that an index of weights names."""
     from lib.core.documents import read_json
 
-    missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+    missing = [
+        pattern for pattern in chosen(needed, lambda one: any(folder.glob(one))) if not any(folder.glob(pattern))
+    ]
     for index in folder.glob("**/*.safetensors.index.json"):
         shards = {index.parent / name for name in read_json(index, "an index of weights", _Index).weight_map.values()}
         missing += sorted(shard.relative_to(folder).as_posix() for shard in shards if not shard.exists())
@@ -273,10 +274,10 @@ def _hub_revision(model: str) -> str:
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise AugmentError(
             f"model {model!r}: the hub has no such checkpoint, or it is gated and needs your login "
-            f"(`hf auth login`): {_line(error)}"
+            f"(`hf auth login`): {first_line(error)}"
         ) from None
-    except (OSError, _transport_error()) as error:
-        return _cached_revision(model, f"{type(error).__name__}: {_line(error)}")
+    except (OSError, transport_error()) as error:
+        return _cached_revision(model, f"{type(error).__name__}: {first_line(error)}")
     assert sha is not None, f"the hub gave no commit for {model}"
     return sha
 
@@ -284,7 +285,7 @@ def _hub_revision(model: str) -> str:
 def _cached_revision(model: str, fault: str) -> str:
     """The commit in the hub's cache: of the branch, or of the only snapshot."""
     name, revision = _split(model)
-    cache = _cache_folder(name)
+    cache = cache_folder(name)
     pinned = cache / "refs" / revision
     if pinned.is_file():
         return pinned.read_text().strip()
@@ -296,56 +297,12 @@ def _cached_revision(model: str, fault: str) -> str:
     raise AugmentError(f"model {model!r}: the hub did not answer ({fault}), nor is it in {cache}{several}; {OFFLINE}")
 
 
-def _cache_folder(name: str) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-
-
-def _snapshot(ref: ModelRef, patterns: list[str]) -> Path:
-    """The pinned commit in the hub's cache, downloaded where files are missing; a commit's files never change."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    name, _ = _split(ref.id)
-    place = _cache_folder(name)
-    try:
-        return Path(snapshot_download(name, revision=ref.revision, allow_patterns=patterns))
-    except RepositoryNotFoundError as error:
-        raise AugmentError(f"model {ref} cannot be downloaded: {_line(error)}; is it gated? `hf auth login`") from None
-    except LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            raise AugmentError(
-                f"model {ref} is not complete in {place}, and HF_HUB_OFFLINE is set; {OFFLINE}"
-            ) from None
-        raise ConnectionError(f"model {ref} is not complete in {place}, and the hub did not answer: {error}") from error
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403, 404):
-            raise AugmentError(f"model {ref} cannot be downloaded: {_line(error)}") from None
-        raise ConnectionError(f"model {ref}: {_line(error)}") from error
-    except _transport_error() as error:
-        raise ConnectionError(f"model {ref}: {type(error).__name__}: {_line(error)}") from error
-
-
-def _transport_error() -> type[Exception]:
-    """HTTPError of the httpx that the hub's client uses: unlike the hub's errors, it is not an OSError."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base = HfHubHTTPError.__bases__[0]
-    assert issubclass(base, Exception), base
-    return base
-
-
 def _why_missing(folder: Path, missing: Sequence[str]) -> str:
     wanted = [name for name in missing if name.endswith(".safetensors")]
     pickles = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.bin"))
     if wanted and pickles:
         return f"; {pickles[0]} is a pickle, which is never loaded: convert it with safetensors.torch.save_file"
     return "; is the download or the copy complete?"
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 AGAIN = "copy or download it again"
@@ -362,7 +319,26 @@ def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
 
     kind: a model's class of diffusers or transformers; options: its own.
     """
-    model, report = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    return _whole(
+        folder, options, *kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    )
+
+
+def load_rounded(kind: Any, folder: Path, weights: Path, **options: Any) -> Any:
+    """As `load_whole`, a class of transformers from a file of any name, its numbers rounded to half precision first.
+
+    So the file and its twin in half precision give equal bits, in whichever type the model then computes.
+    """
+    import safetensors.torch
+
+    state = safetensors.torch.load_file(weights)
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    config = kind.config_class.from_pretrained(folder)
+    made = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
+    return _whole(folder, options, *made)
+
+
+def _whole(folder: Path, options: Mapping[str, Any], model: Any, report: Mapping[str, Any]) -> Any:
     missing = sorted(report["missing_keys"])
     if missing:
         place = options.get("subfolder") or folder.name

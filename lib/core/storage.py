@@ -108,3 +108,10 @@ def _found(error: BaseException) -> tuple[int, list[str]] | None:
             return code, []
         open_ += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
     return None
+
+
+def free_space(folder: Path) -> int:
+    """Bytes left on the disk of a folder, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -107,5 +107,14 @@ def some_of(labels: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} others" if len(names) > most else "")
 
 
+def size_in_words(size: float) -> str:
+    """Bytes for a person: "3.2 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.2g} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def _plain(name: str) -> str:
     return spoken(name.replace("-", " ")).casefold()

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import check_at_hand, model_of
 from lib.core.errors import AugmentError, nearest, unknown
 from lib.core.registry import Family, Member
+from lib.core.storage import free_space
+from lib.core.words import size_in_words
 from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
 from lib.datasets.formats.tables import images_folder
 from lib.datasets.select import OBJECT_COLUMNS, select_pictures
@@ -167,7 +168,7 @@ def check_room(settings: Resolved, data: Dataset) -> None:
     former = former_account(settings.workspace)
     done = sum(count for name in ("painted", "reused") if isinstance(count := former.get(name), int))
     made = max(0, pictures * settings.variants - done)
-    needed, free = room_needed(settings, data.images, made, copies=not done), _free(settings.workspace.absolute())
+    needed, free = room_needed(settings, data.images, made, copies=not done), free_space(settings.workspace.absolute())
     if needed > free:
         raise AugmentError(
             f"workspace {settings.workspace} needs about {size_in_words(needed)} for {made} pictures, and its disk has "
@@ -194,19 +195,3 @@ def room_needed(settings: Resolved, images: pa.Table, made: int, copies: bool) -
     picture = float(np.mean([size * (1 if suffix == ".png" else _PNG_OF_JPEG) for size, suffix in sizes]))
     originals = len(paths) if copies and settings.finalise.originals == "all" else 0
     return round(originals * source + made * _KEPT * picture)
-
-
-def _free(folder: Path) -> int:
-    """Bytes left on the disk of a folder, which need not exist yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def size_in_words(size: float) -> str:
-    """Bytes for a person: "3.2 GB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.2g} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

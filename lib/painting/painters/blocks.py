@@ -16,10 +16,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, load_rounded, load_whole, local_path, reading
 from lib.core.compute import device, out_of_memory
+from lib.core.downloads import Needed
 from lib.core.errors import AugmentError
 
 if TYPE_CHECKING:
@@ -27,16 +29,16 @@ if TYPE_CHECKING:
     import torch
 
 UNET_CONFIG = "unet/config.json"
-TEXT = ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer_config.json")
 NEEDED = (
     UNET_CONFIG,
-    "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
     "scheduler/scheduler_config.json",
-    *TEXT,
 )
-SECOND_TEXT = tuple(name.replace("/", "_2/") for name in TEXT)  # SDXL
+UNET = "unet/diffusion_pytorch_model.safetensors"
+UNET_HALF = "unet/diffusion_pytorch_model.fp16.safetensors"  # its twin in half precision, half the download
+TEXT = "model.safetensors"  # of text_encoder and SDXL's text_encoder_2
+TEXT_HALF = ("model.fp16.safetensors", "pytorch_model.fp16.safetensors")  # the second one as the hub converts pickles
 ALSO = ("tokenizer/*", "tokenizer_2/*", "model_index.json")
 
 DEFAULTS = {"attention_type": "default"}  # of fields that a U-Net's config.json may lack
@@ -156,6 +158,9 @@ class LatentDiffusion:
 def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: torch.dtype) -> LatentDiffusion:
     """Load a checkpoint in diffusers' folder form, Stable Diffusion or SDXL; dtype is that of the U-Net.
 
+    In half precision U-Net and texts come from the files' twins in half precision, where there are some. Texts and
+    autoencoder compute in float32 all the same.
+
     unet_has: what unet/config.json must say ("in_channels": 4, ...). Raises AugmentError for a checkpoint of another
     family, an incomplete or a broken one; ConnectionError where a download may work the next time.
     """
@@ -164,18 +169,18 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
     import transformers
 
     config, where = check_family(ref, unet_has), device()
-    twice = config.get("addition_embed_type") == "text_time"
-    folder = local_path(ref, [*NEEDED, *(SECOND_TEXT if twice else ())], ALSO)
+    twice, half = config.get("addition_embed_type") == "text_time", dtype == torch.float16
+    parts = ["", "_2"] if twice else [""]
+    folder = local_path(ref, [*NEEDED, *_weights(parts, half)], ALSO)
     with reading(ref):
-        texts = [load_whole(transformers.CLIPTextModel, folder / "text_encoder", dtype=torch.float32)]
+        texts = [_text_encoder(transformers.CLIPTextModel, folder / "text_encoder", half)]
         if twice:
-            second = transformers.CLIPTextModelWithProjection
-            texts.append(load_whole(second, folder / "text_encoder_2", dtype=torch.float32))
+            texts.append(_text_encoder(transformers.CLIPTextModelWithProjection, folder / "text_encoder_2", half))
         _check_texts(ref, config, texts)
-        unet = load_whole(diffusers.UNet2DConditionModel, folder, subfolder="unet", torch_dtype=dtype)
+        variant = "fp16" if half and (folder / UNET_HALF).exists() else None
+        unet = load_whole(diffusers.UNet2DConditionModel, folder, subfolder="unet", torch_dtype=dtype, variant=variant)
         vae = load_whole(diffusers.AutoencoderKL, folder, subfolder="vae", torch_dtype=torch.float32)
-        names = ["tokenizer", "tokenizer_2"][: len(texts)]
-        tokenizers = [transformers.CLIPTokenizer.from_pretrained(folder / name) for name in names]
+        tokenizers = [transformers.CLIPTokenizer.from_pretrained(folder / f"tokenizer{part}") for part in parts]
         schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_bytes())
         index = folder / "model_index.json"
         pipeline = json.loads(index.read_bytes()) if index.is_file() else {}
@@ -188,6 +193,25 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
         encode = _paired(*(text_encoding(*pair, where, states=-2) for pair in zip(texts, tokenizers, strict=True)))
     zero = twice and bool(pipeline.get("force_zeros_for_empty_prompt", True))
     return LatentDiffusion(unet, vae, texts[0], tokenizers[0], schedule, where, encode, zero)
+
+
+def _weights(parts: Sequence[str], half: bool) -> list[Needed]:
+    """The files of U-Net and texts; parts: what the folders' names of the texts end in."""
+    needed: list[Needed] = [(UNET_HALF, UNET) if half else UNET]
+    for part in parts:
+        text = f"text_encoder{part}"
+        needed += [f"{text}/config.json", f"tokenizer{part}/tokenizer_config.json"]
+        needed.append(tuple(f"{text}/{name}" for name in ((*TEXT_HALF, TEXT) if half else (TEXT,))))
+    return needed
+
+
+def _text_encoder(kind: Any, folder: Path, half: bool) -> Any:
+    import torch
+
+    if not half:
+        return load_whole(kind, folder, dtype=torch.float32)
+    name = next(name for name in (*TEXT_HALF, TEXT) if (folder / name).exists())
+    return load_rounded(kind, folder, folder / name, dtype=torch.float32)
 
 
 def text_encoding(

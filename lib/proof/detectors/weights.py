@@ -19,7 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.checkpoints import OFFLINE, ModelRef, local_path, resolve
+from lib.core.checkpoints import ModelRef, local_path, resolve
+from lib.core.downloads import OFFLINE
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, digest, file_digest
 
