@@ -145,7 +145,7 @@ def test_the_share_of_grounded_steps_counts_and_without_it_boxes_do_not(painter,
     assert not same(half[0], none[0])
     assert not same(half[0], half[1])
     assert same(none[0], none[1])
-    assert same(full[0], painter(kind, steps=4).paint([item()])[0])  # on again for the next one
+    assert same(full[0], painter(kind, steps=4, grounding=1).paint([item()])[0])  # on again for the next one
 
 
 @BOTH
@@ -246,6 +246,27 @@ def test_passes_that_cannot_be_painted_are_value_errors(painter, kind):
 def test_latents_that_overflow_are_an_arithmetic_error(painter):
     with pytest.raises(ArithmeticError, match="not finite"):
         painter(Gligen)._model.decoder(torch.full((4, 8, 8), torch.nan))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("float32", "the weights are damaged, or guidance 7.5 is too large"),
+        ("bfloat16", "the U-Net overflows in bfloat16, set the painter's dtype to float32"),
+    ],
+)
+def test_a_painting_that_is_not_finite_says_what_may_help(folders, dtype, words):
+    made = Gligen(Gligen.Settings(steps=1, dtype=dtype), resolve(str(folders[Gligen]), {}))
+    with torch.no_grad():
+        made._loaded().unet.conv_out.bias.fill_(torch.inf)
+    with pytest.raises(ArithmeticError, match=f"latents are not finite: {words}"):
+        made.paint([item()])
+
+
+def test_generation_sees_boxes_in_the_first_third_of_the_steps_and_a_mini_model_and_inpainting_at_all_steps():
+    settings = {kind: kind.Settings() for kind in (Gligen, GligenInpaint)}
+    assert (settings[Gligen].grounding, settings[GligenInpaint].grounding) == (0.3, 1.0)
+    assert Gligen.MINI["grounding"] == GligenInpaint.MINI["grounding"] == 1.0
 
 
 def test_settings_have_defaults_and_a_wrong_scheduler_lists_the_known(painter):
@@ -384,7 +405,7 @@ def test_every_scheduler_paints(painter, kind, name):
 def test_output_changes_only_with_the_version(painter, kind):
     """Within 1e-2 of values whose spread is about 4: across machines and threads rounding differs."""
     name = {Gligen: "gligen", GligenInpaint: "gligen-inpaint"}[kind]
-    latents = painter(kind, steps=4).paint([item(11)])[0].latents
+    latents = painter(kind, steps=4, grounding=1).paint([item(11)])[0].latents
     found = [round(v, 3) for v in latents[:, 1:5:3, 1:5:3].flatten().tolist()]
     assert (name, kind.VERSION) in GOLDEN, f"a new VERSION of {name} needs its values in GOLDEN: {found}"
     expected = [float(v) for v in GOLDEN[name, kind.VERSION].split()]
@@ -483,7 +504,7 @@ def test_diffusers_pipeline_paints_the_same_from_the_same_noise(painter, pipelin
     assert np.abs(picture - ours.image).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["pndm", "ddim", "euler"])
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_diffusers_pipeline_inpaints_the_same_once_its_draws_are_ours(painter, pipeline, monkeypatch, name):
     """Its draws (the noise of the known part, the VAE's sample) ignore the generator, so the test replaces them."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution

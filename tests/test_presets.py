@@ -138,6 +138,7 @@ def test_mini_models_come_with_the_values_that_they_were_made_for():
         values = resolve(preset="coco-gligen-generation", painter=painter, models="mini").painter.values
         assert {name: values[name] for name in mini} == dict(mini)
     assert resolve(preset="gligen-generation").painter.values == {}
+    assert resolve(preset="coco-gligen-generation").painter.values["grounding"] == 1.0
     assert resolve(preset="gligen-generation", models="mini").captioner.values == dict(CAPTIONERS["blip2"].MINI)
 
 

@@ -706,6 +706,15 @@ def test_weights_that_lack_a_tensor_are_refused_with_its_name_and_place(tmp_path
         PAINTERS.build(PAINTERS.member("sdxl-inpaint", {}, resolve(str(folder), {}))).paint([item()])
 
 
+def test_what_the_libraries_say_while_they_load_is_not_printed_between_the_lines_of_a_run(tmp_path, capfd):
+    """SDXL's published U-Net has settings of its training in its config.json."""
+    folder = tiny_sdxl(tmp_path / "xl")
+    config = json.loads((folder / "unet" / "config.json").read_bytes())
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"use_ema_warmup": False, "decay": 0.9999}))
+    PAINTERS.build(PAINTERS.member("sdxl-inpaint", {"steps": 1}, resolve(str(folder), {})))._loaded()
+    assert capfd.readouterr().err == ""
+
+
 def test_an_incomplete_sdxl_checkpoint_names_what_is_missing(tmp_path):
     folder = tiny_sdxl(tmp_path / "xl")
     (folder / "text_encoder_2" / "model.safetensors").unlink()
@@ -719,7 +728,7 @@ def test_the_small_model_of_those_that_blend_is_gligens_and_others_have_none(nam
     model = model_of(name, kind, kind.Settings(), "mini")
     assert model == ("mini:gligen" if name in BLENDING else f"mini:{name}")
     if name in BLENDING:
-        assert kind.MINI == PAINTERS["gligen"].MINI
+        assert {**kind.MINI, "grounding": 1.0} == PAINTERS["gligen"].MINI
     else:
         with pytest.raises(AugmentError, match=f"models: mini has no model for '{name}'"):
             resolve(model, {})

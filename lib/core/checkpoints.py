@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
@@ -200,11 +201,12 @@ def reading(ref: ModelRef) -> Iterator[None]:
 
     A fault of the storage or too little memory passes as it is, so that it is tried again.
     """
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()  # weights on a disk load in a blink; downloads keep their bars
+    disable_progress_bar()  # weights on a disk load in a blink; downloads keep their bars
     try:
-        yield
+        with _silent():
+            yield
     except OSError as error:
         # transformers and diffusers raise a bare OSError for "this file is not what I expected"; real faults of the
         # storage carry an errno.
@@ -215,6 +217,21 @@ def reading(ref: ModelRef) -> Iterator[None]:
         if isinstance(error, AugmentError) or out_of_memory(error):
             raise
         raise AugmentError(f"model {ref} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What the libraries say while they load does not go between the lines of a run: of entries in a config.json that
+    they do not know (SDXL's U-Net has those of its training), or a table of missing weights, which is an error here."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def _folder(name: str, folder: Path) -> ModelRef:

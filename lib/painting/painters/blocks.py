@@ -62,7 +62,7 @@ class Decoder:
         import torch
 
         if not torch.isfinite(latents).all():
-            raise ArithmeticError("latents are not finite: the checkpoint overflows in this precision (dtype: float32)")
+            raise ArithmeticError("latents are not finite")
         with torch.no_grad():
             pixels = self.pixels(latents).permute(1, 2, 0)
         return (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()

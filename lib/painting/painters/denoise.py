@@ -250,6 +250,7 @@ class LatentPainter(DiffusionPainter):
         scheduler = make_scheduler(settings.scheduler, model.scheduler_config, settings.steps, model.device)
         noise = model.noise([item.step.seed for item in batch], batch[0].step.shape)
         latents, decoder = self._latents(model, scheduler, noise, batch).cpu(), model.decoder
+        _check_finite(latents, model.unet.dtype, settings.guidance)
         return [Paint(decoder(one), one, decoder) for one in latents]
 
     def _too_large(self, shape: tuple[int, int]) -> str:
@@ -259,6 +260,18 @@ class LatentPainter(DiffusionPainter):
             f"{super()._too_large(shape)}, one pass at a time and decoded in tiles: set the painter's size below "
             f"{settings.size}{half}"
         )
+
+
+def _check_finite(latents: torch.Tensor, dtype: torch.dtype, guidance: float) -> None:
+    """Raises ArithmeticError with what may help."""
+    import torch
+
+    if torch.isfinite(latents).all():
+        return
+    if dtype == torch.float32:
+        raise ArithmeticError(f"latents are not finite: the weights are damaged, or guidance {guidance:g} is too large")
+    name = str(dtype).removeprefix("torch.")
+    raise ArithmeticError(f"latents are not finite: the U-Net overflows in {name}, set the painter's dtype to float32")
 
 
 def noised(scheduler: Any, known: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
