@@ -48,8 +48,12 @@ def blip2(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def triples(tmp_path_factory):
-    """Two pictures with a mask and a text each, as the format `triples` has them."""
-    folder = tmp_path_factory.mktemp("triples")
+    return make_triples(tmp_path_factory.mktemp("triples"))
+
+
+def make_triples(folder):
+    """Two pictures with a mask and a text each, as the format `triples` has them; the parameter `dataset`."""
+    folder.mkdir(exist_ok=True)
     for i, name in enumerate(("a bridge", "the sea, 1.2")):
         pixels = np.random.default_rng(i).integers(60, 200, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
         mask = np.full((96, 128), 255, np.uint8)
