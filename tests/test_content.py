@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.evaluation.boxes import box_figures
+from lib.evaluation.boxes import BoxFigures, box_figures
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.metrics import Noted
 from lib.evaluation.metrics.crops import LENGTH, SIDE, Discriminant, auc, describe
@@ -189,6 +189,14 @@ def result_of(content=None, regions=None, features=None, **more):
     details = {name: one for name, one in (("content", content), ("regions", regions)) if one is not None}
     numbers = {"kid": 1.0} if features else {}
     return Evaluation(numbers=numbers, about={}, details=details, n_real=60, n_generated=40, features=features, **more)
+
+
+def test_new_objects_stand_where_nobody_judged_and_the_verdict_says_so():
+    figures = {"categories": {}, "sizes": {}, "places": {}}
+    some, none = (result_of(judged(), labels=BoxFigures(**figures, added=n)) for n in (7, 0))
+    assert verdict_of(some).level == "green"
+    assert verdict_of(some).reasons[1] == "nobody judged where its 7 new objects stand: look for some that float"
+    assert len(verdict_of(none).reasons) == 1
 
 
 @pytest.mark.parametrize(

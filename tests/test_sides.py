@@ -111,6 +111,18 @@ def test_boxes_are_corners_with_their_names_and_the_size_that_they_were_drawn_in
     assert (entry.labels.categories, entry.labels.size, side.names) == (("forklift",), (40, 30), ("pallet", "forklift"))
 
 
+def test_painted_boxes_that_no_source_has_are_counted_as_added(tmp_path: Path):
+    drawn(tmp_path / "a.png")
+    boxes = [
+        {"image_id": 0, "painted": True},
+        {"image_id": 0, "painted": True, "ignore": True},
+        {"image_id": 0, "painted": True, "source_annotation_id": 0},
+        {"image_id": 0},
+    ]
+    (entry,) = read_side(coco_of(tmp_path / "coco.json", ["a.png"], boxes)).entries
+    assert entry.labels.added == 1
+
+
 def test_boxes_that_cannot_be_used_are_counted_by_reason(tmp_path: Path):
     drawn(tmp_path / "a.png")
     boxes = [{"image_id": 0, "bbox": [1, 2, 0, 8]}, {"image_id": 5}, {"image_id": 0}]

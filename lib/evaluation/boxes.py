@@ -25,6 +25,7 @@ class BoxFigures(Details):
     categories: dict[str, CategoryCount]  # the frequent ones first
     sizes: dict[str, list[int]]  # {"real", "painted": boxes between neighbours of EDGES}
     places: dict[str, list[list[int]]]  # {"real", "painted": boxes by the cell of their centre, from the top left}
+    added: int = 0  # painted boxes of objects that their pictures did not have
 
 
 def box_figures(real: Sequence[Side], generated: Side) -> BoxFigures | None:
@@ -41,7 +42,8 @@ def box_figures(real: Sequence[Side], generated: Side) -> BoxFigures | None:
     places = {
         side: np.histogram2d(some[:, 1], some[:, 0], grid)[0].astype(int).tolist() for side, some in shares.items()
     }
-    return BoxFigures(categories=counts, sizes=sizes, places=places)
+    added = sum(entry.labels.added for entry in ours if entry.fault is None)
+    return BoxFigures(categories=counts, sizes=sizes, places=places, added=added)
 
 
 def _named(entries: Sequence[Entry], painted: bool = False) -> Counter[str]:

@@ -48,6 +48,7 @@ class Labels:
     painted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # (N,) new in a synthetic picture
     caption: str = ""
     size: tuple[int, int] = (0, 0)  # width, height that the boxes were drawn in; 0: not known
+    added: int = 0  # how many of the painted boxes the source does not have
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ def side_of(
     boxes = xywh_to_xyxy(usable[list("xywh")].to_numpy(np.float64).reshape(-1, 4))
     ignore = usable.crowd.to_numpy(bool) | marked(usable.record, "ignore")
     painted = marked(usable.record, "painted", exactly=True) | ~of_made[kept][(rows_of_part.status == OK).to_numpy()]
+    added = marked(usable.record, "painted", exactly=True)
+    added[added] = [field_of(record, "source_annotation_id") is None for record in usable.record[added]]
     categories = usable.category.to_numpy(object)
     rows = usable.groupby("image_key", sort=False).indices
     entries = []
@@ -210,9 +213,8 @@ def side_of(
             continue
         at = rows.get(image.key, np.zeros(0, np.int64))
         size = (int(image.width), int(image.height)) if min(image.width, image.height) > 0 else (0, 0)
-        labels = Labels(
-            boxes[at], tuple(categories[at]), ignore[at], painted[at], text_of(image.record, "caption"), size
-        )
+        caption, new = text_of(image.record, "caption"), int((added[at] & ~ignore[at]).sum())
+        labels = Labels(boxes[at], tuple(categories[at]), ignore[at], painted[at], caption, size, new)
         fault = None if image.status == OK else (image.reason, image.detail)
         path = root / image.path if fault else _place(root, image.path)
         entries.append(Entry(path, image.file_name, labels, image.key, sources[i], _regions(image.record), fault))

@@ -12,7 +12,8 @@ Rules, from first to last; docs/evaluation.md has the same table, and each has a
              from each other
     green    none of these
 
-The judge is `content`, made of the data set's own boxes, or the model that `regions` was given. The features `pixels`,
+Where added objects stand is judged by nobody, which is said at every level. The judge is `content`,
+made of the data set's own boxes, or the model that `regions` was given. The features `pixels`,
 4×4 colours, count for nothing here.
 """
 
@@ -125,6 +126,8 @@ def _findings(
         why = result.left_out.get("content", "the metric `content` was not measured")
         yield "unknown", f"no judge looked into the painted boxes ({why})"
     yield from _by_sets(result)
+    if result.labels and result.labels.added:
+        yield "green", f"nobody judged where its {result.labels.added} new objects stand: look for some that float"
 
 
 def _few(content: ContentDetails) -> str:
