@@ -151,7 +151,7 @@ def pixels_of(path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Painter name → tiny checkpoint. A new painter with a model needs a line here."""
-    from tiny import tiny_gligen, tiny_sd, tiny_sdxl, tiny_stay
+    from tiny import tiny_gligen, tiny_pipeline, tiny_sd, tiny_sdxl, tiny_stay
 
     root = tmp_path_factory.mktemp("checkpoints")
     plain = tiny_sd(root / "sd", channels=4)
@@ -161,5 +161,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "sd-inpaint": tiny_sd(root / "sd-inpaint", channels=9),
         "sdxl-inpaint": tiny_sdxl(root / "sdxl-inpaint"),
         "stay": tiny_stay(root / "stay"),
+        "diffusers-inpaint": tiny_pipeline(root / "z-image", "z-image"),
         **dict.fromkeys(("vanilla", "blended-latent", "td-paint", "latentpaint"), plain),
     }

@@ -16,6 +16,7 @@ from flows.commands import COMMANDS, connection
 from flows.commands.presets import Presets
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.errors import AugmentError
+from lib.core.registry import licence_of
 from lib.painting.painters import PAINTERS
 from lib.runs.account import write_account
 from lib.runs.presets import PRESETS
@@ -458,7 +459,8 @@ def test_every_preset_is_shown_with_its_triple_checkpoint_and_licence(capsys):
         painter = PAINTERS[preset["painter"]["name"]]
         members = (preset[kind]["name"] for kind in ("edit", "painter", "composite"))
         assert all(f" {member} " in line for member in members)
-        assert not painter.MODEL or (painter.MODEL in line and painter.LICENCE in line)
+        model = preset["painter"].get("model", painter.MODEL)
+        assert not model or (model in line and licence_of(painter, model).replace("not known", painter.LICENCE) in line)
 
 
 def test_every_captioner_is_shown_with_its_licence(capsys):

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from lib.captioning.captioners import CAPTIONERS
+from lib.core.checkpoints import NOT_PUBLISHED
 from lib.core.errors import AugmentError
+from lib.core.registry import licence_of
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
@@ -58,7 +60,9 @@ def test_a_preset_says_what_it_is_about_and_what_its_models_licences_are(preset)
     assert row["about"] and row["checkpoints"]
     painter = PAINTERS[row["painter"]]
     if painter.MODEL:
-        assert f"{painter.MODEL} ({painter.LICENCE})" in row["checkpoints"]
+        model = PRESETS[preset]["painter"].get("model", painter.MODEL)
+        assert f"{model} ({licence_of(painter, model)}" in row["checkpoints"] and "not known" not in row["checkpoints"]
+        assert model == NOT_PUBLISHED or " GB of memory on a GPU)" in row["checkpoints"]
 
 
 @every_preset

@@ -5,6 +5,7 @@
     folder = tiny_sd(tmp_path / "sd")                        # channels=9 for one that inpaints
     folder = tiny_sdxl(tmp_path / "sdxl")
     folder = tiny_stay(tmp_path / "stay")                    # 64 × 64 grey pixels; knows THINGS
+    folder = tiny_pipeline(tmp_path / "flux", "flux")        # or sd3, flux-fill, chroma, qwen, z-image
     folder = tiny_blip2(tmp_path / "blip2")                  # language="t5" for an encoder-decoder
     folder = tiny_clip(tmp_path / "clip")                    # 64 × 64 pixels, 128 dimensions
     folder = tiny_detector(tmp_path / "yolos", "yolos")      # or rt_detr, detr: finds LABELS
@@ -107,6 +108,162 @@ def tiny_stay(
     return folder
 
 
+def tiny_pipeline(folder: Path, family: str) -> Path:
+    """A pipeline of today's families, as diffusers saves it: a name of _FAMILIES."""
+    import diffusers
+
+    if (folder / "model_index.json").exists():
+        return folder
+    with _seeded(6):
+        name, parts = _FAMILIES[family]()
+        vae = parts.setdefault("vae", _wide_vae())
+        with torch.no_grad():
+            for block in parts.values():
+                if isinstance(block, torch.nn.Module) and block is not vae:
+                    _fill(block)
+        getattr(diffusers, name)(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), **parts).save_pretrained(folder)
+    return folder
+
+
+def _fill(model: Any) -> None:
+    """Random weights that a step notices; some of these models leave a part as it was in memory."""
+    for weight in model.parameters():
+        weight.normal_(std=0.1 if weight.ndim > 1 else 0.02).add_(0 if weight.ndim > 1 else 1)
+
+
+def _wide_vae(channels: int = 4) -> Any:
+    """As Stable Diffusion 3 and FLUX have it: 2 pixels a latent cell here, shifted latents."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=channels,
+        sample_size=32,
+        scaling_factor=1.5,
+        shift_factor=0.06,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _sd3() -> tuple[str, dict[str, Any]]:
+    from diffusers import SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel(
+        sample_size=32, patch_size=1, in_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=16,
+    )  # fmt: skip
+    texts = {f"text_encoder{part}": _clip_text(16, projected=True) for part in ("", "_2")}
+    tokenizers = {f"tokenizer{part}": _clip_tokenizer() for part in ("", "_2")}
+    t5 = {"text_encoder_3": None, "tokenizer_3": None}  # as those who have little memory load it
+    parts = {"transformer": transformer, "vae": _wide_vae(16), **texts, **tokenizers, **t5}
+    return "StableDiffusion3Pipeline", parts
+
+
+def _flux(name: str = "FluxPipeline", channels: int = 16, out: int = 16) -> tuple[str, dict[str, Any]]:
+    from diffusers import FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=channels, out_channels=out, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )  # fmt: skip
+    texts = {"text_encoder": _clip_text(), "tokenizer": _clip_tokenizer()}
+    return name, {"transformer": transformer, **texts, "text_encoder_2": _t5(), "tokenizer_2": _t5_tokenizer()}
+
+
+def _flux_fill() -> tuple[str, dict[str, Any]]:
+    return _flux("FluxFillPipeline", channels=16 + 16 + 16)  # latents, masked latents, 2 × 2 × 2 × 2 mask pixels
+
+
+def _chroma() -> tuple[str, dict[str, Any]]:
+    from diffusers import ChromaTransformer2DModel
+
+    transformer = ChromaTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_hidden_dim=32, approximator_layers=1,
+        approximator_num_channels=16,
+    )  # fmt: skip
+    return "ChromaPipeline", {"transformer": transformer, "text_encoder": _t5(), "tokenizer": _t5_tokenizer()}
+
+
+def _qwen() -> tuple[str, dict[str, Any]]:
+    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    small = {"hidden_size": 16, "intermediate_size": 16}
+    text = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 300}
+    rope = {"rope_type": "default", "type": "default", "mrope_section": [1, 1, 2]}
+    config = Qwen2_5_VLConfig(
+        text_config={**small, **text, "rope_scaling": rope},
+        vision_config={**small, "depth": 1, "num_heads": 2, "out_hidden_size": 16},
+    )
+    encoder = Qwen2_5_VLForConditionalGeneration(config)
+    parts = {"transformer": transformer, "vae": vae, "text_encoder": encoder, "tokenizer": _byte_tokenizer()}
+    return "QwenImagePipeline", parts
+
+
+def _z_image() -> tuple[str, dict[str, Any]]:
+    from diffusers import ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    transformer = ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2,
+        n_kv_heads=2, cap_feat_dim=16, axes_dims=[8, 4, 4], axes_lens=[1024, 32, 32],
+    )  # fmt: skip
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = Qwen3Model(Qwen3Config(**text, num_key_value_heads=2, head_dim=8, vocab_size=300))
+    parts = {"transformer": transformer, "text_encoder": encoder, "tokenizer": _byte_tokenizer()}
+    return "ZImagePipeline", parts
+
+
+_FAMILIES = {
+    "sd3": _sd3,
+    "flux": _flux,
+    "flux-fill": _flux_fill,
+    "kontext": lambda: _flux("FluxKontextPipeline"),
+    "chroma": _chroma,
+    "qwen": _qwen,
+    "z-image": _z_image,
+}
+
+
+def _t5() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(d_model=32, d_ff=32, d_kv=16, num_layers=1, num_heads=2, vocab_size=64))
+
+
+def _t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0)]
+    return T5Tokenizer(vocab=pieces + [(letter, -2.0) for letter in "abcdefghijklmnopqrstuvwxyz"], extra_ids=0)
+
+
+def _byte_tokenizer() -> Any:
+    """Of Qwen's kind: every byte is a token."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return tokenizer
+
+
 def _vae() -> Any:
     from diffusers import AutoencoderKL
 
@@ -125,7 +282,7 @@ def _tiny_diffusion(
     folder: Path, seed: int, pipeline: str, channels: int, second_text: int | None = None, **unet_config: Any
 ) -> Path:
     """A checkpoint in diffusers' form; second_text: width of a second text encoder."""
-    from diffusers import PNDMScheduler, UNet2DConditionModel
+    from diffusers import PNDMScheduler, UNet2DConditionModel, __version__
 
     if (folder / "model_index.json").exists():
         return folder
@@ -156,7 +313,12 @@ def _tiny_diffusion(
     for name, block in blocks.items():
         block.save_pretrained(folder / name)
     # Written last: its existence means that the checkpoint is complete.
-    index = {"_class_name": pipeline, **{name: _class(block) for name, block in sorted(blocks.items())}}
+
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": __version__,
+        **{name: _class(block) for name, block in sorted(blocks.items())},
+    }
     if second_text is not None:
         index["force_zeros_for_empty_prompt"] = True
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))

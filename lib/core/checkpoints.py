@@ -144,20 +144,20 @@ def out_of_reach(url: str) -> str:
     return "" if found else f"{host} is not known to this machine's network"
 
 
-def local_path(ref: ModelRef, needed: Sequence[Needed], also: Sequence[str] = ()) -> Path:
+def local_path(ref: ModelRef, needed: Sequence[Needed], also: Sequence[str] = (), never: Sequence[str] = ()) -> Path:
     """The model's folder on this machine with all `needed` files, downloaded into the hub's cache where it must be.
 
     needed: file names or patterns like "*.safetensors", each of which must match a file; of several names in a tuple
-    the first one that exists is fetched; also: those fetched where they exist. Raises AugmentError for a missing file
-    or a folder that has changed since it was pinned, and ConnectionError where a download failed in a way that may
-    pass.
+    the first one that exists is fetched; also: those fetched where they exist, but for `never`. Raises AugmentError
+    for a missing file or a folder that has changed since it was pinned, and ConnectionError where a download failed in
+    a way that may pass.
     """
     if ref.path is not None:
         folder = ref.path
         if ref.revision.startswith("sha256:") and folder_revision(folder) != ref.revision:
             raise AugmentError(f"model folder {folder} is no longer {ref.revision}: its files changed; plan again")
     else:
-        folder = fetch(_split(ref.id)[0], ref.revision, needed, also)
+        folder = fetch(_split(ref.id)[0], ref.revision, needed, also, never)
     missing = missing_files(folder, needed)
     if missing:
         raise AugmentError(f"model {ref}: no {', '.join(missing)} in {folder}{_why_missing(folder, missing)}")
@@ -205,7 +205,7 @@ def reading(ref: ModelRef) -> Iterator[None]:
 
     disable_progress_bar()  # weights on a disk load in a blink; downloads keep their bars
     try:
-        with _silent():
+        with silent():
             yield
     except OSError as error:
         # transformers and diffusers raise a bare OSError for "this file is not what I expected"; real faults of the
@@ -220,8 +220,8 @@ def reading(ref: ModelRef) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """What the libraries say while they load does not go between the lines of a run: of entries in a config.json that
+def silent() -> Iterator[None]:
+    """What the libraries say does not go between the lines of a run: while they load, of entries in a config.json that
     they do not know (SDXL's U-Net has those of its training), or a table of missing weights, which is an error here."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [one.level for one in loggers]

@@ -32,11 +32,13 @@ def chosen(needed: Sequence[Needed], *exists: Callable[[str], bool]) -> list[str
     return [next((name for there in exists for name in names if there(name)), names[-1]) for names in tuples]
 
 
-def fetch(name: str, revision: str, needed: Sequence[Needed], also: Sequence[str] = ()) -> Path:
+def fetch(
+    name: str, revision: str, needed: Sequence[Needed], also: Sequence[str] = (), never: Sequence[str] = ()
+) -> Path:
     """The folder of a pinned commit in the hub's cache, downloaded where files are missing; they never change.
 
-    name: "org/name"; revision: a commit; needed, also: as for lib.core.checkpoints.local_path. Raises AugmentError
-    where the hub refuses or the disk is too small, ConnectionError where the next try may work.
+    name: "org/name"; revision: a commit; needed, also, never: as for lib.core.checkpoints.local_path. Raises
+    AugmentError where the hub refuses or the disk is too small, ConnectionError where the next try may work.
     """
     place = cache_folder(name)
     snapshot = place / "snapshots" / revision
@@ -44,8 +46,9 @@ def fetch(name: str, revision: str, needed: Sequence[Needed], also: Sequence[str
     names = chosen(needed, lambda one: any(snapshot.glob(one)), lambda one: bool(fnmatch.filter(files, one)))
     patterns = [*names, *also]
     wanted = {file for one in patterns for file in fnmatch.filter(files, one)}
+    wanted -= {file for one in never for file in fnmatch.filter(files, one)}
     _announce(name, {file: files[file] for file in wanted if not (snapshot / file).exists()}, place)
-    return _downloaded(name, revision, patterns, place)
+    return _downloaded(name, revision, patterns, never, place)
 
 
 def cache_folder(name: str) -> Path:
@@ -85,13 +88,16 @@ def _announce(name: str, files: dict[str, int], place: Path) -> None:
         LOG.info("downloading %s of model %s (%d files) to %s", size_in_words(total), name, len(files), place)
 
 
-def _downloaded(name: str, revision: str, patterns: list[str], place: Path) -> Path:
+def _downloaded(name: str, revision: str, patterns: list[str], never: Sequence[str], place: Path) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     model = f"{name} ({revision[:15]})"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        left_out = list(never)
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=left_out or None)
+        )
     except RepositoryNotFoundError as error:
         what = f"model {model} cannot be downloaded: {first_line(error)}"
         raise AugmentError(f"{what}; is it gated? `hf auth login`") from None

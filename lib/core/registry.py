@@ -5,7 +5,8 @@ families of classes (painters, captioners, composites, edits, metrics, extractor
 
     VERSION         constant: raised whenever the same input would give another result
     Settings        pydantic class, all fields with defaults, so that a bare name is a complete choice
-    MODEL, LICENCE  constants, where it needs weights: the published checkpoint (None: not published) and its licence
+    MODEL, LICENCE  constants, where it needs weights: the published checkpoint (None: not published) and its licence;
+                    LICENCES: of others that presets name
     (settings), or (settings, model) where it has a checkpoint: `FAMILY.build(member)` calls it, nothing heavy happens
     batch_size      property, where it works on several items at once: how many
     identity        property, where results are kept by it: a text that names all that they depend on, and no path
@@ -56,6 +57,12 @@ class Member(BaseModel):
         if self.model is not None:
             identity["model"] = {"id": self.model.id, "revision": self.model.revision}
         return identity
+
+
+def licence_of(member: Any, model: str) -> str:
+    """The licence of a member's checkpoint: of its published one, or of another that it knows; else "not known"."""
+    known = {member.MODEL: member.LICENCE} | dict(getattr(member, "LICENCES", {}))
+    return str(known.get(model, "not known"))
 
 
 class Family(Registry[Any]):

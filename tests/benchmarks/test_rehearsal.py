@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MadeSet
-from standins import add_standin, parameters
+from standins import STANDINS, add_standin, parameters
 
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.words import size_in_words
@@ -26,9 +26,9 @@ from lib.runs.presets import PRESETS
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3000)]
 
-OWN = {"trained on your own data", None}
-NAMES = [name for name, preset in PRESETS.items() if PAINTERS[preset["painter"]["name"]].MODEL not in OWN]
-NAMES.sort(key=lambda name: PAINTERS[PRESETS[name]["painter"]["name"]].MODEL)  # those of one model in a row
+MODELS = {name: PAINTERS[preset["painter"]["name"]].MODEL for name, preset in PRESETS.items()}
+NAMES = [name for name, model in MODELS.items() if model and model.partition("@")[0] in STANDINS]
+NAMES.sort(key=lambda name: str(MODELS[name]))  # those of one model in a row
 ROW = "{:<24} {:>7} {:>9} {:>8} {:>8} {:>9} {:>10}"
 
 

@@ -30,6 +30,7 @@ PAINTERS = Family(
         "td-paint": "lib.painting.painters.blending:TdPaint",
         "latentpaint": "lib.painting.painters.blending:LatentPaint",
         "stay": "lib.painting.painters.stay:Stay",
+        "diffusers-inpaint": "lib.painting.painters.pipelines:DiffusersInpaint",
     },
 )
 

@@ -1,0 +1,297 @@
+"""diffusers-inpaint: any inpainting pipeline of diffusers, by hub id or folder.
+
+Window, mask, composite, keys and labels are this project's; how the mask is filled is the pipeline's, and so are the
+settings that are left out. A line of PIPELINES says which class inpaints with the weights of which pipeline: diffusers'
+own table, AutoPipelineForInpainting, lacks FLUX Fill, Kontext, FLUX.2 Klein and Chroma.
+
+Passes are painted one at a time, from a generator each, so that a picture's bits do not depend on its neighbours. The
+version of diffusers is part of a picture's key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from lib.core.checkpoints import ModelRef, load_whole, local_path, reading, silent
+from lib.core.compute import device
+from lib.core.errors import AugmentError, unknown
+from lib.core.registry import MemberSettings
+from lib.core.stopping import check_stop
+from lib.painting.painters import INPAINTING, Paint, PassInput
+from lib.painting.painters.denoise import DiffusionPainter, Size, aspect_shape
+
+if TYPE_CHECKING:
+    import torch
+
+# Pipeline in a checkpoint's model_index.json → the class that inpaints with its weights, and takes itself too.
+PIPELINES: Mapping[str, str] = {
+    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
+    "StableDiffusion3Pipeline": "StableDiffusion3InpaintPipeline",
+    "FluxPipeline": "FluxInpaintPipeline",
+    "FluxFillPipeline": "FluxFillPipeline",
+    "FluxKontextPipeline": "FluxKontextInpaintPipeline",
+    "Flux2KleinPipeline": "Flux2KleinInpaintPipeline",
+    "ChromaPipeline": "ChromaInpaintPipeline",
+    "QwenImagePipeline": "QwenImageInpaintPipeline",
+    "QwenImageEditPipeline": "QwenImageEditInpaintPipeline",
+    "ZImagePipeline": "ZImageInpaintPipeline",
+}
+# Licences of the checkpoints that presets name; those of others stand on their cards.
+LICENCES: Mapping[str, str] = {
+    "Tongyi-MAI/Z-Image-Turbo": "Apache-2.0",
+    "black-forest-labs/FLUX.1-Fill-dev": "FLUX.1 [dev] Non-Commercial; to be accepted on the hub (`hf auth login`)",
+    "Qwen/Qwen-Image-Edit": "Apache-2.0",
+}
+INDEX = "model_index.json"
+ALSO = ("*/*.json", "*/*.txt", "*/*.model", "*/*.jinja", "*/*.safetensors")
+NEVER = ("*.fp16.*", "*.non_ema.*")  # twins of files that are loaded
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # where a pipeline can do without
+LARGE = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")  # what is quantized
+
+
+class DiffusersInpaintSettings(MemberSettings):
+    """Where `steps` or `guidance` are none, they are the pipeline's own."""
+
+    model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
+    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps; none: the pipeline's own")
+    guidance: float | None = Field(
+        None, ge=0, description="guidance scale (Qwen-Image: true_cfg_scale); none: the pipeline's own"
+    )
+    strength: float = Field(
+        1.0, gt=0, le=1, description="1 paints anew; less begins from the old object, which then shows"
+    )
+    size: Size = 1024
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    quantize: Literal["no", "8bit", "4bit"] = Field(
+        "no", description="weights of transformer and texts in 8 or 4 bits; needs a GPU and bitsandbytes"
+    )
+    offload: Literal["auto", "no", "model", "sequential"] = Field(
+        "auto",
+        description="on a GPU: parts wait in the CPU's memory (model), layer by layer (sequential, slow); auto: model "
+        "where they do not fit together",
+    )
+    diffusers: str = Field(
+        default_factory=lambda: version("diffusers"),
+        description="version that paints; it is part of the key, and must be the installed one",
+    )
+
+    @field_validator("diffusers")
+    @classmethod
+    def _check_version(cls, given: str) -> str:
+        if given != version("diffusers"):
+            raise ValueError(f"diffusers {version('diffusers')} is installed: leave it out, or install {given}")
+        return given
+
+
+class DiffusersInpaint(DiffusionPainter):
+    """A pipeline of diffusers behind the contract of painters."""
+
+    VERSION: ClassVar[int] = 1
+    EDITS: ClassVar[frozenset[str]] = INPAINTING
+    MODEL: ClassVar[str | None] = "Tongyi-MAI/Z-Image-Turbo"
+    LICENCE: ClassVar[str] = LICENCES["Tongyi-MAI/Z-Image-Turbo"]
+    LICENCES: ClassVar[Mapping[str, str]] = LICENCES
+    SIDE_BY_SIDE: ClassVar[bool] = False
+    Settings: ClassVar[type[MemberSettings]] = DiffusersInpaintSettings
+
+    def __init__(self, settings: Any, model: ModelRef) -> None:
+        super().__init__(settings, model)
+        self._pipeline: Any = None
+
+    @staticmethod
+    def shape(settings: Any, width: int, height: int) -> tuple[int, int]:
+        """(height, width): the window's aspect at about size² pixels, sides multiples of 32."""
+        return aspect_shape(settings.size, width, height, multiple=32)
+
+    @property
+    def batch_size(self) -> int:
+        """One: a pipeline's bits would depend on the neighbours."""
+        return 1
+
+    def check(self) -> None:
+        """Raises AugmentError for a pipeline that cannot inpaint, or where quantization is not possible here."""
+        _inpainting_class(self.ref)
+        _check_quantize(self.settings.quantize)
+
+    def _loaded(self) -> Any:
+        if self._pipeline is None:
+            self._pipeline = _load(self.ref, self.settings)
+        return self._pipeline
+
+    def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
+        return [Paint(self._painted(item)) for item in batch]
+
+    def _painted(self, item: PassInput) -> Any:
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        pipeline, (height, width) = self._loaded(), item.step.shape
+        values = {
+            "prompt": item.step.prompt,
+            "negative_prompt": item.step.negative_prompt or " ",
+            "image": Image.fromarray(item.canvas),
+            "mask_image": Image.fromarray(np.where(item.mask, 255, 0).astype(np.uint8)),
+            "height": height,
+            "width": width,
+            "strength": self.settings.strength,
+            "generator": torch.Generator("cpu").manual_seed(item.step.seed),
+            "output_type": "pil",
+            "callback_on_step_end": _stopping,
+            "_auto_resize": False,  # Kontext would paint at a size of its own
+        }
+        values |= _chosen(type(pipeline), self.settings)
+        known = inspect.signature(type(pipeline).__call__).parameters
+        with torch.no_grad(), silent():
+            image = pipeline(**{name: value for name, value in values.items() if name in known}).images[0]
+        painted = np.asarray(image.convert("RGB"))
+        if painted.shape[:2] != (height, width):
+            raise ValueError(f"{type(pipeline).__name__} painted {painted.shape[:2]}, {(height, width)} was expected")
+        return np.array(painted)
+
+    def _too_large(self, shape: tuple[int, int]) -> str:
+        help_ = "set the painter's quantize to 4bit, its offload to sequential, or its size lower"
+        return f"{super()._too_large(shape)}: {help_}"
+
+
+def _stopping(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Between two steps: end where the run is to end."""
+    check_stop()
+    return values
+
+
+def _chosen(kind: type, settings: DiffusersInpaintSettings) -> dict[str, Any]:
+    """Arguments of the settings that are given."""
+    # Qwen's pipelines have a guidance_scale too, for models that are distilled with one.
+    guidance = "true_cfg_scale" if kind.__name__.startswith("Qwen") else "guidance_scale"
+    given = {"num_inference_steps": settings.steps, guidance: settings.guidance}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _index(ref: ModelRef) -> dict[str, Any]:
+    """A checkpoint's model_index.json."""
+    from lib.core.documents import read_json
+
+    return dict(read_json(local_path(ref, [INDEX]) / INDEX, "a model_index.json of diffusers", dict))
+
+
+def _inpainting_class(ref: ModelRef) -> Any:
+    """The pipeline that inpaints with a checkpoint. Raises AugmentError where none does, or diffusers lacks it."""
+    import diffusers
+
+    name = str(_index(ref).get("_class_name"))
+    inpaints = PIPELINES.get(name, name if name in PIPELINES.values() else None)
+    if inpaints is None:
+        raise AugmentError(f"model {ref} cannot inpaint: {unknown('pipeline', name, sorted(PIPELINES))}")
+    kind = getattr(diffusers, inpaints, None)
+    if kind is None:
+        lacks = f"diffusers {version('diffusers')} lacks"
+        raise AugmentError(f"model {ref} needs {inpaints}, which {lacks}: install a newer one")
+    return kind
+
+
+def _check_quantize(quantize: str) -> None:
+    if quantize == "no":
+        return
+    if device().type != "cuda":
+        raise AugmentError(f"quantize: {quantize} needs a GPU, and this machine has none: leave it at no")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise AugmentError(f"quantize: {quantize} needs bitsandbytes: pip install 'augment[quantize]', or set it to no")
+
+
+def _load(ref: ModelRef, settings: DiffusersInpaintSettings) -> Any:
+    """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint."""
+    import torch
+
+    kind, where = _inpainting_class(ref), device()
+    _check_quantize(settings.quantize)
+    name = settings.dtype if settings.dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
+    folder = local_path(ref, [INDEX], ALSO, NEVER)
+    with reading(ref):
+        pipeline = kind(**_components(folder, kind, _index(ref), getattr(torch, name), settings.quantize))
+    if kind.__name__ == "ChromaInpaintPipeline":  # reads this of its transformer, which does not have it
+        pipeline.transformer.register_to_config(guidance_embeds=False)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    _place(pipeline, where, settings.offload)
+    return pipeline
+
+
+def _components(folder: Path, kind: Any, index: Mapping[str, Any], dtype: torch.dtype, quantize: str) -> dict[str, Any]:
+    """What a pipeline is made of, each part read and checked. Raises ValueError where one cannot be used."""
+    parts: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+        entry = index.get(name)
+        optional = parameter.default is not inspect.Parameter.empty or name in kind._optional_components
+        if name == "requires_safety_checker":
+            parts[name] = False
+        elif name in LEFT_OUT and (optional or name == "safety_checker"):
+            parts[name] = None
+        elif isinstance(entry, list) and len(entry) == 2:
+            library, made = entry
+            parts[name] = _part(folder / name, library, made, dtype, quantize if name in LARGE else "no")
+        elif entry is not None:
+            parts[name] = entry  # a switch of the pipeline
+        elif not optional:
+            raise ValueError(f"its {INDEX} lacks {name}, which {kind.__name__} needs")
+    return parts
+
+
+def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: str) -> Any:
+    """A component, by the library and class that the checkpoint names; None where it has none."""
+    import diffusers
+    import torch
+    import transformers
+
+    if library is None or name is None:
+        return None
+    if library not in ("diffusers", "transformers"):
+        raise ValueError(f"{folder.name} is a {library}.{name}: code that a checkpoint brings along is never run")
+    kind = getattr(importlib.import_module(library), str(name), None)
+    if kind is None:
+        raise ValueError(f"{library} {version(library)} has no {name}: install a newer one")
+    small = (diffusers.SchedulerMixin, transformers.PreTrainedTokenizerBase, transformers.ProcessorMixin)
+    if not isinstance(kind, type) or not issubclass(kind, (torch.nn.Module, *small)):
+        raise ValueError(f"{folder.name} is a {name}: a model, scheduler, tokenizer or processor was expected")
+    if not issubclass(kind, torch.nn.Module):
+        made: Any = kind
+        return made.from_pretrained(folder)
+    options: dict[str, Any] = {"dtype" if library == "transformers" else "torch_dtype": dtype}
+    if quantize != "no":
+        bits = importlib.import_module(library).BitsAndBytesConfig
+        eight = quantize == "8bit"
+        options["quantization_config"] = bits(load_in_8bit=eight, load_in_4bit=not eight, bnb_4bit_compute_dtype=dtype)
+    return load_whole(kind, folder, **options)
+
+
+def _place(pipeline: Any, where: torch.device, offload: str) -> None:
+    """Onto the device, as a whole or in parts."""
+    import torch
+
+    if where.type != "cuda":
+        return
+    if offload == "auto":
+        modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        size = sum(weight.nbytes for module in modules for weight in module.parameters())
+        offload = "model" if size > 0.8 * torch.cuda.mem_get_info()[0] else "no"
+    if offload == "model":
+        pipeline.enable_model_cpu_offload()
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload()
+    else:
+        with contextlib.suppress(ValueError):  # 8-bit modules are there already, and refuse
+            pipeline.to(where)
