@@ -561,3 +561,45 @@ def _opt_sizes() -> dict[str, Any]:
 
 def _t5_sizes() -> dict[str, Any]:
     return {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+
+
+def tiny_vision_language(folder: Path) -> Path:
+    """A Qwen2.5-VL that answers bytes at random, with a chat form."""
+    import transformers
+
+    if (folder / "config.json").exists():
+        return folder
+    tokenizer = _byte_tokenizer()
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    tokenizer.chat_template = None
+    start, end, image, video = tokenizer.convert_tokens_to_ids(marks)
+    small = {"hidden_size": 16, "intermediate_size": 16}
+    text = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    rope = {"rope_type": "default", "type": "default", "mrope_section": [1, 1, 2]}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**small, **text, **ids, "rope_scaling": rope},
+        vision_config={**small, "depth": 1, "num_heads": 2, "out_hidden_size": 16, "fullatt_block_indexes": [0]},
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+        **ids,
+    )
+    with _seeded(8):
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.5)
+    chat = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }} {% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}"
+        "{% endif %}{% endfor %}<|im_end|>{% endfor %}"
+    )
+    images = transformers.Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 56 * 56})
+    videos = transformers.Qwen2VLVideoProcessor()
+    transformers.Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=chat).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder

@@ -47,6 +47,7 @@ WEIGHTS = {
     "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": 3.47,
     "Salesforce/blip2-opt-2.7b": 3.74,
     "Salesforce/blip2-flan-t5-xl": 3.94,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
     "Tongyi-MAI/Z-Image-Turbo": 10.3,
     "black-forest-labs/FLUX.1-Fill-dev": 16.9,
     "Qwen/Qwen-Image-Edit": 28.8,

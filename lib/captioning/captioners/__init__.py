@@ -19,6 +19,7 @@ CAPTIONERS = Family(
         "template": "lib.captioning.captioners.template:Template",
         "blip2": "lib.captioning.captioners.blip2:Blip2",
         "blip2-flan-t5-xl": "lib.captioning.captioners.blip2:Blip2FlanT5",
+        "vision-language": "lib.captioning.captioners.vision_language:VisionLanguage",
         "given": "lib.captioning.captioners.given:Given",
     },
 )
@@ -33,6 +34,7 @@ class Captioner(Protocol):
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     NEEDS_PICTURES: ClassVar[bool]  # False: does not use the pictures, they may be None
     NEEDS_RECORDS: ClassVar[bool]  # False: does not use the records, they may be left out
+    # READS_LABELS: bool, with NEEDS_PICTURES: the labels count as well
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any, model: Any) -> None:

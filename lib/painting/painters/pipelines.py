@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from pydantic import Field, field_validator
 from lib.core.checkpoints import ModelRef, load_whole, local_path, reading, silent
 from lib.core.compute import device
 from lib.core.errors import AugmentError, unknown
+from lib.core.quantize import Quantize, check_quantize, quantized
 from lib.core.registry import MemberSettings
 from lib.core.stopping import check_stop
 from lib.painting.painters import INPAINTING, Paint, PassInput
@@ -74,7 +74,7 @@ class DiffusersInpaintSettings(MemberSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    quantize: Literal["no", "8bit", "4bit"] = Field(
+    quantize: Quantize = Field(
         "no", description="weights of transformer and texts in 8 or 4 bits; needs a GPU and bitsandbytes"
     )
     offload: Literal["auto", "no", "model", "sequential"] = Field(
@@ -123,7 +123,7 @@ class DiffusersInpaint(DiffusionPainter):
     def check(self) -> None:
         """Raises AugmentError for a pipeline that cannot inpaint, or where quantization is not possible here."""
         _inpainting_class(self.ref)
-        _check_quantize(self.settings.quantize)
+        check_quantize(self.settings.quantize)
 
     def _loaded(self) -> Any:
         if self._pipeline is None:
@@ -202,21 +202,12 @@ def _inpainting_class(ref: ModelRef) -> Any:
     return kind
 
 
-def _check_quantize(quantize: str) -> None:
-    if quantize == "no":
-        return
-    if device().type != "cuda":
-        raise AugmentError(f"quantize: {quantize} needs a GPU, and this machine has none: leave it at no")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise AugmentError(f"quantize: {quantize} needs bitsandbytes: pip install 'augment[quantize]', or set it to no")
-
-
 def _load(ref: ModelRef, settings: DiffusersInpaintSettings) -> Any:
     """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint."""
     import torch
 
     kind, where = _inpainting_class(ref), device()
-    _check_quantize(settings.quantize)
+    check_quantize(settings.quantize)
     name = settings.dtype if settings.dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
     folder = local_path(ref, [INDEX], ALSO, NEVER)
     with reading(ref):
@@ -231,7 +222,9 @@ def _load(ref: ModelRef, settings: DiffusersInpaintSettings) -> Any:
     return pipeline
 
 
-def _components(folder: Path, kind: Any, index: Mapping[str, Any], dtype: torch.dtype, quantize: str) -> dict[str, Any]:
+def _components(
+    folder: Path, kind: Any, index: Mapping[str, Any], dtype: torch.dtype, quantize: Quantize
+) -> dict[str, Any]:
     """What a pipeline is made of, each part read and checked. Raises ValueError where one cannot be used."""
     parts: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
@@ -251,7 +244,7 @@ def _components(folder: Path, kind: Any, index: Mapping[str, Any], dtype: torch.
     return parts
 
 
-def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: str) -> Any:
+def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: Quantize) -> Any:
     """A component, by the library and class that the checkpoint names; None where it has none."""
     import diffusers
     import torch
@@ -270,12 +263,8 @@ def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: s
     if not issubclass(kind, torch.nn.Module):
         made: Any = kind
         return made.from_pretrained(folder)
-    options: dict[str, Any] = {"dtype" if library == "transformers" else "torch_dtype": dtype}
-    if quantize != "no":
-        bits = importlib.import_module(library).BitsAndBytesConfig
-        eight = quantize == "8bit"
-        options["quantization_config"] = bits(load_in_8bit=eight, load_in_4bit=not eight, bnb_4bit_compute_dtype=dtype)
-    return load_whole(kind, folder, **options)
+    options = {"dtype" if library == "transformers" else "torch_dtype": dtype}
+    return load_whole(kind, folder, **options, **quantized(library, quantize, dtype))
 
 
 def _place(pipeline: Any, where: torch.device, offload: str) -> None:
