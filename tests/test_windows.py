@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lib.core.words import naming
 from lib.figures.mini import named
 from lib.scenes.warehouse import render
-from lib.training.gligen import _kept, as_plain, make_unet
+from lib.training.gligen import kept_cells, as_plain, make_unet
 from lib.training.layout_loss import cell_owners
 from lib.training.texts import clip_tokenizer, corpus, gpt2_tokenizer, listing
 from lib.training.vae import decode, encode, make_vae, standardise, to_pictures
@@ -86,7 +86,7 @@ def test_the_captioner_learns_from_the_full_frame():
 
 def test_no_more_is_painted_than_boxes_can_tell():
     many = Things(np.tile([0.0, 0, 0.5, 0.5], (50, 1)), ("box",) * 50, ("a box",) * 50)
-    counts = [len(_kept(many, 8, np.random.default_rng(seed))[0]) for seed in range(40)]
+    counts = [len(kept_cells(many, 8, np.random.default_rng(seed))[0]) for seed in range(40)]
     assert max(counts) == 30
 
 
@@ -97,7 +97,7 @@ def test_a_mirrored_window_mirrored_again_is_itself():
     assert np.array_equal(white_box(mirrored(window).pixels), mirrored(window).things.boxes[0] * 64)
 
 
-def test_a_large_picture_is_kept_small_with_its_boxes():
+def test_a_large_picture_iskept_cells_small_with_its_boxes():
     pixels, boxes = shrunk(np.zeros((400, 600, 3), np.uint8), np.array([[60.0, 40, 120, 80]]), 100)
     assert pixels.shape == (100, 150, 3) and np.allclose(boxes, [[15, 10, 30, 20]])
 
@@ -172,7 +172,7 @@ def test_standard_latents_leave_reconstructions_alone():
         assert np.abs(made.astype(int) - expected).max() <= 1
 
 
-def test_generation_is_inpainting_where_nothing_is_kept():
+def test_generation_is_inpainting_where_nothing_iskept_cells():
     torch.manual_seed(0)
     unet = make_unet(8, 16, channels=(32, 32, 32, 32)).eval()
     plain = as_plain(unet).eval()

@@ -37,7 +37,8 @@ class MemberSettings(Storable):
 
 
 # Settings that change where and how fast a member runs, not its results: they are not part of a key.
-_NOT_IDENTITY = {"batch_size", "model", "device", "compile"}
+_NOT_IDENTITY = {"batch_size", "model", "device", "compile", "lora"}
+_OF_LORA = {"lora_file", "lora_scale"}
 
 
 class Member(BaseModel):
@@ -49,13 +50,17 @@ class Member(BaseModel):
     version: int
     settings: dict[str, Any]
     model: ModelRef | None = None
+    lora: ModelRef | None = None  # what is added to the model's weights
 
     def identity(self) -> dict[str, Any]:
         """What its results depend on; part of their keys."""
         identity: dict[str, Any] = {"name": self.name, "version": self.version}
-        identity["settings"] = {k: v for k, v in self.settings.items() if k not in _NOT_IDENTITY}
+        left = _NOT_IDENTITY if self.lora else _NOT_IDENTITY | _OF_LORA  # so that keys are as before there was one
+        identity["settings"] = {k: v for k, v in self.settings.items() if k not in left}
         if self.model is not None:
             identity["model"] = {"id": self.model.id, "revision": self.model.revision}
+        if self.lora is not None:
+            identity["lora"] = {"id": self.lora.id, "revision": self.lora.revision}
         return identity
 
 
@@ -72,10 +77,12 @@ class Family(Registry[Any]):
         """The member's validated settings; raises AugmentError that names the wrong field and the known ones."""
         return checked(self[name].Settings, values, f"{self.kind} {name!r}, setting")
 
-    def member(self, name: str, values: Mapping[str, Any], model: ModelRef | None = None) -> Member:
+    def member(
+        self, name: str, values: Mapping[str, Any], model: ModelRef | None = None, lora: ModelRef | None = None
+    ) -> Member:
         """A member by name with its settings checked."""
         settings = self.settings(name, values).model_dump(mode="json")
-        return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model)
+        return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model, lora=lora)
 
     def choose(self, name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Member:
         """`member`, its checkpoint pinned: that of its setting `model`, else the published one, else none.
@@ -90,5 +97,8 @@ class Family(Registry[Any]):
 
     def build(self, member: Member) -> Any:
         """The member itself. Nothing heavy happens before its first use."""
-        made, settings = self[member.name], self.settings(member.name, member.settings)
-        return made(settings) if member.model is None else made(settings, member.model)
+        kind, settings = self[member.name], self.settings(member.name, member.settings)
+        made = kind(settings) if member.model is None else kind(settings, member.model)
+        if member.lora is not None:
+            made.lora = member.lora
+        return made

@@ -143,4 +143,6 @@ def _member(family: Family, choice: Choice, settings: Resolved, pins: Pins) -> M
     """A member with its checkpoint pinned, where it needs one."""
     values = family.settings(choice.name, choice.values)
     model = model_of(choice.name, family[choice.name], values, settings.models)
-    return family.member(choice.name, choice.values, pins.resolve(model) if model else None)
+    lora = getattr(values, "lora", None)
+    pinned = [pins.resolve(one) if one else None for one in (model, lora)]
+    return family.member(choice.name, choice.values, *pinned)

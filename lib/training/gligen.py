@@ -166,7 +166,7 @@ class GligenObjective(nn.Module):
         batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
         made = decode(self.model.vae, self._sampled(batch))
-        return np.concatenate([np.concatenate([_boxed(w) for w in windows], 1), np.concatenate(made, 1)])
+        return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
 
     def _sampled(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
         model, where = self.model, next(self.unet.parameters()).device
@@ -210,7 +210,7 @@ def conditions(
     """
     things, keep = window.things, torch.zeros(1, cells, cells)
     if generation is not None and rng.random() >= generation:
-        things, keep = _kept(things, cells, rng)
+        things, keep = kept_cells(things, cells, rng)
     text = window.caption if rng.random() < 0.7 else listing(things)
     text = "" if rng.random() < dropped else text
     width = model.text_encoder.config.hidden_size
@@ -223,7 +223,7 @@ def conditions(
     return {"keep": keep, "text": model.encode_text(text)[0][0], "boxes": boxes, "masks": masks, "phrases": phrases}
 
 
-def _kept(things: Things, cells: int, rng: np.random.Generator) -> tuple[Things, torch.Tensor]:
+def kept_cells(things: Things, cells: int, rng: np.random.Generator) -> tuple[Things, torch.Tensor]:
     """What is painted (one object, or several) and the cells that stay: all that no painted box touches."""
     keep = torch.ones(1, cells, cells)
     if not len(things):
@@ -276,10 +276,11 @@ def _latents(vae: Any, windows: Sequence[Window]) -> torch.Tensor:
     quick = torch.autocast(next(vae.parameters()).device.type, torch.bfloat16, enabled=precision() == "bf16")
     with torch.no_grad(), quick:
         batches = [encode(vae, [w.pixels for w in windows[i : i + 32]]).cpu() for i in range(0, len(windows), 32)]
-    return torch.cat([batch.half() for batch in batches])
+    return torch.cat([batch.half() for batch in batches]).contiguous()
 
 
-def _boxed(window: Window) -> np.ndarray:
+def boxed(window: Window) -> np.ndarray:
+    """Its pixels with the boxes of its objects."""
     import cv2
 
     pixels = window.pixels.copy()

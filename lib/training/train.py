@@ -74,7 +74,7 @@ def train_model(
 
     trainer = TRAINERS[name]
     check_pictures(pictures)
-    needs, begun = _before(name, models, start)
+    needs, begun = _before(name, settings, models, start)
     identity = _identity(name, size, data, needs, begun)
     before = start / name if begun and start else None
     torch.manual_seed(settings.seed)
@@ -115,7 +115,7 @@ def finished_model(
     facts = read_facts(models / name)
     if not facts.keys() >= _Facts.__annotations__.keys() or facts["steps"] < settings.steps:
         return None
-    if facts.get("identity") != _identity(name, size, data, *_before(name, models, start)):
+    if facts.get("identity") != _identity(name, size, data, *_before(name, settings, models, start)):
         return None
     try:
         if folder_revision(models / name) != facts.get("revision"):
@@ -187,14 +187,16 @@ def check_pictures(pictures: Sequence[TrainingPicture]) -> None:
         raise AugmentError(f"none of {len(pictures)} pictures has a usable box: training needs boxes with categories")
 
 
-def _before(name: str, models: Path, start: Path | None) -> tuple[dict[str, str], str]:
-    """Revisions of the trainer's NEEDS in `models`, and of the model to begin from, "" without one."""
+def _before(name: str, settings: Any, models: Path, start: Path | None) -> tuple[dict[str, str], str]:
+    """Revisions of the trainer's NEEDS in `models` and of what else it is made from; and of the model to begin from, ""
+    without one."""
     trainer = TRAINERS[name]
     missing = [need for need in trainer.NEEDS if not (models / need).is_dir()]
     if missing:
         raise AugmentError(f"trainer {name!r} needs {', '.join(missing)}, not in {models}: train that first")
     begun = resolve(str(start / name), {}).revision if start is not None and (start / name).is_dir() else ""
-    return {need: resolve(str(models / need), {}).revision for need in trainer.NEEDS}, begun
+    needs = {need: resolve(str(models / need), {}).revision for need in trainer.NEEDS}
+    return needs | (trainer.made_from(settings) if hasattr(trainer, "made_from") else {}), begun
 
 
 def _identity(name: str, size: int, data: str, needs: dict[str, str], begun: str) -> str:

@@ -25,6 +25,7 @@ from lib.core.errors import PictureError
 from lib.core.stopping import check_stop
 from lib.painting.painters import Paint, PassInput
 from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
+from lib.painting.painters.lora import LoraChoice, add_lora
 from lib.painting.painters.schedulers import ChecksSteps, make_scheduler, scheduler_name, time_steps
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ SchedulerName = Annotated[str, AfterValidator(scheduler_name), Field(description
 Size = Annotated[int, Field(ge=64, description="painted at about size × size pixels, in the window's aspect")]
 
 
-class LatentSettings(ChecksSteps):
+class LatentSettings(ChecksSteps, LoraChoice):
     """What every latent painter has. A painter's defaults are the values of the system that it replaces."""
 
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
@@ -206,6 +207,7 @@ class LatentPainter(DiffusionPainter):
 
     def __init__(self, settings: Any, model: ModelRef) -> None:
         super().__init__(settings, model)
+        self.lora: ModelRef | None = None  # given by the family's `build`
         self._model: LatentDiffusion | None = None
 
     @staticmethod
@@ -240,6 +242,8 @@ class LatentPainter(DiffusionPainter):
     def _loaded(self) -> LatentDiffusion:
         if self._model is None:
             model = load_latent_diffusion(self.ref, self.FAMILY, weights_dtype(self.settings.dtype))
+            if self.lora is not None:
+                add_lora(model.unet, self.lora, self.settings.lora_file, self.settings.lora_scale)
             if self.settings.compile:
                 model.unet.compile()
             self._model = model

@@ -1,0 +1,274 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): a published painter learns the look of one's own objects from some pictures.
+
+The base keeps its weights; beside the layers of its U-Net stand pairs of small matrices that learn: W + B·A. Any
+checkpoint does that the painters of this project load: GLIGEN, whose gated layers learn too, by boxes with phrases;
+Stable Diffusion and SDXL inpainting, by the listing of what is painted. What is saved is one file of a few MB in
+diffusers' form, which other programs read as well.
+
+loss = min-SNR(γ = 5)-weighted error (Hang et al. 2023, arXiv 2303.09556) of what the base predicts, ε or v. As in
+gligen.py, captions and boxes are left out 10 % of the time. Some examples paint a place without an object, by an empty
+text: what lies around objects is learned apart from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from lib.core.checkpoints import resolve
+from lib.core.compute import device
+from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion
+from lib.painting.painters.denoise import denoise, paint_cells
+from lib.painting.painters.lora import WEIGHTS
+from lib.painting.painters.schedulers import make_scheduler
+from lib.training.gligen import (
+    DROPPED,
+    KEPT,
+    SNR_LIMIT,
+    WINDOWS,
+    boxed,
+    conditions,
+    encoded_windows,
+    kept_cells,
+)
+from lib.training.loop import LoopSettings
+from lib.training.texts import listing
+from lib.training.vae import decode
+from lib.training.windows import Things, TrainingPicture, Window
+
+# Layers by the end of their names: attention (of the gates too), and all that has weights of any size.
+TARGETS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "fuser.linear"),
+    "all": (
+        *("to_q", "to_k", "to_v", "to_out.0", "fuser.linear", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+        *("conv1", "conv2", "conv_shortcut", "conv"),
+    ),
+}
+
+
+class LoraSettings(LoopSettings):
+    base: str = Field(
+        "mini:gligen-inpaint", description="the checkpoint that learns: a folder, or a hub id with or without @revision"
+    )
+    rank: int = Field(16, ge=1, le=256, description="width of the small matrices")
+    targets: Literal["attention", "all"] = Field(
+        "attention", description="layers that learn: attention, or convolutions and feed-forward layers too"
+    )
+    background: float = Field(
+        0.15, ge=0, le=1, description="share of the examples that paint a place without an object"
+    )
+    steps: int = Field(1500, ge=0, description="optimiser steps")
+    batch: int = Field(8, ge=1, description="examples a step on each device")
+    rate: float = Field(3e-4, gt=0, description="learning rate of AdamW after the warm-up")
+
+
+class LoraObjective(nn.Module):
+    """Denoise latents of windows by a frozen U-Net with learning matrices beside its layers."""
+
+    def __init__(
+        self, model: LatentDiffusion, windows: tuple[list[Window], torch.Tensor], settings: LoraSettings
+    ) -> None:
+        super().__init__()
+        from diffusers import DDPMScheduler
+        from diffusers.models.attention_processor import AttnProcessor
+        from peft import LoraConfig
+
+        self.model = model  # a dataclass: of its networks the matrices alone are this module's
+        self.windows, self.latents = windows
+        self.background = settings.background
+        unet = model.unet
+        if device().type == "cpu":
+            unet.set_attn_processor(AttnProcessor())  # see gligen.py
+        unet.requires_grad_(False)
+        targets = list(TARGETS[settings.targets])
+        unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=targets))
+        learning = {name.replace(".", "/"): weight for name, weight in unet.named_parameters() if weight.requires_grad}
+        self.matrices = nn.ParameterDict(learning)
+        self.gated = unet.config.get("attention_type") == "gated"
+        self.inpaint = unet.config.in_channels == 9
+        self.noise = DDPMScheduler.from_config(dict(model.scheduler_config))
+
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
+        """latents, keep (N, 1, h, w), text (N, T, D), and as the base needs them pixels (N, 3, H, W)
+        uint8, boxes, phrases, masks, pooled texts."""
+        chosen = rng.integers(len(self.windows), size=size)
+        rows = [self._example(self.windows[i], rng) for i in chosen]
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return {"latents": self.latents[chosen].float(), **stacked}
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        latents, keep = batch["latents"], batch["keep"]
+        noise = torch.randn_like(latents)
+        times = torch.randint(0, self.noise.config.num_train_timesteps, (len(latents),), device=latents.device)
+        noisy = self.noise.add_noise(latents, noise, times)
+        inputs = torch.cat([noisy, *self._extra(batch)], 1)
+        out = self.model.unet(
+            inputs,
+            times,
+            batch["text"],
+            cross_attention_kwargs=self._grounding(batch),
+            added_cond_kwargs=self._added(batch),
+        ).sample
+        by_v = self.noise.config.prediction_type == "v_prediction"
+        target = self.noise.get_velocity(latents, noise, times) if by_v else noise
+        error = (out.float() - target).square().mean(1, keepdim=True)
+        weight = 1 - (1 - KEPT) * keep
+        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        kept = self.noise.alphas_cumprod.to(latents.device)[times]
+        snr = kept / (1 - kept)
+        scale = snr.clamp(max=SNR_LIMIT) / (snr + 1 if by_v else snr)
+        return {"loss": (wrong * scale).mean(), "error": wrong.detach().mean()}
+
+    def save(self, folder: Path) -> None:
+        """The matrices in diffusers' form."""
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import convert_state_dict_to_diffusers
+        from peft import get_peft_model_state_dict
+
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet, adapter_name="default"))
+        StableDiffusionPipeline.save_lora_weights(
+            folder, unet_lora_layers={name: weight.detach().cpu().half() for name, weight in layers.items()}
+        )
+        assert (folder / WEIGHTS).is_file()
+
+    def sheet(self) -> np.ndarray:
+        """Eight windows, then what the U-Net makes of their objects' places."""
+        rng = np.random.default_rng(1)
+        windows = self.windows[: 8 * WINDOWS : WINDOWS]
+        rows = [self._example(window, rng, background=0, dropped=0) for window in windows]
+        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
+        with torch.no_grad():
+            made = decode(self.model.vae, self._sampled(batch))
+        return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
+
+    def _sampled(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
+        model, where = self.model, self.model.device
+        batch = {name: value.to(where) for name, value in batch.items()}
+        known, keep = batch["latents"], batch["keep"]
+        noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(0)).to(where)
+        nothing, pooled = model.encode_prompts([""] * len(known))
+        text = torch.cat([nothing.to(where), batch["text"]])
+        grounding = self._grounding(batch)
+        if grounding is not None:
+            twice = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in grounding["gligen"].items()}
+            twice["masks"][: len(known)] = 0
+            grounding = {"gligen": twice}
+        added = self._added(batch)
+        if added is not None:
+            added = {
+                "text_embeds": torch.cat([pooled.to(where), added["text_embeds"]]),
+                "time_ids": added["time_ids"].repeat(2, 1),
+            }
+        extra = torch.cat(self._extra(batch), 1) if self.inpaint else None
+        scheduler = make_scheduler("ddim", model.scheduler_config, steps, where)
+        z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention=grounding, added=added)
+        return z * (1 - keep) + known * keep if self.inpaint else z
+
+    def _extra(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What an inpainting U-Net sees behind the latents: see painters/gligen.py and painters/inpainting.py."""
+        latents, keep = batch["latents"], batch["keep"]
+        if not self.inpaint:
+            return []
+        if self.gated:
+            return [latents * keep, keep]
+        hidden = nn.functional.interpolate(keep, scale_factor=self.model.factor) < 0.5
+        pixels = (batch["pixels"].to(latents.device, torch.float32) / 127.5 - 1).masked_fill(hidden, 0)
+        with torch.no_grad():
+            around = self.model.vae.encode(pixels).latent_dist.mode() * self.model.vae.config.scaling_factor
+        return [1 - keep, around]
+
+    def _grounding(self, batch: dict[str, torch.Tensor]) -> dict[str, Any] | None:
+        if not self.gated:
+            return None
+        given = {"boxes": batch["boxes"], "masks": batch["masks"], "positive_embeddings": batch["phrases"]}
+        return {"gligen": given}
+
+    def _added(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        size = batch["latents"].shape[-1] * self.model.factor
+        return self.model.added(batch["pooled"], (size, size)) if "pooled" in batch else None
+
+    def _example(
+        self, window: Window, rng: np.random.Generator, background: float | None = None, dropped: float = DROPPED
+    ) -> dict[str, torch.Tensor]:
+        """Conditions of one window."""
+        cells = self.latents.shape[-1]
+        background = self.background if background is None else background
+        empty = _free_cells(window.things, cells, rng) if self.inpaint and rng.random() < background else None
+        if empty is not None:
+            window = Window(window.pixels, "", window.things.take([]))
+        if self.gated:
+            row = conditions(self.model, window, cells, rng, 0.0 if self.inpaint else None, dropped)
+            return row if empty is None else row | {"keep": empty}
+        # Without boxes the text alone says what is painted.
+        things, keep = window.things, torch.zeros(1, cells, cells)
+        if self.inpaint:
+            things, keep = kept_cells(things, cells, rng)
+        text = window.caption if not self.inpaint and rng.random() < 0.5 else listing(things) if len(things) else ""
+        hidden, pooled = self.model.encode_text("" if rng.random() < dropped else text)
+        plain = {"keep": keep if empty is None else empty, "text": hidden[0].cpu()}
+        if self.inpaint:
+            plain["pixels"] = torch.from_numpy(np.ascontiguousarray(window.pixels)).permute(2, 0, 1)
+        if self.model.unet.config.get("addition_embed_type") == "text_time":
+            plain["pooled"] = pooled[0].cpu()
+        return plain
+
+
+def _free_cells(things: Things, cells: int, rng: np.random.Generator, tries: int = 8) -> torch.Tensor | None:
+    """(1, h, w) with 0 in a rectangle that no box touches, 1 elsewhere; None where none was found."""
+    taken = paint_cells([_mask(things, cells)], 1, torch.device("cpu"))[0, 0].numpy() > 0
+    for _ in range(tries):
+        height, width = rng.integers(math.ceil(cells / 8), math.ceil(cells / 2) + 1, 2)
+        y, x = rng.integers(0, cells - height + 1), rng.integers(0, cells - width + 1)
+        if not taken[y : y + height, x : x + width].any():
+            keep = torch.ones(1, cells, cells)
+            keep[:, y : y + height, x : x + width] = 0
+            return keep
+    return None
+
+
+def _mask(things: Things, cells: int) -> np.ndarray:
+    mask = np.zeros((cells, cells), bool)
+    for box in things.boxes:
+        x0, y0 = np.floor(box[:2] * cells).astype(int).clip(0)
+        x1, y1 = np.ceil(box[2:] * cells).astype(int)
+        mask[y0:y1, x0:x1] = True
+    return mask
+
+
+class LoraTrainer:
+    """The trainer of a LoRA for one of the painters."""
+
+    VERSION: ClassVar[int] = 1
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+    DETAIL: ClassVar[float] = 2
+    ABOUT: ClassVar[str] = "LoRA of a painter: small matrices beside the layers of its U-Net, which know these objects"
+    Settings: ClassVar[type[LoopSettings]] = LoraSettings
+
+    @staticmethod
+    def made_from(settings: LoraSettings) -> dict[str, str]:
+        """The base and its revision."""
+        ref = resolve(settings.base, {})
+        return {ref.id: ref.revision}
+
+    @staticmethod
+    def objective(
+        settings: LoraSettings,
+        pictures: Sequence[TrainingPicture],
+        size: int,
+        models: Path,
+        start: Path | None,
+        work: Path,
+    ) -> LoraObjective:
+        """Fresh matrices beside the base. Raises AugmentError where the base cannot be loaded."""
+        model = load_latent_diffusion(resolve(settings.base, {}), {}, torch.float32)
+        needed = pictures if settings.steps else pictures[:8]
+        torch.manual_seed(settings.seed)
+        return LoraObjective(model, encoded_windows(model.vae, needed, size, work), settings)
