@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lib.core.words import naming
 from lib.figures.mini import named
 from lib.scenes.warehouse import render
-from lib.training.gligen import kept_cells, as_plain, make_unet
+from lib.training.gligen import as_plain, kept_cells, make_unet
 from lib.training.layout_loss import cell_owners
 from lib.training.texts import clip_tokenizer, corpus, gpt2_tokenizer, listing
 from lib.training.vae import decode, encode, make_vae, standardise, to_pictures

@@ -129,12 +129,15 @@ class LoraObjective(nn.Module):
     def save(self, folder: Path) -> None:
         """The matrices in diffusers' form."""
         from diffusers import StableDiffusionPipeline
-        from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet, adapter_name="default"))
+        unet = self.model.unet
+        layers = get_peft_model_state_dict(unet, adapter_name="default")
+        facts = unet.peft_config["default"].to_dict()  # in them sets, whose order is another in each process
         StableDiffusionPipeline.save_lora_weights(
-            folder, unet_lora_layers={name: weight.detach().cpu().half() for name, weight in layers.items()}
+            folder,
+            unet_lora_layers={name: weight.detach().cpu().half() for name, weight in layers.items()},
+            unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
         )
         assert (folder / WEIGHTS).is_file()
 

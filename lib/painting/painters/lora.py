@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 WEIGHTS = "pytorch_lora_weights.safetensors"  # as diffusers saves it
 
 
+_ENDS = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))  # of today and of yesterday
+
+
 class LoraChoice(MemberSettings):
     """Settings of painters that take a LoRA. Its digest is part of a picture's key, its place is not."""
 
@@ -34,43 +37,43 @@ def add_lora(unet: Any, ref: ModelRef, file: str | None, scale: float) -> None:
     """
     folder = local_path(ref, [file or "*.safetensors"])
     with reading(ref):
-        state, alphas = _read(folder, file)
+        state, alphas, facts = _read(folder, file)
         _check_base(unet, state)
-        unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas)
+        unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, metadata=facts)
         unet.fuse_lora(lora_scale=scale)
         unet.unload_lora()
 
 
-def _read(folder: Path, file: str | None) -> tuple[dict[str, torch.Tensor], dict[str, float] | None]:
-    """Weights by diffusers' names, whichever program wrote them, and the scales of some formats."""
+def _read(folder: Path, file: str | None) -> tuple[dict[str, torch.Tensor], Any, Any]:
+    """Weights by diffusers' names, whichever program wrote them, the scales of some formats, and facts of others."""
     from diffusers import StableDiffusionPipeline
-    from safetensors.torch import load_file
 
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     if file is None and len(names) > 1 and WEIGHTS not in names:
         raise ValueError(f"it holds several files, {', '.join(names)}: choose one with lora_file")
     chosen = file or (WEIGHTS if WEIGHTS in names else names[0])
-    state, alphas = StableDiffusionPipeline.lora_state_dict(load_file(folder / chosen))
+    given = {"weight_name": chosen, "use_safetensors": True, "local_files_only": True, "return_lora_metadata": True}
+    state, alphas, facts = StableDiffusionPipeline.lora_state_dict(str(folder), **given)
     if any(name.startswith("text_encoder") for name in state):
         raise ValueError(f"{chosen} changes the text encoder too, which is not supported: take one for the U-Net alone")
     if not any(name.startswith("unet.") for name in state):
         raise ValueError(f"{chosen} holds no weights for a U-Net: is it a LoRA?")
-    return state, alphas
+    return state, alphas, facts
 
 
 def _check_base(unet: Any, state: dict[str, torch.Tensor]) -> None:
     """Raises ValueError where the layers that a LoRA names are not there, or are of another size."""
     layers = dict(unet.named_modules())
     for name, down in state.items():
-        layer = name.removeprefix("unet.").removesuffix(".lora_A.weight")
-        if not name.endswith(".lora_A.weight"):
+        ends = next((ends for ends in _ENDS if name.endswith(ends[0])), None)
+        if ends is None:
             continue
+        layer = name.removeprefix("unet.").removesuffix(ends[0])
         found = layers.get(layer)
         if found is None:
             raise ValueError(f"it is a LoRA of another base: {layer} is not in this U-Net")
-        up = state[f"unet.{layer}.lora_B.weight"]
+        up = state[f"unet.{layer}{ends[1]}"]
         size, wanted = tuple(found.weight.shape[:2]), (up.shape[0], down.shape[1])
         if size != wanted:
-            raise ValueError(
-                f"it is a LoRA of another base: {layer} is {size[0]} × {size[1]} here, {wanted[0]} × {wanted[1]} there"
-            )
+            sizes = f"{size[0]} × {size[1]} in this U-Net, {wanted[0]} × {wanted[1]} in its own"
+            raise ValueError(f"it is a LoRA of another base: {layer} is {sizes}")

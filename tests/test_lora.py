@@ -1,0 +1,198 @@
+"""LoRA: trained beside a frozen base, saved as other programs save it, and added to a painter's weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_painters import item
+from tiny import tiny_gligen, tiny_sd, tiny_sdxl
+
+from lib.core.checkpoints import folder_revision, resolve
+from lib.core.errors import AugmentError
+from lib.painting.painters import PAINTERS
+from lib.painting.painters.lora import WEIGHTS
+from lib.training import TRAINERS
+from lib.training.lora import LoraObjective
+from lib.training.train import finished_model, read_facts, train_model
+from lib.training.windows import Things, TrainingPicture
+
+# Painter → (its tiny base, what its U-Net takes)
+BASES = {
+    "gligen-inpaint": lambda path: tiny_gligen(path, inpaint=True),
+    "gligen": tiny_gligen,
+    "sd-inpaint": lambda path: tiny_sd(path, channels=9),
+    "vanilla": tiny_sd,
+    "sdxl-inpaint": tiny_sdxl,
+}
+every_base = pytest.mark.parametrize("painter", BASES)
+
+
+def pictures(count=4):
+    rng = np.random.default_rng(0)
+    things = Things(np.array([[20.0, 20, 60, 70]]), ("fish",), ("a red fish",))
+    return [TrainingPicture(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8), "a fish", things) for _ in range(count)]
+
+
+def trained(folder, base, **given):
+    settings = TRAINERS["lora"].Settings(
+        **{"base": str(base), "steps": 2, "batch": 2, "rank": 4, "rate": 0.01, **given}
+    )
+    train_model("lora", settings, pictures(), 64, folder / "models", folder / "work")
+    return folder / "models" / "lora"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base and a LoRA of it for a painter."""
+    root, known = tmp_path_factory.mktemp("lora"), {}
+
+    def make(painter):
+        if painter not in known:
+            base = BASES[painter](root / painter / "base")
+            known[painter] = base, trained(root / painter, base, targets="all")
+        return known[painter]
+
+    return make
+
+
+def painter_of(name, base, lora=None, **settings):
+    given = {"steps": 2, "size": 64, **settings} | ({"lora": str(lora)} if lora else {})
+    return PAINTERS.build(
+        PAINTERS.member(name, given, resolve(str(base), {}), resolve(str(lora), {}) if lora else None)
+    )
+
+
+@every_base
+def test_it_changes_what_is_painted_by_its_scale_and_nothing_at_none(made, painter):
+    base, lora = made(painter)
+    plain, much, less, nothing = (
+        painter_of(painter, base, *given, **more).paint([item(painter)])[0].image.astype(int)
+        for given, more in (((), {}), ((lora,), {}), ((lora,), {"lora_scale": 0.5}), ((lora,), {"lora_scale": 0}))
+    )
+    assert (plain != much).any() and (plain != less).any() and (much != less).any()
+    np.testing.assert_array_equal(plain, nothing)
+
+
+@every_base
+def test_the_base_stays_as_it_is_and_the_matrices_alone_are_saved(made, painter):
+    base, lora = made(painter)
+    before = folder_revision(base)
+    state = load_file(lora / WEIGHTS)
+    assert all(name.startswith("unet.") and ".lora_" in name for name in state)
+    assert {one.dtype for one in state.values()} == {torch.float16}
+    assert {path.name for path in lora.iterdir()} == {WEIGHTS, "README.md", ".training.json"}
+    assert folder_revision(base) == before == read_facts(lora)["needs"]["folder"]
+
+
+def test_diffusers_own_pipeline_takes_the_file(made):
+    from diffusers import StableDiffusionInpaintPipeline
+
+    base, lora = made("sd-inpaint")
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(
+        base, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipe.load_lora_weights(lora)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    ours = painter_of("sd-inpaint", base, lora)._loaded().unet.state_dict()
+    theirs = pipe.unet.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+
+
+def test_equal_seeds_give_equal_files_and_a_finished_one_is_not_trained_again(made, tmp_path):
+    base, lora = made("gligen-inpaint")
+    again = trained(tmp_path, base, targets="all")
+    assert folder_revision(again) == folder_revision(lora)
+    settings = TRAINERS["lora"].Settings(base=str(base), steps=2, batch=2, rank=4, rate=0.01, targets="all")
+    assert finished_model("lora", settings, 64, tmp_path / "models") is not None
+
+
+def test_another_base_is_another_training(made, tmp_path):
+    base, _ = made("gligen-inpaint")
+    trained(tmp_path, base)
+    (base / "note.json").write_text("{}")  # another revision
+    try:
+        settings = TRAINERS["lora"].Settings(base=str(base), steps=2, batch=2, rank=4, rate=0.01)
+        assert finished_model("lora", settings, 64, tmp_path / "models") is None
+    finally:
+        (base / "note.json").unlink()
+
+
+def test_its_digest_and_scale_are_part_of_the_key_and_its_place_is_not(made, tmp_path):
+    _, lora = made("gligen-inpaint")
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / WEIGHTS).write_bytes((lora / WEIGHTS).read_bytes())
+    identity = lambda **given: PAINTERS.member(  # noqa: E731
+        "gligen-inpaint", {key: value for key, value in given.items() if key != "ref"}, None, given.get("ref")
+    ).identity()
+    plain = identity()
+    assert not {"lora", "lora_file", "lora_scale"} & plain["settings"].keys()
+    here, there = (identity(lora=str(path), ref=resolve(str(path), {})) for path in (lora, moved))
+    assert here == there != plain and here["lora"]["revision"].startswith("sha256:")
+    assert identity(lora=str(lora), ref=resolve(str(lora), {}), lora_scale=0.5) != here
+
+
+def changed(lora, folder, change):
+    folder.mkdir()
+    save_file(change(load_file(lora / WEIGHTS)), folder / WEIGHTS, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: {f"unet.other.{n[5:]}": v for n, v in state.items()}, "LoRA of another base: other.* is not in"),
+        (
+            lambda state: {n: v[:, :-1].contiguous() if "lora_A" in n else v for n, v in state.items()},
+            r"LoRA of another base: .* × .* in this U-Net",
+        ),
+        (lambda state: {"weight": torch.zeros(1)}, "holds no weights for a U-Net"),
+        (
+            lambda state: state | {"text_encoder.q_proj.lora_A.weight": torch.zeros(1, 1)},
+            "changes the text encoder too",
+        ),
+    ],
+)
+def test_one_that_does_not_fit_is_refused_in_a_sentence(made, tmp_path, change, words):
+    base, lora = made("sd-inpaint")
+    folder = changed(lora, tmp_path / "bad", change)
+    with pytest.raises(AugmentError, match=words):
+        painter_of("sd-inpaint", base, folder).paint([item("sd-inpaint")])
+
+
+def test_of_several_files_one_has_to_be_chosen(made, tmp_path):
+    base, lora = made("sd-inpaint")
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).write_bytes((lora / WEIGHTS).read_bytes())
+    with pytest.raises(AugmentError, match=r"several files, a\.safetensors, b\.safetensors: choose one with lora_file"):
+        painter_of("sd-inpaint", base, tmp_path).paint([item("sd-inpaint")])
+    painter_of("sd-inpaint", base, tmp_path, lora_file="b.safetensors").paint([item("sd-inpaint")])
+
+
+def test_some_examples_paint_a_free_place_by_an_empty_text(made, monkeypatch):
+    base, _ = made("gligen-inpaint")
+    objective = TRAINERS["lora"].objective(
+        TRAINERS["lora"].Settings(base=str(base), background=1.0, rank=1), pictures(), 64, base, None, base.parent
+    )
+    assert isinstance(objective, LoraObjective)
+    rows = [objective._example(window, np.random.default_rng(k)) for k in range(9) for window in objective.windows[:2]]
+    free = [row for row in rows if not row["masks"].any() and 0 < row["keep"].mean() < 1]
+    assert len(free) > 9 and all(torch.equal(row["text"], free[0]["text"]) for row in free)
+
+
+def test_a_run_paints_with_it_and_another_lora_paints_anew(made, made_set, tmp_path):
+    from test_journey import run
+
+    base, lora = made("gligen-inpaint")
+    painter = {"name": "gligen-inpaint", "model": str(base), "steps": 2, "size": 64}
+    given = {"dataset": made_set.dataset, "edit": "replace", "composite": "feather", "limit": 2}
+    painted = [
+        run(tmp_path / "ws", painter=painter | more, **given)["painted"]
+        for more in ({}, {"lora": str(lora)}, {"lora": str(lora)}, {"lora": str(lora), "lora_scale": 0.5})
+    ]
+    assert painted == [2, 2, 0, 2]
+    assert json.loads((tmp_path / "ws" / "status.json").read_bytes())["state"] == "completed"
