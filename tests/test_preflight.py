@@ -226,6 +226,12 @@ def test_a_checkpoint_in_the_cache_needs_no_hub(made_set, tmp_path, monkeypatch)
     checked(made_set, tmp_path, painter={"name": "gligen-inpaint", "model": GLIGEN})
 
 
+def test_a_lora_that_is_not_there_is_refused(made_set, tmp_path):
+    painter = {"name": "gligen-inpaint", "lora": "no/such/folder"}
+    with pytest.raises(AugmentError, match=r"painter\.lora 'no/such/folder' is neither a folder nor a hub id"):
+        checked(made_set, tmp_path, painter=painter, models="mini")
+
+
 def test_a_hub_whose_name_is_not_known_here_is_not_asked(tmp_path, monkeypatch):
     from huggingface_hub import constants
 

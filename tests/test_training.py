@@ -20,6 +20,7 @@ from lib.core.files import digest
 from lib.datasets.terms import terms_of
 from lib.judges.classifier import read_classifier
 from lib.painting.painters.denoise import load_latent_diffusion
+from lib.painting.painters.lora import add_lora
 from lib.painting.painters.stay_unet import load_layout_unet
 from lib.records.settings import DatasetSettings, TrainSettings
 from lib.scenes.warehouse import render
@@ -329,7 +330,7 @@ def scenes(count: int = 4) -> list[TrainingPicture]:
     return made
 
 
-SMALLER: dict[str, dict[str, Any]] = {"stay": {"widths": [16, 32]}}
+SMALLER: dict[str, dict[str, Any]] = {"stay": {"widths": [16, 32]}, "lora": {"rank": 2}}
 
 
 def few(name: str, **given: Any) -> Any:
@@ -396,6 +397,10 @@ def load(name: str, folder: Path) -> Any:
         return read_classifier(folder)
     if name == "stay":
         return load_layout_unet(ref, SIZE)
+    if name == "lora":
+        base = load_latent_diffusion(resolve("mini:gligen-inpaint", {}), {"in_channels": 9}, torch.float32)
+        add_lora(base.unet, ref, None, 1.0)
+        return base
     has = {"in_channels": 9 if name == "gligen-inpaint" else 4, "attention_type": "gated"}
     return load_latent_diffusion(ref, has, torch.float32)
 
@@ -409,7 +414,8 @@ def test_what_it_saves_is_read_by_the_projects_own_loaders(name, models):
 def test_its_facts_and_its_card_say_how_it_was_made(name, models):
     facts, card = read_facts(models / name), (models / name / "README.md").read_text()
     assert (facts["trainer"], facts["steps"], facts["pictures"], facts["size"]) == (name, 2, 4, SIZE)
-    assert set(facts["needs"]) == set(TRAINERS[name].NEEDS)
+    made_from = TRAINERS[name].made_from(few(name)) if hasattr(TRAINERS[name], "made_from") else {}
+    assert set(facts["needs"]) == {*TRAINERS[name].NEEDS, *made_from}
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in (models / name).rglob("*") if path.is_file())
     whole = ("clip", "blip2", "classifier")  # transformers' own, which see no windows
     assert ("| windows |" in card) == (name not in whole)
@@ -482,6 +488,7 @@ OTHER = {
     "gligen": "gligen-inpaint",
     "stay": "gligen",
     "classifier": "clip",
+    "lora": "clip",
 }
 
 
@@ -524,7 +531,7 @@ def test_a_start_with_truncated_weights_is_refused(name, models, tmp_path):
         begin_from(name, models, tmp_path / "start" / name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["vae", "stay"])
+@pytest.mark.parametrize("name", ["vae", "stay", "lora"])
 def test_a_real_model_killed_and_resumed_is_bit_equal(name, tmp_path, monkeypatch):
     def made(folder: Path) -> None:
         given = few(name, steps=3, checkpoint_minutes=0)

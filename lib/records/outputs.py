@@ -56,7 +56,7 @@ _TRACES = (".lock", "manifests/ingest.parquet", "store/picture")  # any of them:
 _LINKS = (*FOLDERS, "final/images", "final/labels", ".lock")
 
 _INPUTS = frozenset(
-    {"images", "annotations", "path", "start", "real", "generated", "boxes", "model", "judge", "advice"}
+    {"images", "annotations", "path", "start", "real", "generated", "boxes", "model", "judge", "advice", "lora", "base"}
 )
 _TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}(\.[A-Za-z0-9]+)?")  # as lib.core.files.atomic_path names them
 

@@ -93,6 +93,7 @@ def _models(settings: Resolved) -> list[tuple[str, str]]:
     """(setting that takes a folder, model) of all that the run loads from the hub or from a folder."""
     found = [
         ("painter.model", _model(PAINTERS, settings.painter, settings.models)),
+        ("painter.lora", getattr(PAINTERS.settings(settings.painter.name, settings.painter.values), "lora", None)),
         ("caption.captioner.model", _model(CAPTIONERS, settings.captioner, settings.models)),
         ("screen.boxes.judge", settings.screen.judge),
         ("screen.unlabelled.detector: model", unlabelled_model(settings)),

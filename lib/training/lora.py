@@ -20,9 +20,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors.torch import load_file
 from torch import nn
 
-from lib.core.checkpoints import resolve
+from lib.core.checkpoints import ModelRef, reading, resolve
 from lib.core.compute import device
 from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion
 from lib.painting.painters.denoise import denoise, paint_cells
@@ -125,6 +126,18 @@ class LoraObjective(nn.Module):
         snr = kept / (1 - kept)
         scale = snr.clamp(max=SNR_LIMIT) / (snr + 1 if by_v else snr)
         return {"loss": (wrong * scale).mean(), "error": wrong.detach().mean()}
+
+    def load(self, folder: Path) -> None:
+        """Go on from the matrices in a folder. Raises AugmentError for those of other layers, or of another rank."""
+        with reading(ModelRef("folder", "", folder)):
+            state = load_file(folder / WEIGHTS)
+            own = {f"unet.{name.replace('/', '.').replace('.default', '')}": one for name, one in self.matrices.items()}
+            shapes, wanted = ({name: tuple(one.shape) for name, one in some.items()} for some in (state, own))
+            if shapes != wanted:
+                raise ValueError("it has matrices of other layers, or of another rank: give its base, rank and targets")
+            with torch.no_grad():
+                for name, weight in own.items():
+                    weight.copy_(state[name])
 
     def save(self, folder: Path) -> None:
         """The matrices in diffusers' form."""
@@ -270,8 +283,11 @@ class LoraTrainer:
         start: Path | None,
         work: Path,
     ) -> LoraObjective:
-        """Fresh matrices beside the base. Raises AugmentError where the base cannot be loaded."""
+        """Matrices beside the base, fresh or those of `start`. Raises AugmentError where one cannot be loaded."""
         model = load_latent_diffusion(resolve(settings.base, {}), {}, torch.float32)
         needed = pictures if settings.steps else pictures[:8]
         torch.manual_seed(settings.seed)
-        return LoraObjective(model, encoded_windows(model.vae, needed, size, work), settings)
+        made = LoraObjective(model, encoded_windows(model.vae, needed, size, work), settings)
+        if start is not None:
+            made.load(start)
+        return made
