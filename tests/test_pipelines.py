@@ -219,3 +219,40 @@ def test_the_classes_that_inpaint_are_diffusers_own_and_presets_name_what_they_t
     assert all(hasattr(diffusers, name) for pair in PIPELINES.items() for name in pair)
     named = {preset["painter"].get("model") for preset in PRESETS.values() if preset["painter"]["name"] == NAME}
     assert named == {None, "black-forest-labs/FLUX.1-Fill-dev", "Qwen/Qwen-Image-Edit"}
+
+
+@pytest.fixture(scope="module")
+def loras(folders, tmp_path_factory):
+    """Family → folder with a LoRA, as diffusers saves it."""
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    root, made = tmp_path_factory.mktemp("loras"), {}
+    for family, name, part in (("flux", "FluxPipeline", "transformer"), ("sdxl", "StableDiffusionXLPipeline", "unet")):
+        kind = getattr(diffusers, name)
+        model = getattr(getattr(diffusers, FAMILIES[family]).from_pretrained(folders(family)), part)
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False))
+        kind.save_lora_weights(root / family, **{f"{part}_lora_layers": get_peft_model_state_dict(model)})
+        made[family] = root / family
+    return made
+
+
+def with_lora(folder, lora, **settings):
+    given = {"steps": 2, "size": 64, "lora": str(lora), **settings}
+    return PAINTERS.build(PAINTERS.member(NAME, given, resolve(str(folder), {}), resolve(str(lora), {})))
+
+
+@pytest.mark.parametrize("family", ["flux", "sdxl"])
+def test_a_lora_is_added_by_its_scale(folders, loras, family):
+    plain = painter(folders(family)).paint([item(NAME)])[0].image
+    much, less, nothing = (
+        with_lora(folders(family), loras[family], lora_scale=scale).paint([item(NAME)])[0].image
+        for scale in (1, 0.5, 0)
+    )
+    assert (plain != much).any() and (much != less).any()
+    assert np.abs(plain.astype(int) - nothing).max() <= 1
+
+
+@pytest.mark.parametrize(("family", "other"), [("flux", "sdxl"), ("sdxl", "flux")])
+def test_a_lora_of_another_base_is_refused(folders, loras, family, other):
+    with pytest.raises(AugmentError, match="cannot be loaded"):
+        with_lora(folders(family), loras[other]).paint([item(NAME)])

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.core.checkpoints import ModelRef, reading, resolve
@@ -140,19 +140,19 @@ class LoraObjective(nn.Module):
                     weight.copy_(state[name])
 
     def save(self, folder: Path) -> None:
-        """The matrices in diffusers' form."""
-        from diffusers import StableDiffusionPipeline
+        """The matrices in diffusers' form. Equal ones are equal files, which its own function does not give: it writes
+        two entries of metadata, whose order is another each time."""
+        import json
+
+        from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
         from peft import get_peft_model_state_dict
 
         unet = self.model.unet
         layers = get_peft_model_state_dict(unet, adapter_name="default")
-        facts = unet.peft_config["default"].to_dict()  # in them sets, whose order is another in each process
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers={name: weight.detach().cpu().half() for name, weight in layers.items()},
-            unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
-        )
-        assert (folder / WEIGHTS).is_file()
+        state = {f"unet.{name}": weight.detach().cpu().half().contiguous() for name, weight in layers.items()}
+        facts = {f"unet.{name}": value for name, value in unet.peft_config["default"].to_dict().items()}
+        facts = {name: sorted(value) if isinstance(value, set) else value for name, value in facts.items()}
+        save_file(state, folder / WEIGHTS, {LORA_ADAPTER_METADATA_KEY: json.dumps(facts, sort_keys=True)})
 
     def sheet(self) -> np.ndarray:
         """Eight windows, then what the U-Net makes of their objects' places."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lib.core.checkpoints import ModelRef, local_path, reading
+from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
 
 if TYPE_CHECKING:
@@ -35,29 +36,34 @@ def add_lora(unet: Any, ref: ModelRef, file: str | None, scale: float) -> None:
     file: its name, where the folder holds several. Raises AugmentError for one of another base, one that changes the
     text encoder too, or one without weights for a U-Net.
     """
-    folder = local_path(ref, [file or "*.safetensors"])
+    path = lora_file(ref, file)
     with reading(ref):
-        state, alphas, facts = _read(folder, file)
+        state, alphas, facts = _read(path)
         _check_base(unet, state)
         unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, metadata=facts)
         unet.fuse_lora(lora_scale=scale)
         unet.unload_lora()
 
 
-def _read(folder: Path, file: str | None) -> tuple[dict[str, torch.Tensor], Any, Any]:
+def lora_file(ref: ModelRef, file: str | None) -> Path:
+    """The file of a LoRA on this machine. Raises AugmentError where there is none, or one has to be chosen."""
+    folder = local_path(ref, [file or "*.safetensors"])
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if file is None and len(names) > 1 and WEIGHTS not in names:
+        raise AugmentError(f"LoRA {ref} holds several files, {', '.join(names)}: choose one with lora_file")
+    return folder / (file or (WEIGHTS if WEIGHTS in names else names[0]))
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any, Any]:
     """Weights by diffusers' names, whichever program wrote them, the scales of some formats, and facts of others."""
     from diffusers import StableDiffusionPipeline
 
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if file is None and len(names) > 1 and WEIGHTS not in names:
-        raise ValueError(f"it holds several files, {', '.join(names)}: choose one with lora_file")
-    chosen = file or (WEIGHTS if WEIGHTS in names else names[0])
-    given = {"weight_name": chosen, "use_safetensors": True, "local_files_only": True, "return_lora_metadata": True}
-    state, alphas, facts = StableDiffusionPipeline.lora_state_dict(str(folder), **given)
+    given = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True, "return_lora_metadata": True}
+    state, alphas, facts = StableDiffusionPipeline.lora_state_dict(str(path.parent), **given)
     if any(name.startswith("text_encoder") for name in state):
-        raise ValueError(f"{chosen} changes the text encoder too, which is not supported: take one for the U-Net alone")
+        raise ValueError(f"{path.name} changes the text encoder too, which is not supported: give one for the U-Net")
     if not any(name.startswith("unet.") for name in state):
-        raise ValueError(f"{chosen} holds no weights for a U-Net: is it a LoRA?")
+        raise ValueError(f"{path.name} holds no weights for a U-Net: is it a LoRA?")
     return state, alphas, facts
 
 

@@ -28,6 +28,7 @@ from lib.core.registry import MemberSettings
 from lib.core.stopping import check_stop
 from lib.painting.painters import INPAINTING, Paint, PassInput
 from lib.painting.painters.denoise import DiffusionPainter, Size, aspect_shape
+from lib.painting.painters.lora import LoraChoice, lora_file
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # where a p
 LARGE = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")  # what is quantized
 
 
-class DiffusersInpaintSettings(MemberSettings):
+class DiffusersInpaintSettings(LoraChoice):
     """Where `steps` or `guidance` are none, they are the pipeline's own."""
 
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
@@ -108,6 +109,7 @@ class DiffusersInpaint(DiffusionPainter):
 
     def __init__(self, settings: Any, model: ModelRef) -> None:
         super().__init__(settings, model)
+        self.lora: ModelRef | None = None  # given by the family's `build`
         self._pipeline: Any = None
 
     @staticmethod
@@ -127,7 +129,7 @@ class DiffusersInpaint(DiffusionPainter):
 
     def _loaded(self) -> Any:
         if self._pipeline is None:
-            self._pipeline = _load(self.ref, self.settings)
+            self._pipeline = _load(self.ref, self.settings, self.lora)
         return self._pipeline
 
     def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
@@ -202,8 +204,8 @@ def _inpainting_class(ref: ModelRef) -> Any:
     return kind
 
 
-def _load(ref: ModelRef, settings: DiffusersInpaintSettings) -> Any:
-    """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint."""
+def _load(ref: ModelRef, settings: DiffusersInpaintSettings, lora: ModelRef | None) -> Any:
+    """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint or LoRA."""
     import torch
 
     kind, where = _inpainting_class(ref), device()
@@ -214,6 +216,8 @@ def _load(ref: ModelRef, settings: DiffusersInpaintSettings) -> Any:
         pipeline = kind(**_components(folder, kind, _index(ref), getattr(torch, name), settings.quantize))
     if kind.__name__ == "ChromaInpaintPipeline":  # reads this of its transformer, which does not have it
         pipeline.transformer.register_to_config(guidance_embeds=False)
+    if lora is not None:
+        _add_lora(pipeline, lora, settings)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
@@ -265,6 +269,19 @@ def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: Q
         return made.from_pretrained(folder)
     options = {"dtype" if library == "transformers" else "torch_dtype": dtype}
     return load_whole(kind, folder, **options, **quantized(library, quantize, dtype))
+
+
+def _add_lora(pipeline: Any, ref: ModelRef, settings: DiffusersInpaintSettings) -> None:
+    """Add a LoRA to the weights, of texts too where it has some. Raises AugmentError for one of another base."""
+    path = lora_file(ref, settings.lora_file)
+    with reading(ref):
+        if not hasattr(pipeline, "load_lora_weights"):
+            raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
+        if not pipeline.get_active_adapters():
+            raise ValueError(f"{path.name} has nothing for {type(pipeline).__name__}: it is a LoRA of another base")
+        pipeline.fuse_lora(lora_scale=settings.lora_scale)
+        pipeline.unload_lora_weights()
 
 
 def _place(pipeline: Any, where: torch.device, offload: str) -> None:
