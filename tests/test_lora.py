@@ -13,6 +13,8 @@ from lib.core.checkpoints import folder_revision, resolve
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
 from lib.painting.painters.lora import WEIGHTS
+from lib.runs.dry_run import dry_run
+from lib.runs.parameters import Parameters
 from lib.training import TRAINERS
 from lib.training.lora import LoraObjective
 from lib.training.train import finished_model, read_facts, train_model
@@ -195,4 +197,6 @@ def test_a_run_paints_with_it_and_another_lora_paints_anew(made, made_set, tmp_p
         for more in ({}, {"lora": str(lora)}, {"lora": str(lora)}, {"lora": str(lora), "lora_scale": 0.5})
     ]
     assert painted == [2, 2, 0, 2]
+    with_lora = Parameters(painter=painter | {"lora": str(lora)}, **given)
+    assert dry_run(with_lora, tmp_path / "ws").new == 0  # nor does a dry run count what is there as new
     assert json.loads((tmp_path / "ws" / "status.json").read_bytes())["state"] == "completed"

@@ -159,13 +159,15 @@ class _Rehearsal:
     def _with_model(self, family: Family, choice: Choice, member: Member) -> Member:
         values = family.settings(choice.name, choice.values)
         model = model_of(choice.name, family[choice.name], values, self.settings.models)
-        if model is None:
-            return member
-        pins = Pins(self.root / "models.lock")
-        if model.startswith("mini:") or Path(model).expanduser().is_dir() or model in pins.pinned:
-            return member.model_copy(update={"model": pins.resolve(model)})
-        self.notes.append(f"checkpoint {model} is not pinned yet: all pictures count as new")
-        return member
+        pins, refs = Pins(self.root / "models.lock"), {}
+        for name, given in (("model", model), ("lora", getattr(values, "lora", None))):
+            if given is None:
+                continue
+            if given.startswith("mini:") or Path(given).expanduser().is_dir() or given in pins.pinned:
+                refs[name] = pins.resolve(given)
+            else:
+                self.notes.append(f"checkpoint {given} is not pinned yet: all pictures count as new")
+        return member.model_copy(update=refs)
 
     def _captions(self) -> tuple[Member, Any]:
         captioner = captioner_without_model(self.settings)
