@@ -135,7 +135,7 @@ def test_size_files_and_place_are_said_before_a_download_and_only_then(hub, capl
 
 
 def test_the_command_line_shows_it_and_quiet_does_not(capsys, monkeypatch):
-    monkeypatch.setattr(ERR, "file", None)
+    monkeypatch.setattr(ERR, "_file", None)
     for quiet in (True, False):
         monkeypatch.setattr(OUT, "quiet", quiet)
         with bars():
