@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,12 @@ def add_standin(cache: Path, model: str) -> Path:
         pin.parent.mkdir(parents=True, exist_ok=True)
         pin.write_text(SHA)
     return folder
+
+
+def add_apart(cache: Path, model: str) -> Path:
+    """The same in a process of its own, whose memory is free afterwards."""
+    subprocess.run([sys.executable, __file__, str(cache), model], check=True)
+    return add_standin(cache, model)
 
 
 def parameters(folder: Path) -> int:
@@ -140,3 +148,7 @@ STANDINS: dict[str, Callable[[Path], None]] = {
     "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": _diffusion(SDXL, 9, (CLIP_L, CLIP_G)),
     "Salesforce/blip2-opt-2.7b": _blip2,
 }
+
+
+if __name__ == "__main__":
+    add_standin(Path(sys.argv[1]), sys.argv[2])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MadeSet
-from standins import STANDINS, add_standin, parameters
+from standins import STANDINS, add_apart, parameters
 
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.words import size_in_words
@@ -45,7 +45,7 @@ def test_the_published_layout_paints_offline(preset, cache, tmp_path):
     painter, captioner = models_of(preset)
     if "REHEARSAL" not in os.environ:
         remove_others(cache, painter, captioner)
-    folders = [add_standin(cache, model) for model in (painter, captioner) if model]
+    folders = [add_apart(cache, model) for model in (painter, captioner) if model]
     sizes = [parameters(folder) for folder in folders]
     needed, free = size_in_words(4.4 * max(sizes)), size_in_words(available())
     if 4.4 * max(sizes) > available():
