@@ -73,6 +73,12 @@ def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     return str(member.MODEL) if models == "full" else f"mini:{getattr(member, 'MINI_MODEL', name)}"
 
 
+def weights_of(name: str, member: Any, settings: Any, models: str) -> dict[str, str]:
+    """All that it loads, by the setting that names it: `model`, as `model_of`, and `lora`; without those not needed."""
+    found = {"model": model_of(name, member, settings, models), "lora": getattr(settings, "lora", None)}
+    return {setting: text for setting, text in found.items() if text}
+
+
 def resolve(model: str, lock: Mapping[str, str]) -> ModelRef:
     """Pin a model: a folder, "mini:<member>", or a hub id with or without "@revision".
 

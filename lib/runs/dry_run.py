@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from lib.captioning.caption import caption_pictures, make_caption_form
 from lib.captioning.captioners import CAPTIONERS
-from lib.core.checkpoints import model_of
+from lib.core.checkpoints import weights_of
 from lib.core.images import source_loader
 from lib.core.registry import Family, Member
 from lib.datasets.formats import Dataset, categories_of, read_dataset
@@ -158,11 +158,8 @@ class _Rehearsal:
 
     def _with_model(self, family: Family, choice: Choice, member: Member) -> Member:
         values = family.settings(choice.name, choice.values)
-        model = model_of(choice.name, family[choice.name], values, self.settings.models)
         pins, refs = Pins(self.root / "models.lock"), {}
-        for name, given in (("model", model), ("lora", getattr(values, "lora", None))):
-            if given is None:
-                continue
+        for name, given in weights_of(choice.name, family[choice.name], values, self.settings.models).items():
             if given.startswith("mini:") or Path(given).expanduser().is_dir() or given in pins.pinned:
                 refs[name] = pins.resolve(given)
             else:

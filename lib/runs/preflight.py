@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from lib.captioning.caption import make_caption_form
 from lib.captioning.captioners import CAPTIONERS
-from lib.core.checkpoints import check_at_hand, model_of
+from lib.core.checkpoints import check_at_hand, weights_of
 from lib.core.errors import AugmentError, nearest, unknown
 from lib.core.registry import Family, Member
 from lib.core.storage import free_space
@@ -92,9 +92,8 @@ def captioner_without_model(settings: Resolved) -> Member:
 def _models(settings: Resolved) -> list[tuple[str, str]]:
     """(setting that takes a folder, model) of all that the run loads from the hub or from a folder."""
     found = [
-        ("painter.model", _model(PAINTERS, settings.painter, settings.models)),
-        ("painter.lora", getattr(PAINTERS.settings(settings.painter.name, settings.painter.values), "lora", None)),
-        ("caption.captioner.model", _model(CAPTIONERS, settings.captioner, settings.models)),
+        *_weights("painter", PAINTERS, settings.painter, settings.models),
+        *_weights("caption.captioner", CAPTIONERS, settings.captioner, settings.models),
         ("screen.boxes.judge", settings.screen.judge),
         ("screen.unlabelled.detector: model", unlabelled_model(settings)),
         *_measures(settings.evaluate),
@@ -102,8 +101,9 @@ def _models(settings: Resolved) -> list[tuple[str, str]]:
     return [(setting, model) for setting, model in found if model]
 
 
-def _model(family: Family, choice: Choice, models: str) -> str | None:
-    return model_of(choice.name, family[choice.name], family.settings(choice.name, choice.values), models)
+def _weights(place: str, family: Family, choice: Choice, models: str) -> list[tuple[str, str | None]]:
+    found = weights_of(choice.name, family[choice.name], family.settings(choice.name, choice.values), models)
+    return [(f"{place}.{setting}", text) for setting, text in found.items()]
 
 
 def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:

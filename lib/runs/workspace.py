@@ -15,7 +15,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from lib.captioning.captioners import CAPTIONERS
-from lib.core.checkpoints import ModelRef, model_of, resolve
+from lib.core.checkpoints import ModelRef, resolve, weights_of
 from lib.core.errors import AugmentError
 from lib.core.registry import Family, Member
 from lib.core.storage import explained
@@ -142,7 +142,5 @@ def unlabelled_model(settings: Resolved) -> str | None:
 def _member(family: Family, choice: Choice, settings: Resolved, pins: Pins) -> Member:
     """A member with its checkpoint pinned, where it needs one."""
     values = family.settings(choice.name, choice.values)
-    model = model_of(choice.name, family[choice.name], values, settings.models)
-    lora = getattr(values, "lora", None)
-    pinned = [pins.resolve(one) if one else None for one in (model, lora)]
-    return family.member(choice.name, choice.values, *pinned)
+    weights = weights_of(choice.name, family[choice.name], values, settings.models)
+    return family.member(choice.name, choice.values, **{name: pins.resolve(text) for name, text in weights.items()})

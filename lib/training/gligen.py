@@ -91,7 +91,49 @@ def as_plain(unet: Any) -> Any:
     return plain
 
 
-class GligenObjective(nn.Module):
+class WindowsObjective(nn.Module):
+    """What objectives on encoded windows share: batches, noise, and the min-SNR-weighted error of ε or v."""
+
+    windows: list[Window]
+    latents: torch.Tensor  # (N, 4, h, w) float16, scaled
+    noise: Any  # a DDPMScheduler
+
+    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
+        """latents (N, 4, h, w), and what `_example` gives of each window."""
+        chosen = rng.integers(len(self.windows), size=size)
+        rows = [self._example(self.windows[i], rng) for i in chosen]
+        return {"latents": self.latents[chosen].float(), **stacked(rows)}
+
+    def _example(self, window: Window, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Conditions of one window."""
+        raise NotImplementedError
+
+    def _noisy(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents with noise, that noise, and the N time steps of it, drawn anew."""
+        noise = torch.randn_like(latents)
+        times = torch.randint(0, self.noise.config.num_train_timesteps, (len(latents),), device=latents.device)
+        return self.noise.add_noise(latents, noise, times), noise, times
+
+    def _errors(
+        self, out: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, keep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, and N errors of what the U-Net predicts, for the most part where something is painted."""
+        by_v = self.noise.config.prediction_type == "v_prediction"
+        target = self.noise.get_velocity(latents, noise, times) if by_v else noise
+        error = (out.float() - target).square().mean(1, keepdim=True)
+        weight = 1 - (1 - KEPT) * keep
+        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        kept = self.noise.alphas_cumprod.to(latents.device)[times]
+        snr = kept / (1 - kept)
+        return (wrong * snr.clamp(max=SNR_LIMIT) / (snr + 1 if by_v else snr)).mean(), wrong.detach()
+
+
+def stacked(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Examples as a batch."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class GligenObjective(WindowsObjective):
     """Denoise latents of windows, given a caption, boxes with phrases, and for inpainting what is kept.
 
     generation: share of the examples of an inpainting U-Net in which nothing is kept.
@@ -112,30 +154,16 @@ class GligenObjective(nn.Module):
         self.windows, self.latents = windows
         self.attention = LayoutLoss(self.unet, MAX_BOXES)
 
-    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
-        """latents, keep (N, 1, h, w), boxes (N, 30, 4), masks (N, 30), phrases (N, 30, D), text (N, T, D)."""
-        chosen = rng.integers(len(self.windows), size=size)
-        rows = [self._example(self.windows[i], rng) for i in chosen]
-        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return {"latents": self.latents[chosen].float(), **stacked}
-
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         latents, keep = batch["latents"], batch["keep"]
-        noise = torch.randn_like(latents)
-        times = torch.randint(0, self.noise.config.num_train_timesteps, (len(latents),), device=latents.device)
-        noisy = self.noise.add_noise(latents, noise, times)
+        noisy, noise, times = self._noisy(latents)
         inputs = torch.cat([noisy, latents * keep, keep], 1) if self.inpaint else noisy
         grounding = {"boxes": batch["boxes"], "masks": batch["masks"], "positive_embeddings": batch["phrases"]}
         self.attention.start(batch["boxes"], batch["masks"])
         out = self.unet(inputs, times, batch["text"], cross_attention_kwargs={"gligen": grounding}).sample
         layout = self.attention.loss()
-        error = (out.float() - self.noise.get_velocity(latents, noise, times)).square().mean(1, keepdim=True)
-        weight = 1 - (1 - KEPT) * keep
-        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-        kept = self.noise.alphas_cumprod.to(latents.device)[times]
-        snr = kept / (1 - kept)
-        denoised = (wrong * snr.clamp(max=SNR_LIMIT) / (snr + 1)).mean()
-        return {"loss": denoised + LAYOUT * layout, "v": wrong.detach().mean(), "layout": layout.detach()}
+        denoised, wrong = self._errors(out, latents, noise, times, keep)
+        return {"loss": denoised + LAYOUT * layout, "v": wrong.mean(), "layout": layout.detach()}
 
     def save(self, folder: Path) -> None:
         """A whole checkpoint in diffusers' form."""
@@ -163,7 +191,7 @@ class GligenObjective(nn.Module):
         windows = self.windows[: 8 * WINDOWS : WINDOWS]
         rng = np.random.default_rng(1)
         rows = [self._example(window, rng, generation=self.generation, dropped=0) for window in windows]
-        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        batch = stacked(rows)
         batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
         made = decode(self.model.vae, self._sampled(batch))
         return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])

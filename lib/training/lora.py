@@ -31,13 +31,13 @@ from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.schedulers import make_scheduler
 from lib.training.gligen import (
     DROPPED,
-    KEPT,
-    SNR_LIMIT,
     WINDOWS,
+    WindowsObjective,
     boxed,
     conditions,
     encoded_windows,
     kept_cells,
+    stacked,
 )
 from lib.training.loop import LoopSettings
 from lib.training.texts import listing
@@ -70,7 +70,7 @@ class LoraSettings(LoopSettings):
     rate: float = Field(3e-4, gt=0, description="learning rate of AdamW after the warm-up")
 
 
-class LoraObjective(nn.Module):
+class LoraObjective(WindowsObjective):
     """Denoise latents of windows by a frozen U-Net with learning matrices beside its layers."""
 
     def __init__(
@@ -96,19 +96,9 @@ class LoraObjective(nn.Module):
         self.inpaint = unet.config.in_channels == 9
         self.noise = DDPMScheduler.from_config(dict(model.scheduler_config))
 
-    def batch(self, rng: np.random.Generator, size: int, step: int = 0) -> dict[str, torch.Tensor]:
-        """latents, keep (N, 1, h, w), text (N, T, D), and as the base needs them pixels (N, 3, H, W)
-        uint8, boxes, phrases, masks, pooled texts."""
-        chosen = rng.integers(len(self.windows), size=size)
-        rows = [self._example(self.windows[i], rng) for i in chosen]
-        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return {"latents": self.latents[chosen].float(), **stacked}
-
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         latents, keep = batch["latents"], batch["keep"]
-        noise = torch.randn_like(latents)
-        times = torch.randint(0, self.noise.config.num_train_timesteps, (len(latents),), device=latents.device)
-        noisy = self.noise.add_noise(latents, noise, times)
+        noisy, noise, times = self._noisy(latents)
         inputs = torch.cat([noisy, *self._extra(batch)], 1)
         out = self.model.unet(
             inputs,
@@ -117,15 +107,8 @@ class LoraObjective(nn.Module):
             cross_attention_kwargs=self._grounding(batch),
             added_cond_kwargs=self._added(batch),
         ).sample
-        by_v = self.noise.config.prediction_type == "v_prediction"
-        target = self.noise.get_velocity(latents, noise, times) if by_v else noise
-        error = (out.float() - target).square().mean(1, keepdim=True)
-        weight = 1 - (1 - KEPT) * keep
-        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-        kept = self.noise.alphas_cumprod.to(latents.device)[times]
-        snr = kept / (1 - kept)
-        scale = snr.clamp(max=SNR_LIMIT) / (snr + 1 if by_v else snr)
-        return {"loss": (wrong * scale).mean(), "error": wrong.detach().mean()}
+        loss, wrong = self._errors(out, latents, noise, times, keep)
+        return {"loss": loss, "error": wrong.mean()}
 
     def load(self, folder: Path) -> None:
         """Go on from the matrices in a folder. Raises AugmentError for those of other layers, or of another rank."""
@@ -159,7 +142,7 @@ class LoraObjective(nn.Module):
         rng = np.random.default_rng(1)
         windows = self.windows[: 8 * WINDOWS : WINDOWS]
         rows = [self._example(window, rng, background=0, dropped=0) for window in windows]
-        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        batch = stacked(rows)
         batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
         with torch.no_grad():
             made = decode(self.model.vae, self._sampled(batch))

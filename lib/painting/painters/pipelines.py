@@ -124,7 +124,7 @@ class DiffusersInpaint(DiffusionPainter):
 
     def check(self) -> None:
         """Raises AugmentError for a pipeline that cannot inpaint, or where quantization is not possible here."""
-        _inpainting_class(self.ref)
+        _inpainting_class(self.ref, _index(self.ref))
         check_quantize(self.settings.quantize)
 
     def _loaded(self) -> Any:
@@ -189,11 +189,11 @@ def _index(ref: ModelRef) -> dict[str, Any]:
     return dict(read_json(local_path(ref, [INDEX]) / INDEX, "a model_index.json of diffusers", dict))
 
 
-def _inpainting_class(ref: ModelRef) -> Any:
+def _inpainting_class(ref: ModelRef, index: Mapping[str, Any]) -> Any:
     """The pipeline that inpaints with a checkpoint. Raises AugmentError where none does, or diffusers lacks it."""
     import diffusers
 
-    name = str(_index(ref).get("_class_name"))
+    name = str(index.get("_class_name"))
     inpaints = PIPELINES.get(name, name if name in PIPELINES.values() else None)
     if inpaints is None:
         raise AugmentError(f"model {ref} cannot inpaint: {unknown('pipeline', name, sorted(PIPELINES))}")
@@ -208,12 +208,13 @@ def _load(ref: ModelRef, settings: DiffusersInpaintSettings, lora: ModelRef | No
     """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint or LoRA."""
     import torch
 
-    kind, where = _inpainting_class(ref), device()
+    index, where = _index(ref), device()
+    kind = _inpainting_class(ref, index)
     check_quantize(settings.quantize)
     name = settings.dtype if settings.dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
     folder = local_path(ref, [INDEX], ALSO, NEVER)
     with reading(ref):
-        pipeline = kind(**_components(folder, kind, _index(ref), getattr(torch, name), settings.quantize))
+        pipeline = kind(**_components(folder, kind, index, getattr(torch, name), settings.quantize))
     if kind.__name__ == "ChromaInpaintPipeline":  # reads this of its transformer, which does not have it
         pipeline.transformer.register_to_config(guidance_embeds=False)
     if lora is not None:
