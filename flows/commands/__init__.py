@@ -47,6 +47,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "run": "flows.commands.run:Run",
         "train": "flows.commands.run:Train",
         "grid": "flows.commands.run:Grid",
+        "tune": "flows.commands.tune:Tune",
         "status": "flows.commands.workspace:Status",
         "open": "flows.commands.workspace:Open",
         "tidy": "flows.commands.workspace:Tidy",

@@ -20,7 +20,7 @@ are not built: `Trainer.objective` makes what is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,7 +31,13 @@ from lib.core.values import Storable
 
 
 class MemberSettings(Storable):
-    """Base of every member's settings: frozen, and unknown names are refused."""
+    """Base of every member's settings: frozen, and unknown names are refused.
+
+    LATER: fields that came after results had been kept by keys. At their defaults they are left out of a member, so
+    that those keys stay.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,7 +87,11 @@ class Family(Registry[Any]):
         self, name: str, values: Mapping[str, Any], model: ModelRef | None = None, lora: ModelRef | None = None
     ) -> Member:
         """A member by name with its settings checked."""
-        settings = self.settings(name, values).model_dump(mode="json")
+        given = self.settings(name, values)
+        settings = given.model_dump(mode="json")
+        for later in given.LATER:
+            if getattr(given, later) == type(given).model_fields[later].default:
+                del settings[later]
         return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model, lora=lora)
 
     def choose(self, name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Member:

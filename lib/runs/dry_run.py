@@ -92,10 +92,12 @@ def dry_run(parameters: Parameters, workspace: Path, watch: Watch = lambda what,
     root = settings.workspace.absolute()
     check_sources(root, settings.dataset.images, data.images["path"].to_pylist())
     check_data(settings, data)
-    return _Rehearsal(settings, root, data, watch).result()
+    return Rehearsal(settings, root, data, watch).result()
 
 
-class _Rehearsal:
+class Rehearsal:
+    """The stages of a run up to its plan; nothing is written."""
+
     def __init__(self, settings: Resolved, root: Path, data: Dataset, watch: Watch) -> None:
         self.settings, self.root = settings, root
         self.store, self.notes = ReadOnlyStore(root / "store"), list[str]()
@@ -109,17 +111,23 @@ class _Rehearsal:
         self.recipe = self._recipe()
         self.captioner, self.form = self._captions()
 
-    def result(self) -> DryRun:
+    def stages(self) -> dict[str, pd.DataFrame]:
+        """Stage → its rows, of ingest to plan."""
         settings = self.settings
         selected = self._select(settings.limit) if settings.target is None else self._sources_of_target()
         usable = selected[selected.status == OK]
         captions = self._caption(usable)
-        planned_rows = to_table(self._plan(usable, captions), PlanRow).to_pandas()
-        ok = planned_rows[planned_rows.status == OK]
+        plan = to_table(self._plan(usable, captions), PlanRow).to_pandas()
+        return {"ingest": self.images, "select": selected, "caption": captions, "plan": plan}
+
+    def result(self) -> DryRun:
+        """What the run would do."""
+        settings, stages = self.settings, self.stages()
+        plan = stages["plan"]
+        ok = plan[plan.status == OK]
         requests = [Request.model_validate_json(text) for text in ok.request]
         new = sum(not self.store.has("picture", picture_keys(request)[-1][1]) for request in requests)
         seconds, measured = self._seconds(requests, new)
-        stages = {"ingest": self.images, "select": selected, "caption": captions, "plan": planned_rows}
         left = {name: _reasons(rows) for name, rows in stages.items()}
         barred = Counter(text.rpartition(": ")[2] for texts in ok.barred for text in texts)
         images = to_table(self.images, ImageRow)

@@ -101,6 +101,7 @@ class LatentPaintSettings(BlendingSettings):
     compile: Literal[False] = Field(
         False, description="not here: a compiled U-Net would keep the first pass's features"
     )
+    reuse: Literal[1] = Field(1, description="not here: the known picture's features are of each step")
 
 
 @dataclass(frozen=True)

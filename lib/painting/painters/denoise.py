@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from lib.core.checkpoints import ModelRef
 from lib.core.compute import available_cores, device, out_of_memory, run_padded, side_by_side, weights_dtype
@@ -26,6 +26,7 @@ from lib.core.stopping import check_stop
 from lib.painting.painters import Paint, PassInput
 from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
 from lib.painting.painters.lora import LoraChoice, add_lora
+from lib.painting.painters.reuse import reusing, share_features
 from lib.painting.painters.schedulers import ChecksSteps, make_scheduler, scheduler_name, time_steps
 
 if TYPE_CHECKING:
@@ -50,8 +51,13 @@ SchedulerName = Annotated[str, AfterValidator(scheduler_name), Field(description
 Size = Annotated[int, Field(ge=64, description="painted at about size × size pixels, in the window's aspect")]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class LatentSettings(ChecksSteps, LoraChoice):
     """What every latent painter has. A painter's defaults are the values of the system that it replaces."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"guided", "reuse"})
 
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
     steps: Steps = 50
@@ -63,6 +69,26 @@ class LatentSettings(ChecksSteps, LoraChoice):
         "auto", description="the U-Net's precision; auto: float16 on a GPU, float32 on a CPU"
     )
     compile: bool = Field(False, description="torch.compile the U-Net: minutes at the start of a run, then faster")
+    guided: tuple[Share, Share] = Field(
+        (0, 1),
+        description="from which to which share of the steps guidance acts: the others take half the time (arXiv "
+        "2404.07724)",
+    )
+    reuse: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="of so many steps one computes the whole U-Net, the others reuse its deep features (DeepCache, "
+        "arXiv 2312.00858); 1: all compute it",
+    )
+
+    @model_validator(mode="after")
+    def _check_faster(self) -> Self:
+        if self.guided[0] > self.guided[1]:
+            raise ValueError(f"guided is {list(self.guided)}: expected from and to, such as [0, 0.6]")
+        if self.reuse > 1 and self.compile:
+            raise ValueError("reuse and compile do not go together: a compiled U-Net is computed whole")
+        return self
 
 
 def denoise(
@@ -80,6 +106,7 @@ def denoise(
     start: int = 0,
     known: torch.Tensor | None = None,
     unet: Callable[..., Any] | None = None,
+    guided: tuple[float, float] = (0, 1),
 ) -> torch.Tensor:
     """Noise → latents, (N, C, h, w) float32, under classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
 
@@ -92,14 +119,17 @@ def denoise(
     added: conditions beside the text, see `LatentDiffusion.added`.
     start: steps to leave out; then the latents begin as `known` (N, C, h, w), noised to the first step's level.
     unet: called in the place of `model.unet`, with its arguments.
+    guided: from which to which share of the steps guidance acts (Kynkäänniemi et al. 2024, arXiv 2404.07724); at the
+    others the U-Net sees the conditional half alone.
     """
     import torch
 
-    halves, dtype = (2 if guidance > 1 else 1), model.unet.dtype
-    unet = unet or model.unet
+    dtype, unet = model.unet.dtype, unet or model.unet
     times = time_steps(scheduler, start)
+    since, until = (share * len(times) - 1e-6 for share in guided)  # so that .29 · 100 steps are 29
+    both = text.to(dtype), attention, added
+    alone = both if guidance <= 1 else _conditional(both)
     latents = noise * scheduler.init_noise_sigma if known is None else noised(scheduler, known, noise, times[0])
-    text = text.to(dtype)
     with torch.no_grad():
         for step, timestep in enumerate(times):
             check_stop()
@@ -108,16 +138,29 @@ def denoise(
             sample = scheduler.scale_model_input(latents, timestep)
             if extra is not None:
                 sample = torch.cat([sample, extra], dim=1)
-            sample = torch.cat([sample] * halves).to(dtype)
-            grounding = attention if attended is None or step < attended else None
+            halves = 2 if guidance > 1 and since <= step < until else 1
+            hidden, grounding, more = both if halves == 2 else alone
             prediction = unet(
-                sample, timestep, encoder_hidden_states=text, cross_attention_kwargs=grounding, added_cond_kwargs=added
+                torch.cat([sample] * halves).to(dtype),
+                timestep,
+                encoder_hidden_states=hidden,
+                cross_attention_kwargs=grounding if attended is None or step < attended else None,
+                added_cond_kwargs=more,
             ).sample.float()
             if halves == 2:
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + guidance * (conditional - unconditional)
             latents = scheduler.step(prediction, timestep, latents).prev_sample
     return latents
+
+
+def _conditional(value: Any) -> Any:
+    """The second half of all tensors, alone, in tuples or in dictionaries."""
+    if isinstance(value, tuple):
+        return tuple(_conditional(part) for part in value)
+    if isinstance(value, dict):
+        return {name: _conditional(part) for name, part in value.items()}
+    return value if value is None else value[len(value) // 2 :]
 
 
 class DiffusionPainter:
@@ -237,7 +280,9 @@ class LatentPainter(DiffusionPainter):
         guidance = self.settings.guidance
         text, pooled = model.encode_prompts(prompts, negatives if guidance > 1 else [])
         added = model.added(pooled, batch[0].step.shape)
-        return denoise(model, scheduler, noise, text, guidance, added=added, **more)
+        if self.settings.reuse > 1:
+            more["unet"] = reusing(model.unet, self.settings.reuse)
+        return denoise(model, scheduler, noise, text, guidance, added=added, guided=self.settings.guided, **more)
 
     def _loaded(self) -> LatentDiffusion:
         if self._model is None:
@@ -246,6 +291,8 @@ class LatentPainter(DiffusionPainter):
                 add_lora(model.unet, self.lora, self.settings.lora_file, self.settings.lora_scale)
             if self.settings.compile:
                 model.unet.compile()
+            else:
+                share_features(model.unet)
             self._model = model
         return self._model
 
