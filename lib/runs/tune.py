@@ -52,6 +52,7 @@ LEAST_STEPS = 4
 GUIDED = ((0.0, 0.25), (0.0, 0.5), (0.2, 0.7), (0.0, 0.75))
 REUSE = (4, 3, 2)
 VARIANTS = 4  # of each picture at most: small data sets have too few boxes otherwise
+POOR = 0.5  # share of accepted boxes under which there is something else to mend
 FEW = 32  # boxes under which no acceptance is worth a look
 
 Box = tuple[str, int]  # key of its request, position among the labels
@@ -207,10 +208,21 @@ class _Bench:
     def tuning(self, parameters: Parameters, boxes: int, margin: float) -> Tuning:
         seen, unseen = self._pictures(boxes)
         self._paint(self.painter, seen.head(1), self.folder / "first")  # loads the model
-        search = _Search(lambda values, like=None: self._trial(values, seen, like), self._own(), margin)
+        first = self._trial(self._own(), seen)
+        if not any(first.accepted.values()):
+            raise AugmentError(
+                f"the judge accepts none of {first.boxes} boxes as the run paints them: there is nothing to hold "
+                "trials against; look at the pictures, and at the judge (augment grid, augment fidelity)"
+            )
+        search = _Search(lambda values: self._trial(values, seen, first), first, margin, self._guided)
         best = search.best()
         notes = list(self.rehearsal.notes)
         own = self._trial(self._own(), unseen)
+        if own.share < POOR:
+            notes.append(
+                f"of what the run's own settings paint the judge accepts {own.share:.0%}: look at the pictures first, "
+                "and at the judge; a cheaper way to poor pictures is no gain"
+            )
         for trial in best:
             chosen = self._trial(trial.values, unseen, own) if trial.values != own.values else own
             if chosen.share >= own.share - margin and chosen.seconds <= own.seconds:
@@ -219,6 +231,10 @@ class _Bench:
         if own.boxes < boxes:
             notes.append(f"{own.boxes} boxes that no trial had seen were left, {boxes} were asked for")
         return Tuning(parameters, self.member.name, margin, search.trials, own, chosen, notes)
+
+    @property
+    def _guided(self) -> bool:
+        return bool(self.painter.settings.guidance > 1)
 
     def _own(self) -> dict[str, Any]:
         return {name: getattr(self.painter.settings, name) for name in DIALS}
@@ -298,9 +314,11 @@ class _Bench:
 class _Search:
     """One dial after the other, each as cheap as the margin allows."""
 
-    def __init__(self, attempt: Callable[..., Trial], own: dict[str, Any], margin: float) -> None:
-        self._attempt, self.margin = attempt, margin
-        self.trials = [attempt(own)]
+    def __init__(
+        self, attempt: Callable[[dict[str, Any]], Trial], own: Trial, margin: float, guided: bool = True
+    ) -> None:
+        self._attempt, self.margin, self.guided = attempt, margin, guided
+        self.trials = [own]
 
     def best(self) -> list[Trial]:
         """The trials within the margin, the cheapest first; the run's own settings are the last of them."""
@@ -308,7 +326,7 @@ class _Search:
         names = dict.fromkeys([own.values["scheduler"], *SCHEDULERS])
         for name in names:
             self._fewest_steps({**own.values, "scheduler": name})
-        for dial, choices in (("guided", GUIDED), ("reuse", REUSE)):
+        for dial, choices in (("guided", GUIDED if self.guided else ()), ("reuse", REUSE)):
             best = self._held()[0].values
             for choice in choices:
                 if self._holds(self._try({**best, dial: choice})):
@@ -328,7 +346,7 @@ class _Search:
                 high = middle
 
     def _try(self, values: dict[str, Any]) -> Trial:
-        self.trials.append(self._attempt(values, self.trials[0]))
+        self.trials.append(self._attempt(values))
         return self.trials[-1]
 
     def _holds(self, trial: Trial) -> bool:
