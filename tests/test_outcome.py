@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,25 @@ def test_a_limit_is_topped_up_and_a_dry_run_and_a_rerun_say_the_same(tmp_path, m
     assert state.name == "Completed" and account["outcome"]["text"] == "nothing new: 5 pictures reused"
     assert all(stage["painted"] == 0 for stage in account["stages"].values())
     assert told[-1] == "nothing new: 5 pictures reused"
+
+
+def test_a_dry_run_counts_painted_boxes_apart_from_those_that_are_covered_in_part(tmp_path):
+    made = MadeSet(tmp_path / "made", 6)
+    painter = {"name": "gligen-inpaint", "steps": 1, "guidance": 1, "size": 64}
+    edit = {"name": "occlude", "occluder_category": "pallet"}
+    given = {"edit": edit, "painter": painter, "models": "mini", "limit": 2, "composite": "paste"}
+    planned = dry_run(check_parameters({"dataset": made.dataset, **given}), tmp_path / "ws")
+    ended(tmp_path / "ws", made.dataset, **given)
+    final = json.loads((tmp_path / "ws" / "final" / "annotations.json").read_bytes())["annotations"]
+    painted = [note for note in final if note.get("painted")]
+    names = {3: "forklift", 4: "pallet"}
+    assert planned.boxes == Counter(names[note["category_id"]] for note in painted)
+    sources = {note["id"]: note["area"] for note in made.coco["annotations"]}
+    copies = [note for note in final if note.get("source_annotation_id") in sources and not note.get("painted")]
+    assert sum(planned.changed.values()) > 0
+    assert sum(planned.changed.values()) == sum(
+        note["area"] != sources[note["source_annotation_id"]] for note in copies
+    )
 
 
 def test_the_state_of_a_run_says_that_it_painted_less_or_nothing(tmp_path):

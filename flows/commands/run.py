@@ -82,7 +82,9 @@ def _print_dry_run(plan: DryRun) -> None:
     OUT.print(f"{plan.pictures} pictures would come out, {plan.new} of them new: {plan.recipe}")
     table = make_table(("what", "of which", "count"), "nothing is written", right=("count",))
     for category, count in plan.boxes.items():
-        table.add_row("boxes painted or changed", category, str(count))
+        table.add_row("boxes painted", category, str(count))
+    for category, count in plan.changed.items():
+        table.add_row("other boxes, then covered in part", category, str(count))
     for stage, reasons in plan.left.items():
         for reason, count in reasons.items():
             table.add_row(f"set aside by {stage}", in_words(reason), str(count))

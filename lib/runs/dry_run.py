@@ -49,7 +49,7 @@ from lib.planning.target import (
 )
 from lib.records.manifest import former_manifest, to_table
 from lib.records.outputs import check_sources
-from lib.records.requests import Request, picture_keys
+from lib.records.requests import Label, Request, picture_keys
 from lib.records.rows import OK, CaptionRow, ImageRow, PlanRow
 from lib.records.settings import Choice
 from lib.records.store import ReadOnlyStore
@@ -69,7 +69,10 @@ class DryRun:
     recipe: str  # edit × painter × composite
     pictures: int  # that would come out of painting, new and reused
     new: int  # of them, those that the store does not have
-    boxes: dict[str, int] = field(default_factory=dict)  # labels that would be painted or changed, by category
+    boxes: dict[str, int] = field(default_factory=dict)  # labels that would be painted, by category
+    changed: dict[str, int] = field(
+        default_factory=dict
+    )  # others whose box changes: covered in part by what is painted
     left: dict[str, dict[str, int]] = field(default_factory=dict)  # stage → reason → rows set aside
     left_boxes: dict[str, int] = field(default_factory=dict)  # reason → boxes that a plan leaves alone
     size: int = 0  # bytes needed at least, roughly
@@ -137,7 +140,8 @@ class Rehearsal:
             recipe=f"{settings.edit.name} × {settings.painter.name} × {settings.composite.name}",
             pictures=len(ok),
             new=new,
-            boxes=self._boxes(requests),
+            boxes=self._labels(requests, lambda label: label.painted),
+            changed=self._labels(requests, lambda label: not label.painted and label.bbox is not None),
             left={name: reasons for name, reasons in left.items() if reasons},
             left_boxes=dict(barred.most_common()),
             size=room_needed(settings, images, new, copies),
@@ -275,13 +279,13 @@ class Rehearsal:
                 return former_donors(rows.request[rows.status == OK])
         return {}
 
-    def _boxes(self, requests: list[Request]) -> dict[str, int]:
-        """Labels by category that are of something painted, or changed by it."""
+    def _labels(self, requests: list[Request], counts_one: Callable[[Label], bool]) -> dict[str, int]:
+        """How many labels of each category count."""
         categories = dict(zip(self.objects.key, self.objects.category, strict=True))
         counts: Counter[str] = Counter()
         for request in requests:
             for label in request.labels:
-                if label.painted or label.bbox is not None:
+                if counts_one(label):
                     counts[label.category or categories.get(label.source or "", "")] += 1
         return dict(counts.most_common())
 
