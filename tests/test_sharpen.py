@@ -126,6 +126,19 @@ def test_what_the_decoder_learns_by_leaves_the_discriminator_alone(start):
     assert any(other.abs().max() > 0 for other in strong)
 
 
+def test_what_edges_lack_in_strength_counts_by_its_weight(start):
+    model = objective(start, painted=0.0)
+    batch = model.batch(np.random.default_rng(0), 2)
+    losses = []
+    for model.energy in (0.0, 2.0):
+        torch.manual_seed(3)
+        model.adversarial = 0.0
+        found = model(batch)
+        losses.append(float(found["loss"].detach()))
+    assert losses[1] - losses[0] == pytest.approx(2 * float(found["energy"]), rel=1e-4)
+    assert found["energy"] > 0
+
+
 def test_a_discriminator_that_tells_the_two_apart_pulls_the_decoder(start):
     model = objective(start, painted=0.0)
     batch = model.batch(np.random.default_rng(0), 2)

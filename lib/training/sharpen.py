@@ -2,7 +2,7 @@
 
 A decoder that learned from pixel differences alone draws the mean of what its latents may show: blurred. Here
 
-loss = |x − x̂| + |∇x − ∇x̂| / 2 + ENERGY · |log E − log Ê| + features + λ · a · adversarial
+loss = |x − x̂| + |∇x − ∇x̂| / 2 + e · |log E − log Ê| + features + λ · a · adversarial
 
 E is the energy of gradients and of a Laplacian octave in each 8 × 8 pixels: a blurred edge has less of it, wherever it
 is. A discriminator of patches learns beside the decoder, by the hinge loss (Esser et al. 2021, arXiv 2012.09841). The
@@ -43,7 +43,6 @@ PAINTER = "gligen-inpaint"
 LEVELS = (50, 600)  # time steps that painted latents are denoised from, of 1000
 GENERATION = 0.4  # share of the painted latents in which nothing is kept, as `gligen-inpaint` learned
 LARGEST = 1e4  # λ
-ENERGY = 0.1
 FLAT = 1e-4  # energy, on a scale of 2, under which a place counts as flat
 
 
@@ -70,7 +69,7 @@ class SharpObjective(VaeObjective):
     """Decode latents of the start, of windows as they are and as its painter makes them.
 
     start: folder of the former autoencoder, beside it that of PAINTER where `painted` is over 0; twice: add a level;
-    adversarial: a, above; painted: share of the latents that are painted ones.
+    adversarial: a, above; energy: e; painted: share of the latents that are painted ones.
     Raises AugmentError for a start that does not go together with the size, or lacks the painter.
     """
 
@@ -82,10 +81,11 @@ class SharpObjective(VaeObjective):
         twice: bool,
         adversarial: float,
         painted: float,
+        energy: float = 0.1,
     ) -> None:
         former = load_vae(start).eval().requires_grad_(False).to(device())
         super().__init__(grown(former) if twice else load_vae(start), pictures, size)
-        self.shrink, self.adversarial, self.painted = 1 + twice, adversarial, painted
+        self.shrink, self.adversarial, self.painted, self.energy = 1 + twice, adversarial, painted, energy
         self.cell = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.discriminator = Discriminator()
         for part in (self.vae.encoder, self.vae.quant_conv):
@@ -115,7 +115,7 @@ class SharpObjective(VaeObjective):
         frozen = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         score, seen = functional_call(self.discriminator, frozen, (made,))
         features, fooled = _features(maps, seen), -score.float().mean()
-        others = wrong.abs().mean() + 0.5 * edges + ENERGY * energy + features
+        others = wrong.abs().mean() + 0.5 * edges + self.energy * energy + features
         share = self.adversarial * apart.clamp(0, 1) * _share(others, fooled, made)
         loss = others + share * fooled + learned
         found = {"psnr": psnr(wrong), "apart": apart, "features": features, "energy": energy}

@@ -167,6 +167,9 @@ class VaeTrainer:
         adversarial: float = Field(
             0.8, ge=0, description="strength of the discriminator beside the pixels, where `sharpen`"
         )
+        energy: float = Field(
+            0.1, ge=0, description="weight of what edges and textures lack in strength, where `sharpen`"
+        )
         painted: float = Field(
             0.5, ge=0, le=1, description="share of latents that the start's gligen-inpaint makes, where `sharpen`"
         )
@@ -186,7 +189,7 @@ class VaeTrainer:
         from lib.training.sharpen import SharpObjective
 
         twice = settings.sharpen == 2
-        return SharpObjective(start, pictures, size, twice, settings.adversarial, settings.painted)
+        return SharpObjective(start, pictures, size, twice, settings.adversarial, settings.painted, settings.energy)
 
 
 def load_vae(folder: Path) -> Any:
