@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 
+# Whatever the environment says, bytecode is kept, of these files too: hundreds of modules of Prefect and torch compiled
+# anew in each process took half of the time of all tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Before numpy and torch come in, here and in the processes that tests start: tiny models gain nothing from more
 # threads, and two test workers that share two cores lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from flows.cli import SILENT
@@ -71,13 +80,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_database(pytestconfig: pytest.Config) -> Path:
+    """An empty database of Prefect, to be copied: a hundred migrations take longer than the rest of a server's start.
+
+    Made once for a version of Prefect, in pytest's cache.
+    """
+    assert pytestconfig.cache is not None
+    path = pytestconfig.cache.mkdir("prefect") / f"{version('prefect')}.db"
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            making = path.with_suffix(".making")
+            making.unlink(missing_ok=True)
+            url = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{making}"}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env={**os.environ, **url}, check=True, capture_output=True)
+            making.replace(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One temporary Prefect server for the session (it takes seconds to start): its API URL."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=PATIENCE):
-        yield str(PREFECT_API_URL.value())
+    folder = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, folder / "prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))  # where it makes that database
+        with prefect_test_harness(server_startup_timeout=PATIENCE):
+            yield str(PREFECT_API_URL.value())
 
 
 class MadeSet:

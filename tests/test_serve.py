@@ -33,10 +33,12 @@ pytestmark = pytest.mark.timeout(3 * PATIENCE)  # the first test also waits for 
 class Served:
     """A running `python -m flows.serve`, and shells beside it that know nothing but their folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, database: Path) -> None:
         self.root, self.port = root / "checkout", free_port()
+        (root / "home").mkdir()
+        shutil.copy(database, root / "home" / "prefect.db")
         for name in ("flows", "tasks", "lib"):
-            shutil.copytree(CHECKOUT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(CHECKOUT / name, self.root / name)
         # Its painter's checkpoint would come from the hub.
         deployments = (CHECKOUT / "prefect.yaml").read_text().replace("preset: loco-gligen", "preset: copy-paste")
         (self.root / "prefect.yaml").write_text(deployments)
@@ -109,8 +111,8 @@ def alive(group: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    one = Served(tmp_path_factory.mktemp("served"))
+def served(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    one = Served(tmp_path_factory.mktemp("served"), prefect_database)
     try:
         wait_until(lambda: "Ready after" in one.output() or one.process.poll() is not None)
         assert one.process.poll() is None, one.output()
