@@ -35,6 +35,7 @@ class Served:
 
     def __init__(self, root: Path, database: Path) -> None:
         self.root, self.port = root / "checkout", free_port()
+        self.client = httpx.Client(timeout=PATIENCE)
         (root / "home").mkdir()
         shutil.copy(database, root / "home" / "prefect.db")
         for name in ("flows", "tasks", "lib"):
@@ -65,7 +66,7 @@ class Served:
 
     def post(self, path: str, body: Any) -> httpx.Response:
         """As a program that has read the note."""
-        return httpx.post(f"{self.url}{path}", json=body, headers=basic(self.note["auth_string"]), timeout=PATIENCE)
+        return self.client.post(f"{self.url}{path}", json=body, headers=basic(self.note["auth_string"]))
 
     @property
     def note(self) -> dict[str, str]:
@@ -118,6 +119,7 @@ def served(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         assert one.process.poll() is None, one.output()
         yield one
     finally:
+        one.client.close()
         one.process.terminate()
         one.process.wait(PATIENCE)
 
@@ -147,11 +149,13 @@ def test_the_deployment_of_the_other_flow_trains_a_model(served):
     assert (served.root / "data/runs/mini/models/vae/config.json").is_file()
 
 
-def test_two_notifications_start_two_runs_one_after_the_other(served):
+def test_two_notifications_start_two_runs_one_after_the_other(served, monkeypatch):
     made = MadeSet(served.root / "data/raw/made", 2)
     write_loco(made, served.root / "data/raw/loco")
-    for _ in range(2):
-        assert "dataset.loco" in served.shell("flows.cli", "notify", "loco")
+    assert "dataset.loco" in served.shell("flows.cli", "notify", "loco")
+    monkeypatch.setattr(events, "CHECKOUT", served.root)
+    monkeypatch.setattr(events, "_configured", lambda: None)
+    events.notify("loco")
     wait_until(lambda: [r["state_type"] for r in served.runs("loco")] == ["COMPLETED"] * 2)
     first, second = sorted(served.runs("loco"), key=lambda run: run["start_time"])
     assert first["created_by"]["type"] == second["created_by"]["type"] == "AUTOMATION"
