@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 
-# Whatever the environment says, bytecode is kept, of these files too: hundreds of modules of Prefect and torch compiled
-# anew in each process took half of the time of all tests.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Before numpy and torch come in, here and in the processes that tests start: tiny models gain nothing from more
 # threads, and two test workers that share two cores lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +12,7 @@ import gc
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +26,10 @@ from PIL import Image
 
 from flows.cli import SILENT
 
+# Whatever the environment says, bytecode is kept, of the tests too: to compile Prefect and torch anew in each of a
+# hundred processes took half of the time of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
 for name, value in SILENT.items():
     os.environ.setdefault(name, value)
