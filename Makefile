@@ -9,11 +9,11 @@ WORKERS ?= 2
 
 install: .venv/.installed
 
-# uv resolves nothing here: it installs what the lock file names, quickly.
+# uv resolves nothing here: it installs what the lock file names, quickly. Compiled now, every command starts sooner.
 .venv/.installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet "uv==0.13.8"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 

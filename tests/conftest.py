@@ -10,17 +10,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from flows.cli import SILENT
 
+# Whatever the environment says, bytecode is kept, of the tests too: to compile Prefect and torch anew in each of a
+# hundred processes took half of the time of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Before anything imports Prefect: quiet, and no wait for a log handler that has no flow.
 for name, value in SILENT.items():
     os.environ.setdefault(name, value)
@@ -71,13 +80,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_database(pytestconfig: pytest.Config) -> Path:
+    """An empty database of Prefect, to be copied: a hundred migrations take longer than the rest of a server's start.
+
+    Made once for a version of Prefect, in pytest's cache.
+    """
+    assert pytestconfig.cache is not None
+    path = pytestconfig.cache.mkdir("prefect") / f"{version('prefect')}.db"
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            making = path.with_suffix(".making")
+            making.unlink(missing_ok=True)
+            url = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{making}"}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env={**os.environ, **url}, check=True, capture_output=True)
+            making.replace(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One temporary Prefect server for the session (it takes seconds to start): its API URL."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=PATIENCE):
-        yield str(PREFECT_API_URL.value())
+    folder = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, folder / "prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))  # where it makes that database
+        with prefect_test_harness(server_startup_timeout=PATIENCE):
+            yield str(PREFECT_API_URL.value())
 
 
 class MadeSet:

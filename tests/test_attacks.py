@@ -1,4 +1,4 @@
-"""About a minute of every kind of attack (`make attack` goes on for an hour), and that faults would be found."""
+"""Half a minute of every kind of attack (`make attack` goes on for an hour), and that faults would be found."""
 
 import sys
 
@@ -10,7 +10,7 @@ from attacks import KINDS, Counts, Fault, outcome, watch
 from lib.datasets.formats import FORMATS, read_dataset
 from lib.records.settings import DatasetSettings
 
-COUNTS = {"documents": 100, "configurations": 100, "sets": 2, "workspaces": 3, "kills": 1}
+COUNTS = {"documents": 50, "configurations": 50, "sets": 2, "workspaces": 2, "kills": 1}
 ELSEWHERE = {"served": "test_serve.py, which has a server", "served-kills": "`make attack` alone: minutes each"}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,9 +54,10 @@ def wait_until_gone(process: psutil.Process, seconds: float = PATIENCE) -> bool:
 class Run:
     """A process with a temporary server, as in a container: a proxy that answers nothing, a home that nobody writes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Path) -> None:
         self.left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (folder / "home" / "augment-children").mkdir(parents=True)
+        shutil.copy(database, folder / "home" / "prefect.db")
         note_of(folder / "home" / "augment-children", self.left.pid)
         dead = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
         self.folder, self.home = folder, folder / "home"
@@ -83,8 +85,8 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    one = Run(tmp_path_factory.mktemp("temporary"))
+def run(tmp_path_factory, prefect_database):
+    one = Run(tmp_path_factory.mktemp("temporary"), prefect_database)
     yield one
     for process in (one.process, one.left):
         process.kill()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,11 @@ def test_no_steps_leave_the_weights_as_they_were(tmp_path):
 
 
 def scenes(count: int = 4) -> list[TrainingPicture]:
+    return list(_drawn(count))
+
+
+@cache
+def _drawn(count: int) -> tuple[TrainingPicture, ...]:
     made = []
     for seed in range(count):
         scene = render(seed, SIZE, SIZE)
@@ -327,7 +333,7 @@ def scenes(count: int = 4) -> list[TrainingPicture]:
         boxes[:, 2:] += boxes[:, :2]
         things = Things(boxes, tuple(o.category for o in scene.objects), tuple(o.phrase for o in scene.objects))
         made.append(TrainingPicture(scene.image, scene.caption, things))
-    return made
+    return tuple(made)
 
 
 SMALLER: dict[str, dict[str, Any]] = {"stay": {"widths": [16, 32]}, "lora": {"rank": 2}}
@@ -531,40 +537,39 @@ def test_a_start_with_truncated_weights_is_refused(name, models, tmp_path):
         begin_from(name, models, tmp_path / "start" / name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["vae", "stay", "lora"])
+def train_in(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    given = few(name, steps=3, checkpoint_minutes=0)
+    train_model(name, given, scenes(), SIZE, folder / "models", folder / "work")
+    return weights_of(folder / "models" / name)
+
+
+def kill_in(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop._State, "save", killed_at(1))
+        train_in(folder, name)
+
+
+@pytest.mark.parametrize("name", ["vae", "lora"])
 def test_a_real_model_killed_and_resumed_is_bit_equal(name, tmp_path, monkeypatch):
-    def made(folder: Path) -> None:
-        given = few(name, steps=3, checkpoint_minutes=0)
-        train_model(name, given, scenes(), SIZE, tmp_path / folder / "models", tmp_path / folder / "work")
-
-    made(Path("whole"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop._State, "save", killed_at(1))
-        made(Path("killed"))
-    made(Path("killed"))
-    assert_equal(*(weights_of(tmp_path / folder / "models" / name) for folder in ("whole", "killed")))
+    whole = train_in(tmp_path / "whole", name)
+    kill_in(tmp_path / "killed", name, monkeypatch)
+    assert_equal(whole, train_in(tmp_path / "killed", name))
 
 
-def test_a_training_goes_on_from_a_checkpoint_of_a_former_version(tmp_path, monkeypatch):
+def test_stay_killed_is_bit_equal_resumed_from_its_checkpoint_and_from_that_of_a_former_version(tmp_path, monkeypatch):
     """Whose modules had other names: "told" is "modulation" now."""
-
-    def made(folder: str) -> None:
-        given = few("stay", steps=3, checkpoint_minutes=0)
-        train_model("stay", given, scenes(), SIZE, tmp_path / folder / "models", tmp_path / folder / "work")
-
-    made("whole")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop._State, "save", killed_at(1))
-        made("killed")
-    (path,) = checkpoints(tmp_path / "killed" / "work" / "stay")
+    whole = train_in(tmp_path / "whole", "stay")
+    kill_in(tmp_path / "killed", "stay", monkeypatch)
+    shutil.copytree(tmp_path / "killed", tmp_path / "former")
+    assert_equal(whole, train_in(tmp_path / "killed", "stay"))
+    (path,) = checkpoints(tmp_path / "former" / "work" / "stay")
     weights = {name.replace(".modulation.", ".told."): value for name, value in load_file(path).items()}
     with safe_open(path, "pt") as file:
         data = save(weights, file.metadata())
     assert b".told." in data and b".modulation." not in data
     path.unlink()
     (path.parent / f"00000001-{digest(data)[:16]}.safetensors").write_bytes(data)
-    made("killed")
-    assert_equal(*(weights_of(tmp_path / folder / "models" / "stay") for folder in ("whole", "killed")))
+    assert_equal(whole, train_in(tmp_path / "former", "stay"))
 
 
 FULL = [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")]  # tokenizers' own

@@ -16,11 +16,12 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image, ImageDraw
 
 from lib.core.files import atomic_write
@@ -131,14 +132,17 @@ def report_page(results: Results, title: str = "Evaluation", targets: Targets | 
 
     targets: how far runs that had one came, by the same names, as their accounts say.
     """
+    text = _template().render(title=title, targets=list((targets or {}).items()), **_view(results)) + "\n"
+    return text.encode(errors="backslashreplace")  # file names may not be valid Unicode
+
+
+@cache
+def _template() -> Template:
+    """Compiled once: that takes longer than to fill it in."""
     source = "".join(line.strip() for line in _TEMPLATE.read_text("utf-8").splitlines())
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["cell"] = _short
-    text = (
-        environment.from_string(source).render(title=title, targets=list((targets or {}).items()), **_view(results))
-        + "\n"
-    )
-    return text.encode(errors="backslashreplace")  # file names may not be valid Unicode
+    return environment.from_string(source)
 
 
 def _view(results: Results) -> dict[str, Any]:

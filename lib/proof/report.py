@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from lib.core.files import atomic_write
 from lib.proof.errors import KINDS, RIGHT
@@ -64,11 +65,14 @@ def proof_page(proof: Proof) -> bytes:
 
 def page_of(template: str, **values: Any) -> bytes:
     """A template beside this file, filled in, with the parts that pages have in common."""
-    files = [Path(__file__).with_name(name) for name in (_PARTS, template)]
+    return (_template(template).render(**values) + "\n").encode(errors="backslashreplace")
+
+
+@cache
+def _template(name: str) -> Template:
+    files = [Path(__file__).with_name(one) for one in (_PARTS, name)]
     source = "".join(line.strip() for file in files for line in file.read_text("utf-8").splitlines())
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    text = environment.from_string(source).render(**values)
-    return (text + "\n").encode(errors="backslashreplace")
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
 
 
 def report_markdown(proof: Proof, heading: str = "##") -> str:

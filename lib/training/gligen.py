@@ -34,6 +34,7 @@ from lib.painting.painters.blocks import LatentDiffusion, text_encoding
 from lib.painting.painters.denoise import denoise
 from lib.painting.painters.gligen import MAX_BOXES
 from lib.painting.painters.schedulers import make_scheduler
+from lib.training import loop
 from lib.training.clip import text_tower
 from lib.training.layout_loss import LayoutLoss
 from lib.training.loop import LoopSettings, precision
@@ -196,7 +197,7 @@ class GligenObjective(WindowsObjective):
         made = decode(self.model.vae, self._sampled(batch))
         return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
 
-    def _sampled(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
+    def _sampled(self, batch: dict[str, torch.Tensor], guidance: float = 2.5) -> torch.Tensor:
         model, where = self.model, next(self.unet.parameters()).device
         batch = {name: value.to(where) for name, value in batch.items()}
         known, keep = batch["latents"], batch["keep"]
@@ -209,7 +210,7 @@ class GligenObjective(WindowsObjective):
         text = torch.cat([model.encode_prompts([""] * len(known))[0].to(where), batch["text"]])
         extra = torch.cat([known * keep, keep], 1) if self.inpaint else None
         self.attention.stop()
-        scheduler = make_scheduler("ddim", SCHEDULE, steps, where)
+        scheduler = make_scheduler("ddim", SCHEDULE, loop.SAMPLED, where)
         z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention={"gligen": grounding})
         return z * (1 - keep) + known * keep if self.inpaint else z
 

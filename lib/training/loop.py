@@ -37,6 +37,7 @@ KEPT = 2  # checkpoints: the newest and the one before it
 LOGGED = 50  # steps that one point of the curves is the mean of
 _OURS = re.compile(r"\d{8,}-[0-9a-f]{16}\.safetensors")  # step and digest
 SHOWN = 10.0  # minutes between two looks at what the model makes: a painter's sheet takes seconds
+SAMPLED = 20  # denoising steps of what a painter's sheet shows
 
 
 class LoopSettings(MemberSettings):

@@ -29,6 +29,7 @@ from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion
 from lib.painting.painters.denoise import denoise, paint_cells
 from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.schedulers import make_scheduler
+from lib.training import loop
 from lib.training.gligen import (
     DROPPED,
     WINDOWS,
@@ -148,7 +149,7 @@ class LoraObjective(WindowsObjective):
             made = decode(self.model.vae, self._sampled(batch))
         return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
 
-    def _sampled(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
+    def _sampled(self, batch: dict[str, torch.Tensor], guidance: float = 2.5) -> torch.Tensor:
         model, where = self.model, self.model.device
         batch = {name: value.to(where) for name, value in batch.items()}
         known, keep = batch["latents"], batch["keep"]
@@ -167,7 +168,7 @@ class LoraObjective(WindowsObjective):
                 "time_ids": added["time_ids"].repeat(2, 1),
             }
         extra = torch.cat(self._extra(batch), 1) if self.inpaint else None
-        scheduler = make_scheduler("ddim", model.scheduler_config, steps, where)
+        scheduler = make_scheduler("ddim", model.scheduler_config, loop.SAMPLED, where)
         z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention=grounding, added=added)
         return z * (1 - keep) + known * keep if self.inpaint else z
 

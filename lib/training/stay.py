@@ -30,6 +30,7 @@ from lib.core.errors import AugmentError
 from lib.core.geometry import area_xyxy
 from lib.painting.painters.schedulers import make_scheduler
 from lib.painting.painters.stay_unet import LayoutModel, LayoutUNet, box_maps, load_layout_unet, paint_layout
+from lib.training import loop
 from lib.training.loop import LoopSettings
 from lib.training.vae import decode, load_vae, save_half, to_pictures, to_tensor
 from lib.training.windows import Things, TrainingPicture, Window, mirrored, window_of
@@ -147,14 +148,14 @@ class StayObjective(nn.Module):
         ]
         return np.concatenate([np.concatenate(shown[i : i + SHOWN], 1) for i in range(0, len(shown), SHOWN)])
 
-    def _painted(self, batch: dict[str, torch.Tensor], steps: int = 20, guidance: float = 1.5) -> list[np.ndarray]:
+    def _painted(self, batch: dict[str, torch.Tensor], guidance: float = 1.5) -> list[np.ndarray]:
         where, vae = next(self.unet.parameters()).device, self.model.vae
         batch = {name: value.to(where) for name, value in batch.items()}
         known, keep, _ = self._known(batch)
         drawn = torch.Generator().manual_seed(0)
         noise = torch.randn(known.shape, generator=drawn).to(where)
         style = torch.randn(*batch["labels"].shape, self.unet.config.style_dim, generator=drawn).to(where)
-        scheduler = make_scheduler("ddim", self.noise.config, steps, where)
+        scheduler = make_scheduler("ddim", self.noise.config, loop.SAMPLED, where)
         z = paint_layout(self.unet, scheduler, noise, batch["boxes"], batch["labels"], style, guidance, known, keep)
         return to_pictures(z.expand(-1, 3, -1, -1)) if vae is None else decode(vae, z)
 

@@ -119,7 +119,8 @@ def judge_content(real: Noted, generated: Noted, seed: int) -> ContentDetails:
     labels = np.array([known.index(name) for name in theirs.labels] + [len(names)] * (len(rows) - len(theirs.rows)))
     groups = np.concatenate([theirs.groups, of_beside])[: len(rows)]
     asked = ((theirs.rows, theirs.groups), (ours.rows, ours.groups), (beside, of_beside))
-    judged = [_judged(rows, labels, fold[groups], some, fold[of_some], known) for some, of_some in asked]
+    judges = [_judge(rows, labels, fold[groups] != number) for number in range(FOLDS)]
+    judged = [_judged(judges, some, fold[of_some], len(known)) for some, of_some in asked]
     return _details(theirs, ours, judged, known, fold, seed, empty)
 
 
@@ -131,23 +132,27 @@ _NOTHING: dict[str, Any] = {
 }
 
 
+_Judge = tuple[NDArray[np.int64], Discriminant] | None  # the names that it has learned, by their numbers
+
+
+def _judge(rows: NDArray[np.float64], labels: NDArray[np.int64], learned: NDArray[np.bool_]) -> _Judge:
+    """One that has learned some of the rows; None where there are none."""
+    there = np.unique(labels[learned])
+    if not len(there):
+        return None
+    return there, Discriminant.fit(rows[learned], np.searchsorted(there, labels[learned]), len(there))
+
+
 def _judged(
-    rows: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    folds: NDArray[np.int64],
-    some: NDArray[np.float64],
-    of_some: NDArray[np.int64],
-    known: Sequence[str],
+    judges: Sequence[_Judge], some: NDArray[np.float64], of_some: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(N,) the nearest name of each of some rows, and (N, C) how far it is from each, by judges without its picture."""
-    said, far = np.zeros(len(some), np.int64), np.full((len(some), len(known)), np.inf)
-    for fold in range(FOLDS):
-        at, learned = np.flatnonzero(of_some == fold), folds != fold
-        there = np.unique(labels[learned])
-        if not len(at) or not len(there):
+    """(N,) the nearest name of each of some rows, and (N, count) how far it is from each, by the judges of its fold."""
+    said, far = np.zeros(len(some), np.int64), np.full((len(some), count), np.inf)
+    for fold, judge in enumerate(judges):
+        at = np.flatnonzero(of_some == fold)
+        if not len(at) or judge is None:
             continue
-        numbers = np.searchsorted(there, labels[learned])
-        model = Discriminant.fit(rows[learned], numbers, len(there))
+        there, model = judge
         squares, outside = model.distances(some[at])
         said[at] = there[squares.argmin(axis=1)]
         far[np.ix_(at, there)] = squares / len(model.axes) + outside[:, None]
