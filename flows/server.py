@@ -117,7 +117,7 @@ def healthy(url: str) -> bool:
 
     headers = basic(os.environ.get("PREFECT_API_AUTH_STRING"))
     try:
-        # Without TLS no certificate is looked at, and to load those of all authorities takes forty times as long as to ask.
+        # Without TLS no certificate is looked at, and to load all authorities' takes forty times as long as to ask.
         verify = url.startswith("https:")
         return httpx.get(f"{url}/admin/version", headers=headers, timeout=30, verify=verify).is_success
     except httpx.HTTPError:

@@ -17,7 +17,7 @@ import pytest
 from conftest import PATIENCE, MadeSet
 
 from flows import children
-from flows.server import LOGIN, Guard, basic, past_proxies
+from flows.server import LOGIN, Guard, basic, healthy, past_proxies
 
 pytestmark = pytest.mark.timeout(3 * PATIENCE)  # the first test that needs a server waits for its start
 
@@ -324,3 +324,13 @@ def test_a_note_that_is_none_is_removed_and_nobody_ended(home, text, monkeypatch
     monkeypatch.setattr(children, "_end", lambda process: pytest.fail("ended"))
     children.end_leftovers()
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "verify"), [("http://127.0.0.1:4200/api", False), ("https://server.example/api", True)]
+)
+def test_the_certificate_of_a_server_with_tls_is_looked_at(monkeypatch, url, verify):
+    given = {}
+    monkeypatch.setattr(httpx, "get", lambda url, **more: given.update(more) or httpx.Response(200))
+    assert healthy(url)
+    assert given["verify"] is verify
