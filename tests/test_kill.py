@@ -38,7 +38,7 @@ def whole(made, tmp_path_factory, prefect_server) -> dict[str, bytes]:
 
 
 def given(made: MadeSet, workspace: Path) -> dict[str, Any]:
-    return {"dataset": made.dataset, "workspace": workspace, "variants": 2}
+    return {"dataset": made.dataset, "workspace": workspace, "variants": 2, "evaluate": {"extractor": None}}
 
 
 def run(made: MadeSet, workspace: Path) -> None:

@@ -196,9 +196,9 @@ def test_all_figures_come_from_one_call(
     painter = flow._painter
     monkeypatch.setattr(flow, "_painter", lambda models: painter(models) | {"steps": 1})
     lines: list[str] = []
-    result = flow.measure_defects(data, models, 30, 1, tmp_path / "ws", lines.append)
+    result = flow.measure_defects(data, models, 18, 1, tmp_path / "ws", lines.append)
     figures = result["figures"]
-    assert figures["stay"]["boxes"] == 30 and 0 < figures["copy-paste"]["boxes"] <= 30
+    assert figures["stay"]["boxes"] == 18 and 0 < figures["copy-paste"]["boxes"] <= 18
     for name in ("stay", "copy-paste", "real"):
         assert {"crop_fid", "picture_kid", "nearest"} <= figures[name].keys()
     assert {"diversity_in_place", "diversity_of_layout"} <= figures["stay"].keys()
@@ -211,9 +211,9 @@ def test_all_figures_come_from_one_call(
     assert "By `augment measure defects`" in card and "| crop_fid | stay " in card
     assert "hits, pin-hole" in (models / "classifier" / "README.md").read_text()
     json.dumps(result)
-    again = flow.measure_defects(data, models, 30, 1, tmp_path / "ws")
+    again = flow.measure_defects(data, models, 18, 1, tmp_path / "ws")
     status = json.loads((tmp_path / "ws/stay/status.json").read_text())
-    assert again["figures"] == figures and status["painted"] == 0 and status["reused"] == 5
+    assert again["figures"] == figures and status["painted"] == 0 and status["reused"] == 3
 
 
 def test_what_is_missing_is_named_before_anything_is_painted(

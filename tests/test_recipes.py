@@ -25,7 +25,7 @@ from lib.records.requests import Request
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow, SelectRow
 from lib.records.store import Store
 
-SMALL, USUAL, LARGE = (40, 30), (160, 120), (520, 390)  # under the tiny painters' 64 pixels, about it, much more
+SMALL, USUAL, LARGE = (40, 30), (160, 120), (320, 240)  # under the tiny painters' 64 pixels, about it, much more
 FAST = {"reconstruct": {"iterations": 3}}  # the others change no shape and no reach
 PLACES = {"cat": np.array([[0.9, 0.25, 0.25], [0.5, 0.2, 0.3]])}
 SERVED = [(edit, name) for name in sorted(PAINTERS) for edit in sorted(PAINTERS[name].EDITS)]

@@ -110,7 +110,7 @@ def test_equal_draws_give_equal_windows():
 
 @pytest.fixture(scope="module")
 def texts():
-    scenes = [render(seed, 64, 64) for seed in range(30)]
+    scenes = [render(seed, 64, 64) for seed in range(20)]
     things = [
         Things(np.zeros((len(s.objects), 4)), tuple(o.category for o in s.objects), tuple(o.phrase for o in s.objects))
         for s in scenes
