@@ -148,7 +148,7 @@ def journey(run: Run) -> State[None]:
     paint = paint_all if run.settings.target is None else paint_rounds
     plan, screened = paint(run, ingested, selected, captions, limits)
     draw_images(run, ingested, plan, screened)
-    reviewed = review_images(run, screened)
+    reviewed = review_images(run, ingested, plan, screened)
     final = finalise_dataset(run, ingested, plan, reviewed)
     evaluate_pictures(run, ingested, selected, final)
     outcome = run.conclude()

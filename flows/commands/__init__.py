@@ -49,6 +49,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "grid": "flows.commands.run:Grid",
         "status": "flows.commands.workspace:Status",
         "open": "flows.commands.workspace:Open",
+        "review": "flows.commands.review:Review",
         "tidy": "flows.commands.workspace:Tidy",
         "export": "flows.commands.workspace:Export",
         "presets": "flows.commands.presets:Presets",

@@ -48,7 +48,7 @@ def export_run(
     out = (out or root / "export" / format).absolute()
     if held(root):
         raise AugmentError(f"workspace {root} is in use by a run: wait for its end, then export")
-    settings = _settings(root)
+    settings = settings_of(root)
     _check_place(out, root, settings)
     training = settings.select.split if settings else "train"
     otherwise = _only_split(root, settings)
@@ -63,7 +63,7 @@ def export_run(
     return export(data, format, out, _provenance(root, settings), step)
 
 
-def _settings(root: Path) -> Resolved | None:
+def settings_of(root: Path) -> Resolved | None:
     """The parameters of the workspace's last run; None where they cannot be read, which costs a part of the card."""
     with contextlib.suppress(AugmentError, ValueError):
         values = kept.read(root / "settings.json", dict[str, Any])
@@ -78,7 +78,7 @@ def _check_place(out: Path, root: Path, settings: Resolved | None) -> None:
             raise AugmentError(f"{out} lies in {root / name}, which runs write: give another folder as --out")
     if lies_in(root, out):
         raise AugmentError(f"{out} holds the workspace {root}: give another folder as --out")
-    base = _base(root, settings.workspace) if settings else Path()
+    base = base_of(root, settings.workspace) if settings else Path()
     sources = [settings.dataset.images, settings.dataset.annotations] if settings else []
     for source in (base / path for path in sources if path):
         if lies_in(out, source):
@@ -87,7 +87,7 @@ def _check_place(out: Path, root: Path, settings: Resolved | None) -> None:
             raise AugmentError(f"{out} holds the data set {source}: give another folder as --out")
 
 
-def _base(root: Path, workspace: Path) -> Path:
+def base_of(root: Path, workspace: Path) -> Path:
     """The folder that the run's relative paths started from, where its workspace shows it; else the current one."""
     parts = workspace.parts
     if not workspace.is_absolute() and root.absolute().parts[-len(parts) :] == parts:

@@ -1,0 +1,105 @@
+"""The command on a person's decisions: review."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.commands.console import OUT
+from flows.commands.values import path
+from flows.commands.workspace import has_display, status_file
+from lib.core.errors import AugmentError
+
+if TYPE_CHECKING:
+    from lib.review.session import Session
+
+
+class Review:
+    """The page on which a person reviews the pictures of a run."""
+
+    HELP = "review the pictures of a run in a browser, by keyboard"
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "runs", metavar="RUN", nargs="+", help="a name (data/runs/NAME) or a workspace folder; several: compared"
+        )
+        parser.add_argument("--reviewer", metavar="NAME", help="who decides; default: the name of this account")
+        parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; default: as last time, or a free one")
+        parser.add_argument("--no-open", action="store_true", help="print the link, and open no browser")
+        parser.add_argument("--summary", action="store_true", help="print the decisions and how reviewers agree")
+        parser.add_argument("--to", choices=("label-studio", "cvat"), help="write all for a label tool")
+        parser.add_argument(
+            "--out", type=path, metavar="FOLDER", help="with --to; default: export/review-TOOL in the run"
+        )
+        parser.add_argument("--from", dest="file", type=path, metavar="FILE", help="take in what a label tool exported")
+        parser.add_argument("--json", action="store_true", help="with --summary, --to, --from: print JSON")
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        from lib.review.session import Session
+
+        roots = [status_file(run).parent for run in options.runs]
+        if len({root.resolve() for root in roots}) < len(roots):
+            raise AugmentError("a run is named twice: name each once")
+        session = Session(roots, options.reviewer or account_name(), lambda by: f"{by}, thank you. {_next(roots)}")
+        if options.summary:
+            return _tell(session.summary(), options.json)
+        return _serve(session, roots, options)
+
+
+def account_name() -> str:
+    """Of this user."""
+    try:
+        return getpass.getuser()[:100]
+    except (OSError, KeyError):
+        return "reviewer"
+
+
+def _next(roots: list[Path]) -> str:
+    runs = ", ".join(f"`augment run {root.name}`" for root in roots)
+    return f"{runs} writes the final set by the decisions; nothing is painted anew."
+
+
+def _serve(session: Session, roots: list[Path], options: argparse.Namespace) -> int:
+    from lib.review.serve import serve_until_stopped
+
+    def show(link: str) -> None:
+        pictures = sum(len(run.items) for run in session.runs)
+        OUT.print(f"{pictures} pictures to review; this link opens the page, and is a password to it:", markup=False)
+        print(link, flush=True)
+        OUT.print("Ctrl-C ends it; no decision is lost.")
+        if not options.no_open and has_display():
+            _open(link)
+
+    serve_until_stopped(session, roots[0], options.port, show)
+    OUT.print(session.told(), markup=False)
+    OUT.print(_next(roots), markup=False)
+    return 0
+
+
+def _open(link: str) -> None:
+    """By a file that this user alone can read: the process list would show the link to everybody."""
+    import atexit
+    import tempfile
+    import webbrowser
+    from html import escape
+
+    handle, name = tempfile.mkstemp(prefix="augment-review-", suffix=".html")  # mode 0600
+    atexit.register(lambda: Path(name).unlink(missing_ok=True))
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(link, quote=True)}">')
+    webbrowser.open(Path(name).as_uri())
+
+
+def _tell(summary: dict[str, object], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        return 0
+    for line in summary["lines"]:  # type: ignore[attr-defined]
+        OUT.print(line, markup=False)
+    return 0
