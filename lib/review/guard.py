@@ -4,8 +4,8 @@
 
 A request is refused whose `Host` is not a name of this machine (a web page whose name was pointed at 127.0.0.1 counts
 as this server's, for a browser), whose path does not begin with the token, which comes from another page, or which
-would change something without being a POST of JSON from the page itself. All answers carry a policy that lets the page load
-nothing from elsewhere and run no script that is not a file of this server.
+would change something without being a POST of JSON from the page itself. All answers carry a policy that lets the page
+load nothing from elsewhere and run no script that is not a file of this server.
 """
 
 from __future__ import annotations

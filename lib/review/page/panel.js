@@ -19,7 +19,7 @@ export function drawFacts(model, item, chosen, choose) {
       element("span", {}, element("span", {class: "what"}, box.category), box.learned ? "" : " ✗",
         element("span", {class: "said"}, said.filter(Boolean).join(" · ")))));
   });
-  place.replaceChildren(
+  const parts = [
     element("h2", {}, `Picture ${model.at + 1} of ${model.list.length}`),
     element("p", {class: "facts-name"}, item.name),
     element("p", {}, element("span", {class: `badge ${disputed ? "disputed" : status ?? ""}`}, disputed ? "disputed" : status ? STATUS[status] : "not decided"),
@@ -28,7 +28,8 @@ export function drawFacts(model, item, chosen, choose) {
     element("p", {class: "facts-line"}, `from ${item.source_name}`),
     item.state.note ? element("p", {}, `Note: ${item.state.note}`) : null,
     element("ol", {class: "boxes", "aria-label": "Boxes"}, ...boxes),
-  );
+  ];
+  place.replaceChildren(...parts.filter(Boolean));
 }
 
 export function drawBalance(model, retarget, balanceAll) {

@@ -26,13 +26,14 @@ export const urlOf = (item, kind) => `${kind}/${item.run}/${item.key}`;
 
 export class Stage {
   constructor(model, pictures, handlers = {}) {
-    Object.assign(this, {model, pictures, handlers, item: null, chosen: null, boxesOn: true, zoom: null});
+    Object.assign(this, {model, pictures, handlers, item: null, chosen: null, boxesOn: true, zoom: null, numbered: Boolean(handlers.chosen)});
     this.canvas = element("div", {class: "canvas"});
     this.overlay = shape("svg", {"aria-hidden": "true"});
     this.title = element("div", {class: "title"});
     this.badge = element("span", {class: "badge", hidden: true});
-    this.root = element("div", {class: "stage"}, this.canvas, this.title, this.badge);
-    new ResizeObserver(() => this.fit()).observe(this.root);
+    this.view = element("div", {class: "view"}, this.canvas);
+    this.root = element("div", {class: "stage"}, element("div", {class: "head"}, this.title, this.badge), this.view);
+    new ResizeObserver(() => this.fit()).observe(this.view);
     this.overlay.addEventListener("pointerdown", event => this.grab(event));
   }
 
@@ -41,8 +42,8 @@ export class Stage {
     const image = this.pictures.get(urlOf(item, kind));
     if (this.canvas.firstChild !== image) this.canvas.replaceChildren(image, this.overlay);
     image.alt = `${kind === "source" ? "source of " : ""}${item.name}`;
-    this.root.classList.toggle("missing", Boolean(image.broken));
-    image.ready.then(fine => { if (this.item === item && this.kind === kind) this.root.classList.toggle("missing", !fine); });
+    this.view.classList.toggle("missing", Boolean(image.broken));
+    image.ready.then(fine => { if (this.item === item && this.kind === kind) this.view.classList.toggle("missing", !fine); });
     this.title.textContent = title;
     this.root.classList.toggle("keep", status === "keep");
     this.root.classList.toggle("reject", status === "reject");
@@ -54,8 +55,8 @@ export class Stage {
 
   fit() {
     const {item} = this;
-    if (!item || !this.root.clientWidth) return;
-    const {clientWidth: wide, clientHeight: high} = this.root;
+    if (!item || !this.view.clientWidth) return;
+    const {clientWidth: wide, clientHeight: high} = this.view;
     const [x, y, w, h] = this.zoom ?? [0, 0, item.width, item.height];
     this.scale = Math.min(wide / w, high / h, this.zoom ? 12 : 8);
     this.canvas.style.width = `${item.width}px`;
@@ -76,10 +77,12 @@ export class Stage {
       const [x, y, width, height] = this.draft?.id === box.id ? this.draft.xywh : box.xywh;
       const place = {x, y, width, height};
       const colour = this.model.colours[box.category] ?? "#ffffff";
-      const drawn = shape("rect", {...place, class: `box${box.painted ? "" : " thin"}${box.learned ? "" : " out"}${box.id === this.chosen ? " chosen" : ""}`, "data-id": box.id});
+      const thick = (box.id === this.chosen ? 4 : box.painted ? 2.5 : 1.25) / this.scale;
+      const drawn = shape("rect", {...place, "stroke-width": thick, class: `box${box.painted ? "" : " thin"}${box.learned ? "" : " out"}${box.id === this.chosen ? " chosen" : ""}`, "data-id": box.id});
       if (box.painted) drawn.setAttribute("stroke", colour);
-      overlay.append(shape("rect", {...place, class: "halo"}), drawn);
-      const tag = `${box.number < 10 ? `${(box.number + 1) % 10} ` : ""}${box.category}${box.learned ? "" : " ✗"}`;
+      if (!box.learned) drawn.setAttribute("stroke-dasharray", `${6 / this.scale} ${5 / this.scale}`);
+      overlay.append(shape("rect", {...place, class: "halo", "stroke-width": thick + 2.5 / this.scale}), drawn);
+      const tag = `${this.numbered && box.number < 10 ? `${(box.number + 1) % 10} ` : ""}${box.category}${box.learned ? "" : " ✗"}`;
       const above = y > size * 1.4 ? y - size * 0.35 : y + size * 1.1;
       if (box.painted || box.id === this.chosen) {
         overlay.append(shape("text", {x: Math.max(0, x) + size * 0.15, y: above, class: "tag", "font-size": size, "stroke-width": size / 4}, tag));
@@ -91,7 +94,7 @@ export class Stage {
   handles({x, y, width, height}) {
     const side = 10 / this.scale;
     for (const [name, cx, cy] of [["nw", x, y], ["ne", x + width, y], ["sw", x, y + height], ["se", x + width, y + height]]) {
-      this.overlay.append(shape("rect", {x: cx - side / 2, y: cy - side / 2, width: side, height: side, class: "handle", "data-corner": name}));
+      this.overlay.append(shape("rect", {x: cx - side / 2, y: cy - side / 2, width: side, height: side, class: "handle", "stroke-width": 1.5 / this.scale, "data-corner": name}));
     }
   }
 
