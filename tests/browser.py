@@ -100,7 +100,7 @@ class Reviewer:
         self.until("!JSON.parse(localStorage.getItem(`review ${location.pathname}`) ?? '[]').length")
 
     def until(self, condition: str, seconds: float = 60) -> None:
-        """Until the expression is true in the page. Playwright's own way evaluates texts in it, which the policy bars."""
+        """Until it is true in the page. Playwright's own way evaluates texts there, which the page's policy bars."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(f"Boolean({condition})"):
             assert time.monotonic() < end, f"never came true: {condition}"

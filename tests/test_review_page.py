@@ -280,7 +280,7 @@ def test_two_reviewers_see_each_others_decisions_and_how_far_they_agree(run, rev
 def test_the_bar_shows_what_would_be_finalised_and_how_many_more_a_target_takes(page):
     row = 'tr[data-category="forklift"]'
     total = int(page.page.inner_text(f"{row} .total"))
-    page.press("t")
+    page.press("t", "Tab")  # the second category
     page.page.keyboard.type(str(total + 2))
     page.press("Enter", "x")
     page.until(f"document.querySelector('{row} .more').textContent === '3'")
@@ -293,7 +293,7 @@ def test_the_bar_shows_what_would_be_finalised_and_how_many_more_a_target_takes(
 
 def test_keys_are_changed_kept_and_never_given_twice(page):
     page.press("?")
-    keep = page.page.get_by_role("button", name=re.compile("^Keep"))
+    keep = page.page.locator("#dialog").get_by_role("button", name=re.compile("^Keep"))
     keep.focus()
     page.press("Enter", "x")
     page.until("document.querySelector('#dialog').textContent.includes('X is the key of: Reject')")

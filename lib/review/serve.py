@@ -30,6 +30,7 @@ def listen(address: Address, wanted: bool) -> tuple[socket.socket, Address]:
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         one.bind((HOST, address.port))
+        one.listen()  # from now on a browser waits, and is not refused
     except (OSError, OverflowError) as error:
         one.close()
         if wanted or address.port == 0:

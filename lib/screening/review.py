@@ -76,7 +76,7 @@ def review_pictures(
     corrections, lost = _corrections(rows, states, labels_of, categories)
     undecided = rest_of(settings, log)
     rows = _decided(rows, states, undecided)
-    rows["boxes"] = [[*boxes, *more] for boxes, more in zip(rows.boxes, corrections, strict=True)]
+    rows["boxes"] = _column(rows, ([*boxes, *more] for boxes, more in zip(rows.boxes, corrections, strict=True)))
     sample = None
     if settings.pick == "sample":
         chosen = sampled(rows.picture, settings.sample)
@@ -98,9 +98,9 @@ def sampled(pictures: Iterable[str], count: int) -> set[str]:
 
 
 def _decided(rows: pd.DataFrame, states: Sequence[Reviewed], undecided: str) -> pd.DataFrame:
-    rows["decision"] = [state.status or "" for state in states]
+    rows["decision"] = _column(rows, (state.status or "" for state in states))
     for name in ("by", "at", "note"):
-        rows[name] = [getattr(state, name) for state in states]
+        rows[name] = _column(rows, (getattr(state, name) for state in states))
     rejected = rows.decision == "reject"
     rows.loc[rejected, ["status", "reason"]] = [REJECTED, "rejected_by_person"]
     rows.loc[rejected, "detail"] = [
@@ -110,6 +110,11 @@ def _decided(rows: pd.DataFrame, states: Sequence[Reviewed], undecided: str) -> 
         left = ~rejected & (rows.decision != "keep")
         rows.loc[left, ["status", "reason", "detail"]] = [REJECTED, "undecided", "nobody kept it"]
     return rows
+
+
+def _column(rows: pd.DataFrame, values: Iterable[Any]) -> pd.Series:
+    """A column of these values, of no other kind where there are none."""
+    return pd.Series(list(values), rows.index, object)
 
 
 def _corrections(
