@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.commands.connection import trusted_settings
 from flows.commands.console import OUT
 from flows.commands.values import path
 from flows.commands.workspace import has_display, status_file
 from lib.core.errors import AugmentError
+from lib.runs.account import former_account
 
 if TYPE_CHECKING:
     from lib.review.session import Session
@@ -41,23 +42,31 @@ class Review:
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
-        from lib.review.session import Session
+        from lib.review.session import Session, account_name
 
-        roots = [status_file(run).parent for run in options.runs]
+        roots = [status_file(run).parent.absolute() for run in options.runs]
         if len({root.resolve() for root in roots}) < len(roots):
             raise AugmentError("a run is named twice: name each once")
-        session = Session(roots, options.reviewer or account_name(), lambda by: f"{by}, thank you. {_next(roots)}")
+        session = Session(roots, options.reviewer or account_name(), lambda by: _submitted(by, roots))
         if options.summary:
             return _tell(session.summary(), options.json)
         return _serve(session, roots, options)
 
 
-def account_name() -> str:
-    """Of this user."""
-    try:
-        return getpass.getuser()[:100]
-    except (OSError, KeyError):
-        return "reviewer"
+def _submitted(by: str, roots: list[Path]) -> str:
+    """What a reviewer is told; a deployment's run that waits goes on."""
+    waiting = [root for root in roots if former_account(root).get("waiting")]
+    for root in waiting:
+        try:
+            with trusted_settings():
+                from tasks.waiting import resume
+
+                if resume(root):
+                    return f"{by}, thank you: the run that waited for it goes on."
+        except Exception as error:  # of Prefect's client, and of many kinds
+            why = " ".join(str(error).split())[:200]
+            return f"Noted, but Prefect's server does not answer ({why}): choose Run now in its UI. {_next(roots)}"
+    return f"{by}, thank you. {_next(roots)}"
 
 
 def _next(roots: list[Path]) -> str:

@@ -9,6 +9,7 @@ many threads.
 
 from __future__ import annotations
 
+import getpass
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from lib.screening.decisions import (
     Targets,
     Undo,
     agreement,
+    digest_of,
     new_decision,
 )
 from lib.screening.draw import colour_of
@@ -59,6 +61,14 @@ class UndoPost(msgspec.Struct, forbid_unknown_fields=True):
 
 class Missing(Exception):
     """There is no such picture, with what can be done."""
+
+
+def account_name() -> str:
+    """Of this user: who decides, where nobody says otherwise."""
+    try:
+        return getpass.getuser()[:100]
+    except (OSError, KeyError):
+        return "reviewer"
 
 
 class Session:
@@ -266,6 +276,8 @@ def _checked(run: ReviewedRun, change: Change) -> Change:
     """With the digest of the picture that it is on, and a box cut to that picture."""
     if isinstance(change, Undo):
         raise Missing("an undo has a request of its own")
+    if isinstance(change, Submit):
+        return msgspec.structs.replace(change, shown=digest_of((key, one.sha256) for key, one in run.items.items()))
     if not isinstance(change, OfPicture):
         return change
     if change.picture not in run.known:

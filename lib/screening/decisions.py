@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from lib.core.errors import AugmentError
+from lib.core.keys import key_of
 from lib.records.kept import FAULTS
 
 NAME = "decisions.jsonl"
@@ -91,6 +92,7 @@ class Submit(_Change, frozen=True, tag="submit", kw_only=True):
     """A reviewer is done: a run that waits goes on."""
 
     undecided: Literal["keep", "reject"]  # what becomes of pictures without a decision
+    shown: _Digest = ""  # digest_of the pictures that the run had then
 
 
 class Undo(_Change, frozen=True, tag="undo", kw_only=True):
@@ -257,17 +259,18 @@ class DecisionLog:
 
     def last(self, kind: type[T], by: str | None = None) -> T | None:
         """The last change of a kind that was not undone, of one reviewer or of any."""
-        found = self.last_with_decision(kind, by)
-        return found[1] if found else None
-
-    def last_with_decision(self, kind: type[T], by: str | None = None) -> tuple[Decision, T] | None:
-        """The same, with the decision that it is part of."""
         for decision in reversed(self._seen.values()):
             if decision.id not in self._undone and by in (None, decision.by):
                 for change in reversed(decision.changes):
                     if isinstance(change, kind):
-                        return decision, change
+                        return change
         return None
+
+    def every(self, kind: type[T]) -> Iterator[T]:
+        """All changes of a kind that were not undone."""
+        for decision in self._seen.values():
+            if decision.id not in self._undone:
+                yield from (change for change in decision.changes if isinstance(change, kind))
 
     def undoable(self, by: str) -> str | None:
         """The id of a reviewer's last decision on pictures that still counts."""
@@ -312,6 +315,16 @@ def _folded(changes: Iterable[tuple[Decision, OfPicture]], undone: set[str]) -> 
         elif isinstance(change, Note):
             state.note = change.text
     return state
+
+
+def digest_of(pictures: Iterable[_Of]) -> str:
+    """Of the pictures of a run, whatever their order: (picture key, sha256) each."""
+    return key_of("pictures", sorted(map(list, pictures)))
+
+
+def submitted(log: DecisionLog, shown: str) -> bool:
+    """Has a reviewer submitted the review of the pictures with this digest?"""
+    return any(change.shown == shown for change in log.every(Submit))
 
 
 @dataclass(frozen=True)
