@@ -301,7 +301,6 @@ def test_keys_are_changed_kept_and_never_given_twice(page):
     page.press("Escape", "k")
     page.saved()
     page.open()
-    page.page.wait_for_timeout(100)
     page.press("k")
     page.until("document.querySelector('#progress').textContent.startsWith('2 kept')")
 

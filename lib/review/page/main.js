@@ -392,14 +392,14 @@ async function start() {
     byId("buttons").append(element("button", {type: "button", class: action, "aria-label": ACTIONS[action][1], onclick: () => { DO[action](); byId(view).focus({preventScroll: true}); }}, text, " ", action in STATUS ? element("kbd", {}, spoken(keys.key(action))) : ""));
   }
   filterForm();
+  await chooseReviewer(me);
+  document.addEventListener("keydown", pressed);
   enter("grid");
-  chooseReviewer(me);
   if (model.reviewers.length > 1) agree();
   const policy = model.runs[0].policy;
   const notes = {auto: "This run's review policy is auto: decisions take no part in its final set.", folder: "This run takes what was picked into a folder: decisions take no part in its final set.", list: "This run takes what a list names: decisions take no part in its final set.",
     sample: "A random sample is to be checked: Status, random sample shows it."};
   say(notes[policy] ?? `${model.items.length} pictures. ${spoken(keys.key("help"))} shows the keys.`);
-  document.addEventListener("keydown", pressed);
   setTimeout(poll, POLL);
 }
 
