@@ -48,6 +48,8 @@ class Review:
         if len({root.resolve() for root in roots}) < len(roots):
             raise AugmentError("a run is named twice: name each once")
         session = Session(roots, options.reviewer or account_name(), lambda by: _submitted(by, roots))
+        if options.to or options.file:
+            return _exchange(session, roots[0], options)
         if options.summary:
             return _tell(session.summary(), options.json)
         return _serve(session, roots, options)
@@ -72,6 +74,28 @@ def _submitted(by: str, roots: list[Path]) -> str:
 def _next(roots: list[Path]) -> str:
     runs = ", ".join(f"`augment run {root.name}`" for root in roots)
     return f"{runs} writes the final set by the decisions; nothing is painted anew."
+
+
+def _exchange(session: Session, root: Path, options: argparse.Namespace) -> int:
+    """Out to a label tool, or back in."""
+    from lib.review.label_tools import read_review, write_review
+    from lib.runs.export import check_place
+
+    if options.to:
+        out = (options.out or root / "export" / f"review-{options.to}").absolute()
+        check_place(out, root)
+        made = write_review(session, options.to, out)
+        lines = [f"{made['pictures']} pictures with their boxes and decisions: {made['folder']}", f"use: {made['use']}"]
+        lines += [f"{made['lost']} pictures are no longer in the store: run again"] if made["lost"] else []
+        return _tell({"lines": lines, **made}, options.json)
+    taken = read_review(session, options.file, session.reviewer)
+    lines = [f"{taken.pictures} pictures with other decisions than before, {taken.same} with the same"]
+    if taken.strange:
+        lines.append(f"{len(taken.strange)} pictures that this run does not have, such as {taken.strange[0]}")
+    lines += [session.told(), _next([root])]
+    return _tell(
+        {"lines": lines, "pictures": taken.pictures, "same": taken.same, "strange": taken.strange}, options.json
+    )
 
 
 def _serve(session: Session, roots: list[Path], options: argparse.Namespace) -> int:

@@ -394,6 +394,7 @@ async function start() {
   filterForm();
   await chooseReviewer(me);
   document.addEventListener("keydown", pressed);
+  model.at = Math.max(0, model.list.findIndex(item => !model.statusOf(item)));   // goes on where it was
   enter("grid");
   if (model.reviewers.length > 1) agree();
   const policy = model.runs[0].policy;
