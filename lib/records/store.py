@@ -22,7 +22,7 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 class Store:
     """Bytes by key.
 
-    Keys are hex; kinds (caption, outline, view, paint, picture, verdict, shares, limits, jpeg, metrics, shown) are
+    Keys are hex; kinds (caption, outline, view, paint, picture, verdict, shares, limits, jpeg, metrics, shown, thumbnail) are
     folders.
     """
 

@@ -304,7 +304,7 @@ def _of_annotation(annotation: Mapping[str, Any]) -> _Back:
 
 def _from_cvat(file: Path, data: bytes) -> Iterator[tuple[str, str, _Back]]:
     try:
-        root = decode_xml(data)
+        root = decode_xml(data, _MOST)
         for image in root.iter("image"):
             tags = [tag.get("label", "") for tag in image.findall("tag")]
             status = next((tag.removeprefix("review: ") for tag in reversed(tags) if tag.startswith("review: ")), None)
