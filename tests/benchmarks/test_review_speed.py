@@ -113,12 +113,9 @@ def test_from_a_key_to_the_next_picture(page: Reviewer):
         memory.append(heap(page.page))
         elements.append(page.page.evaluate(nodes))
     middle, high = np.percentile(times, [50, 95])
-    print(
-        f"key to next picture, {len(times)} pictures: median {middle:.0f} ms, p95 {high:.0f} ms, max {max(times):.0f} ms"
-    )
-    print(
-        f"memory of the page after each {KEYS // 4}: {', '.join(f'{one:.1f}' for one in memory)} MB; elements {elements}"
-    )
+    print(f"key to next picture, {len(times)} times: median {middle:.0f}, p95 {high:.0f}, most {max(times):.0f} ms")
+    told = ", ".join(f"{one:.1f}" for one in memory)
+    print(f"memory of the page after each {KEYS // 4}: {told} MB; elements {elements}")
     page.saved()
     assert f"{PICTURES - KEYS} without a decision" in page.progress()
 
@@ -154,8 +151,7 @@ def test_a_reviewer_at_human_pace_loses_no_key(page: Reviewer, large: Path):
     lines = [json.loads(line) for line in (large / "decisions.jsonl").read_text().splitlines()][before:]
     marks = [one for one in lines if one["changes"][0]["do"] == "picture"]
     boxes = [one for one in lines if one["changes"][0]["do"] == "box"]
-    print(
-        f"human pace: {60 * count / took:.0f} pictures a minute; {len(marks)} of {count} decisions kept, {len(boxes)} boxes"
-    )
+    pace = 60 * count / took
+    print(f"human pace: {pace:.0f} pictures a minute; {len(marks)} of {count} decisions kept, {len(boxes)} boxes")
     assert len(marks) == count and len(boxes) == 6
     assert len({one["changes"][0]["picture"] for one in marks}) == count
