@@ -45,12 +45,13 @@ class _Set(msgspec.Struct):
     categories: list[_Category]
 
 
-def final_samples(root: Path) -> Iterator[dict[str, Any]]:
+def final_samples(root: Path | str) -> Iterator[dict[str, Any]]:
     """A picture each: file, source ("" of an original), decision, by, note, boxes with label, bounding_box (left, top,
     width, height as shares of the picture), painted, ignored, verdict and score.
 
     Raises AugmentError where the workspace has no final set, or one that cannot be read.
     """
+    root = Path(root)
     path = root / "final" / "annotations.json"
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_Set)
