@@ -14,7 +14,7 @@ export function drawFacts(model, item, chosen, choose) {
     swatch.append(shape("rect", {width: 12, height: 12, fill: box.painted ? model.colours[box.category] ?? "#ffffff" : "#d0d3da"}));
     const [, , w, h] = box.xywh;
     const said = [box.by || box.said || (box.painted ? "" : "as in the source"), `${Math.round(w)} × ${Math.round(h)} px`];
-    return element("li", {}, element("button", {type: "button", class: box.learned ? "" : "out", "aria-pressed": box.id === chosen, onclick: () => choose(box.id)},
+    return element("li", {}, element("button", {type: "button", class: box.learned ? "" : "out", "aria-pressed": String(box.id === chosen), onclick: () => choose(box.id)},
       element("kbd", {}, number < 10 ? String((number + 1) % 10) : "·"), swatch,
       element("span", {}, element("span", {class: "what"}, box.category), box.learned ? "" : " ✗",
         element("span", {class: "said"}, said.filter(Boolean).join(" · ")))));
