@@ -4,6 +4,7 @@ import {get, newId, Queue, Refused} from "./api.js";
 import {Compare} from "./compare.js";
 import {ask, askSubmit, isOpen, showKeys, tell} from "./dialogs.js";
 import {byId, element} from "./dom.js";
+import {filtersOf} from "./filters.js";
 import {describe, Grid} from "./grid.js";
 import {ACTIONS, KeyMap, keyOf, spoken} from "./keys.js";
 import {Model, STATUS} from "./model.js";
@@ -228,21 +229,9 @@ function waiting(one) {
 
 // --- filters
 
-const FILTERS = {
-  status: ["Status", () => [["", "all"], ["open", "without a decision"], ["keep", "kept"], ["reject", "rejected"], ["undecided", "undecided"], ["disputed", "disputed"], ["noted", "with a note"],
-    ...(model.items.some(item => item.sampled) ? [["sample", "random sample"]] : [])]],
-  category: ["Category", () => [["", "all"], ...model.categories.map(name => [name, name])]],
-  painter: ["Painter", () => [["", "all"], ...[...new Set(model.items.map(item => item.painter))].sort().map(name => [name, name])]],
-  run: ["Run", () => [["", "all"], ...model.runs.map((run, place) => [String(place), run.name])]],
-  score: ["Score", () => [["", "any"], ["out", "ignored or left out"], ["judged", "with a score"], ["0.25", "below 0.25"], ["0.5", "below 0.5"], ["0.75", "below 0.75"]]],
-  size: ["Box", () => [["", "any size"], ["0-0.1", "small: side below 10 %"], ["0.1-0.25", "medium: 10 to 25 %"], ["0.25-9", "large: 25 % and more"]]],
-  order: ["First", () => [["doubt", "the doubtful"], ["need", "what targets need"], ["run", "as in the run"], ["source", "source by source"]]],
-  whose: ["Decisions", () => [["all", "of everybody"], ["mine", "mine alone"]]],
-};
-
 function filterForm() {
-  byId("filters").replaceChildren(...Object.entries(FILTERS).filter(([name]) => name !== "run" || model.runs.length > 1).map(([name, [title, options]]) => {
-    const select = element("select", {name}, ...options().map(([value, text]) => element("option", {value, selected: value === model.filters[name]}, text)));
+  byId("filters").replaceChildren(...Object.entries(filtersOf(model)).filter(([name]) => name !== "run" || model.runs.length > 1).map(([name, [title, options]]) => {
+    const select = element("select", {name}, ...options.map(([value, text]) => element("option", {value, selected: value === model.filters[name]}, text)));
     select.addEventListener("change", () => filter({[name]: select.value}));
     return element("label", {}, title, select);
   }));
@@ -397,10 +386,9 @@ async function start() {
   model.at = Math.max(0, model.list.findIndex(item => !model.statusOf(item)));   // goes on where it was
   enter("grid");
   if (model.reviewers.length > 1) agree();
-  const policy = model.runs[0].policy;
   const notes = {auto: "This run's review policy is auto: decisions take no part in its final set.", folder: "This run takes what was picked into a folder: decisions take no part in its final set.", list: "This run takes what a list names: decisions take no part in its final set.",
     sample: "A random sample is to be checked: Status, random sample shows it."};
-  say(notes[policy] ?? `${model.items.length} pictures. ${spoken(keys.key("help"))} shows the keys.`);
+  say(notes[model.runs[0].policy] ?? `${model.items.length} pictures. ${spoken(keys.key("help"))} shows the keys.`);
   setTimeout(poll, POLL);
 }
 
