@@ -48,6 +48,7 @@ from tasks.screen import check_detector, learn_limits, screen_images
 from tasks.select import select_images
 from tasks.target import Rounds
 from tasks.verify import verify_store
+from tasks.waiting import wait_for_reviewer
 
 WATCH = Progress()  # the command line puts its bars here
 
@@ -148,7 +149,9 @@ def journey(run: Run) -> State[None]:
     paint = paint_all if run.settings.target is None else paint_rounds
     plan, screened = paint(run, ingested, selected, captions, limits)
     draw_images(run, ingested, plan, screened)
-    reviewed = review_images(run, screened)
+    if (waiting := wait_for_reviewer(run, screened)) is not None:
+        return waiting
+    reviewed = review_images(run, ingested, plan, screened)
     final = finalise_dataset(run, ingested, plan, reviewed)
     evaluate_pictures(run, ingested, selected, final)
     outcome = run.conclude()

@@ -173,7 +173,7 @@ def accounted(work: W, settings: BaseModel) -> Iterator[W]:
         work.account |= state | {"error": text.encode(errors="backslashreplace").decode()}  # no Unicode
         work.save(write_failure)
         raise
-    work.save(state="completed")
+    work.save(state="waiting" if "waiting" in work.account else "completed")
 
 
 @contextlib.contextmanager

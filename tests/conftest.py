@@ -55,6 +55,7 @@ LONGEST = (
     "test_preset_runs.py",
     "test_training.py",
     "test_server.py",
+    "test_review_page.py",
     "test_kill.py",
     "test_stop.py",
     "test_train_flow.py",

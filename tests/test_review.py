@@ -1,4 +1,6 @@
-"""What a person picked, by file name."""
+"""What becomes of screened pictures by persons' decisions, and by picked files."""
+
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -7,7 +9,9 @@ from lib.core.errors import AugmentError
 from lib.records.manifest import to_table
 from lib.records.rows import OK, ReviewRow, ScreenRow
 from lib.records.settings import ReviewSettings
-from lib.screening.review import review_pictures
+from lib.screening.decisions import BoxMark, DecisionLog, Mark, Note, Shape, Submit, new_decision
+from lib.screening.labels import Correction, box_id
+from lib.screening.review import review_pictures, sampled
 
 NAMES = ["cat__replace-p-1.png", "dog.v2__replace-p-2.png", "kuh, grün__replace-p-3.png"]
 
@@ -17,9 +21,14 @@ def screened(names=NAMES) -> pd.DataFrame:
     return to_table(rows, ScreenRow).to_pandas()
 
 
+def by_names(rows, settings):
+    rows, counts = review_pictures(rows, settings, DecisionLog(Path("nowhere.jsonl")), lambda keys: {}, ())
+    return rows, counts.strange
+
+
 def picked(**values):
     """(names that are ok, picked names that fit none)"""
-    rows, strange = review_pictures(screened(), ReviewSettings(**values))
+    rows, strange = by_names(screened(), ReviewSettings(**values))
     assert list(rows.key) == ["k0", "k1", "k2"]
     left = rows[rows.status != OK]
     assert (left.reason == "not_picked").all() and (rows[rows.status == OK].reason == "").all()
@@ -31,7 +40,7 @@ def test_all_picks_every_picture():
 
 
 def test_rows_are_review_rows():
-    rows, _ = review_pictures(screened(), ReviewSettings())
+    rows, _ = by_names(screened(), ReviewSettings())
     assert to_table(rows, ReviewRow).num_rows == 3
 
 
@@ -95,7 +104,10 @@ def test_a_slip_in_the_path_is_refused_and_empties_nothing(tmp_path, pick):
         picked(pick=pick, path=tmp_path / "slip")
 
 
-@pytest.mark.parametrize(("value", "pick"), [("all", "all"), ("some/folder", "folder"), ("picks.txt", "list")])
+@pytest.mark.parametrize(
+    ("value", "pick"),
+    [*((name, name) for name in ("all", "auto", "wait", "sample")), ("some/folder", "folder"), ("picks.txt", "list")],
+)
 def test_a_bare_value_says_what_it_is(value, pick):
     assert ReviewSettings.model_validate(value).pick == pick
 
@@ -119,11 +131,119 @@ def test_a_folder_is_not_a_list(tmp_path):
 
 def test_no_pictures_to_review_is_not_a_fault(tmp_path):
     (tmp_path / NAMES[0]).touch()
-    rows, strange = review_pictures(screened([]), ReviewSettings(pick="folder", path=tmp_path))
+    rows, strange = by_names(screened([]), ReviewSettings(pick="folder", path=tmp_path))
     assert len(rows) == 0 and strange == [NAMES[0].removesuffix(".png")]
 
 
 def test_the_screened_rows_are_not_written_to(tmp_path):
     rows = screened()
-    review_pictures(rows, ReviewSettings(pick="folder", path=tmp_path))
+    by_names(rows, ReviewSettings(pick="folder", path=tmp_path))
     assert (rows.status == OK).all()
+
+
+# --- decisions of the page
+
+PICTURES = [f"{i}" * 64 for i in (1, 2, 3)]
+SHAS = [f"{i}" * 64 for i in (4, 5, 6)]
+LABELS = [("pallet", (1.0, 2.0, 30.0, 40.0)), ("forklift", (50.0, 2.0, 30.0, 40.0))]
+
+
+def of_page(names=NAMES) -> pd.DataFrame:
+    facts = zip(names, PICTURES, SHAS, strict=True)
+    rows = [ScreenRow(f"k{i}", OK, "", "", "1", p, s, name, 9, 9, "") for i, (name, p, s) in enumerate(facts)]
+    return to_table(rows, ScreenRow).to_pandas()
+
+
+@pytest.fixture
+def log(tmp_path):
+    return DecisionLog(tmp_path / "decisions.jsonl")
+
+
+def note(log, *changes, by="ann"):
+    log.append(new_decision(by, changes))
+
+
+def mark(number, status):
+    return Mark(picture=PICTURES[number], sha256=SHAS[number], status=status)
+
+
+def reviewed(log, **values):
+    rows, counts = review_pictures(
+        of_page(), ReviewSettings(**values), log, lambda keys: dict.fromkeys(keys, LABELS), {"pallet", "forklift"}
+    )
+    assert to_table(rows, ReviewRow).num_rows == 3
+    return rows, counts
+
+
+def test_without_decisions_all_rows_are_as_screening_left_them(log):
+    rows, counts = reviewed(log)
+    assert (rows.status == OK).all() and counts.entries() == {} and rows.boxes.map(list).tolist() == [[], [], []]
+
+
+def test_a_rejected_picture_is_set_aside_with_who_and_why_and_the_others_stay(log):
+    note(log, mark(0, "keep"), mark(1, "reject"), Note(picture=PICTURES[1], sha256=SHAS[1], text="blurred"))
+    rows, _ = reviewed(log)
+    assert rows.reason.tolist() == ["", "rejected_by_person", ""]
+    assert rows.detail[1] == "by ann: blurred" and rows.by.tolist() == ["ann", "ann", ""]
+    assert (
+        rows.decision.tolist() == ["keep", "reject", ""] and rows.note[1] == "blurred" and rows["at"][0].endswith("Z")
+    )
+
+
+def test_what_nobody_decided_on_is_as_the_settings_say_else_as_the_reviewer_said(log):
+    note(log, mark(0, "keep"), mark(1, "undecided"))
+    assert reviewed(log, undecided="reject")[0].reason.tolist() == ["", "undecided", "undecided"]
+    note(log, Submit(undecided="reject"))
+    assert reviewed(log)[0].reason.tolist() == ["", "undecided", "undecided"]
+    assert reviewed(log, undecided="keep")[0].reason.tolist() == ["", "", ""]
+
+
+def test_auto_is_screening_alone(log):
+    note(log, mark(0, "reject"))
+    rows, _ = reviewed(log, pick="auto")
+    assert (rows.status == OK).all() and (rows.decision == "").all()
+
+
+def test_picked_files_stand_against_decisions_of_the_page(log, tmp_path):
+    note(log, mark(0, "reject"))
+    (tmp_path / "picked").mkdir()
+    (tmp_path / "picked" / NAMES[0]).touch()
+    rows, _ = reviewed(log, pick="folder", path=tmp_path / "picked")
+    assert rows.reason.tolist() == ["", "not_picked", "not_picked"]
+
+
+def test_what_was_done_to_boxes_stands_after_the_verdicts(log):
+    ids = [box_id(i, *label) for i, label in enumerate(LABELS)]
+    of = {"picture": PICTURES[0], "sha256": SHAS[0]}
+    note(log, BoxMark(**of, box=ids[0], status="reject"))
+    note(log, Shape(**of, box=ids[1], category="pallet", xywh=(0, 0, 9, 9)))
+    note(log, Shape(**of, box="new-" + "0" * 12, category="pallet", xywh=(5, 5, 9, 9)))
+    rows, counts = reviewed(log)
+    assert sorted(map(Correction.parse, rows.boxes[0]), key=str) == [
+        Correction(0, "drop"),
+        Correction(1, "keep", "pallet", (0, 0, 9, 9)),
+        Correction(None, "keep", "pallet", (5, 5, 9, 9)),
+    ]
+    assert counts.lost_boxes == 0
+
+
+def test_a_box_of_another_plan_and_an_unknown_category_are_counted_and_change_nothing(log):
+    of = {"picture": PICTURES[0], "sha256": SHAS[0]}
+    note(log, BoxMark(**of, box="f" * 16, status="reject"))
+    note(log, Shape(**of, box=box_id(0, *LABELS[0]), category="zebra", xywh=(0, 0, 9, 9)))
+    rows, counts = reviewed(log)
+    assert list(rows.boxes[0]) == [] and counts.entries() == {"decisions on boxes that are no more": 2}
+
+
+def test_a_sample_is_the_same_whatever_the_order_and_its_share_has_an_interval(log):
+    assert sampled(PICTURES, 2) == sampled(PICTURES[::-1], 2) and len(sampled(PICTURES, 2)) == 2
+    assert sampled(PICTURES, 9) == set(PICTURES)
+    note(log, mark(0, "keep"), mark(1, "reject"), mark(2, "undecided"))
+    _, counts = reviewed(log, pick="sample", sample=3)
+    assert counts.entries() == {
+        "sample": 3,
+        "sample checked": 2,
+        "sample accepted": "50.0% (95 % interval 9.5% to 90.5%)",
+    }
+    _, counts = reviewed(DecisionLog(log.path.with_name("none.jsonl")), pick="sample", sample=3)
+    assert counts.entries() == {"sample": 3, "sample checked": 0}

@@ -50,6 +50,7 @@ COMMANDS: Registry[type[Command]] = Registry(
         "tune": "flows.commands.tune:Tune",
         "status": "flows.commands.workspace:Status",
         "open": "flows.commands.workspace:Open",
+        "review": "flows.commands.review:Review",
         "tidy": "flows.commands.workspace:Tidy",
         "export": "flows.commands.workspace:Export",
         "presets": "flows.commands.presets:Presets",

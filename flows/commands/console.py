@@ -57,16 +57,17 @@ def make_table(columns: Sequence[str], title: str | None = None, right: Sequence
 @contextmanager
 def bars() -> Iterator[Watch]:
     """A bar per stage on a terminal, elsewhere a line per finished stage, and what is downloaded; not with --quiet."""
-    if OUT.quiet:
-        yield lambda stage, done, total: None
-        return
-    with _downloads_told():
-        yield from _bars()
+    with _told("augment.review"):  # a link that a run waits behind
+        if OUT.quiet:
+            yield lambda stage, done, total: None
+            return
+        with _told("augment.downloads"):
+            yield from _bars()
 
 
 @contextmanager
-def _downloads_told() -> Iterator[None]:
-    log, handler = logging.getLogger("augment.downloads"), _OnErr()
+def _told(name: str) -> Iterator[None]:
+    log, handler = logging.getLogger(name), _OnErr()
     former = log.level
     log.setLevel(logging.INFO)
     log.addHandler(handler)

@@ -25,14 +25,14 @@ class Status:
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        _add_run(parser)
+        add_run(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
         from lib.runs.account import read_account
 
-        account = read_account(_status_file(options.run))
+        account = read_account(status_file(options.run))
         if options.json:
             print(json.dumps(account, indent=2))
         else:
@@ -42,11 +42,13 @@ class Status:
         return 0
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The argument RUN."""
     parser.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
 
 
-def _status_file(run: str) -> Path:
+def status_file(run: str) -> Path:
+    """The status.json of a run, by its name or its folder; raises AugmentError where there is none."""
     places = [Path(run), Path("data/runs") / run, CHECKOUT / "data" / "runs" / run]
     for place in places:
         if os.path.isfile(place / "status.json"):  # noqa: PTH113
@@ -127,21 +129,21 @@ class Open:
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        _add_run(parser)
+        add_run(parser)
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
         import webbrowser
 
-        report = _status_file(options.run).parent.absolute() / "report" / "index.html"
+        report = status_file(options.run).parent.absolute() / "report" / "index.html"
         if not report.is_file():
             raise AugmentError(f"{report} not found: a run writes it at its end, unless evaluate.extractor is none")
-        if not _has_display() or not webbrowser.open(report.as_uri()):
+        if not has_display() or not webbrowser.open(report.as_uri()):
             print(report)
         return 0
 
 
-def _has_display() -> bool:
+def has_display() -> bool:
     """Without one, webbrowser would start a browser for terminals, if there is one."""
     return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
@@ -153,14 +155,14 @@ class Tidy:
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        _add_run(parser)
+        add_run(parser)
         parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
         from lib.runs.tidy import Group, tidy
 
-        root = _status_file(options.run).parent.absolute()
+        root = status_file(options.run).parent.absolute()
         groups = tidy(root, options.dry_run)
         total = Group("all", *(sum(getattr(group, name) for group in groups) for name in ("kept", "removed", "size")))
         numbers = ("kept", "to remove" if options.dry_run else "removed", "bytes")
@@ -179,7 +181,7 @@ class Export:
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        _add_run(parser)
+        add_run(parser)
         parser.add_argument("--to", required=True, metavar="FORMAT", help="{exporters}")
         parser.add_argument("--out", type=path, metavar="FOLDER", help="default: export/FORMAT in the run's workspace")
         parser.add_argument("--push", metavar="USER/NAME", help="publish it on the Hugging Face hub too, with --to hf")
@@ -190,7 +192,7 @@ class Export:
         from lib.datasets.export.hub import check_push, push
         from lib.runs.export import export_run
 
-        root = _status_file(options.run).parent
+        root = status_file(options.run).parent
         if options.push:
             check_push(options.push, options.to)
         with bars() as watch:

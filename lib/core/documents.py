@@ -200,11 +200,11 @@ def _check_number(event: Any, where: object) -> None:
 # --- XML ---------------------------------------------------------------------------------------------------------
 
 
-def decode_xml(data: bytes) -> ET.Element:
+def decode_xml(data: bytes, most: int = MAX_XML) -> ET.Element:
     """The root of an XML document. Raises ValueError for bytes that are not XML, for more than MAX_DEPTH levels,
     and for a document type, which is refused as defusedxml does."""
-    if len(data) > MAX_XML:
-        raise ValueError(f"{len(data):,} bytes: expected {MAX_XML:,} at most")
+    if len(data) > most:
+        raise ValueError(f"{len(data):,} bytes: expected {most:,} at most")
     first = expat.ParserCreate()
     first.StartDoctypeDeclHandler = _refuse  # before any entity can be named, in whatever encoding
     try:

@@ -43,6 +43,7 @@ FILES = (
     "places.json",
     "mixes.json",
     "models.lock",
+    "decisions.jsonl",
 )
 
 # Of these a stranger's would be overwritten; the others are read, and may be brought along from another workspace.

@@ -155,7 +155,11 @@ class ReviewRow(Row):
     picture: str
     sha256: str
     name: str
-    boxes: list[str] = field(default_factory=list)  # as ScreenRow
+    boxes: list[str] = field(default_factory=list)  # as ScreenRow, and what a person did to boxes
+    decision: str = ""  # "keep" | "reject" | "undecided" as a person said last; "" = nobody did
+    by: str = ""  # who
+    at: str = ""  # when, ISO 8601 in UTC
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

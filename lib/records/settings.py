@@ -262,20 +262,35 @@ class BudgetSettings(Settings):
 
 
 class ReviewSettings(Settings):
-    pick: Literal["all", "folder", "list"] = Field("all", description="what a person picked")
+    pick: Literal["all", "auto", "wait", "sample", "folder", "list"] = Field(
+        "all",
+        description="who decides on the pictures that screening passed. all: they stay, less what a person rejected "
+        "on the page of `augment review`; auto: screening alone, no decision of a person takes part; wait: as all, but "
+        "the run waits for a reviewer; sample: as all, and the share of accepted pictures among `sample` random ones "
+        "is reported; folder, list: the picked files alone stay",
+    )
     path: Path | None = Field(
         None, description="folder: picked files (copies of drawn or plain pictures, names kept); list: a text file"
+    )
+    undecided: Literal["keep", "reject"] | None = Field(
+        None,
+        description="all, wait, sample: pictures that nobody has decided on; none: as the last reviewer chose when "
+        "submitting, else keep",
+    )
+    sample: int = Field(100, ge=1, le=1_000_000, description="sample: pictures that a person is to check")
+    seconds: float = Field(
+        86_400, gt=0, le=31_536_000, description="wait: so long at most; then the run goes on with the decisions so far"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
-        """`review: all`, or just the path of a folder or list."""
+        """`review: all`, `auto`, `wait` or `sample`, or just the path of a folder or list."""
         if not isinstance(value, str):
             return value
-        return (
-            {"pick": "all"} if value == "all" else {"pick": "list" if Path(value).suffix else "folder", "path": value}
-        )
+        if value in ("all", "auto", "wait", "sample"):
+            return {"pick": value}
+        return {"pick": "list" if Path(value).suffix else "folder", "path": value}
 
 
 class FinaliseSettings(Settings):

@@ -22,8 +22,8 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 class Store:
     """Bytes by key.
 
-    Keys are hex; kinds (caption, outline, view, paint, picture, verdict, shares, limits, jpeg, metrics, shown) are
-    folders.
+    Keys are hex; kinds (caption, outline, view, paint, picture, verdict, shares, limits, jpeg, metrics, shown,
+    thumbnail) are folders.
     """
 
     def __init__(self, root: Path) -> None:

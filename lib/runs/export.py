@@ -48,8 +48,8 @@ def export_run(
     out = (out or root / "export" / format).absolute()
     if held(root):
         raise AugmentError(f"workspace {root} is in use by a run: wait for its end, then export")
-    settings = _settings(root)
-    _check_place(out, root, settings)
+    settings = settings_of(root)
+    check_place(out, root)
     training = settings.select.split if settings else "train"
     otherwise = _only_split(root, settings)
     data = read_final_set(root / "final", _digests(root), training, _splits(root / "final"), otherwise)
@@ -63,7 +63,7 @@ def export_run(
     return export(data, format, out, _provenance(root, settings), step)
 
 
-def _settings(root: Path) -> Resolved | None:
+def settings_of(root: Path) -> Resolved | None:
     """The parameters of the workspace's last run; None where they cannot be read, which costs a part of the card."""
     with contextlib.suppress(AugmentError, ValueError):
         values = kept.read(root / "settings.json", dict[str, Any])
@@ -71,14 +71,15 @@ def _settings(root: Path) -> Resolved | None:
     return None
 
 
-def _check_place(out: Path, root: Path, settings: Resolved | None) -> None:
+def check_place(out: Path, root: Path) -> None:
     """Raise AugmentError where an export would lie among a run's outputs or in its data set."""
+    settings = settings_of(root)
     for name in (*FOLDERS, *FILES):
         if lies_in(out, root / name):
             raise AugmentError(f"{out} lies in {root / name}, which runs write: give another folder as --out")
     if lies_in(root, out):
         raise AugmentError(f"{out} holds the workspace {root}: give another folder as --out")
-    base = _base(root, settings.workspace) if settings else Path()
+    base = base_of(root, settings.workspace) if settings else Path()
     sources = [settings.dataset.images, settings.dataset.annotations] if settings else []
     for source in (base / path for path in sources if path):
         if lies_in(out, source):
@@ -87,7 +88,7 @@ def _check_place(out: Path, root: Path, settings: Resolved | None) -> None:
             raise AugmentError(f"{out} holds the data set {source}: give another folder as --out")
 
 
-def _base(root: Path, workspace: Path) -> Path:
+def base_of(root: Path, workspace: Path) -> Path:
     """The folder that the run's relative paths started from, where its workspace shows it; else the current one."""
     parts = workspace.parts
     if not workspace.is_absolute() and root.absolute().parts[-len(parts) :] == parts:

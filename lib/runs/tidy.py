@@ -9,6 +9,7 @@ made as the stages make them; those of the evaluation by a rerun on a store that
     paint latents picture jpeg  by the requests of the plan, each of their passes, and the painted pictures
     outline view                by the usable boxes of the data set, which may be donors
     verdict shares limits       by the painted pictures, their painted boxes and the real boxes, the screen's settings
+    thumbnail                   by the painted pictures
     found                       by the painted pictures and the detector of objects without a label
     round                       by the account of the rounds towards a target
     feature note pair group     by the selected sources and the synthetic pictures of the final set, its metrics
@@ -50,6 +51,7 @@ from lib.runs.parameters import Resolved
 from lib.runs.workspace import locked
 from lib.screening.boxes import painted_key, real_boxes, rule_keys
 from lib.screening.pictures import Verdict, verdict_key
+from lib.screening.thumbnails import thumbnail_key
 from lib.screening.unlabelled import found_key
 
 EVALUATED = ("feature", "note", "pair", "group")
@@ -70,6 +72,7 @@ KINDS = (
     *EVALUATED,
     "metrics",
     "shown",
+    "thumbnail",
 )
 
 _PARTS = {name: name for name in ("ingest", "select", "caption", "plan", "generate", "screen", "draw")} | {
@@ -247,9 +250,10 @@ def _of_requests(last: _Last) -> Iterator[Item]:
 
 
 def _of_screen(last: _Last) -> Iterator[Item]:
-    """Verdicts of pictures, and with a judge its shares and the limits."""
+    """Verdicts and thumbnails of pictures, and with a judge its shares and the limits."""
     settings, passed = last.settings.screen, []
     for row in last.ok("generate").itertuples(index=False):
+        yield "thumbnail", thumbnail_key(row.sha256)
         key = verdict_key(row, settings)
         yield "verdict", key
         verdict = kept.typed(_read_if_kept(last.store, "verdict", key), Verdict)

@@ -6,7 +6,6 @@ A drawn picture keeps its synthetic picture's name (as JPEG): copying it into a 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lib.core.images import Load, load_rgb
 from lib.records.requests import Label, Outcome
 from lib.records.rows import OK, REJECTED, DrawRow
 from lib.records.store import Store
+from lib.screening.thumbnails import jpeg
 
 VERSION = 1
 Advance = Callable[[int], None]
@@ -105,18 +105,12 @@ def draw_pictures(
             )
         else:
             drawn = draw_boxes(load_rgb(data, "stored"), drawn_boxes(outcomes[row.key], objects))
-            jpeg = _jpeg(Image.fromarray(drawn), 88)
-            if not (folder / name).is_file() or (folder / name).read_bytes() != jpeg:
-                atomic_write(folder / name, jpeg)
-            rows.append(DrawRow(row.key, OK, "", "", row.image_key, name, digest(jpeg)))
+            made = jpeg(Image.fromarray(drawn), 88)
+            if not (folder / name).is_file() or (folder / name).read_bytes() != made:
+                atomic_write(folder / name, made)
+            rows.append(DrawRow(row.key, OK, "", "", row.image_key, name, digest(made)))
         advance(1)
     return rows
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def spread(rows: pd.DataFrame, count: int = 12) -> pd.DataFrame:
@@ -174,8 +168,8 @@ def _strip(row: Any, outcome: Outcome, objects: Any, load: Load, store: Store, t
 def sheet_jpeg(sheet: Image.Image, most: int | None = None) -> bytes:
     """The sheet as JPEG; with `most`, shrunk until it has at most so many bytes (for a page that embeds it)."""
     quality = 88
-    data = _jpeg(sheet, quality)
+    data = jpeg(sheet, quality)
     while most is not None and len(data) > most:
         sheet = sheet.resize((max(1, sheet.width * 3 // 4), max(1, sheet.height * 3 // 4)), Image.Resampling.LANCZOS)
-        data = _jpeg(sheet, 75)
+        data = jpeg(sheet, 75)
     return data

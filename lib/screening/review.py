@@ -1,41 +1,180 @@
-"""Review: what a person picked, by file name."""
+"""Review: which of the screened pictures go on, and with which boxes, as persons decided.
+
+    rows, counts = review_pictures(screened, settings, log, labels_of, categories)
+
+The decisions are those of the page of `augment review` (decisions.py), or files that a person picked, by their names.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lib.core.errors import AugmentError
 from lib.core.files import files_below
 from lib.core.images import SUFFIXES
+from lib.core.keys import key_of
 from lib.datasets.formats.tables import read_text, split_lines
+from lib.records.requests import XYXY
 from lib.records.rows import REJECTED
 from lib.records.settings import ReviewSettings
+from lib.screening.decisions import DecisionLog, Reviewed, Submit, share_interval
+from lib.screening.labels import Correction, box_id
+
+LabelsOf = Callable[[Sequence[str]], Mapping[str, Sequence[tuple[str, XYXY]]]]
+"""Request keys → (category, xywh pixels) of each label of the picture, proposed ones included."""
 
 
-def review_pictures(screened: pd.DataFrame, settings: ReviewSettings) -> tuple[pd.DataFrame, list[str]]:
-    """ReviewRows of the ScreenRows that are ok, and the picked names that fit none of them.
+@dataclass
+class ReviewCounts:
+    """What a run tells of its review."""
 
-    Names count without their suffix, so a copy of the drawn or of the plain picture picks the same; what is in the
-    picked files is ignored. Raises AugmentError where `review.path` is missing from the settings, or is not the
-    folder or file that `review.pick` needs.
+    strange: list[str]  # picked names that fit no picture
+    lost_boxes: int = 0  # decisions on boxes that the pictures have no more
+    sample: tuple[int, int, int] | None = None  # accepted, checked, of all in the sample
+
+    def entries(self) -> dict[str, Any]:
+        """For the account of a run."""
+        entries: dict[str, Any] = {}
+        if self.strange:
+            entries["picked names that fit nothing"] = len(self.strange)
+        if self.lost_boxes:
+            entries["decisions on boxes that are no more"] = self.lost_boxes
+        if self.sample is not None:
+            accepted, checked, size = self.sample
+            entries |= {"sample": size, "sample checked": checked}
+            if checked:
+                low, high = share_interval(accepted, checked)
+                entries["sample accepted"] = f"{accepted / checked:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        return entries
+
+
+def review_pictures(
+    screened: pd.DataFrame,
+    settings: ReviewSettings,
+    log: DecisionLog,
+    labels_of: LabelsOf,
+    categories: Collection[str],
+) -> tuple[pd.DataFrame, ReviewCounts]:
+    """ReviewRows of the ScreenRows that are ok. categories: names that a label may have.
+
+    Names of picked files count without their suffix, so a copy of the drawn or of the plain picture picks the same;
+    what is in the picked files is ignored. Raises AugmentError where `review.path` is missing from the settings, or is
+    not the folder or file that `review.pick` needs.
     """
     rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name", "boxes"]].copy()
-    if settings.pick == "all":
-        return rows, []
+    rows[["decision", "by", "at", "note"]] = ""
+    if settings.pick == "auto":
+        return rows, ReviewCounts([])
+    if settings.pick in ("folder", "list"):
+        return _picked_rows(rows, settings)
+    states = [log.of(picture, sha256) for picture, sha256 in zip(rows.picture, rows.sha256, strict=True)]
+    corrections, lost = _corrections(rows, states, labels_of, categories)
+    undecided = rest_of(settings, log)
+    rows = _decided(rows, states, undecided)
+    rows["boxes"] = _column(rows, ([*boxes, *more] for boxes, more in zip(rows.boxes, corrections, strict=True)))
+    sample = None
+    if settings.pick == "sample":
+        chosen = sampled(rows.picture, settings.sample)
+        marks = [state.status for picture, state in zip(rows.picture, states, strict=True) if picture in chosen]
+        decided = [mark for mark in marks if mark in ("keep", "reject")]
+        sample = (decided.count("keep"), len(decided), len(chosen))
+    return rows, ReviewCounts([], lost, sample)
+
+
+def rest_of(settings: ReviewSettings, log: DecisionLog) -> str:
+    """What becomes of pictures without a decision: "keep" or "reject"."""
+    submitted = log.last(Submit)
+    return settings.undecided or (submitted.undecided if submitted else "keep")
+
+
+def sampled(pictures: Iterable[str], count: int) -> set[str]:
+    """The `count` pictures with the smallest hashes: of equal pictures always the same."""
+    return set(sorted(pictures, key=lambda picture: key_of("review sample", picture))[:count])
+
+
+def _decided(rows: pd.DataFrame, states: Sequence[Reviewed], undecided: str) -> pd.DataFrame:
+    rows["decision"] = _column(rows, (state.status or "" for state in states))
+    for name in ("by", "at", "note"):
+        rows[name] = _column(rows, (getattr(state, name) for state in states))
+    rejected = rows.decision == "reject"
+    rows.loc[rejected, ["status", "reason"]] = [REJECTED, "rejected_by_person"]
+    rows.loc[rejected, "detail"] = [
+        f"by {by}{f': {note}' if note else ''}" for by, note in zip(rows.by[rejected], rows.note[rejected], strict=True)
+    ]
+    if undecided == "reject":
+        left = ~rejected & (rows.decision != "keep")
+        rows.loc[left, ["status", "reason", "detail"]] = [REJECTED, "undecided", "nobody kept it"]
+    return rows
+
+
+def _column(rows: pd.DataFrame, values: Iterable[Any]) -> pd.Series:
+    """A column of these values, of no other kind where there are none."""
+    return pd.Series(list(values), rows.index, object)
+
+
+def _corrections(
+    rows: pd.DataFrame, states: Sequence[Reviewed], labels_of: LabelsOf, categories: Collection[str]
+) -> tuple[list[list[str]], int]:
+    """Entries of ReviewRow.boxes for each row, and how many decisions on boxes fit none."""
+    keys = [key for key, state in zip(rows.key, states, strict=True) if state.boxes or state.shapes]
+    labels, lost = labels_of(keys) if keys else {}, 0
+    found: list[list[str]] = []
+    for key, state in zip(rows.key, states, strict=True):
+        own = corrections_of(state, labels[key], categories) if key in labels else []
+        lost += len(state.boxes.keys() | state.shapes.keys()) - len(own)
+        found.append([str(one) for one in own])
+    return found, max(0, lost)
+
+
+def corrections_of(
+    state: Reviewed, labels: Sequence[tuple[str, XYXY]], categories: Collection[str]
+) -> list[Correction]:
+    """What a person did to the labels of a picture; labels: (category, xywh pixels), proposed ones included.
+
+    Left out is what fits no label any more, and a category that the data set does not have.
+    """
+    positions = {box_id(i, category, xywh): i for i, (category, xywh) in enumerate(labels)}
+    found = []
+    for box in [*state.shapes, *(box for box in state.boxes if box not in state.shapes)]:
+        position, shape, mark = positions.get(box), state.shapes.get(box), state.boxes.get(box)
+        if position is None and (shape is None or not box.startswith("new-")):
+            continue
+        if shape is not None and shape.category not in categories:
+            continue
+        if mark == "reject":
+            if position is not None:
+                found.append(Correction(position, "drop"))
+        elif shape is None:
+            found.append(Correction(position, "keep"))
+        elif position is None:
+            found.append(Correction(None, "keep", shape.category, shape.xywh))
+        else:
+            other = shape.category if shape.category != labels[position][0] else None
+            found.append(Correction(position, "keep", other, shape.xywh))
+    return found
+
+
+# --- picked files ------------------------------------------------------------------------------------------------
+
+
+def _picked_rows(rows: pd.DataFrame, settings: ReviewSettings) -> tuple[pd.DataFrame, ReviewCounts]:
     picked = _picked(settings)
     stems = rows.name.map(_stem)
     left = ~stems.isin(picked)
     rows.loc[left, ["status", "reason"]] = [REJECTED, "not_picked"]
     rows.loc[left, "detail"] = f"not in {settings.path}"
-    return rows, sorted(picked - set(stems))
+    return rows, ReviewCounts(sorted(picked - set(stems)))
 
 
 def check_review(settings: ReviewSettings) -> None:
     """Raises AugmentError where the folder or list to pick from is missing: a slip must not empty the final set."""
     path, kind = settings.path, settings.pick
-    if kind == "all":
+    if kind not in ("folder", "list"):
         return
     if path is None:
         raise AugmentError(f"review.pick is {kind!r} but review.path is not set: give the {kind}")
