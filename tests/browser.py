@@ -107,5 +107,6 @@ class Reviewer:
             self.page.wait_for_timeout(20)
 
     def name(self) -> str:
-        """Of the current picture."""
+        """Of the current picture, once the page has drawn what was pressed."""
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return self.page.inner_text("#facts .facts-name")
