@@ -1,6 +1,6 @@
 """Seconds per accepted box: the seeds' settings, and what `augment tune` finds, on the demo set. Asserts no times.
 
-.venv/bin/pytest -m benchmark -s tests/benchmarks/test_tune.py
+.venv/bin/pytest -m benchmark -s tests/benchmarks/test_accepted_boxes.py
 
 The mini model, with the 50 steps of PNDM and the guidance of BLIP-2 + GLIGEN and of LOCO occlusion inpainting as the
 run's own settings; beside it diffusers' pipeline with the same settings, which paints one picture after the other.
