@@ -18,7 +18,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import tomllib
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.children import Child, Life, child
 from lib.core.errors import AugmentError
+from lib.core.files import write_private
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -159,20 +159,9 @@ def write_note(path: Path, text: str) -> bool:
         former = read_note(path)
         if former and former.server and former.server.is_elsewhere():
             return False
-        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # mode 0600
     except OSError:
         return False
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        if Path(name).stat().st_mode & 0o077:  # a disk that keeps no modes
-            return False
-        Path(name).replace(path)
-        return True
-    except OSError:
-        return False
-    finally:
-        Path(name).unlink(missing_ok=True)
+    return write_private(path, text.encode())
 
 
 def read_note(path: Path) -> Note | None:

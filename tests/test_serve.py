@@ -423,7 +423,7 @@ def test_where_a_disk_keeps_no_file_modes_the_secret_is_not_written(checkout, mo
         path.chmod(0o644)
         return os.open(path, os.O_WRONLY), str(path)
 
-    monkeypatch.setattr("flows.server.tempfile.mkstemp", open_to_all)
+    monkeypatch.setattr("lib.core.files.tempfile.mkstemp", open_to_all)
     with serve.note_access("http://127.0.0.1:2/api", "augment:x") as noted:
         assert not noted
     assert list(checkout.iterdir()) == []

@@ -79,11 +79,11 @@ def _next(roots: list[Path]) -> str:
 def _exchange(session: Session, root: Path, options: argparse.Namespace) -> int:
     """Out to a label tool, or back in."""
     from lib.review.label_tools import read_review, write_review
-    from lib.runs.export import check_place
+    from lib.runs.export import check_place, settings_of
 
     if options.to:
         out = (options.out or root / "export" / f"review-{options.to}").absolute()
-        check_place(out, root)
+        check_place(out, root, settings_of(root))
         made = write_review(session, options.to, out)
         lines = [f"{made['pictures']} pictures with their boxes and decisions: {made['folder']}", f"use: {made['use']}"]
         lines += [f"{made['lost']} pictures are no longer in the store: run again"] if made["lost"] else []

@@ -63,6 +63,26 @@ def atomic_write(path: Path, data: bytes, durable: bool = False) -> None:
             os.fsync(file.fileno())
 
 
+def write_private(path: Path, data: bytes) -> bool:
+    """Write bytes by rename so that their owner alone can read them, mode 0600; False where that cannot be, as on a
+    disk that keeps no modes: then what was there stays."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # mode 0600
+    except OSError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        if Path(name).stat().st_mode & 0o077:
+            return False
+        Path(name).replace(path)
+        return True
+    except OSError:
+        return False
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def files_below(folder: Path, *suffixes: str) -> list[Path]:
     """What lies below a folder, at any depth, with one of these suffixes, in any case; sorted.
 

@@ -154,6 +154,18 @@ def load_rgb(source: Path | bytes, frame: str = "upright") -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def kept_rgb(data: bytes | None, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+    """uint8 (H, W, 3) RGB of a picture that a store holds, as it is stored; None for nothing, for what cannot be
+    decoded, and for another (height, width) than `shape`: it is made again."""
+    if data is None:
+        return None
+    try:
+        pixels = load_rgb(data, "stored")
+    except PictureError:
+        return None
+    return pixels if shape is None or pixels.shape[:2] == tuple(shape) else None
+
+
 def load_alpha(path: Path) -> np.ndarray | None:
     """uint8 HW, upright: how opaque a picture is, 255 wholly; None where it is so everywhere or cannot say.
 

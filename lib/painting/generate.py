@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.core.compute import model_faults
-from lib.core.images import Load, PictureError, encode_png, load_rgb
+from lib.core.images import Load, PictureError, encode_png, kept_rgb
 from lib.core.stopping import check_stop
 from lib.painting.canvas import canvas_of, mask_of
 from lib.painting.composites import COMPOSITES, Composite, compose
@@ -128,12 +128,12 @@ def _paints(works: list[_Work], number: int, painter: Any, load: Load, store: St
 def _kept(work: _Work, number: int, painter: Any, store: Store) -> Paint | None:
     """A paint from the store; None where it lacks what the composite needs."""
     key, step = work.keys[number][0], work.request.passes[number]
-    image = _image(store.get("paint", key), step.shape)
+    image = kept_rgb(store.get("paint", key), step.shape)
     if image is None:
         return None
     alpha = None
     if step.donor is not None and step.donor.outline is not None:
-        shares = _image(store.get("alpha", key), step.shape)
+        shares = kept_rgb(store.get("alpha", key), step.shape)
         if shares is None:
             return None
         alpha = shares[..., 0]
@@ -141,17 +141,6 @@ def _kept(work: _Work, number: int, painter: Any, store: Store) -> Paint | None:
         return Paint(image, alpha=alpha)
     latents = _tensor(store.get("latents", key))
     return None if latents is None else Paint(image, latents, painter.decoder(), alpha)
-
-
-def _image(data: bytes | None, shape: tuple[int, int]) -> np.ndarray | None:
-    """uint8 (H, W, 3) RGB of a paint of this shape; None for anything else."""
-    if data is None:
-        return None
-    try:
-        image = load_rgb(data, "stored")
-    except PictureError:
-        return None
-    return image if image.shape[:2] == tuple(shape) else None
 
 
 def _keep(work: _Work, number: int, paint: Paint, store: Store) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.core.geometry import IntBox, crop_window
-from lib.core.images import Load, PictureError, encode_png, load_rgb
+from lib.core.images import Load, PictureError, encode_png, kept_rgb
 from lib.core.keys import key_of
 from lib.painting.canvas import resized
 from lib.records.store import Store
@@ -120,7 +120,7 @@ class Surroundings:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         rim = max(_LEAST_RIM, round(_RIM * max(size)))
         shape = size[1] + 2 * rim, size[0] + 2 * rim
-        pixels = _decoded(self.store.get("view", key), shape)
+        pixels = kept_rgb(self.store.get("view", key), shape)
         if pixels is None:
             picture = self.pixels(digest, frame)
             if picture is None:
@@ -159,16 +159,6 @@ class Surroundings:
 def view_key(digest: str, frame: str, box: IntBox) -> str:
     """Store key of what surrounds a box (xyxy) of a picture."""
     return key_of("view", VERSION, digest, frame, box)
-
-
-def _decoded(data: bytes | None, shape: tuple[int, int]) -> np.ndarray | None:
-    if data is None:
-        return None
-    try:
-        pixels = load_rgb(data, "stored")
-    except PictureError:
-        return None
-    return pixels if pixels.shape[:2] == shape else None
 
 
 def _grown(box: IntBox, across: int, down: int) -> IntBox:

@@ -8,16 +8,15 @@ written, nothing is noted, and each start makes a new address.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from lib.core.files import write_private
 from lib.records.kept import FAULTS
 
 HOST = "127.0.0.1"
@@ -62,13 +61,5 @@ def address_of(root: Path, port: int = 0) -> Address:
 
 
 def note_address(root: Path, address: Address) -> None:
-    """Write the note, by rename."""
-    with contextlib.suppress(OSError):
-        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=root)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.encode(_Note(address.port, address.token)))
-            if not Path(name).stat().st_mode & 0o077:
-                Path(name).replace(root / _NAME)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    """Write the note, where its owner alone can read it."""
+    write_private(root / _NAME, msgspec.json.encode(_Note(address.port, address.token)))

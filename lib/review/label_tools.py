@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import msgspec
@@ -30,10 +30,10 @@ from lib.records.kept import FAULTS
 from lib.records.requests import XYXY
 from lib.review.catalogue import Item, ReviewedRun
 from lib.review.session import Post, Session
-from lib.screening.decisions import BoxMark, Change, Mark, Reviewed, Shape
+from lib.screening.decisions import BoxMark, Change, Mark, Reviewed, Shape, Status
 
 TOOLS = ("label-studio", "cvat")
-_STATUS = {"keep": "keep", "reject": "reject", "undecided": "undecided"}
+_STATUS = get_args(Status)
 _MOST = 500_000_000  # bytes of a file that is read
 
 

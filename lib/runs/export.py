@@ -49,7 +49,7 @@ def export_run(
     if held(root):
         raise AugmentError(f"workspace {root} is in use by a run: wait for its end, then export")
     settings = settings_of(root)
-    check_place(out, root)
+    check_place(out, root, settings)
     training = settings.select.split if settings else "train"
     otherwise = _only_split(root, settings)
     data = read_final_set(root / "final", _digests(root), training, _splits(root / "final"), otherwise)
@@ -71,9 +71,11 @@ def settings_of(root: Path) -> Resolved | None:
     return None
 
 
-def check_place(out: Path, root: Path) -> None:
-    """Raise AugmentError where an export would lie among a run's outputs or in its data set."""
-    settings = settings_of(root)
+def check_place(out: Path, root: Path, settings: Resolved | None) -> None:
+    """Raise AugmentError where an export would lie among a run's outputs or in its data set.
+
+    settings: of `settings_of`.
+    """
     for name in (*FOLDERS, *FILES):
         if lies_in(out, root / name):
             raise AugmentError(f"{out} lies in {root / name}, which runs write: give another folder as --out")

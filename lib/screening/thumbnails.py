@@ -10,7 +10,7 @@ import io
 
 from PIL import Image
 
-from lib.core.images import PictureError, load_rgb
+from lib.core.images import kept_rgb
 from lib.core.keys import key_of
 from lib.records.store import Store
 
@@ -32,12 +32,8 @@ def thumbnail(store: Store, picture: str, sha256: str) -> bytes | None:
     key = thumbnail_key(sha256)
     if (known := store.get(KIND, key)) is not None:
         return known
-    data = store.get("picture", picture)
-    if data is None:
-        return None
-    try:
-        pixels = load_rgb(data, "stored")
-    except PictureError:
+    pixels = kept_rgb(store.get("picture", picture))
+    if pixels is None:
         return None
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
