@@ -25,7 +25,7 @@ from lib.painting.painters.lora import add_lora
 from lib.painting.painters.stay_unet import load_layout_unet
 from lib.records.settings import DatasetSettings, TrainSettings
 from lib.scenes.warehouse import render
-from lib.training import TRAINERS, gligen, loop
+from lib.training import TRAINERS, latents, loop
 from lib.training.card import draw_curve, write_card
 from lib.training.clip import load_clip
 from lib.training.loop import LoopSettings, train
@@ -596,14 +596,14 @@ def test_latents_that_cannot_be_kept_are_only_made_again(models, tmp_path, monke
 
     vae, kept = load_vae(models / "vae").eval(), tmp_path / "latents"
     with monkeypatch.context() as patch:
-        patch.setattr(gligen, "atomic_write", full)
-        _, made = gligen.encoded_windows(vae, scenes(), SIZE, tmp_path)
+        patch.setattr(latents, "atomic_write", full)
+        _, made = latents.encoded_windows(vae, scenes(), SIZE, tmp_path)
     assert not kept.exists()
-    for windows, files in ((gligen.WINDOWS, 1), (gligen.WINDOWS, 1), (2, 2)):
-        monkeypatch.setattr(gligen, "WINDOWS", windows)
-        cut, latents = gligen.encoded_windows(vae, scenes(), SIZE, tmp_path)
-        assert len(cut) == len(latents) == 4 * windows and len(list(kept.iterdir())) == files
-        assert windows == 2 or torch.equal(latents, made)
+    for windows, files in ((latents.WINDOWS, 1), (latents.WINDOWS, 1), (2, 2)):
+        monkeypatch.setattr(latents, "WINDOWS", windows)
+        cut, found = latents.encoded_windows(vae, scenes(), SIZE, tmp_path)
+        assert len(cut) == len(found) == 4 * windows and len(list(kept.iterdir())) == files
+        assert windows == 2 or torch.equal(found, made)
 
 
 def test_facts_that_cannot_be_read_are_none(tmp_path):

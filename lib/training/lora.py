@@ -30,16 +30,8 @@ from lib.painting.painters.denoise import denoise, paint_cells
 from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.schedulers import make_scheduler
 from lib.training import loop
-from lib.training.gligen import (
-    DROPPED,
-    WINDOWS,
-    WindowsObjective,
-    boxed,
-    conditions,
-    encoded_windows,
-    kept_cells,
-    stacked,
-)
+from lib.training.gligen import DROPPED, conditions, kept_cells
+from lib.training.latents import WINDOWS, WindowsObjective, boxed, encoded_windows, stacked
 from lib.training.loop import LoopSettings
 from lib.training.texts import listing
 from lib.training.vae import decode
