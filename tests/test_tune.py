@@ -1,5 +1,7 @@
 """tune: the search over settings, what it says, and a whole one on the demo set by a tiny model."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import yaml
@@ -8,10 +10,13 @@ from tiny import tiny_gligen
 
 from flows.cli import main
 from lib.core.errors import AugmentError
+from lib.painting.painters import PAINTERS
 from lib.runs.parameters import Parameters, check_parameters
-from lib.runs.tune import FEW, Trial, Tuning, _Search, tune
+from lib.runs.tune import FEW, GUIDED, REUSE, Trial, Tuning, _Bench, _Search, tune
+from lib.runs.workspace import locked
 
 TEMPLATE = {"captioner": "template"}
+CHOICES = {"guided": GUIDED, "reuse": REUSE}
 OWN = {"scheduler": "pndm", "steps": 50, "guided": (0.0, 1.0), "reuse": 1}
 
 
@@ -36,33 +41,33 @@ def world(need):
 def test_it_takes_the_fewest_steps_of_any_scheduler_that_hold():
     fewest = {"pndm": 30, "dpm++2m": 10, "unipc": 20, "ddim": 20}
     attempt, tried = world(lambda v: 90 if v["steps"] >= fewest[v["scheduler"]] and v["guided"] == (0, 1) else 50)
-    best = _Search(attempt, attempt(OWN), 0.02).best()[0]
+    best = _Search(attempt, attempt(OWN), 0.02, CHOICES).best()[0]
     assert (best.values["scheduler"], best.values["steps"], best.values["reuse"]) == ("dpm++2m", 10, 4)
     assert len(tried) < 25
 
 
 def test_what_lies_within_the_margin_holds_and_what_lies_beyond_does_not():
     attempt, _ = world(lambda v: 90 - 2 * (v["steps"] < 50) - 2 * (v["guided"] != (0, 1)) - 2 * (v["reuse"] > 1))
-    best = _Search(attempt, attempt(OWN), 0.02).best()[0]
+    best = _Search(attempt, attempt(OWN), 0.02, CHOICES).best()[0]
     assert best.values == {**OWN, "steps": 5}
-    assert _Search(attempt, attempt(OWN), 0.01).best()[0].values == OWN
+    assert _Search(attempt, attempt(OWN), 0.01, CHOICES).best()[0].values == OWN
 
 
 def test_guidance_and_reuse_are_tried_with_the_best_steps():
     attempt, _ = world(lambda v: 90 if v["guided"][1] - v["guided"][0] >= 0.5 and v["reuse"] <= 2 else 10)
-    best = _Search(attempt, attempt(OWN), 0.0).best()[0]
+    best = _Search(attempt, attempt(OWN), 0.0, CHOICES).best()[0]
     assert best.values == {"scheduler": "pndm", "steps": 5, "guided": (0.0, 0.5), "reuse": 2}
 
 
 def test_without_guidance_no_part_of_the_steps_is_guided():
     attempt, tried = world(lambda v: 90)
-    _Search(attempt, attempt(OWN), 0.02, guided=False).best()
+    _Search(attempt, attempt(OWN), 0.02, {"guided": (), "reuse": REUSE}).best()
     assert {v["guided"] for v in tried} == {(0.0, 1.0)}
 
 
 def test_steps_of_a_scheduler_that_cannot_take_as_many_are_not_tried():
     attempt, tried = world(lambda v: 90)
-    _Search(attempt, attempt({**OWN, "steps": 1000, "scheduler": "euler"}), 0.02).best()
+    _Search(attempt, attempt({**OWN, "steps": 1000, "scheduler": "euler"}), 0.02, CHOICES).best()
     assert all(v["steps"] <= 900 for v in tried if v["scheduler"] == "unipc")
 
 
@@ -115,6 +120,24 @@ def test_what_cannot_be_tuned_is_refused(made_set, tmp_path, inpaint, values, sa
     parameters = {"dataset": made_set.dataset, "screen": {"boxes": {"least": 1}}, "caption": TEMPLATE, **values}
     with pytest.raises(AugmentError, match=said):
         tune(check_parameters(parameters), tmp_path / "ws")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reuses"),
+    [("latentpaint", {}, []), ("vanilla", {"compile": True}, []), ("vanilla", {}, [4, 3, 2])],
+)
+def test_what_a_painter_does_not_take_is_not_tried(name, values, reuses):
+    bench = object.__new__(_Bench)
+    bench.member = PAINTERS.member(name, values)
+    bench.painter = SimpleNamespace(settings=PAINTERS.settings(name, values))
+    assert bench._possible("reuse", REUSE) == reuses
+    assert bench._possible("guided", GUIDED) == list(GUIDED)
+
+
+def test_a_workspace_that_a_run_holds_is_left_alone(made_set, tmp_path):
+    given = check_parameters({"dataset": made_set.dataset, "preset": "gligen-inpainting", "models": "mini"})
+    with locked(tmp_path, []), pytest.raises(AugmentError, match="in use"):
+        tune(given, tmp_path)
 
 
 def test_the_command_writes_what_augment_run_takes(tmp_path, inpaint, capsys, monkeypatch):

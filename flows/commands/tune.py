@@ -21,7 +21,7 @@ class Tune:
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        add_parameters(parser, "preset=replace-gligen")
+        add_parameters(parser, "preset=gligen-inpainting")
         parser.add_argument(
             "--boxes", type=_count, default=64, help="boxes that each trial paints, default %(default)s"
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from lib.painting.painters import PAINTERS
 from lib.painting.painters.denoise import LatentPainter
 from lib.painting.painters.schedulers import MOST_STEPS
 from lib.records.manifest import to_table
+from lib.records.outputs import inputs_of
 from lib.records.requests import Outcome, Request, parsed
 from lib.records.rows import OK, PictureRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
@@ -40,7 +41,7 @@ from lib.records.store import Store
 from lib.runs.dry_run import Rehearsal, Watch
 from lib.runs.parameters import Parameters
 from lib.runs.preflight import check_data, check_run
-from lib.runs.workspace import Pins, recipe_of
+from lib.runs.workspace import Pins, locked, recipe_of
 from lib.screening.boxes import BoxRules, judge_pictures, learn_rules, real_boxes
 from lib.screening.labels import BoxVerdict
 from lib.screening.pictures import measure_pictures
@@ -154,7 +155,8 @@ def tune(
 
     boxes: painted by each trial, and as many others at the end; margin: of the share of accepted boxes; judge: a CLIP
     or a classifier, none: that of screen.boxes, or mini:clip for the mini models. watch: as of `dry_run`.
-    Raises AugmentError as the preflight does, for a painter without steps, without a judge, and for too few boxes.
+    Raises AugmentError as the preflight does, where a run holds the workspace, for a painter without steps, without a
+    judge, and for too few boxes.
     """
     given = parameters.model_copy(update={"limit": 2 * boxes, "target": None, "variants": VARIANTS})
     settings = check_run(given, workspace)
@@ -166,7 +168,7 @@ def tune(
     root = settings.workspace.absolute()
     root.mkdir(parents=True, exist_ok=True)
     rehearsal = Rehearsal(settings, root, data, watch)
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=root) as folder:
+    with locked(root, inputs_of(settings)), tempfile.TemporaryDirectory(prefix="tune-", dir=root) as folder:
         member = recipe_of(settings, Pins(root / "models.lock")).painter
         bench = _Bench(rehearsal, member, _judge_of(settings.screen, settings.models, judge), Path(folder), watch)
         return bench.tuning(parameters, boxes, margin)
@@ -214,7 +216,8 @@ class _Bench:
                 f"the judge accepts none of {first.boxes} boxes as the run paints them: there is nothing to hold "
                 "trials against; look at the pictures, and at the judge (augment grid, augment fidelity)"
             )
-        search = _Search(lambda values: self._trial(values, seen, first), first, margin, self._guided)
+        choices = {dial: self._possible(dial, some) for dial, some in (("guided", GUIDED), ("reuse", REUSE))}
+        search = _Search(lambda values: self._trial(values, seen, first), first, margin, choices)
         best = search.best()
         notes = list(self.rehearsal.notes)
         own = self._trial(self._own(), unseen)
@@ -232,9 +235,22 @@ class _Bench:
             notes.append(f"{own.boxes} boxes that no trial had seen were left, {boxes} were asked for")
         return Tuning(parameters, self.member.name, margin, search.trials, own, chosen, notes)
 
-    @property
-    def _guided(self) -> bool:
-        return bool(self.painter.settings.guidance > 1)
+    def _possible(self, dial: str, choices: Sequence[Any]) -> list[Any]:
+        """Those that the painter takes with its other settings."""
+        if dial == "guided" and self.painter.settings.guidance <= 1:
+            return []
+        return [choice for choice in choices if self._takes({dial: choice})]
+
+    def _takes(self, values: Mapping[str, Any]) -> bool:
+        try:
+            self._settings(values)
+        except AugmentError:
+            return False
+        return True
+
+    def _settings(self, values: Mapping[str, Any]) -> Any:
+        """The painter's, with other values. Raises AugmentError where they do not go together."""
+        return PAINTERS.settings(self.member.name, {**self.painter.settings.model_dump(), **values})
 
     def _own(self) -> dict[str, Any]:
         return {name: getattr(self.painter.settings, name) for name in DIALS}
@@ -270,7 +286,7 @@ class _Bench:
     def _trial(self, values: dict[str, Any], plan: pd.DataFrame, like: Trial | None = None) -> Trial:
         """Paint the pictures by some settings, and judge their boxes, those of another trial where one is given."""
         painter = copy.copy(self.painter)  # with the model that it has loaded
-        painter.settings = PAINTERS.settings(self.member.name, {**self.painter.settings.model_dump(), **values})
+        painter.settings = self._settings(values)
         member = PAINTERS.member(self.member.name, painter.settings.model_dump(), self.member.model, self.member.lora)
         texts = [parsed(Request, text).model_copy(update={"painter": member.identity()}) for text in plan.request]
         plan = plan.assign(request=[canonical(request) for request in texts])
@@ -315,9 +331,13 @@ class _Search:
     """One dial after the other, each as cheap as the margin allows."""
 
     def __init__(
-        self, attempt: Callable[[dict[str, Any]], Trial], own: Trial, margin: float, guided: bool = True
+        self,
+        attempt: Callable[[dict[str, Any]], Trial],
+        own: Trial,
+        margin: float,
+        choices: Mapping[str, Sequence[Any]],
     ) -> None:
-        self._attempt, self.margin, self.guided = attempt, margin, guided
+        self._attempt, self.margin, self.choices = attempt, margin, choices
         self.trials = [own]
 
     def best(self) -> list[Trial]:
@@ -326,7 +346,7 @@ class _Search:
         names = dict.fromkeys([own.values["scheduler"], *SCHEDULERS])
         for name in names:
             self._fewest_steps({**own.values, "scheduler": name})
-        for dial, choices in (("guided", GUIDED if self.guided else ()), ("reuse", REUSE)):
+        for dial, choices in self.choices.items():
             best = self._held()[0].values
             for choice in choices:
                 if self._holds(self._try({**best, dial: choice})):
