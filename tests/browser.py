@@ -92,7 +92,12 @@ class Reviewer:
     def said(self) -> str:
         return self.page.inner_text("#said")
 
+    def drawn(self) -> None:
+        """Until the page has drawn what was pressed, which it does in its next frame."""
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def progress(self) -> str:
+        self.drawn()
         return self.page.inner_text("#progress")
 
     def saved(self) -> None:
@@ -107,6 +112,6 @@ class Reviewer:
             self.page.wait_for_timeout(20)
 
     def name(self) -> str:
-        """Of the current picture, once the page has drawn what was pressed."""
-        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        """Of the current picture."""
+        self.drawn()
         return self.page.inner_text("#facts .facts-name")

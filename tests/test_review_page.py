@@ -143,6 +143,14 @@ def test_a_reload_keeps_everything(page):
     assert page.name() == name
 
 
+def test_no_key_is_lost_from_the_moment_that_pictures_are_seen(page):
+    page.page.route("**/api/keys*", lambda route: (page.page.wait_for_timeout(300), route.continue_()))
+    page.open()
+    page.press("p", "x")
+    page.saved()
+    assert page.progress().startswith("1 kept, 1 rejected, 28 ")
+
+
 def test_the_filter_shows_what_it_says(page):
     page.press("p", "x", "x")
     page.saved()

@@ -366,6 +366,7 @@ async function start() {
   }
   const me = localStorage.getItem("reviewer") || catalogue.reviewer;
   model = new Model(catalogue, me);
+  await chooseReviewer(me);   // before anything is drawn: from then on no key is lost, and buttons show the right ones
   const pictures = new Pictures();
   single = new Single(model, pictures, {chosen: later, moved});
   compare = new Compare(model, pictures, opened => { if (opened) DO.view(); else later(); });
@@ -381,7 +382,6 @@ async function start() {
     byId("buttons").append(element("button", {type: "button", class: action, "aria-label": ACTIONS[action][1], onclick: () => { DO[action](); byId(view).focus({preventScroll: true}); }}, text, " ", action in STATUS ? element("kbd", {}, spoken(keys.key(action))) : ""));
   }
   filterForm();
-  await chooseReviewer(me);
   document.addEventListener("keydown", pressed);
   model.at = Math.max(0, model.list.findIndex(item => !model.statusOf(item)));   // goes on where it was
   enter("grid");
