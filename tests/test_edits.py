@@ -389,6 +389,16 @@ def test_new_objects_may_be_of_one_category_of_some_or_of_any():
     assert categories(category=["dog", "cat"]) == categories() == {"cat", "dog"}
 
 
+def test_new_objects_may_be_kept_to_categories_that_the_picture_holds():
+    def drafts(*boxes):
+        return [edit("insert", present=True).draft(scene_of(*boxes, draws=(0, variant))) for variant in range(12)]
+
+    dogs = [target for draft in drafts(make_box(1, 0, 0, 20, 20, "dog")) for target in draft.targets]
+    assert dogs and {target.category for target in dogs} == {"dog"} and not any(target.instead for target in dogs)
+    assert {draft.reason for draft in drafts()} == {"no_boxes_to_edit"}
+    assert "present" not in EDITS.member("insert", {}).settings  # keys of plans made before it was a setting
+
+
 def test_without_room_or_examples_there_is_a_reason():
     full = scene_of(make_box(1, 0, 0, WIDTH, HEIGHT))
     assert edit("insert").draft(full).reason == "no_free_place"

@@ -24,10 +24,16 @@ class Insert:
     class Settings(WindowSettings, PlacingSettings):
         """The prompt is "a {category}" where none is set."""
 
+        LATER: ClassVar[frozenset[str]] = frozenset({"present"})
+
         category: str | list[str] | None = Field(
             None, description="category of the new objects, or several to choose from; none: any of the data set's"
         )
         count: int = Field(1, ge=1, le=100, description="new objects in each picture")
+        present: bool = Field(
+            False,
+            description="only categories that the picture holds already: for defects, whose material tells their kind",
+        )
 
         @property
         def needs_places(self) -> bool:
@@ -42,6 +48,8 @@ class Insert:
 
     def draft(self, picture: LabelledPicture) -> Draft:
         """Up to `count` targets, each clear of the picture's objects and of those before it."""
+        if self.settings.present and not picture.boxes:
+            return Draft((), (), (), "no_boxes_to_edit")
         taken = [box.xyxy for box in picture.boxes]
         targets, barred = [], []
         for number in range(self.settings.count):
@@ -76,7 +84,8 @@ class Insert:
         """Those that may be chosen and have examples, in the order of their hashes."""
         wanted = self.settings.category
         pool = sorted(picture.places) if wanted is None else [wanted] if isinstance(wanted, str) else wanted
-        known = [name for name in pool if name in picture.places]
+        here = {box.category for box in picture.boxes} if self.settings.present else picture.places
+        known = [name for name in pool if name in picture.places and name in here]
         return sorted(known, key=lambda name: hash_draw(picture.draws, "insert", picture.digest, number, name))
 
 
