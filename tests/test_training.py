@@ -31,7 +31,7 @@ from lib.training.clip import load_clip
 from lib.training.loop import LoopSettings, train
 from lib.training.train import check_order, check_training, finished_model, read_facts, settings_of, train_model
 from lib.training.vae import load_vae
-from lib.training.windows import Things, TrainingPicture
+from lib.training.windows import Things, TrainingPicture, cut
 
 SIZE = 64
 every_trainer = pytest.mark.parametrize("name", list(TRAINERS))
@@ -590,6 +590,17 @@ def test_a_full_disk_at_the_end_leaves_the_former_model(models, tmp_path, monkey
     assert folder_revision(tmp_path / "vae") == before and not list(tmp_path.glob(".tmp-*"))
 
 
+def test_windows_around_objects_are_enlarged_by_zoom_and_no_further():
+    things = Things(np.array([[100.0, 100, 108, 110]]), ("cat",), ("a cat",))
+    picture = TrainingPicture(np.zeros((256, 256, 3), np.uint8), "a cat", things)
+
+    def largest(zoom):
+        windows = [cut(picture, 64, np.random.default_rng(seed), zoom=zoom) for seed in range(200)]
+        return max(float(np.ptp(window.things.boxes[0, ::2]) * 64) for window in windows if len(window.things))
+
+    assert 7 < largest(1) <= 8.1 and 25 < largest(4) <= 32.1  # of 8 pixels
+
+
 def test_latents_that_cannot_be_kept_are_only_made_again(models, tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device")
@@ -600,9 +611,8 @@ def test_latents_that_cannot_be_kept_are_only_made_again(models, tmp_path, monke
         _, made = latents.encoded_windows(vae, scenes(), SIZE, tmp_path)
     assert not kept.exists()
     for windows, files in ((latents.WINDOWS, 1), (latents.WINDOWS, 1), (2, 2)):
-        monkeypatch.setattr(latents, "WINDOWS", windows)
-        cut, found = latents.encoded_windows(vae, scenes(), SIZE, tmp_path)
-        assert len(cut) == len(found) == 4 * windows and len(list(kept.iterdir())) == files
+        some, found = latents.encoded_windows(vae, scenes(), SIZE, tmp_path, windows)
+        assert len(some) == len(found) == 4 * windows and len(list(kept.iterdir())) == files
         assert windows == 2 or torch.equal(found, made)
 
 

@@ -73,13 +73,16 @@ def stacked(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def encoded_windows(
-    vae: Any, pictures: Sequence[TrainingPicture], size: int, work: Path
+    vae: Any, pictures: Sequence[TrainingPicture], size: int, work: Path, count: int = WINDOWS, zoom: float = 1
 ) -> tuple[list[Window], torch.Tensor]:
-    """WINDOWS windows a picture, and their (N, 4, h, w) float16 scaled latents, kept in `work`: it takes minutes."""
+    """`count` windows a picture, and their (N, 4, h, w) float16 scaled latents, kept in `work`: it takes minutes.
+
+    zoom: as `windows.cut`.
+    """
     windows = [
-        cut(picture, size, np.random.default_rng([7, number, k]))
+        cut(picture, size, np.random.default_rng([7, number, k]), zoom=zoom)
         for number, picture in enumerate(pictures)
-        for k in range(WINDOWS)
+        for k in range(count)
     ]
     weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in vae.parameters())).hexdigest()
     total = hashlib.sha256()

@@ -31,7 +31,7 @@ from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.schedulers import make_scheduler
 from lib.training import loop
 from lib.training.gligen import DROPPED, conditions, kept_cells
-from lib.training.latents import WINDOWS, WindowsObjective, boxed, encoded_windows, stacked
+from lib.training.latents import WindowsObjective, boxed, encoded_windows, stacked
 from lib.training.loop import LoopSettings
 from lib.training.texts import listing
 from lib.training.vae import decode
@@ -58,6 +58,16 @@ class LoraSettings(LoopSettings):
     background: float = Field(
         0.15, ge=0, le=1, description="share of the examples that paint a place without an object"
     )
+    windows: int = Field(
+        16, ge=1, le=256, description="windows of each picture: half of them whole, the others around an object"
+    )
+    zoom: float = Field(
+        1.0,
+        ge=1,
+        le=8,
+        description="how many times what stands around a small object is enlarged, at most; such objects are painted "
+        "best in windows as small: an edit's `min_window` is `size` divided by it",
+    )
     steps: int = Field(1500, ge=0, description="optimiser steps")
     batch: int = Field(8, ge=1, description="examples a step on each device")
     rate: float = Field(3e-4, gt=0, description="learning rate of AdamW after the warm-up")
@@ -76,7 +86,7 @@ class LoraObjective(WindowsObjective):
 
         self.model = model  # a dataclass: of its networks the matrices alone are this module's
         self.windows, self.latents = windows
-        self.background = settings.background
+        self.background, self.each = settings.background, settings.windows
         unet = model.unet
         if device().type == "cpu":
             unet.set_attn_processor(AttnProcessor())  # see gligen.py
@@ -133,10 +143,10 @@ class LoraObjective(WindowsObjective):
     def sheet(self) -> np.ndarray:
         """Eight windows, then what the U-Net makes of their objects' places."""
         rng = np.random.default_rng(1)
-        windows = self.windows[: 8 * WINDOWS : WINDOWS]
+        windows = self.windows[: 8 * self.each : self.each]
         rows = [self._example(window, rng, background=0, dropped=0) for window in windows]
         batch = stacked(rows)
-        batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
+        batch["latents"] = self.latents[: 8 * self.each : self.each].float()
         with torch.no_grad():
             made = decode(self.model.vae, self._sampled(batch))
         return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
@@ -263,7 +273,8 @@ class LoraTrainer:
         model = load_latent_diffusion(resolve(settings.base, {}), {}, torch.float32)
         needed = pictures if settings.steps else pictures[:8]
         torch.manual_seed(settings.seed)
-        made = LoraObjective(model, encoded_windows(model.vae, needed, size, work), settings)
+        windows = encoded_windows(model.vae, needed, size, work, settings.windows, settings.zoom)
+        made = LoraObjective(model, windows, settings)
         if start is not None:
             made.load(start)
         return made

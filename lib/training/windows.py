@@ -78,9 +78,12 @@ def one_of(pictures: Sequence[TrainingPicture], rng: np.random.Generator) -> Tra
     return pictures[int(rng.integers(len(pictures)))]
 
 
-def cut(picture: TrainingPicture, size: int, rng: np.random.Generator, flips: bool = True) -> Window:
-    """A window at size × size pixels. Objects of which little is left in it are not listed."""
-    x, y, side = _square(picture, size, rng)
+def cut(picture: TrainingPicture, size: int, rng: np.random.Generator, flips: bool = True, zoom: float = 1) -> Window:
+    """A window at size × size pixels. Objects of which little is left in it are not listed.
+
+    zoom: how many times what stands around an object may be enlarged.
+    """
+    x, y, side = _square(picture, size / zoom, rng)
     window = window_of(picture, x, y, side, side, size)
     return mirrored(window) if flips and rng.random() < 0.5 else window
 
@@ -117,14 +120,14 @@ def window_of(picture: TrainingPicture, x: int, y: int, width: int, height: int,
     return Window(to_square(picture.pixels[y : y + height, x : x + width], size), picture.caption, things)
 
 
-def _square(picture: TrainingPicture, size: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """x, y and side of a window, pixels."""
+def _square(picture: TrainingPicture, closest: float, rng: np.random.Generator) -> tuple[int, int, int]:
+    """x, y and side of a window, pixels; closest: least side around an object."""
     height, width = picture.pixels.shape[:2]
     most = min(height, width)
     if rng.random() < 0.5 or not len(picture.things):
         return int(rng.integers(width - most + 1)), int(rng.integers(height - most + 1)), most
     x0, y0, x1, y1 = picture.things.boxes[rng.integers(len(picture.things))]
-    least = min(most, max(size, 1.3 * max(x1 - x0, y1 - y0)))
+    least = min(most, max(closest, 1.3 * max(x1 - x0, y1 - y0)))
     side = int(rng.uniform(least, most + 1))
     side = min(side, most)
     x, y = (
