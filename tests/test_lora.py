@@ -13,6 +13,7 @@ from lib.core.checkpoints import folder_revision, resolve
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
 from lib.painting.painters.lora import WEIGHTS
+from lib.painting.painters.words import FOLDER, Words
 from lib.runs.dry_run import dry_run
 from lib.runs.parameters import Parameters
 from lib.training import TRAINERS
@@ -200,3 +201,70 @@ def test_a_run_paints_with_it_and_another_lora_paints_anew(made, made_set, tmp_p
     with_lora = Parameters(painter=painter | {"lora": str(lora)}, **given)
     assert dry_run(with_lora, tmp_path / "ws").new == 0  # nor does a dry run count what is there as new
     assert json.loads((tmp_path / "ws" / "status.json").read_bytes())["state"] == "completed"
+
+
+# Words
+
+
+def with_words(folder, base, **given):
+    return trained(folder, base, words=True, rate=0.05, **given)
+
+
+@pytest.mark.parametrize("painter", ["gligen-inpaint", "sd-inpaint"])
+def test_words_of_categories_learn_and_are_read_by_the_painter(made, tmp_path, painter):
+    base, _ = made(painter)
+    lora = with_words(tmp_path, base)
+    words, begun = Words.read(lora / FOLDER), Words.of(painter_of(painter, base)._loaded(), ["fish"])
+    assert words.categories == ("fish",) and words.names == ("<fish>",)
+    assert not torch.equal(words.vectors, begun.vectors)
+
+    plain, taught = painter_of(painter, base)._loaded(), painter_of(painter, base, lora)._loaded()
+    for text, same in (("a red bird", True), ("a red fish", False), ("Fishes", True), ("two FISH", False)):
+        before, after = plain.encode_text(text), taught.encode_text(text)
+        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True)) == same, text
+
+
+def test_training_goes_on_from_words_and_those_of_other_categories_are_refused(made, tmp_path):
+    base, _ = made("gligen-inpaint")
+    lora = with_words(tmp_path / "one", base)
+    same = TRAINERS["lora"].Settings(base=str(base), steps=0, rank=4, rate=0.01, words=True)
+    again = TRAINERS["lora"].objective(same, pictures(), 64, tmp_path, lora, tmp_path)
+    assert torch.equal(again.vectors.detach(), Words.read(lora / FOLDER).vectors)
+    with pytest.raises(AugmentError, match="it has words for other categories"):
+        TRAINERS["lora"].objective(same.model_copy(update={"words": False}), pictures(), 64, tmp_path, lora, tmp_path)
+
+
+def test_diffusers_own_pipeline_takes_a_word(made, tmp_path):
+    from diffusers import StableDiffusionInpaintPipeline
+
+    base, _ = made("sd-inpaint")
+    lora = with_words(tmp_path, base)
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(
+        base, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipe.load_textual_inversion(lora / FOLDER / "fish.safetensors")
+    table = pipe.text_encoder.get_input_embeddings().weight
+    assert torch.equal(table[pipe.tokenizer.convert_tokens_to_ids("<fish>")], Words.read(lora / FOLDER).vectors[0])
+
+
+def test_a_text_is_spelled_by_whole_names_the_longest_first():
+    words = Words(("pallet", "pallet truck", "C++ box"), torch.zeros(3, 4))
+    assert (
+        words.spelled("Pallet trucks, a pallet and palletised goods")
+        == "<pallet-truck>, a <pallet> and palletised goods"
+    )
+    assert words.spelled("a c++ box") == "a <c-box>"
+    assert Words(("a b", "a-b", "?"), torch.zeros(3, 4)).names == ("<a-b-0>", "<a-b-1>", "<object>")
+
+
+def test_words_are_refused_where_they_do_not_fit(made, tmp_path):
+    model = painter_of("gligen-inpaint", made("gligen-inpaint")[0])._loaded()
+    wide = Words(("fish",), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="LoRA of another base: its words are 3 wide"):
+        wide.taught(model)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    save_file({"<fish>": torch.zeros(1, 4)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"words/x.safetensors is not a word of a category"):
+        Words.read(tmp_path)
+    with pytest.raises(AugmentError, match="not for SDXL"):
+        with_words(tmp_path / "xl", made("sdxl-inpaint")[0])

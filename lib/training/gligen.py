@@ -191,8 +191,12 @@ def conditions(
         things, keep = kept_cells(things, cells, rng)
     text = window.caption if rng.random() < 0.7 else listing(things)
     text = "" if rng.random() < dropped else text
-    width = model.text_encoder.config.hidden_size
-    boxes, masks, phrases = (torch.zeros(MAX_BOXES, *more) for more in ((4,), (), (width,)))
+    nothing = model.encode_text("")[1][0]
+    boxes, masks, phrases = (
+        torch.zeros(MAX_BOXES, 4),
+        torch.zeros(MAX_BOXES),
+        nothing.new_zeros(MAX_BOXES, *nothing.shape),
+    )
     if rng.random() >= dropped:
         for row in range(min(len(things), MAX_BOXES)):
             boxes[row] = torch.from_numpy(things.boxes[row]).float()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +30,7 @@ from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion
 from lib.painting.painters.denoise import denoise, paint_cells
 from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.schedulers import make_scheduler
+from lib.painting.painters.words import FOLDER, Words, encoded, tokens
 from lib.training import loop
 from lib.training.gligen import DROPPED, conditions, kept_cells
 from lib.training.latents import WindowsObjective, boxed, encoded_windows, stacked
@@ -68,6 +70,9 @@ class LoraSettings(LoopSettings):
         description="how many times what stands around a small object is enlarged, at most; such objects are painted "
         "best in windows as small: an edit's `min_window` is `size` divided by it",
     )
+    words: bool = Field(
+        False, description="a new word for each category, whose embedding learns too: for names that say another thing"
+    )
     steps: int = Field(1500, ge=0, description="optimiser steps")
     batch: int = Field(8, ge=1, description="examples a step on each device")
     rate: float = Field(3e-4, gt=0, description="learning rate of AdamW after the warm-up")
@@ -84,7 +89,15 @@ class LoraObjective(WindowsObjective):
         from diffusers.models.attention_processor import AttnProcessor
         from peft import LoraConfig
 
-        self.model = model  # a dataclass: of its networks the matrices alone are this module's
+        self.words = None
+        if settings.words:
+            names = sorted({name for window in windows[0] for name in window.things.categories})
+            begun = Words.of(model, names)
+            self.vectors = nn.Parameter(begun.vectors)
+            self.words = replace(begun, vectors=self.vectors)
+            model = self.words.taught(model)
+        self.reader = self._reader(model)
+        self.model = model  # a dataclass: of its networks the matrices and words alone are this module's
         self.windows, self.latents = windows
         self.background, self.each = settings.background, settings.windows
         unet = model.unet
@@ -100,6 +113,7 @@ class LoraObjective(WindowsObjective):
         self.noise = DDPMScheduler.from_config(dict(model.scheduler_config))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        batch = self._encoded(batch)
         latents, keep = batch["latents"], batch["keep"]
         noisy, noise, times = self._noisy(latents)
         inputs = torch.cat([noisy, *self._extra(batch)], 1)
@@ -121,9 +135,14 @@ class LoraObjective(WindowsObjective):
             shapes, wanted = ({name: tuple(one.shape) for name, one in some.items()} for some in (state, own))
             if shapes != wanted:
                 raise ValueError("it has matrices of other layers, or of another rank: give its base, rank and targets")
+            known = Words.read(folder / FOLDER)
+            if (known and known.categories) != (self.words and self.words.categories):
+                raise ValueError("it has words for other categories: give its pictures, and `words` as it was")
             with torch.no_grad():
                 for name, weight in own.items():
                     weight.copy_(state[name])
+                if known:
+                    self.vectors.copy_(known.vectors)
 
     def save(self, folder: Path) -> None:
         """The matrices in diffusers' form. Equal ones are equal files, which its own function does not give: it writes
@@ -139,6 +158,8 @@ class LoraObjective(WindowsObjective):
         facts = {f"unet.{name}": value for name, value in unet.peft_config["default"].to_dict().items()}
         facts = {name: sorted(value) if isinstance(value, set) else value for name, value in facts.items()}
         save_file(state, folder / WEIGHTS, {LORA_ADAPTER_METADATA_KEY: json.dumps(facts, sort_keys=True)})
+        if self.words:
+            self.words.save(folder / FOLDER)
 
     def sheet(self) -> np.ndarray:
         """Eight windows, then what the U-Net makes of their objects' places."""
@@ -148,7 +169,7 @@ class LoraObjective(WindowsObjective):
         batch = stacked(rows)
         batch["latents"] = self.latents[: 8 * self.each : self.each].float()
         with torch.no_grad():
-            made = decode(self.model.vae, self._sampled(batch))
+            made = decode(self.model.vae, self._sampled(self._encoded(batch)))
         return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
 
     def _sampled(self, batch: dict[str, torch.Tensor], guidance: float = 2.5) -> torch.Tensor:
@@ -173,6 +194,32 @@ class LoraObjective(WindowsObjective):
         scheduler = make_scheduler("ddim", model.scheduler_config, loop.SAMPLED, where)
         z = denoise(model, scheduler, noise, text, guidance, extra=extra, attention=grounding, added=added)
         return z * (1 - keep) + known * keep if self.inpaint else z
+
+    def _encoded(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with its texts encoded; with words that learn they are tokens before."""
+        if not self.words:
+            return batch
+        batch = {name: value.to(self.model.device) for name, value in batch.items()}
+        text = {"text": encoded(self.model, batch["text"])[0]}
+        if self.gated:
+            there = batch["masks"] > 0
+            phrases = torch.zeros(*there.shape, self.vectors.shape[1], device=there.device)
+            if there.any():
+                phrases = phrases.index_put((there,), encoded(self.model, batch["phrases"][there])[1])
+            text["phrases"] = phrases
+        return batch | text
+
+    def _reader(self, model: LatentDiffusion) -> LatentDiffusion:
+        """What gives the texts of examples: states, or, where words learn, tokens."""
+        words = self.words
+        if words is None:
+            return model
+
+        def read(text: str) -> tuple[torch.Tensor, torch.Tensor]:
+            row = tokens(model, words.spelled(text))[None]
+            return row, row
+
+        return replace(model, encode_text=read)
 
     def _extra(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """What an inpainting U-Net sees behind the latents: see painters/gligen.py and painters/inpainting.py."""
@@ -207,14 +254,14 @@ class LoraObjective(WindowsObjective):
         if empty is not None:
             window = Window(window.pixels, "", window.things.take([]))
         if self.gated:
-            row = conditions(self.model, window, cells, rng, 0.0 if self.inpaint else None, dropped)
+            row = conditions(self.reader, window, cells, rng, 0.0 if self.inpaint else None, dropped)
             return row if empty is None else row | {"keep": empty}
         # Without boxes the text alone says what is painted.
         things, keep = window.things, torch.zeros(1, cells, cells)
         if self.inpaint:
             things, keep = kept_cells(things, cells, rng)
         text = window.caption if not self.inpaint and rng.random() < 0.5 else listing(things) if len(things) else ""
-        hidden, pooled = self.model.encode_text("" if rng.random() < dropped else text)
+        hidden, pooled = self.reader.encode_text("" if rng.random() < dropped else text)
         plain = {"keep": keep if empty is None else empty, "text": hidden[0].cpu()}
         if self.inpaint:
             plain["pixels"] = torch.from_numpy(np.ascontiguousarray(window.pixels)).permute(2, 0, 1)
@@ -270,11 +317,13 @@ class LoraTrainer:
         work: Path,
     ) -> LoraObjective:
         """Matrices beside the base, fresh or those of `start`. Raises AugmentError where one cannot be loaded."""
-        model = load_latent_diffusion(resolve(settings.base, {}), {}, torch.float32)
+        ref = resolve(settings.base, {})
+        model = load_latent_diffusion(ref, {}, torch.float32)
         needed = pictures if settings.steps else pictures[:8]
         torch.manual_seed(settings.seed)
         windows = encoded_windows(model.vae, needed, size, work, settings.windows, settings.zoom)
-        made = LoraObjective(model, windows, settings)
+        with reading(ref):  # its text encoder may not take words
+            made = LoraObjective(model, windows, settings)
         if start is not None:
             made.load(start)
         return made

@@ -288,7 +288,7 @@ class LatentPainter(DiffusionPainter):
         if self._model is None:
             model = load_latent_diffusion(self.ref, self.FAMILY, weights_dtype(self.settings.dtype))
             if self.lora is not None:
-                add_lora(model.unet, self.lora, self.settings.lora_file, self.settings.lora_scale)
+                model = add_lora(model, self.lora, self.settings.lora_file, self.settings.lora_scale)
             if self.settings.compile:
                 model.unet.compile()
             else:

@@ -1,4 +1,5 @@
-"""LoRA files for the U-Nets of the painters: read, held against the base, and added to its weights."""
+"""LoRA files for the U-Nets of the painters: read, held against the base, and added to its weights, with the words that
+were learned beside them."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from pydantic import Field
 from lib.core.checkpoints import ModelRef, local_path, reading
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
+from lib.painting.painters.blocks import LatentDiffusion
+from lib.painting.painters.words import FOLDER, Words
 
 if TYPE_CHECKING:
     import torch
@@ -30,24 +33,26 @@ class LoraChoice(MemberSettings):
     lora_scale: float = Field(1.0, ge=-4, le=4, description="how much of it is added")
 
 
-def add_lora(unet: Any, ref: ModelRef, file: str | None, scale: float) -> None:
-    """Add a LoRA to a U-Net's weights, for good: painting is as fast as without.
+def add_lora(model: LatentDiffusion, ref: ModelRef, file: str | None, scale: float) -> LatentDiffusion:
+    """The model with a LoRA added to its U-Net's weights, for good: painting is as fast as without; and with its words.
 
     file: its name, where the folder holds several. Raises AugmentError for one of another base, one that changes the
     text encoder too, or one without weights for a U-Net.
     """
-    path = lora_file(ref, file)
+    path, unet = lora_file(ref, file), model.unet
     with reading(ref):
         state, alphas, facts = _read(path)
         _check_base(unet, state)
         unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, metadata=facts)
         unet.fuse_lora(lora_scale=scale)
         unet.unload_lora()
+        words = Words.read(path.parent / FOLDER)
+        return words.taught(model) if words else model
 
 
 def lora_file(ref: ModelRef, file: str | None) -> Path:
     """The file of a LoRA on this machine. Raises AugmentError where there is none, or one has to be chosen."""
-    folder = local_path(ref, [file or "*.safetensors"])
+    folder = local_path(ref, [file or "*.safetensors"], [f"{FOLDER}/*.safetensors"])
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     if file is None and len(names) > 1 and WEIGHTS not in names:
         raise AugmentError(f"LoRA {ref} holds several files, {', '.join(names)}: choose one with lora_file")

@@ -29,6 +29,7 @@ from lib.core.stopping import check_stop
 from lib.painting.painters import INPAINTING, Paint, PassInput
 from lib.painting.painters.denoise import DiffusionPainter, Size, aspect_shape
 from lib.painting.painters.lora import LoraChoice, lora_file
+from lib.painting.painters.words import FOLDER
 
 if TYPE_CHECKING:
     import torch
@@ -278,6 +279,11 @@ def _add_lora(pipeline: Any, ref: ModelRef, settings: DiffusersInpaintSettings) 
     with reading(ref):
         if not hasattr(pipeline, "load_lora_weights"):
             raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
+        if (path.parent / FOLDER).is_dir():
+            raise ValueError(
+                "it has words for categories, which this painter does not read: take the painter of its base "
+                "(gligen-inpaint, sd-inpaint, …), or train it without `words`"
+            )
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
         if not pipeline.get_active_adapters():
             raise ValueError(f"{path.name} has nothing for {type(pipeline).__name__}: it is a LoRA of another base")

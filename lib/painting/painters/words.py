@@ -1,0 +1,129 @@
+"""Words: a new word for each category, whose embedding was learned beside a LoRA (textual inversion, Gal et al. 2022,
+arXiv 2208.01618).
+
+    words = Words.read(folder / FOLDER)        # files as diffusers' load_textual_inversion takes them
+    model = words.taught(model)                # "a traffic cone" is read as "a <traffic-cone>"
+
+A file holds one tensor, (1, D) under the word's name, and the category as metadata. Texts without a category are
+encoded as before, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lib.painting.painters.blocks import LatentDiffusion, text_encoding
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDER = "words"  # beside a LoRA's weights
+
+
+@dataclass(frozen=True)
+class Words:
+    """Categories, and the (K, D) embeddings of their words."""
+
+    categories: tuple[str, ...]
+    vectors: torch.Tensor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The words, in the order of the categories."""
+        slugs = [re.sub(r"\W+", "-", name.lower()).strip("-_") or "object" for name in self.categories]
+        return tuple(f"<{slug if slugs.count(slug) == 1 else f'{slug}-{n}'}>" for n, slug in enumerate(slugs))
+
+    @classmethod
+    def of(cls, model: LatentDiffusion, categories: Sequence[str]) -> Words:
+        """Words that begin as the mean of what the categories' names are spelled of."""
+        import torch
+
+        table = model.text_encoder.get_input_embeddings().weight
+        spelled = [model.tokenizer(name, add_special_tokens=False).input_ids for name in categories]
+        return cls(tuple(categories), torch.stack([table[ids].mean(0) for ids in spelled]).detach().clone())
+
+    @classmethod
+    def read(cls, folder: Path) -> Words | None:
+        """The words in a folder; None where it holds none. Raises ValueError for a file that is not a word's."""
+        import torch
+
+        found = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                category, names = (file.metadata() or {}).get("category"), list(file.keys())
+                if not category or len(names) != 1 or (vector := file.get_tensor(names[0]).float()).dim() != 2:
+                    raise ValueError(f"{FOLDER}/{path.name} is not a word of a category")
+                found[category] = vector[0]
+        return cls(tuple(sorted(found)), torch.stack([found[name] for name in sorted(found)])) if found else None
+
+    def save(self, folder: Path) -> None:
+        """A file a word."""
+        folder.mkdir(exist_ok=True)
+        for category, name, vector in zip(self.categories, self.names, self.vectors.detach().cpu(), strict=True):
+            save_file({name: vector[None].contiguous()}, folder / f"{name[1:-1]}.safetensors", {"category": category})
+
+    def spelled(self, text: str) -> str:
+        """A text with the words in place of the categories' names, plurals with s too."""
+        known = {category.lower(): name for category, name in zip(self.categories, self.names, strict=True)}
+        longest = sorted(known, key=len, reverse=True)  # a pallet truck is not a pallet
+        pattern = rf"(?<!\w)({'|'.join(map(re.escape, longest))})s?(?!\w)"
+        return re.sub(pattern, lambda match: known[match[1].lower()], text, flags=re.IGNORECASE)
+
+    def taught(self, model: LatentDiffusion) -> LatentDiffusion:
+        """The model, whose tokenizer and text encoder know the words from now on.
+
+        Raises ValueError for SDXL's two encoders, for vectors of another width, and where a word is known already.
+        """
+        if model.unet.config.get("addition_embed_type") == "text_time":
+            raise ValueError("words of categories are for models with one text encoder, not for SDXL")
+        encoder, tokenizer = model.text_encoder, model.tokenizer
+        table = encoder.get_input_embeddings()
+        if self.vectors.shape[1] != table.weight.shape[1]:
+            sizes = f"{self.vectors.shape[1]} wide, those of this text encoder {table.weight.shape[1]}"
+            raise ValueError(f"it is a LoRA of another base: its words are {sizes}")
+        first = len(tokenizer)
+        if tokenizer.add_tokens(list(self.names)) != len(self.names):
+            raise ValueError(f"its words {', '.join(self.names)} are known already: it was added to a model with words")
+        encoder.set_input_embeddings(_table(table, first, self.vectors.to(table.weight.device)))
+        encoder.eos_token_id = tokenizer.eos_token_id  # older configs take the largest token for the end of a text
+        encode = text_encoding(encoder, tokenizer, model.device)
+        return replace(model, encode_text=lambda text: encode(self.spelled(text)))
+
+
+def encoded(model: LatentDiffusion, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, T) tokens → (N, T, D) states and (N, D) pooled states, gradients as enabled; equal texts are encoded once."""
+    unique, places = ids.unique(dim=0, return_inverse=True)
+    out = model.text_encoder(unique)
+    return out.last_hidden_state[places], out.pooler_output[places]
+
+
+def tokens(model: LatentDiffusion, text: str) -> torch.Tensor:
+    """(T,) tokens of a text, as `text_encoding` gives them to the encoder."""
+    length = min(model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings)
+    found = model.tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = found.input_ids[0]
+    return ids
+
+
+def _table(known: torch.nn.Module, first: int, vectors: torch.Tensor) -> torch.nn.Module:
+    """A table of embeddings whose rows from `first` on are `vectors`, (K, D), which may learn."""
+    import torch
+
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.known, self.weight = known, known.weight
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            new = ids >= first
+            rows: torch.Tensor = self.known(torch.where(new, 0, ids))
+            return torch.where(new[..., None], vectors[torch.where(new, ids - first, 0)], rows)
+
+    return Table()
