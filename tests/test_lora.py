@@ -268,3 +268,8 @@ def test_words_are_refused_where_they_do_not_fit(made, tmp_path):
         Words.read(tmp_path)
     with pytest.raises(AugmentError, match="not for SDXL"):
         with_words(tmp_path / "xl", made("sdxl-inpaint")[0])
+
+
+def test_a_category_that_no_picture_has_cannot_be_learned(made, tmp_path):
+    with pytest.raises(AugmentError, match="unknown category 'fsh'"):
+        trained(tmp_path, made("gligen-inpaint")[0], learn=["fsh"])

@@ -601,6 +601,17 @@ def test_windows_around_objects_are_enlarged_by_zoom_and_no_further():
     assert 7 < largest(1) <= 8.1 and 25 < largest(4) <= 32.1  # of 8 pixels
 
 
+def test_windows_stand_around_objects_that_are_to_be_learned():
+    boxes = np.array([[10.0, 10, 30, 30], [220, 220, 240, 240]])
+    picture = TrainingPicture(np.zeros((256, 256, 3), np.uint8), "", Things(boxes, ("cat", "dog"), ("a cat", "a dog")))
+
+    def alone(learn):
+        windows = [cut(picture, 64, np.random.default_rng(seed), learn=learn) for seed in range(60)]
+        return {window.things.categories[0] for window in windows if len(window.things) == 1}
+
+    assert alone(()) == {"cat", "dog"} == alone(("ox",)) and alone(("dog",)) == {"dog"}
+
+
 def test_latents_that_cannot_be_kept_are_only_made_again(models, tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device")

@@ -73,14 +73,14 @@ def stacked(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def encoded_windows(
-    vae: Any, pictures: Sequence[TrainingPicture], size: int, work: Path, count: int = WINDOWS, zoom: float = 1
+    vae: Any, pictures: Sequence[TrainingPicture], size: int, work: Path, count: int = WINDOWS, **how: Any
 ) -> tuple[list[Window], torch.Tensor]:
     """`count` windows a picture, and their (N, 4, h, w) float16 scaled latents, kept in `work`: it takes minutes.
 
-    zoom: as `windows.cut`.
+    how: what else `windows.cut` takes.
     """
     windows = [
-        cut(picture, size, np.random.default_rng([7, number, k]), zoom=zoom)
+        cut(picture, size, np.random.default_rng([7, number, k]), **how)
         for number, picture in enumerate(pictures)
         for k in range(count)
     ]

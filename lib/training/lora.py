@@ -26,6 +26,7 @@ from torch import nn
 
 from lib.core.checkpoints import ModelRef, reading, resolve
 from lib.core.compute import device
+from lib.core.errors import unknown
 from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion
 from lib.painting.painters.denoise import denoise, paint_cells
 from lib.painting.painters.lora import WEIGHTS
@@ -49,6 +50,9 @@ TARGETS = {
 }
 
 
+LEARNED = 0.7  # share of the examples with a category of `learn` in which one such object alone is painted
+
+
 class LoraSettings(LoopSettings):
     base: str = Field(
         "mini:gligen-inpaint", description="the checkpoint that learns: a folder, or a hub id with or without @revision"
@@ -69,6 +73,11 @@ class LoraSettings(LoopSettings):
         le=8,
         description="how many times what stands around a small object is enlarged, at most; such objects are painted "
         "best in windows as small: an edit's `min_window` is `size` divided by it",
+    )
+    learn: list[str] = Field(
+        [],
+        description="categories that are new to the base: most windows and examples are of these, the others keep what "
+        "it knows; none: all alike",
     )
     words: bool = Field(
         False, description="a new word for each category, whose embedding learns too: for names that say another thing"
@@ -99,7 +108,7 @@ class LoraObjective(WindowsObjective):
         self.reader = self._reader(model)
         self.model = model  # a dataclass: of its networks the matrices and words alone are this module's
         self.windows, self.latents = windows
-        self.background, self.each = settings.background, settings.windows
+        self.background, self.each, self.learn = settings.background, settings.windows, settings.learn
         unet = model.unet
         if device().type == "cpu":
             unet.set_attn_processor(AttnProcessor())  # see gligen.py
@@ -253,6 +262,10 @@ class LoraObjective(WindowsObjective):
         empty = _free_cells(window.things, cells, rng) if self.inpaint and rng.random() < background else None
         if empty is not None:
             window = Window(window.pixels, "", window.things.take([]))
+        elif self.inpaint and rng.random() < LEARNED:
+            new = [row for row, name in enumerate(window.things.categories) if name in self.learn]
+            if new:
+                window = Window(window.pixels, window.caption, window.things.take([new[rng.integers(len(new))]]))
         if self.gated:
             row = conditions(self.reader, window, cells, rng, 0.0 if self.inpaint else None, dropped)
             return row if empty is None else row | {"keep": empty}
@@ -281,6 +294,14 @@ def _free_cells(things: Things, cells: int, rng: np.random.Generator, tries: int
             keep[:, y : y + height, x : x + width] = 0
             return keep
     return None
+
+
+def _check_learned(learn: Sequence[str], pictures: Sequence[TrainingPicture]) -> None:
+    """Raises AugmentError for a category of `learn` that no picture has."""
+    known = {name for picture in pictures for name in picture.things.categories}
+    for name in learn:
+        if name not in known:
+            raise unknown("category", name, known)
 
 
 def _mask(things: Things, cells: int) -> np.ndarray:
@@ -321,7 +342,9 @@ class LoraTrainer:
         model = load_latent_diffusion(ref, {}, torch.float32)
         needed = pictures if settings.steps else pictures[:8]
         torch.manual_seed(settings.seed)
-        windows = encoded_windows(model.vae, needed, size, work, settings.windows, settings.zoom)
+        _check_learned(settings.learn, pictures)
+        how = {"zoom": settings.zoom, "learn": settings.learn}
+        windows = encoded_windows(model.vae, needed, size, work, settings.windows, **how)
         with reading(ref):  # its text encoder may not take words
             made = LoraObjective(model, windows, settings)
         if start is not None:

@@ -8,7 +8,7 @@ Half of the windows are as large as the picture allows, the others stand around 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -78,12 +78,20 @@ def one_of(pictures: Sequence[TrainingPicture], rng: np.random.Generator) -> Tra
     return pictures[int(rng.integers(len(pictures)))]
 
 
-def cut(picture: TrainingPicture, size: int, rng: np.random.Generator, flips: bool = True, zoom: float = 1) -> Window:
+def cut(
+    picture: TrainingPicture,
+    size: int,
+    rng: np.random.Generator,
+    flips: bool = True,
+    zoom: float = 1,
+    learn: Collection[str] = (),
+) -> Window:
     """A window at size × size pixels. Objects of which little is left in it are not listed.
 
-    zoom: how many times what stands around an object may be enlarged.
+    zoom: how many times what stands around an object may be enlarged; learn: categories around whose objects windows
+    stand, where the picture has some.
     """
-    x, y, side = _square(picture, size / zoom, rng)
+    x, y, side = _square(picture, size / zoom, rng, learn)
     window = window_of(picture, x, y, side, side, size)
     return mirrored(window) if flips and rng.random() < 0.5 else window
 
@@ -120,13 +128,17 @@ def window_of(picture: TrainingPicture, x: int, y: int, width: int, height: int,
     return Window(to_square(picture.pixels[y : y + height, x : x + width], size), picture.caption, things)
 
 
-def _square(picture: TrainingPicture, closest: float, rng: np.random.Generator) -> tuple[int, int, int]:
+def _square(
+    picture: TrainingPicture, closest: float, rng: np.random.Generator, learn: Collection[str]
+) -> tuple[int, int, int]:
     """x, y and side of a window, pixels; closest: least side around an object."""
     height, width = picture.pixels.shape[:2]
     most = min(height, width)
     if rng.random() < 0.5 or not len(picture.things):
         return int(rng.integers(width - most + 1)), int(rng.integers(height - most + 1)), most
-    x0, y0, x1, y1 = picture.things.boxes[rng.integers(len(picture.things))]
+    boxes = picture.things.boxes
+    wanted = [row for row, name in enumerate(picture.things.categories) if name in learn]
+    x0, y0, x1, y1 = boxes[wanted[rng.integers(len(wanted))] if wanted else rng.integers(len(boxes))]
     least = min(most, max(closest, 1.3 * max(x1 - x0, y1 - y0)))
     side = int(rng.uniform(least, most + 1))
     side = min(side, most)
