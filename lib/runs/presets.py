@@ -43,6 +43,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "painter": {"name": "copy-paste"},
         "composite": {"name": "poisson"},
     },
+    "insert-defects": {
+        "about": "more defects of the kinds that a picture shows already, with what surrounds them; needs no model",
+        "replaces": "copy-paste of defects onto any material",
+        "edit": {"name": "insert", "count": 2, "present": True},
+        "painter": {"name": "copy-paste", "cut": False},
+        "composite": {"name": "poisson"},
+    },
     "gligen-generation": {
         "about": "a new picture for the same boxes, prompted by what BLIP-2 says of the old one",
         "replaces": "BLIP-2 and GLIGEN generation, without its limits",
