@@ -368,6 +368,17 @@ def test_the_user_s_own_way_to_paint_is_kept_where_it_paints_objects(made_set, t
     assert (values["preset"], values["edit"]["name"]) == ("insert", "insert")
 
 
+def test_where_a_picture_s_classes_are_of_one_kind_new_objects_are_of_that_kind(made_set, tmp_path):
+    classes = [a_class("forklift", 6, 15.0, missed=4), a_class("pallet", 6, 60.0)]
+    mixed, apart = (advise(findings(classes=classes, alone=alone)) for alone in (0.5, 0.97))
+    assert "present" not in run_of(made_set, tmp_path, mixed)["edit"]
+    assert run_of(made_set, tmp_path, apart)["edit"]["present"] is True
+    assert "present" not in run_of(made_set, tmp_path, advise(findings(classes=classes)))["edit"]
+    assert any("97 % of the pictures hold one alone" in one.text for one in apart.edits)
+    own = {"preset": "insert", "edit": {"present": False}}
+    assert run_of(made_set, tmp_path, apart, paint=own)["edit"]["present"] is False
+
+
 def test_copy_paste_in_place_of_painting_is_a_run_without_a_target(made_set, tmp_path):
     advice = advise(findings(free={"D": Estimate(value=4.0, low=2.0, high=6.0)}))
     values = run_of(made_set, tmp_path, advice)

@@ -13,6 +13,7 @@ from lib.proof.findings import Findings
 FEW_PICTURES = 100  # that a detector may learn by heart
 SHARE = 0.2  # of what can be mended, from which false alarms in the background are worth an edit
 BY_HEART = 30.0  # AP points by which pictures learned from are found better
+ALONE = 0.9  # of the pictures with several boxes, from which a class seems to be told by its surroundings
 CROWDED = 20  # boxes near others that are needed to say anything of them
 
 
@@ -24,6 +25,7 @@ class EditAdvice(BaseModel):
     edit: str
     fits: bool
     text: str
+    settings: dict[str, bool] = {}  # of the edit
 
 
 def edits_of(found: Findings) -> list[EditAdvice]:
@@ -44,7 +46,10 @@ def _insert(found: Findings) -> EditAdvice:
     worst = sorted((one for one in found.classes if one.missed), key=lambda one: -one.missed / max(one.boxes, 1))[:3]
     listed = ", ".join(f"{one.name} {one.missed} of {one.boxes}" for one in worst) or "none"
     text = f"insert: new objects in free places, for those that are missed ({listed})"
-    return EditAdvice(edit="insert", fits=bool(worst), text=text)
+    if found.alone is None or found.alone < ALONE:
+        return EditAdvice(edit="insert", fits=bool(worst), text=text)
+    text += f"; of classes that the picture holds already, as {100 * found.alone:.0f} % of the pictures hold one alone"
+    return EditAdvice(edit="insert", fits=bool(worst), text=text, settings={"present": True})
 
 
 def _confused(found: Findings) -> EditAdvice:

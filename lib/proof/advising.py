@@ -157,7 +157,8 @@ def run_parameters(
         given = {"name": given} if isinstance(given, str) else dict(given)
         total = sum(one.new_boxes for one in advice.classes)
         count = min(_MOST_A_PICTURE, max(1, round(total / (advice.ratio * pictures))))
-        paint["edit"] = {"name": "insert", "count": count, **given}
+        found = next((one.settings for one in advice.edits if one.edit == "insert" and one.settings), {})
+        paint["edit"] = {"name": "insert", "count": count, **found, **given}
     return {**where, **paint, "target": advice.target}
 
 

@@ -25,6 +25,7 @@ from lib.proof.resampling import draws, interval, matched_of
 DRAWS = 200  # resamples for an interval
 PRIOR = 100  # boxes: a class with so many counts as much for its slope as all classes together
 FEW = 10  # boxes: a class with fewer cannot be measured
+SEVERAL = 20  # pictures with several boxes that are needed to say whether classes come together
 
 Floats = NDArray[np.float64]
 Free = Literal["C", "D"]
@@ -92,6 +93,7 @@ class Findings(_Model):
     free: dict[Free, Estimate] = {}  # AP points gained over the real pictures alone
     errors: ErrorKinds
     classes: list[ClassFinding]
+    alone: float | None = None  # share of pictures with several boxes whose boxes are of one class; None: too few
     unjudged: list[str] = []  # classes that lie in a single group
     near: int = 0  # pictures that a fold did not learn from, as they are near one that it is tested on; of all folds
     quick: bool = False
@@ -175,11 +177,18 @@ def findings_of(
         free=gains,
         errors=errors,
         classes=classes,
+        alone=_alone(counts),
         unjudged=list(basis.unjudged),
         near=basis.near,
         quick=basis.quick,
         notes=list(basis.notes),
     )
+
+
+def _alone(counts: NDArray[np.int64]) -> float | None:
+    """counts: (pictures, classes) boxes."""
+    several = counts[counts.sum(1) > 1]
+    return float((np.count_nonzero(several, axis=1) == 1).mean()) if len(several) >= SEVERAL else None
 
 
 def _ap(truth: Sequence[Truth], cell: Cell, classes: int, weights: Floats) -> Floats:
