@@ -47,6 +47,7 @@ from tasks.worker import Probe, Seat, busy, faults, process_name, stop_seat
 R = TypeVar("R")
 
 GPU = "GPU"  # the resource that a worker with a device has
+RETRIES = {"allowed_failures": 1}  # a part that two workers died of has its turn alone, and then no more
 PROCESSES = 2  # on a CPU, where nobody says how many
 _JOIN = 60.0  # seconds that a worker of a running cluster has to be there
 _END = 8.0  # seconds that a stopped run waits for pictures that are being painted
@@ -137,7 +138,7 @@ def this_machine(workers: int | None = None, threads: int | None = None) -> Spec
         specs[number] = {"cls": Nanny, "options": options}
     scheduler = {name: common[name] for name in ("host", "protocol", "security", "dashboard")}
     return SpecCluster(
-        scheduler={"cls": Scheduler, "options": scheduler | {"port": 0, "dashboard_address": None}},
+        scheduler={"cls": Scheduler, "options": scheduler | {"port": 0, "dashboard_address": None} | RETRIES},
         workers=specs,
         security=security,
         silence_logs=logging.CRITICAL,
@@ -197,6 +198,7 @@ class _Dask(Engine):
         probe = Probe(code_digest(), str(note), uuid.uuid4().hex, source, size, server)
         own = self.settings.address is None and self.settings.cluster is None
         workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        self.parts = 2 * max(workers, self.settings.adapt.maximum if self.settings.adapt else 1)
         cores = max(1, available_cores() // workers) if own else None
         seat = Seat(self.workspace, f"augment-{uuid.uuid4().hex}", probe, cores)
         atomic_write(note, probe.text.encode())

@@ -115,6 +115,8 @@ class WorkerDied(AugmentError):
 class Engine:
     """Threads of this process."""
 
+    parts = 1  # that even little work is split into
+
     def call(self, one: Step[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A step now."""
         return one.task(*args, **kwargs) if in_flow() else one.tried(*args, **kwargs)

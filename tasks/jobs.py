@@ -201,7 +201,7 @@ def split_parts(run: Work, stage: str, rows: pd.DataFrame, row_type: type[Row], 
     """Rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
     if rows.empty:
         return []
-    wanted = max(min(len(rows) / SMALL_PART, PARTS), len(rows) / LARGE_PART)
+    wanted = max(min(len(rows) / SMALL_PART, PARTS), len(rows) / LARGE_PART, min(engine().parts, PARTS, len(rows) / 4))
     count = 2 ** max(0, math.ceil(math.log2(wanted)))
     bucket = rows[by].map(lambda key: hash_draw("part", key) % count)
     folder = run.root / "parts" / stage
