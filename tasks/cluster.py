@@ -126,6 +126,7 @@ def this_machine(workers: int | None = None, threads: int | None = None) -> Spec
         "nthreads": threads or cores,
         "memory_limit": 0,  # a model may take what there is
         "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",  # what else it tells, to this machine alone
         "silence_logs": logging.CRITICAL,
     }
     variables = {name: os.environ.get(name, str(cores)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -136,9 +137,9 @@ def this_machine(workers: int | None = None, threads: int | None = None) -> Spec
             options["env"]["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
             options["resources"] = {GPU: 1}
         specs[number] = {"cls": Nanny, "options": options}
-    scheduler = {name: common[name] for name in ("host", "protocol", "security", "dashboard")}
+    scheduler = {name: common[name] for name in ("host", "protocol", "security", "dashboard", "dashboard_address")}
     return SpecCluster(
-        scheduler={"cls": Scheduler, "options": scheduler | {"port": 0, "dashboard_address": None} | RETRIES},
+        scheduler={"cls": Scheduler, "options": scheduler | {"port": 0} | RETRIES},
         workers=specs,
         security=security,
         silence_logs=logging.CRITICAL,
