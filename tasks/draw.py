@@ -31,7 +31,9 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     former = former_manifest(run.manifest("draw"), DrawRow, ["name"])
     ours = Outputs(folder, () if former is None else former.name)
     ours.claim(map(drawn_name, rows.name))
-    stage = Stage(draw_part, DrawRow, valid=lambda part: _drawings_whole(part, folder, verified))
+    stage = Stage(
+        draw_part, DrawRow, ("screened", ScreenRow), valid=lambda part: _drawings_whole(part, folder, verified)
+    )
     staged = run_stage(run, stage, jobs, len(rows))
     prune_parts(run, "screened", parts)
     drawn = read_manifest(staged.manifest.file, DrawRow)

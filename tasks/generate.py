@@ -35,7 +35,13 @@ def generate_jobs(run: Run, ingested: Ingested, plan: Sequence[Ref]) -> list[Job
 def generate_stage(run: Run) -> Stage:
     """The stage, whose jobs are those of `generate_jobs`."""
     store, verified = run.store, run.verified
-    return Stage(generate_part, PictureRow, valid=lambda part: _pictures_whole(part, store, verified), made=_painted)
+    return Stage(
+        generate_part,
+        PictureRow,
+        ("plan", PlanRow),
+        valid=lambda part: _pictures_whole(part, store, verified),
+        made=_painted,
+    )
 
 
 def note_whole(run: Run, staged: Staged) -> None:

@@ -16,7 +16,7 @@ from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureR
 from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.engine import kept, step
-from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
+from tasks.jobs import Job, Stage, join_parts, make_job, prune_parts, run_jobs, split_parts
 from tasks.run import Work
 
 VERSION = 1
@@ -48,7 +48,8 @@ def ingest_dataset(run: Work) -> Ingested:
     doubted = None if run.verify else _doubted(run, before)
     where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
-    checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
+    stage = Stage(check_part, ImageRow, ("images", ImageRow), by="key", valid=lambda part: False)
+    checked = [ref for ref, _ in run_jobs(jobs, stage)]
     run.progress.finish("ingest")
     rows = join_parts(run, checked, ImageRow, by="key")
     settled = settle_objects(rows, read_table(annotated.objects.file, ObjectRow))

@@ -26,16 +26,15 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw, key_of
-from lib.core.stopping import check_stop
 from lib.core.storage import lasting
 from lib.records.kept import note_ref, noted_ref
 from lib.records.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
-from lib.records.rows import MAY_PASS, Row, arrow_schema
+from lib.records.rows import MAY_PASS, Row, arrow_schema, lost_rows
 from lib.records.store import Store
 from tasks.artifacts import show_counts
-from tasks.engine import Step, step, wait_for
+from tasks.engine import Step, WorkerDied, engine, step, wait_for
 from tasks.models import release_models
-from tasks.progress import advance
+from tasks.progress import advance, check_run
 from tasks.run import Work
 
 # Pictures in a part: 64 are seconds of copy-paste, minutes of diffusion. A large set has larger parts, since each costs
@@ -68,6 +67,12 @@ class Job(BaseModel):
     def store(self) -> Store:
         """The workspace's store of pictures and scores."""
         return Store(Path(self.workspace) / "store")
+
+    @property
+    def model(self) -> bool:
+        """Does the work run a model: a painter, a captioner, a detector or a judge with a checkpoint?"""
+        members = (self.where.get(kind) or {} for kind in ("painter", "captioner", "detector"))
+        return "judge" in self.where or any(member.get("model") for member in members)
 
     def read(self, name: str, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One of the inputs as a DataFrame."""
@@ -127,7 +132,7 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
         def work(job: Job) -> Any:
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
-            check_stop()
+            check_run(job.workspace)
             ref = make(job)
             note_ref(ref)
             return ref
@@ -148,12 +153,35 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
-def run_jobs(run: Work, jobs: Sequence[Job], work: Step[[Job], Ref], valid: Callable[[Ref], bool]) -> list[Done]:
+def run_jobs(jobs: Sequence[Job], stage: Stage) -> list[Done]:
     """Run jobs in parallel; an earlier run's output is used while its record and its digest hold, and it is `valid`."""
-    known = [_known(job, valid) for job in jobs]
-    futures = [work.submit(job.model_copy(update={"known": ref})) for job, ref in zip(jobs, known, strict=True)]
+    known = [_known(job, stage.valid) for job in jobs]
+    futures = [_submit(stage, job, ref) for job, ref in zip(jobs, known, strict=True)]
     wait_for(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
-    return [(future.result(), ref is None) for future, ref in zip(futures, known, strict=True)]
+    return [(_made(stage, *one), ref is None) for *one, ref in zip(jobs, futures, known, strict=True)]
+
+
+def _submit(stage: Stage, job: Job, known: Ref | None = None) -> Any:
+    given = job.model_copy(update={"known": known})
+    return engine().submit(stage.work, [given], model=job.model, here=known is not None)
+
+
+def _made(stage: Stage, job: Job, future: Any) -> Ref:
+    """A job's output. One whose workers died has its turn again, alone: another part may have been what killed them.
+    Where they die again its rows are set aside."""
+    try:
+        return future.result()
+    except WorkerDied:
+        again = _submit(stage, job)
+        wait_for([again])
+    try:
+        return again.result()
+    except WorkerDied as error:
+        source, row_type = stage.takes
+        rows = lost_rows(job.read(source, row_type), stage.row_type, "worker_died", f"{error}")
+        ref = job.write(rows, stage.row_type)
+        note_ref(ref)
+        return ref
 
 
 def _known(job: Job, valid: Callable[[Ref], bool]) -> Ref | None:
@@ -173,7 +201,7 @@ def split_parts(run: Work, stage: str, rows: pd.DataFrame, row_type: type[Row], 
     """Rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
     if rows.empty:
         return []
-    wanted = max(min(len(rows) / SMALL_PART, PARTS), len(rows) / LARGE_PART)
+    wanted = max(min(len(rows) / SMALL_PART, PARTS), len(rows) / LARGE_PART, min(engine().parts, PARTS, len(rows) / 4))
     count = 2 ** max(0, math.ceil(math.log2(wanted)))
     bucket = rows[by].map(lambda key: hash_draw("part", key) % count)
     folder = run.root / "parts" / stage
@@ -205,6 +233,7 @@ class Stage:
 
     work: Step[[Job], Ref]  # makes the rows of one part; its name is the stage's
     row_type: type[Row]
+    takes: tuple[str, type[Row]]  # the job's input whose rows become these
     by: str = "image_key"  # column with the image key
     valid: Callable[[Ref], bool] = lambda part: True  # do the files exist that an earlier run's part names?
     tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows  # what depends on all rows together
@@ -221,7 +250,7 @@ def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Stage
 def run_part(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> list[Done]:
     """Run some of a stage's jobs: all of them, or those of a round."""
     run.progress.start(stage.work.name, total)
-    done = run_jobs(run, jobs, stage.work, stage.valid)
+    done = run_jobs(jobs, stage)
     run.progress.finish(stage.work.name)
     return done
 
@@ -236,7 +265,7 @@ def close_stage(run: Work, stage: Stage, done: Sequence[Done], seconds: float | 
     painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, rows, row_type, fresh)
     manifest = write_manifest(path, rows, row_type)
     prune_parts(run, name, parts)
-    release_models()
+    run.note_loads(engine().everywhere(release_models))
     run.count(name, rows, painted=painted, reused=len(rows) - painted, seconds=seconds, **entries)
     show_counts(run, name)
     return Staged(manifest, parts)

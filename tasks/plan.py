@@ -35,7 +35,7 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
 
 def plan_stage(run: Run) -> Stage:
     """The stage, whose jobs are those of `plan_jobs`."""
-    return Stage(plan_part, PlanRow, more=lambda rows: _changes(run, rows))
+    return Stage(plan_part, PlanRow, ("selected", SelectRow), more=lambda rows: _changes(run, rows))
 
 
 def plan_jobs(

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,11 +38,12 @@ from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
 from lib.runs.account import former_account, write_account, write_failure
+from lib.runs.engine import check_engine
 from lib.runs.outcome import STATES, outcome_of
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.workspace import Pins, captioner_of, detector_of, judge_of, locked, recipe_of
 from lib.screening.review import check_review
-from tasks.engine import log
+from tasks.engine import Engine, log, working_on
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")
@@ -61,6 +62,7 @@ class Work:
     account: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     clock: float = field(default_factory=time.monotonic)  # when the last stage was counted
+    loads: dict[str, Counter[str]] = field(default_factory=dict)  # kind of model → process → times that it was loaded
 
     @property
     def store(self) -> Store:
@@ -101,6 +103,16 @@ class Work:
             self.account["seconds_per_picture"] = round(seconds / painted, 3)
         self.save()
         log().info(_story(stage, self.account["stages"][stage], seconds))
+
+    def note_loads(self, found: Mapping[str, Mapping[str, int]]) -> None:
+        """Enter models that processes have loaded since the last time: process → kind → times."""
+        for process, kinds in found.items():
+            for kind, count in kinds.items():
+                self.loads.setdefault(kind, Counter())[process] += count
+        if self.loads:
+            self.account["models"] = {
+                kind: {"loads": loads.total(), "processes": len(loads)} for kind, loads in sorted(self.loads.items())
+            }
 
     def save(self, write: Callable[[Path, dict[str, Any]], None] = write_account, **more: Any) -> None:
         """Write the account of this run, with totals: what `augment status` shows."""
@@ -208,5 +220,18 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             progress=progress,
             verify=parameters.verify,
         )
-        with accounted(run, settings):
+        with accounted(run, settings), _engine_of(run) as engine, working_on(engine):
             yield run
+
+
+@contextlib.contextmanager
+def _engine_of(run: Run) -> Iterator[Engine]:
+    """Where the run's work is done. Raises AugmentError for a cluster that cannot work for it."""
+    if run.settings.engine.name == "threads":
+        yield Engine()
+        return
+    check_engine(run.settings.engine)
+    from tasks.cluster import dask_engine  # an extra
+
+    with dask_engine(run.settings.engine, run.root, run.sources, run.progress) as one:
+        yield one

@@ -72,7 +72,7 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
     return rules
 
 
-@step(name="limits", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="limits", model=True, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def judge_real(job: LimitsJob) -> BoxRules:
     """Learn the limits. Not cached: the store knows them, and each picture's shares."""
     images, objects = job.ingested.images, job.ingested.objects
@@ -121,7 +121,7 @@ def check_detector(run: Run, ingested: Ingested) -> None:
         log().warning("screen.unlabelled: the detector knows %s alone", ", ".join(known))
 
 
-@step(name="detector", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="detector", model=True, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def names_known(detector: Member, names: list[str]) -> list[str]:
     """Those of the names that a detector can find."""
     with use_member(detector.model_dump(mode="json")) as built:
@@ -164,7 +164,7 @@ def screen_stage(
     """The stage, whose jobs are those of `screen_jobs`. tidy: where duplicates are to be set aside, marks them."""
     more = count_verdicts if rules is not None or run.detector is not None else lambda rows: {}
     kept = tidy if run.settings.screen.duplicates else lambda rows: rows
-    return Stage(screen_part, ScreenRow, tidy=kept, valid=_settled, more=more)
+    return Stage(screen_part, ScreenRow, ("pictures", PictureRow), tidy=kept, valid=_settled, more=more)
 
 
 def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, sought: Sought | None, part: Ref) -> dict[str, Any]:

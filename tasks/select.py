@@ -50,7 +50,7 @@ def select_images(run: Run, ingested: Ingested) -> Staged:
     settings = run.settings
     chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": _taken(run, ingested)}
     job = make_job(run, "select", VERSION, {"images": ingested.images, "objects": ingested.objects}, chosen)
-    staged = run_stage(run, Stage(select_all, SelectRow, by="key"), [job], ingested.images.rows)
+    staged = run_stage(run, Stage(select_all, SelectRow, ("images", ImageRow), by="key"), [job], ingested.images.rows)
     rows = read_manifest(staged.manifest.file, SelectRow)
     parts = split_parts(run, "selected", rows[rows.status == OK], SelectRow)
     prune_parts(run, "selected", parts)
