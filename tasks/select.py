@@ -16,6 +16,7 @@ from lib.planning.enough import enough, planned
 from lib.planning.recipe import Recipe
 from lib.planning.target import sources_needed
 from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.parts import part_count
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import SelectSettings
 from lib.records.store import ReadOnlyStore, Store
@@ -51,9 +52,9 @@ def select_images(run: Run, ingested: Ingested) -> Staged:
     chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": _taken(run, ingested)}
     job = make_job(run, "select", VERSION, {"images": ingested.images, "objects": ingested.objects}, chosen)
     staged = run_stage(run, Stage(select_all, SelectRow, by="key"), [job], ingested.images.rows)
-    rows = read_manifest(staged.manifest.file, SelectRow)
-    parts = split_parts(run, "selected", rows[rows.status == OK], SelectRow)
+    parts = split_parts(run, "selected", staged.manifest, SelectRow, only_ok=True)
     prune_parts(run, "selected", parts)
+    run.spread = part_count(sum(part.rows for part in parts))
     return Staged(staged.manifest, parts)
 
 

@@ -1,5 +1,7 @@
 """Rows in order of more than memory holds: as a stable sort gives them, and no file left behind."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -26,7 +28,7 @@ def test_rows_come_as_a_stable_sort_gives_them(tmp_path_factory, places, size, p
     joined = pa.concat_tables([table.schema.empty_table(), *(rows for _, rows in found)])
     assert joined.combine_chunks().equals(wanted.combine_chunks())
     assert all(rows["place"].to_pylist() == places.tolist() for places, rows in found)
-    assert [places[-1] < after[0] for (places, _), (after, _) in zip(found, found[1:], strict=False)].count(False) == 0
+    assert all(places[-1] < after[0] for (places, _), (after, _) in pairwise(found))
     assert not list(folder.iterdir())
 
 

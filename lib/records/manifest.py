@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,6 @@ from pydantic import BaseModel
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path, file_digest
 from lib.records.rows import Row, arrow_schema
-
 
 GROUP = 8192  # rows of a row group, and those that are held at once: of plans, the largest, 30 MB or so
 
@@ -176,6 +176,35 @@ def former_manifest(path: Path, row_type: type[Row], columns: Sequence[str] | No
         return read_manifest(path, row_type, columns) if path.is_file() else None
     except AugmentError:
         return None
+
+
+def former_batches(path: Path, row_type: type[Row], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """`former_manifest` some rows at a time; none where there is no such manifest."""
+    if path.is_file():
+        with contextlib.suppress(AugmentError):
+            yield from read_batches(path, row_type, columns)
+
+
+def row_marks(path: Path, row_type: type[Row], columns: Sequence[str] | None = None) -> np.ndarray | None:
+    """(N,) uint64: a hash of each row's columns, by which many rows are compared in little memory; None where no such
+    manifest is there. Bytes are left out where no columns are named: they are records, and requests, whose digest is
+    the key."""
+    fields = [field for field in arrow_schema(row_type) if field.type != pa.large_binary()]
+    names = list(columns) if columns else [field.name for field in fields]
+    if not path.is_file():
+        return None
+    try:
+        found = [hashed(rows) for rows in read_batches(path, row_type, names)]
+    except AugmentError:
+        return None
+    return np.concatenate([np.zeros(0, np.uint64), *found])
+
+
+def hashed(rows: pd.DataFrame) -> np.ndarray:
+    """(N,) uint64: a hash of each row; lists of texts count as their texts."""
+    lists = [name for name in rows if len(rows) and isinstance(rows[name].iloc[0], np.ndarray)]
+    plain = rows.assign(**{name: rows[name].map("\0".join) for name in lists})
+    return np.asarray(pd.util.hash_pandas_object(plain, index=False), np.uint64)
 
 
 def _columns(schema: pa.Schema) -> str:

@@ -113,9 +113,9 @@ def draw_pictures(
     return rows
 
 
-def spread(rows: pd.DataFrame, count: int = 12) -> pd.DataFrame:
-    """Up to `count` rows, evenly spread, for a contact sheet."""
-    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+def spread(total: int, count: int = 12) -> np.ndarray:
+    """Up to `count` numbers of rows, evenly spread, for a contact sheet."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
 def contact_sheet(
