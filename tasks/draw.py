@@ -15,7 +15,7 @@ from lib.records.outputs import Outputs
 from lib.records.parts import part_count, part_of_name
 from lib.records.rows import OK, DrawRow, ScreenRow
 from lib.records.verified import VerifiedFiles, keep_shown
-from lib.screening.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread
+from lib.screening.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread_places
 from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
 from tasks.inputs import (
@@ -68,7 +68,7 @@ def _where(ingested: Ingested, part: Ref, requests: Callable[[int], Requests]) -
 
 def _shown(screened: Staged, total: int) -> pd.DataFrame:
     """The ScreenRows that are on the contact sheet, of so many that are ok."""
-    places, found, start = spread(total), list[pd.DataFrame](), 0
+    places, found, start = spread_places(total), list[pd.DataFrame](), 0
     for rows in read_batches(screened.manifest.file, ScreenRow):
         rows = rows[rows.status == OK]
         found.append(rows.iloc[places[(places >= start) & (places < start + len(rows))] - start])

@@ -113,8 +113,13 @@ def draw_pictures(
     return rows
 
 
-def spread(total: int, count: int = 12) -> np.ndarray:
-    """Up to `count` numbers of rows, evenly spread, for a contact sheet."""
+def spread(rows: pd.DataFrame, count: int = 12) -> pd.DataFrame:
+    """Up to `count` rows, evenly spread, for a contact sheet."""
+    return rows.iloc[spread_places(len(rows), count)]
+
+
+def spread_places(total: int, count: int = 12) -> np.ndarray:
+    """Numbers of up to `count` rows of so many, evenly spread."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
