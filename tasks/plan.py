@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from lib.planning.donors import Former, former_donors
@@ -16,11 +17,12 @@ from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.planning.target import DrawGroup, plan_draws
-from lib.records.manifest import Ref, former_manifest, read_manifest
+from lib.records.manifest import Ref, former_manifest, read_batches, read_manifest, row_marks
+from lib.records.parts import part_of_name
 from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.engine import kept
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of, statistics_of, survey_of, usable_objects
+from tasks.inputs import Boxes, sources_of, statistics_of, survey_of, usable_objects
 from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
 from tasks.run import Run
 
@@ -35,7 +37,7 @@ def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Stag
 
 def plan_stage(run: Run) -> Stage:
     """The stage, whose jobs are those of `plan_jobs`."""
-    return Stage(plan_part, PlanRow, ("selected", SelectRow), more=lambda rows: _changes(run, rows))
+    return Stage(plan_part, PlanRow, ("selected", SelectRow), more=_changes)
 
 
 def plan_jobs(
@@ -49,13 +51,22 @@ def plan_jobs(
     survey = survey_of(ingested.objects, ingested.images, run.root, split, known)
     chosen |= survey.identity(recipe, settings.select.categories)
     where = {"recipe": recipe.model_dump(mode="json")}
-    common = {"images": ingested.images, "objects": ingested.objects}
-    parts = zip(selected.parts, captions.parts, strict=True)
+    where |= {name: getattr(ingested, name).model_dump() for name in ("images", "objects")}
+    # Donors may come from any picture; else a part depends on its own pictures' boxes alone.
+    common = {"images": ingested.images, "objects": ingested.objects} if recipe.needs_donors else {}
     return [
-        make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen | own, where)
-        for one, two in parts
+        make_job(
+            run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen | _boxes(run, one) | own, where
+        )
+        for one, two in zip(selected.parts, captions.parts, strict=True)
         if (own := _of_part(one, draws)) is not None
     ]
+
+
+def _boxes(run: Run, selected: Ref) -> dict[str, Any]:
+    """Digests of the objects of a part's pictures: these lie in as many parts, or in more."""
+    number, count = part_of_name(selected.file.name)
+    return {"objects": [run.objects[part].sha256 for part in sorted(run.objects) if part % count == number]}
 
 
 def _of_part(selected: Ref, draws: int | Sequence[DrawGroup]) -> dict[str, Any] | None:
@@ -68,18 +79,21 @@ def _of_part(selected: Ref, draws: int | Sequence[DrawGroup]) -> dict[str, Any] 
     return {"draws": groups} if groups else None
 
 
-def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
+def _changes(former: Path, now: Path) -> dict[str, int]:
     """How the plan differs from the last run's (new pictures, old ones planned otherwise, gone), and barred boxes."""
-    path, same = run.manifest("plan"), ["image_key", "variant"]
-    barred = int(rows.barred[rows.status == OK].map(len).sum())
-    before = former_manifest(path, PlanRow, ["key", *same])
-    if before is None:
-        return {"new": len(rows), "changed": 0, "gone": 0, "boxes left alone": barred}
-    both = before.merge(rows[["key", *same]], on=same, how="outer", suffixes=("_old", ""), indicator=True)
+    barred, whose = 0, ["image_key", "variant"]
+    for rows in read_batches(now, PlanRow, ("status", "barred")):
+        barred += int(rows.barred[rows.status == OK].map(len).sum())
+    places, plans = (row_marks(now, PlanRow, names) for names in (whose, [*whose, "key"]))
+    before, plans_before = (row_marks(former, PlanRow, names) for names in (whose, [*whose, "key"]))
+    assert places is not None and plans is not None
+    if before is None or plans_before is None:
+        return {"new": len(places), "changed": 0, "gone": 0, "boxes left alone": barred}
+    known = np.isin(places, before)
     return {
-        "new": int((both["_merge"] == "right_only").sum()),
-        "changed": int(((both["_merge"] == "both") & (both.key != both.key_old)).sum()),
-        "gone": int((both["_merge"] == "left_only").sum()),
+        "new": int((~known).sum()),
+        "changed": int((known & ~np.isin(plans, plans_before)).sum()),
+        "gone": int((~np.isin(before, places)).sum()),
         "boxes left alone": barred,
     }
 
@@ -92,7 +106,8 @@ def plan_part(job: Job) -> Ref:
     captions = captions[captions.status == OK]
     selected = job.read("selected", SelectRow)
     selected = selected[selected.key.isin(captions.key)]
-    objects = usable_objects(job.inputs["objects"], selected.key)
+    images, boxes = Ref.model_validate(job.where["images"]), Boxes.model_validate(job.where["objects"])
+    objects = usable_objects(boxes, selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
     seed, draws = job.settings["seed"], job.settings.get("draws")
     if draws is not None:
@@ -100,8 +115,8 @@ def plan_part(job: Job) -> Ref:
     former, outlines = None, None
     if recipe.needs_donors:
         former = _former_donors(job, selected.key)
-        outlines = Outlines(sources_of(job.inputs["images"], job.sources), job.store)
-    statistics = _statistics(job, recipe)
+        outlines = Outlines(sources_of(images, job.sources), job.store)
+    statistics = _statistics(job, recipe, images, boxes)
     common = objects, prompts, recipe, statistics, seed
     if draws is None:
         rows = plan_requests(selected, *common, job.settings["variants"], former, outlines)
@@ -132,9 +147,7 @@ def _former_requests(path: str, mtime: int, size: int) -> pd.Series:
     return pd.Series(rows.request.to_numpy(object), index=rows.image_key)
 
 
-def _statistics(job: Job, recipe: Recipe) -> Statistics:
+def _statistics(job: Job, recipe: Recipe, images: Ref, boxes: Boxes) -> Statistics:
     """As they were pinned when the job's key was made."""
     settings, root = job.settings, Path(job.workspace)
-    return statistics_of(
-        job.inputs["objects"], job.inputs["images"], root, settings["split"], settings.get("categories", ()), recipe
-    )
+    return statistics_of(boxes, images, root, settings["split"], settings.get("categories", ()), recipe)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import BaseModel
 
 from lib.captioning.caption import CaptionForm, make_caption_form
@@ -32,8 +33,9 @@ from lib.evaluation.features import extractor_of
 from lib.painting.painters import PAINTERS
 from lib.planning.recipe import Recipe
 from lib.records import kept
+from lib.records.manifest import Ref, read_batches
 from lib.records.outputs import inputs_of
-from lib.records.rows import OK
+from lib.records.rows import OK, Row
 from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
@@ -58,7 +60,8 @@ class Work:
     root: Path
     progress: Progress
     verify: bool = False  # read all files again, and compare digests
-    order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
+    order: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))  # image keys as in the data set
+    objects: dict[int, Ref] = field(default_factory=dict)  # ObjectRows that are ok, by the part of their picture
     account: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     clock: float = field(default_factory=time.monotonic)  # when the last stage was counted
@@ -84,16 +87,25 @@ class Work:
         return self.root / "manifests" / f"{stage}.parquet"
 
     def count(
-        self, stage: str, rows: pd.DataFrame, painted: int, reused: int, seconds: float | None = None, **more: Any
+        self,
+        stage: str,
+        rows: pd.DataFrame | Ref,
+        painted: int,
+        reused: int,
+        seconds: float | None = None,
+        **more: Any,
     ) -> None:
         """Enter a finished stage into the account and save it. seconds: None: since the last one was entered."""
-        rejected = rows.reason[rows.status != OK].value_counts().sort_index()
+        counts: Counter[str] = Counter()
+        for some in [rows] if isinstance(rows, pd.DataFrame) else read_batches(rows.file, Row, ("status", "reason")):
+            counts.update(some.reason.where(some.status != OK, OK))
+        total, ok = counts.total(), counts.pop(OK, 0)
         self.account["stages"][stage] = {
-            "rows": len(rows),
-            "ok": int((rows.status == OK).sum()),
+            "rows": total,
+            "ok": ok,
             "painted": painted,
             "reused": reused,
-            "rejected": {str(reason): int(n) for reason, n in rejected.items()},
+            "rejected": {str(reason): count for reason, count in sorted(counts.items())},
             **more,
         }
         now = time.monotonic()
@@ -154,6 +166,7 @@ class Run(Work):
     captions: CaptionForm
     judge: ModelRef | None  # of single boxes
     detector: Member | None = None  # of objects that no label names
+    spread: int = 1  # parts that the selected pictures lie in
     captioned: set[str] = field(default_factory=set)  # image keys of captions that were made for the limit
 
     def conclude(self) -> dict[str, Any]:
