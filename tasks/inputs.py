@@ -33,7 +33,7 @@ class Boxes(Ref):
     parts: int
 
     def part(self, number: int) -> Path:
-        """The file of a part; it exists where the part has any rows."""
+        """The file of a part."""
         return self.file.parents[1] / "parts" / "objects" / part_name(number, self.parts)
 
 
@@ -116,7 +116,7 @@ _NONE = np.zeros(0, np.int64)
 @kept(16)
 def _part(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """Objects of a part, and their places by picture."""
-    rows = read_manifest(Path(path), ObjectRow) if Path(path).is_file() else to_table([], ObjectRow).to_pandas()
+    rows = read_manifest(Path(path), ObjectRow)
     return rows, rows.groupby("image_key", sort=False).indices
 
 

@@ -93,9 +93,9 @@ class Job(BaseModel):
         """`count` more items are done."""
         advance(self.workspace, self.stage, count)
 
-    def write(self, rows: Any, row_type: type[Row]) -> Ref:
-        """The job's output."""
-        return write_manifest(self.out, rows, row_type)
+    def write(self, rows: Any, row_type: type[Row], note: bytes = b"") -> Ref:
+        """The job's output. note: as write_manifest keeps it."""
+        return write_manifest(self.out, rows, row_type, note)
 
 
 def make_job(
@@ -222,17 +222,22 @@ def split_parts(
         total = sum(int((some.status == OK).sum()) for some in read_batches(rows.file, Row, ("status",)))
     if not total:
         return []
-    count = count_parts(total)
+    tables = read_tables(rows.file, row_type)
+    wanted = (table.filter(pc.equal(table["status"], OK)) for table in tables) if only_ok else tables
+    return deal(run.root / "parts" / stage, wanted, row_type, total, count_parts(total), by)
+
+
+def deal(
+    folder: Path, tables: Iterable[pa.Table], row_type: type[Row], total: int, count: int, by: str = "key"
+) -> list[Ref]:
+    """Rows, about `total`, dealt out to `count` parts by the hash of column `by`; a part without rows has no file."""
 
     def part_of(table: pa.Table) -> np.ndarray:
         return np.array([part_number(key, count) for key in table[by].to_pylist()], np.int64)
 
-    tables = read_tables(rows.file, row_type)
-    wanted = (table.filter(pc.equal(table["status"], OK)) for table in tables) if only_ok else tables
-    folder = run.root / "parts" / stage
     return [
         write_manifest(folder / part_name(number, count), part, row_type)
-        for places, group in sorted_rows(wanted, part_of, count, total, folder)
+        for places, group in sorted_rows(tables, part_of, count, total, folder)
         for number, part in _cut(places, group)
     ]
 
@@ -252,6 +257,8 @@ def split_objects(run: Work, objects: Ref) -> int:
         for places, group in sorted_rows(usable, part_of, count, objects.rows, folder, 2 * GROUP)
         for number, part in _cut(places, group)
     }
+    for number in set(range(count)) - run.objects.keys():
+        run.objects[number] = write_manifest(folder / part_name(number, count), [], ObjectRow)
     prune_parts(run, "objects", list(run.objects.values()))
     return count
 

@@ -51,7 +51,7 @@ from tasks.generate import generate_jobs, generate_stage, note_whole
 from tasks.ingest import Ingested
 from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
 from tasks.jobs import Done, Stage, Staged, close_stage, joined, may_pass, run_part
-from tasks.plan import plan_jobs, plan_stage
+from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
 from tasks.screen import screen_jobs, screen_stage
 
@@ -158,7 +158,7 @@ class Rounds:
     def plan(self) -> None:
         """The requests of the draws."""
         jobs = plan_jobs(self.run, self.ingested, self.selected, self.captions, self.drawn.groups)
-        done = run_part(self.run, plan_stage(self.run), jobs, self.drawn.count)
+        done = run_part(self.run, plan_stage(self.run, self.ingested), jobs, self.drawn.count)
         self.round = done, []
         self.planned += done
         self.keys.append(key_of("round", [ref.sha256 for ref, _ in done]))
@@ -223,7 +223,8 @@ class Rounds:
     def close(self) -> tuple[Staged, Staged]:
         """The manifests of all rounds: plan and screened pictures."""
         run, clock = self.run, self.clock
-        plan = close_stage(run, plan_stage(run), self.planned)
+        plan = close_stage(run, plan_stage(run, self.ingested), self.planned)
+        planned(run, self.ingested)
         pictures = close_stage(run, generate_stage(run), self.painted, clock["generate"])
         note_whole(run, pictures)
         screened = close_stage(run, self._screening(), self.screened, clock["screen"])

@@ -53,17 +53,23 @@ def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row])
     return pa.table([pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema=schema)
 
 
-def write_manifest(path: Path, rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row]) -> Ref:
-    """Write rows as Parquet by rename. Equal rows give equal bytes."""
-    return write_batches(path, [to_table(rows, row_type)], row_type)
+def write_manifest(
+    path: Path, rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row], note: bytes = b""
+) -> Ref:
+    """Write rows as Parquet by rename. Equal rows give equal bytes. note: kept with them, for `note_of`."""
+    return write_batches(path, [to_table(rows, row_type)], row_type, note)
 
 
-def write_batches(path: Path, tables: Iterable[pa.Table], row_type: type[Row]) -> Ref:
+def write_batches(path: Path, tables: Iterable[pa.Table], row_type: type[Row], note: bytes = b"") -> Ref:
     """`write_manifest` of rows that come piece by piece: the same bytes, however they are cut."""
     count, schema = 0, arrow_schema(row_type)
     with atomic_path(path) as temporary:
         with pq.ParquetWriter(
-            temporary, schema, compression="zstd", compression_level=1, write_page_checksum=True
+            temporary,
+            schema.with_metadata({_NOTE: note} if note else None),
+            compression="zstd",
+            compression_level=1,
+            write_page_checksum=True,
         ) as writer:
             for table in grouped(tables, GROUP):
                 writer.write_table(to_table(table, row_type), row_group_size=GROUP)
@@ -72,6 +78,17 @@ def write_batches(path: Path, tables: Iterable[pa.Table], row_type: type[Row]) -
                 writer.write_table(schema.empty_table(), row_group_size=GROUP)
         sha256 = file_digest(temporary)
     return Ref(path=str(path), rows=count, sha256=sha256)
+
+
+_NOTE = b"augment"
+
+
+def note_of(path: Path) -> bytes:
+    """What `write_manifest` kept with the rows; empty where that was nothing, or the file cannot be read."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(_NOTE, b"")
+    except (pa.ArrowException, OSError):
+        return b""
 
 
 def grouped(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:

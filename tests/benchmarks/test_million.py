@@ -154,9 +154,10 @@ def child(folder: Path, annotations: Path, workspace: Path) -> None:
             before_count(self, stage, *args, **more)
             watch.stage(stage)
 
-        def run_jobs(run, some, work, valid):
-            done = before_jobs(run, some, work, valid)
-            parts[work.name] = parts.get(work.name, 0) + sum(fresh for _, fresh in done)
+        def run_jobs(some, stage):
+            done = before_jobs(some, stage)
+            name = stage.work.name
+            parts[name] = parts.get(name, 0) + sum(fresh for _, fresh in done)
             return done
 
         Work.count, jobs.run_jobs = count, run_jobs
