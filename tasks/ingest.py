@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +47,7 @@ def ingest_dataset(run: Work) -> Ingested:
     parts = split_parts(run, "annotated", images, ImageRow)
     known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
     doubted = None if run.verify else _doubted(run, before)
-    where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted}
+    where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted, "when": uuid.uuid4().hex}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
     checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
     run.progress.finish("ingest")
@@ -115,6 +116,7 @@ def check_part(job: Job) -> Ref:
         job.where["max_pixels"],
         pd.concat(known) if known else None,
         job.advance,
+        when=job.where["when"],
     )
     return job.write(rows, ImageRow)
 

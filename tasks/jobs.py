@@ -24,6 +24,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
+from lib.core import mirror
 from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw, key_of
 from lib.core.stopping import check_stop
@@ -263,4 +264,4 @@ def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
     for path in (run.root / "parts" / stage).glob("*"):
         ours = _PART.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())
         if ours and str(path.with_suffix(".parquet")) not in used:
-            path.unlink()
+            mirror.remove(path)
