@@ -45,7 +45,7 @@ class Bucket:
     def __init__(self, url: str, hurry: bool = False) -> None:
         self.url = url
         scheme, _, self.base = url.partition("://")
-        self.fs = _file_system(scheme, hurry)
+        self.fs, self._on_disk = _file_system(scheme, hurry), scheme == "file"
 
     def path(self, name: str) -> str:
         """As fsspec names the object."""
@@ -104,7 +104,13 @@ class Bucket:
     def write(self, name: str, data: bytes, create: bool = False) -> None:
         """Put an object. create: raises FileExistsError where one is there, by the store's own check."""
         with explained(self.url):
-            self.fs.pipe_file(self.path(name), data, mode="create" if create else "overwrite")
+            if not self._on_disk:
+                self.fs.pipe_file(self.path(name), data, mode="create" if create else "overwrite")
+                return
+            path = Path(self.path(name))  # fsspec looks, then writes: two could do so at once
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb" if create else "wb") as file:
+                file.write(data)
 
     def put(self, name: str, file: Path) -> None:
         """Put a file."""

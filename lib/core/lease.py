@@ -41,8 +41,8 @@ class _Note(msgspec.Struct):
 class Lease:
     """Held. number: the fencing number, above that of every holder before."""
 
-    def __init__(self, bucket: Bucket, number: int, note: _Note, beat: float) -> None:
-        self.bucket, self.number, self._note, self._beat = bucket, number, note, beat
+    def __init__(self, bucket: Bucket, number: int, note: _Note) -> None:
+        self.bucket, self.number, self._note = bucket, number, note
         self._lost = False
         self._seen = time.monotonic()  # when nobody else was known to hold it
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises AugmentError where another holder has taken over; asks the store where the last beat is long ago."""
-        if not self._lost and time.monotonic() - self._seen > 2 * self._beat:
+        if not self._lost and time.monotonic() - self._seen > 2 * BEAT:
             self._look()
         if self._lost:
             raise AugmentError(
@@ -69,7 +69,7 @@ class Lease:
                 self._seen = now
 
     def _beats(self) -> None:
-        while not self._end.wait(self._beat):
+        while not self._end.wait(BEAT):
             # A store that is away now may be back at the next beat; `check` asks it again before anything is written.
             with contextlib.suppress(AugmentError, OSError):
                 self._look()
@@ -89,39 +89,37 @@ class Lease:
 
 
 @contextlib.contextmanager
-def leased(
-    bucket: Bucket, copy: str = "", beat: float = BEAT, silence: float = SILENCE, told: Callable[[str], object] = print
-) -> Iterator[Lease]:
+def leased(bucket: Bucket, copy: str = "", told: Callable[[str], object] = print) -> Iterator[Lease]:
     """Hold what a URL names. copy: a name of the working copy, which this process alone uses: of a former holder with
     the same one it is known that it is dead. told: is told where there is something to wait for.
 
     Raises AugmentError where another holder is alive.
     """
-    lease = _acquired(bucket, copy, beat, silence, told)
+    lease = _acquired(bucket, copy, told)
     try:
         yield lease
     finally:
         lease.release()
 
 
-def alive(bucket: Bucket, beat: float = BEAT) -> bool:
+def alive(bucket: Bucket) -> bool:
     """Does somebody hold it? Takes up to two beats."""
     number = max(_numbers(bucket), default=0)
     note = _read(bucket, number)
     if number == 0 or (note is not None and note.released):
         return False
-    return _changes(bucket, number, note, 2.5 * beat, beat)
+    return _changes(bucket, number, note, 2.5 * BEAT)
 
 
-def _acquired(bucket: Bucket, copy: str, beat: float, silence: float, told: Callable[[str], object]) -> Lease:
+def _acquired(bucket: Bucket, copy: str, told: Callable[[str], object]) -> Lease:
     while True:
         numbers = _numbers(bucket)
         last = max(numbers, default=0)
         former = _read(bucket, last) if last else None
         dead = former is not None and (former.released or (copy != "" and former.copy == copy))
         if last and not dead:
-            told(f"{bucket.url} has a holder: looking whether it is alive, for up to {silence:.0f} s")
-            if _changes(bucket, last, former, silence, beat):
+            told(f"{bucket.url} has a holder: looking whether it is alive, for up to {SILENCE:.0f} s")
+            if _changes(bucket, last, former, SILENCE):
                 where = f" on {former.where}" if former else ""
                 raise AugmentError(
                     f"workspace {bucket.url} is in use by another run{where}: wait for it, or set another workspace"
@@ -135,12 +133,12 @@ def _acquired(bucket: Bucket, copy: str, beat: float, silence: float, told: Call
                 for number in numbers:
                     if number < last:
                         bucket.remove(_name(number))
-                return Lease(bucket, mine, note, beat)
+                return Lease(bucket, mine, note)
 
 
-def _changes(bucket: Bucket, number: int, note: _Note | None, seconds: float, beat: float) -> bool:
+def _changes(bucket: Bucket, number: int, note: _Note | None, seconds: float) -> bool:
     """Does a lease change within so many seconds of this machine's clock?"""
-    start, pause = time.monotonic(), min(2.0, beat / 2)
+    start, pause = time.monotonic(), BEAT / 5
     while time.monotonic() - start < seconds:
         time.sleep(pause)
         now = _read(bucket, number)

@@ -23,7 +23,11 @@ SCHEMES = {  # scheme of a URL → package that opens it, and the extra of this 
 CACHE = "AUGMENT_CACHE"  # environment variable: the folder of the working copies
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)  # one slash: a Path keeps no more
-_LOGIN = re.compile(r"://[^/\s'\"]*:[^/\s'\"]*@")  # user:password@ in a sentence
+_SECRETS = (  # in a sentence: user:password@, user@ where no URL has it otherwise, and ?signature
+    re.compile(r"(\w:/+)[^/\s'\"]*:[^/\s'\"]*(@)"),
+    re.compile(r"(\b(?:s3|gs):/+)[^/\s'\"]*(@)"),
+    re.compile(rf"(\b(?:{'|'.join(SCHEMES)}):/[^\s'\"?]*\?)[^\s'\"]*()"),
+)
 
 
 def place_of(value: object) -> object:
@@ -77,8 +81,9 @@ def url_of(path: Path) -> str | None:
 
 def as_urls(text: str) -> str:
     """A sentence with URLs in place of such paths, and without a login that a URL in it may have."""
-    if "://" in text:
-        text = _LOGIN.sub("://…@", text)
+    if ":/" in text:
+        for secret in _SECRETS:
+            text = secret.sub(r"\1…\2", text)
     root = f"{cache_root()}/"
     if root not in text:
         return text
