@@ -74,6 +74,13 @@ class Job(BaseModel):
         """One of the inputs as a DataFrame."""
         return read_manifest(Path(self.inputs[name].path), row_type, columns)
 
+    def bring(self) -> None:
+        """What the work reads of the workspace, from its bucket, on a machine where it is not as the job names it."""
+        named = [one for one in self.where.values() if isinstance(one, dict) and {"path", "rows", "sha256"} <= set(one)]
+        for ref in [*self.inputs.values(), *map(Ref.model_validate, named)]:
+            if not ref.intact():
+                mirror.fetch(ref.file)
+
     def advance(self, count: int) -> None:
         """`count` more items are done."""
         advance(self.workspace, self.stage, count)
@@ -129,6 +136,8 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
             check_stop()
+            if mirror.attach(Path(job.workspace)):
+                job.bring()
             ref = make(job)
             note_ref(ref)
             return ref

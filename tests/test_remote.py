@@ -27,6 +27,7 @@ from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.runs.parameters import check_parameters
 from lib.runs.preflight import preflight
+from tasks.jobs import Job, stage_task
 
 DEMO = Path(__file__).resolve().parent.parent / "data" / "demo"
 PICTURES = 4
@@ -106,7 +107,7 @@ def journey(dataset, workspace=WORKSPACE):
 
 
 def test_a_bucket_gets_the_bytes_of_a_folder_and_a_machine_without_a_copy_paints_nothing_again(
-    files, demo, final, tmp_path
+    files, demo, final, tmp_path, capsys
 ):
     first = journey(demo)
     assert objects(files, "runs/one/final") == final
@@ -118,6 +119,8 @@ def test_a_bucket_gets_the_bytes_of_a_folder_and_a_machine_without_a_copy_paints
 
     assert (second.account["painted"], second.account["reused"]) == (0, PICTURES)
     assert objects(files, "runs/one/final") == final
+    shutil.rmtree(tmp_path / "cache")
+    check_commands(capsys, tmp_path)
 
 
 def check_no_secrets(written, here):
@@ -336,6 +339,43 @@ def test_what_another_machine_changed_or_removed_is_so_here_too(files, tmp_path,
         assert not (root / "final/images/a.png").exists()
 
 
+def test_a_worker_on_another_machine_reads_and_sends_what_its_job_names(files, tmp_path, monkeypatch):
+    from lib.records.kept import noted_ref
+    from lib.records.manifest import write_manifest
+    from lib.records.rows import SelectRow
+
+    root = place_of(WORKSPACE)
+    with mirror.held(root, print):
+        ref = write_manifest(root / "manifests" / "select.parquet", [], SelectRow)
+        mirror.push(root)
+        work = {
+            "stage": "plan",
+            "key": "ab" * 32,
+            "label": "ab",
+            "workspace": str(root),
+            "sources": ".",
+            "settings": {},
+        }
+        job = Job(**work, inputs={"selected": ref}, where={"again": ref.model_dump()})
+        ref.file.write_bytes(b"of an earlier run")
+
+        @stage_task("plan")
+        def plan(job):
+            job.store.put("picture", "cd" * 32, b"pixels")
+            return job.write(job.read("selected", SelectRow), SelectRow)
+
+        with monkeypatch.context() as patch:  # as in another process
+            patch.setattr(mirror, "_leases", {})
+            patch.setattr(mirror, "_mirrors", {})
+            made = plan(job)
+            mirror._mirrors[root].close()
+    assert noted_ref(made.file) == made
+    names = objects(files, "runs/one")
+    assert {f"parts/plan/{'ab' * 16}.parquet", f"parts/plan/{'ab' * 16}.json", f"store/picture/cd/{'cd' * 32}"} <= set(
+        names
+    )
+
+
 def test_an_item_that_is_damaged_here_comes_from_the_bucket_again(files):
     root = place_of(WORKSPACE)
     with mirror.held(root, print):
@@ -363,10 +403,17 @@ def test_formats_that_look_which_files_there_are_get_them_all(files, small):
 
 
 def test_a_picture_of_the_bucket_that_changed_is_read_again_and_others_are_not(files, demo, server):
-    journey(demo)
+    settings, opened = DatasetSettings(**demo), []
+    rows = read_dataset(settings).images.to_pandas()
+    known = check_pictures(rows, settings.images, 10**8, when="first")
     files.put_file(str(DEMO / "images" / "scene_0009.jpg"), f"{NAME}/demo/images/scene_0002.jpg")
-    result = journey(demo)
-    assert result.counts.painted["ingest"] == 1
+    before = server.requests["GET"]
+
+    now = check_pictures(rows, settings.images, 10**8, known, opened.append, when="then")
+
+    changed = now.path[now.digest != known.digest].tolist()
+    assert changed == ["scene_0002.jpg"] and opened[1] == 5
+    assert server.requests["GET"] - before == 2  # one list, one picture
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -456,9 +503,8 @@ def test_a_name_that_leads_out_of_its_folder_is_no_picture_of_a_bucket(files, sm
 # --- the command line --------------------------------------------------------------------------------------------
 
 
-def test_status_and_export_read_a_bucket_and_others_say_that_they_do_not(files, demo, tmp_path, capsys, monkeypatch):
-    journey(demo)
-    monkeypatch.setenv("AUGMENT_CACHE", str(tmp_path / "other"))
+def check_commands(capsys, tmp_path):
+    """Commands on a workspace in a bucket: some read it, others say that they do not."""
     assert main(["status", WORKSPACE, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["workspace"] == WORKSPACE
     assert main(["export", WORKSPACE, "--to", "voc", "--out", str(tmp_path / "voc")]) == 0

@@ -27,7 +27,7 @@ from lib.core.bucket import Bucket, Found
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.core.lease import Lease, leased
-from lib.core.places import url_of
+from lib.core.places import CACHE, cache_root, url_of
 
 _NOTES = ".remote.sqlite"  # beside the copy's files, so that both go together
 _STORE = "store"
@@ -165,11 +165,26 @@ def _mirrored(root: Path, lease: Lease) -> Iterator[None]:
         mirror.close()
 
 
-def attach(root: Path) -> None:
-    """Send what this process, a worker of a run elsewhere, makes in a workspace."""
-    if root not in _mirrors and url_of(root) is not None:
-        root.mkdir(parents=True, exist_ok=True)
+def attach(root: Path) -> bool:
+    """Send from now on what this process, a worker of a run elsewhere, makes in a workspace; False where it is no such
+    worker, or no bucket's. What it reads may be older here than in the bucket."""
+    if url_of(root) is None or root in _leases:
+        return False
+    if root not in _mirrors:
+        _make(root)
         _mirrors.setdefault(root, Mirror(root))
+    return True
+
+
+def _make(folder: Path) -> None:
+    """Make a folder of the working copies; raises AugmentError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AugmentError(
+            f"the working copy of {folder} cannot be made in {cache_root()} "
+            f"({error.strerror or error}): set {CACHE} to a folder that can be written"
+        ) from None
 
 
 def look(root: Path, whole: bool = False) -> None:
@@ -180,7 +195,7 @@ def look(root: Path, whole: bool = False) -> None:
     url = url_of(root)
     if url is None or root in _mirrors:
         return
-    root.mkdir(parents=True, exist_ok=True)
+    _make(root)
     mirror = Mirror(root, hurry=True)
     try:
         mirror.pull(trusted=mirror.number() > 0, whole=whole)
@@ -190,7 +205,7 @@ def look(root: Path, whole: bool = False) -> None:
 
 def _copy_of(root: Path) -> str:
     """A name of the working copy, the same as long as it exists."""
-    root.mkdir(parents=True, exist_ok=True)
+    _make(root)
     notes = _Notes(root / _NOTES)
     try:
         return notes.name()
@@ -444,10 +459,11 @@ def bring(place: Path | None, lazily: bool = False) -> None:
     except FileNotFoundError:
         raise AugmentError(f"{url} not found: check the URL") from None
     if about is not None:
+        _make(place.parent)
         if _stat(place) != (about.size, about.mark):
             fetch(place, mark=True)
         return
-    place.mkdir(parents=True, exist_ok=True)
+    _make(place)
     if lazily:
         return
     there = {}
