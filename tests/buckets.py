@@ -32,6 +32,7 @@ class BucketServer:
     def __init__(self) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
         self.requests: Counter[str] = Counter()  # by method
+        self._number = 0
         self.mood: Callable[[dict[str, Any], int], str] = lambda request, number: ""  # refused, gone, busy, cut, slow
         self._lock = threading.Lock()
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
@@ -41,8 +42,10 @@ class BucketServer:
 
     def _answer(self, request: dict[str, Any], start: Any) -> Any:
         with self._lock:
+            self._number += 1
             self.requests[request["REQUEST_METHOD"]] += 1
-            mood = self.mood(request, sum(self.requests.values()))
+            self.requests["LIST"] += "list-type" in request["QUERY_STRING"]  # those GETs that are lists
+            mood = self.mood(request, self._number)
         if mood == "cut":
             request["werkzeug.socket"].close()
             raise ConnectionAbortedError
