@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from lib.core.errors import AugmentError
+from lib.core.places import shown
 from lib.records.engine import EngineSettings
 from lib.records.settings import (
     BudgetSettings,
@@ -140,7 +141,9 @@ def journey(run: Run) -> State[None]:
     """The stages in their order."""
     settings = run.settings
     triple = " × ".join((settings.edit.name, settings.painter.name, settings.composite.name))
-    log().info("%s: preset %s, %s, from %s into %s", run.name, settings.preset, triple, run.sources, run.root)
+    log().info(
+        "%s: preset %s, %s, from %s into %s", run.name, settings.preset, triple, shown(run.sources), shown(run.root)
+    )
     verify_store(run)
     ingested = ingest_dataset(run)
     run.recipe.check_categories(ingested.categories)
@@ -158,7 +161,7 @@ def journey(run: Run) -> State[None]:
     final = finalise_dataset(run, ingested, plan, reviewed)
     evaluate_pictures(run, ingested, selected, final)
     outcome = run.conclude()
-    message = f"{run.account['stages']['finalise']['ok']} pictures in {run.root / 'final'}"
+    message = f"{run.account['stages']['finalise']['ok']} pictures in {shown(run.root / 'final')}"
     if outcome["state"] in STATES:
         return Completed(name=STATES[outcome["state"]], message=f"{outcome['text']}; {message}")
     return Completed(message=message)

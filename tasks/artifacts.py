@@ -14,6 +14,7 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from lib.core.images import load_rgb
+from lib.core.places import shown
 from lib.evaluation.verdict import Tally, Verdict
 from lib.screening.draw import sheet_jpeg
 from lib.training.card import draw_curve
@@ -66,7 +67,7 @@ def show_sheet(run: Work) -> None:
         with only_shown("the contact sheet in the UI"):
             sheet = Image.fromarray(load_rgb(path, "stored"))
             data = base64.b64encode(sheet_jpeg(sheet, most=140_000)).decode()
-            text = f"Whole sheet: `{path}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
+            text = f"Whole sheet: `{shown(path)}`\n\n![contact sheet](data:image/jpeg;base64,{data})"
             create_markdown_artifact(text, key="contact-sheet", description="source, boxes, result")
 
 

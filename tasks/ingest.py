@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def ingest_dataset(run: Work) -> Ingested:
     parts = split_parts(run, "annotated", annotated.images, ImageRow)
     known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
     doubted = None if run.verify else _doubted(run)
-    where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted}
+    where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted, "when": uuid.uuid4().hex}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
     stage = Stage(check_part, ImageRow, ("images", ImageRow), by="key", valid=lambda part: False)
     checked = [ref for ref, _ in run_jobs(jobs, stage)]
@@ -162,6 +163,7 @@ def check_part(job: Job) -> Ref:
         job.where["max_pixels"],
         known,
         job.advance,
+        when=job.where["when"],
     )
     return job.write(rows, ImageRow)
 

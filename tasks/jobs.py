@@ -25,6 +25,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
+from lib.core import mirror
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.core.keys import key_of
@@ -89,6 +90,13 @@ class Job(BaseModel):
         """One of the inputs as a DataFrame."""
         return read_manifest(Path(self.inputs[name].path), row_type, columns)
 
+    def bring(self) -> None:
+        """What the work reads of the workspace, from its bucket, on a machine where it is not as the job names it."""
+        named = [one for one in self.where.values() if isinstance(one, dict) and {"path", "rows", "sha256"} <= set(one)]
+        for ref in [*self.inputs.values(), *map(Ref.model_validate, named)]:
+            if not ref.intact():
+                mirror.fetch(ref.file)
+
     def advance(self, count: int) -> None:
         """`count` more items are done."""
         advance(self.workspace, self.stage, count)
@@ -144,6 +152,8 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
             check_run(job.workspace)
+            if mirror.attach(Path(job.workspace)):
+                job.bring()
             ref = make(job)
             note_ref(ref)
             return ref
@@ -394,4 +404,4 @@ def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
     for path in (run.root / "parts" / stage).glob("*"):
         ours = _PART.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())
         if ours and str(path.with_suffix(".parquet")) not in used:
-            path.unlink()
+            mirror.remove(path)

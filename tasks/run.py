@@ -24,6 +24,8 @@ from pydantic import BaseModel
 
 from lib.captioning.caption import CaptionForm, make_caption_form
 from lib.core.checkpoints import ModelRef
+from lib.core.mirror import push
+from lib.core.places import shown
 from lib.core.registry import Member
 from lib.core.stopping import STOPPED, Stopped, stoppable
 from lib.core.storage import explained
@@ -114,6 +116,7 @@ class Work:
         if stage == "generate" and painted:
             self.account["seconds_per_picture"] = round(seconds / painted, 3)
         self.save()
+        push(self.root)
         log().info(_story(stage, self.account["stages"][stage], seconds))
 
     def note_loads(self, found: Mapping[str, Mapping[str, int]]) -> None:
@@ -184,7 +187,7 @@ def accounted(work: W, settings: BaseModel) -> Iterator[W]:
     """Save what was resolved, then the account as the run goes, and how it ended."""
     seconds = former_account(work.root).get("seconds_per_picture")
     known = {"seconds_per_picture": seconds} if isinstance(seconds, float) else {}
-    work.account = {"run": work.name, "workspace": str(work.root), "state": "running", "stages": {}, **known}
+    work.account = {"run": work.name, "workspace": shown(work.root), "state": "running", "stages": {}, **known}
     kept.write(work.root / "settings.json", settings.model_dump(mode="json"))
     work.save()
     watch_workspace(str(work.root), work.progress)

@@ -20,6 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateDetails, StateType
 from prefect.states import Scheduled
 
+from lib.core.places import shown
 from lib.core.stopping import check_stop
 from lib.records.manifest import read_manifest
 from lib.records.rows import OK, ScreenRow
@@ -80,7 +81,7 @@ def _suspended(run: Run) -> State[None] | None:
         log().warning("the run goes on without a submitted review, by the decisions so far")
         return None
     end = datetime.now(UTC) + timedelta(seconds=run.settings.review.seconds)
-    until, command = f"{end:%Y-%m-%d %H:%M} UTC", f"augment review {run.root}"
+    until, command = f"{end:%Y-%m-%d %H:%M} UTC", f"augment review {shown(run.root)}"
     text = f"`{command}` opens the review, on a machine with this workspace. The run goes on when it is submitted"
     _show(run, f"{text}, or at {until}.")
     log().warning("waiting for a review until %s: %s", until, command)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from lib.core.places import as_urls
+
 # No markup: a path or an error may hold square brackets.
 OUT = Console(highlight=False, markup=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -27,13 +29,13 @@ def add_quiet(parser: argparse.ArgumentParser, result: str) -> None:
 def print_result(result: object) -> None:
     """What a command leaves on standard output with --quiet; nothing without."""
     if OUT.quiet:
-        print(result)
+        print(as_urls(str(result)))
 
 
 def print_places(places: Mapping[str, object]) -> None:
     """Paths with what lies there, one a line."""
     for name, path in places.items():
-        OUT.print(f"{name:>14}  {path}")
+        OUT.print(f"{name:>14}  {as_urls(str(path))}")
 
 
 def print_table(table: Table) -> None:

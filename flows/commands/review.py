@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flows.commands.connection import trusted_settings
 from flows.commands.console import OUT
 from flows.commands.values import path
-from flows.commands.workspace import has_display, status_file
+from flows.commands.workspace import folder_of, has_display
 from lib.core.errors import AugmentError
 from lib.runs.account import former_account
 
@@ -44,7 +44,7 @@ class Review:
     def run(options: argparse.Namespace) -> int:
         from lib.review.session import Session, account_name
 
-        roots = [status_file(run).parent.absolute() for run in options.runs]
+        roots = [folder_of(run, "review").absolute() for run in options.runs]
         if len({root.resolve() for root in roots}) < len(roots):
             raise AugmentError("a run is named twice: name each once")
         session = Session(roots, options.reviewer or account_name(), lambda by: _submitted(by, roots))

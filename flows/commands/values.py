@@ -25,6 +25,16 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{error} (got {text!r:.200})") from None
 
 
+def place(text: str) -> Path:
+    """A path or a URL that a person typed, as the path of its working copy; raises AugmentError for another."""
+    from lib.core.places import place_of
+
+    try:
+        return Path(str(place_of(text)))
+    except ValueError as error:
+        raise AugmentError(f"{text}: {error}") from None
+
+
 def check_texts(options: argparse.Namespace) -> None:
     """Raises AugmentError for a text that no file and no request could hold."""
     from lib.core.values import check_text

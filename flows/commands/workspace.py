@@ -14,8 +14,9 @@ from rich.text import Text
 
 from flows.commands import CHECKOUT
 from flows.commands.console import OUT, bars, make_table, print_table
-from flows.commands.values import path
+from flows.commands.values import path, place
 from lib.core.errors import AugmentError
+from lib.core.places import url_of
 
 
 class Status:
@@ -44,16 +45,35 @@ class Status:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """The argument RUN."""
-    parser.add_argument("run", metavar="RUN", help="a name (data/runs/NAME) or a workspace folder")
+    parser.add_argument("run", metavar="RUN", help="a name (data/runs/NAME), a workspace folder or its URL")
 
 
-def status_file(run: str) -> Path:
-    """The status.json of a run, by its name or its folder; raises AugmentError where there is none."""
+def status_file(run: str, whole: bool = False) -> Path:
+    """The status.json of a run, by its name, its folder or its URL; raises AugmentError where there is none.
+
+    whole: of a bucket the files of single pictures are brought here too.
+    """
     places = [Path(run), Path("data/runs") / run, CHECKOUT / "data" / "runs" / run]
-    for place in places:
-        if os.path.isfile(place / "status.json"):  # noqa: PTH113
-            return place / "status.json"
+    if "://" in run:
+        from lib.core.mirror import look
+
+        look(root := place(run), whole)
+        places = [root]
+    for root in places:
+        if os.path.isfile(root / "status.json"):  # noqa: PTH113
+            return root / "status.json"
     raise AugmentError(f"no run {run!r}: looked for status.json in {', '.join(str(p) for p in places)}")
+
+
+def folder_of(run: str, command: str) -> Path:
+    """The workspace of a run, for a command that works on folders of this machine alone; raises AugmentError for a run
+    in a bucket, and where there is none."""
+    if "://" in run or url_of(Path(run)):
+        raise AugmentError(
+            f"augment {command} works on a folder of this machine: copy {run} into one, and name that; what it changes "
+            "there is to be copied back"
+        )
+    return status_file(run).parent
 
 
 def print_outcome(account: dict[str, Any], console: Console) -> None:
@@ -135,7 +155,7 @@ class Open:
     def run(options: argparse.Namespace) -> int:
         import webbrowser
 
-        report = status_file(options.run).parent.absolute() / "report" / "index.html"
+        report = status_file(options.run, whole=True).parent.absolute() / "report" / "index.html"
         if not report.is_file():
             raise AugmentError(f"{report} not found: a run writes it at its end, unless evaluate.extractor is none")
         if not has_display() or not webbrowser.open(report.as_uri()):
@@ -162,7 +182,7 @@ class Tidy:
     def run(options: argparse.Namespace) -> int:
         from lib.runs.tidy import Group, tidy
 
-        root = status_file(options.run).parent.absolute()
+        root = folder_of(options.run, "tidy").absolute()
         groups = tidy(root, options.dry_run)
         total = Group("all", *(sum(getattr(group, name) for group in groups) for name in ("kept", "removed", "size")))
         numbers = ("kept", "to remove" if options.dry_run else "removed", "bytes")
@@ -192,7 +212,9 @@ class Export:
         from lib.datasets.export.hub import check_push, push
         from lib.runs.export import export_run
 
-        root = status_file(options.run).parent
+        root = status_file(options.run, whole=True).parent
+        if url_of(root) and options.out is None:
+            raise AugmentError(f"{root} is in a bucket: say with --out FOLDER where on this machine to export to")
         if options.push:
             check_push(options.push, options.to)
         with bars() as watch:

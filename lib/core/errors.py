@@ -28,11 +28,14 @@ class AugmentError(Exception):
     """Bad input, explained in one sentence: value, what was expected, next step.
 
     What a name or a file puts into the sentence can neither control a terminal nor fail to print: control characters,
-    marks of direction and lone surrogates are escaped, and the middle of what is too long is left out.
+    marks of direction and lone surrogates are escaped, and the middle of what is too long is left out. A working copy's
+    path is the URL that it stands for, a login in a URL is not shown.
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(_shortened(_printable(text)))
+        from lib.core.places import as_urls
+
+        super().__init__(_shortened(_printable(as_urls(text))))
 
 
 class PictureError(Exception):

@@ -29,6 +29,7 @@ from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from lib.core.errors import PictureError
 from lib.core.files import digest
+from lib.core.mirror import fetch, here
 from lib.core.orientation import orientation, stored_size, turn, turned_by_decoding, upright_size
 from lib.core.png import lighter_png
 
@@ -46,9 +47,11 @@ def source_loader(paths: Mapping[str, str], keep: int = 512 * 2**20) -> Load:
     def load(wanted: str, frame: str) -> np.ndarray:
         path = Path(paths[wanted])
         try:
-            data = path.read_bytes()
+            data = here(path, mark=True).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise PictureError("image_missing", f"{path}: {error.strerror}") from None
+        if digest(data) != wanted and fetch(path, mark=True):  # the copy of a bucket's former picture
+            data = path.read_bytes()
         if digest(data) != wanted:
             raise PictureError("image_changed", f"{path} changed since ingest: run again")
         pixels = load_rgb(data, frame)
@@ -317,7 +320,7 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
 
 def _stat(path: Path) -> os.stat_result:
     try:
-        info = path.stat()
+        info = here(path, mark=True).stat()
     except (OSError, ValueError) as error:
         raise _missing(path, error) from None
     if not stat.S_ISREG(info.st_mode):

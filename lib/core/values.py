@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    PlainSerializer,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
 
+from lib.core.places import place_of, shown
+
 LONGEST_PATH, LONGEST_NAME = 2000, 255  # bytes of a path and of each of its parts, with room for what is put below
 _LARGEST = 2**63 - 1
 _DEEPEST = 64
+
+# A setting that may be a URL: the program sees the path of its working copy, a person and a file the URL.
+Place = Annotated[Path, BeforeValidator(place_of), PlainSerializer(shown, when_used="json")]
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def check_value(value: Any, depth: int = 0) -> Any:
@@ -56,6 +65,8 @@ def check_path(text: str) -> Path:
     """A path as a person gives it; raises ValueError for one that no file can have, the empty one too."""
     if not text.strip():
         raise ValueError("expected a path, not an empty text")
+    if _URL.match(text):
+        raise ValueError("expected a path of this machine: URLs are for dataset.images, dataset.annotations, workspace")
     check_value(path := Path(text))
     return path
 
@@ -74,6 +85,6 @@ class Storable(BaseModel):
     @classmethod
     def _storable(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         checked = check_value(handler(value))
-        if isinstance(checked, Path) and isinstance(value, str):
+        if isinstance(checked, Path) and isinstance(value, str) and checked == Path(value):  # else the path of a URL
             check_path(value)
         return checked

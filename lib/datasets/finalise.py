@@ -16,6 +16,7 @@ import pandas as pd
 from lib.core.files import atomic_path, atomic_write, digest, file_digest
 from lib.core.images import PictureError, encode_jpeg, load_rgb
 from lib.core.keys import key_of
+from lib.core.mirror import here
 from lib.datasets.ids import Ids
 from lib.datasets.names import BESIDE, final_names, label_name, split_name, synthetic_name
 from lib.datasets.write_coco import CocoWriter, Sources, final_objects, has_several_splits, kept_pictures
@@ -124,7 +125,7 @@ class _Writer:
 def _place_original(row: Any, name: str, sources: Sources, writer: _Writer) -> FinalRow:
     key = f"original:{row.key}"
     try:
-        source = sources.root / row.path
+        source = here(sources.root / row.path, mark=True)
         size, mtime_ns = writer.place(name, row.digest, lambda to: shutil.copyfile(source, to))
     except (ValueError, FileNotFoundError) as error:
         return FinalRow(key, REJECTED, "image_changed", f"{row.path}: {error}", row.key, name, "", 0, 0, 0)
@@ -172,7 +173,7 @@ def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_diges
     """
     png = None if store.get("jpeg", item) is not None else store.get("picture", picture)
     if png is not None:
-        data = source.read_bytes()
+        data = here(source, mark=True).read_bytes()
         if digest(data) != source_digest:
             raise PictureError("image_changed", f"{source} changed since ingest")
         store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=data))

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.core import mirror
 from lib.core.images import PictureError, PictureInfo, glance, inside, inspect
 from lib.datasets.formats.tables import outside
 from lib.records.requests import Request, parsed
@@ -37,18 +38,19 @@ def check_pictures(
     known: pd.DataFrame | None = None,
     advance: Callable[[int], object] = lambda n: None,
     decode: bool = True,
+    when: str = "",
 ) -> pd.DataFrame:
     """Image rows with digest, size, mtime_ns, frame and, where the record has none, width and height filled in.
 
     A picture whose path, size and mtime are those of an ok row of `known`, itself perhaps stale, is not opened again.
     Rows rejected before stay as they are. New reasons: image_missing, image_empty, image_broken, image_too_large,
     path_outside_root, size_mismatch. `advance` receives how many rows are done. Raises nothing for a bad picture, which
-    without `decode` is found only where its header is bad.
+    without `decode` is found only where its header is bad. when: the moment, for pictures in a bucket.
     """
     rows = _columns(images)
     todo = rows["status"] == OK
     advance(int((~todo).sum()))
-    _stat_all(rows, todo, root)
+    _stat_all(rows, todo, root, when)
     reused = _reuse(rows, todo, known, max_pixels)
     advance(int(reused.sum()))
     fresh = todo & ~reused
@@ -77,11 +79,15 @@ def _columns(images: pd.DataFrame) -> Columns:
     return texts | {name: images[name].to_numpy(np.int64, copy=True) for name in _NUMBERS}
 
 
-def _stat_all(rows: Columns, todo: np.ndarray, root: Path) -> None:
-    """Fill in size and mtime_ns; -1 for missing files."""
+def stat_pictures(root: Path, paths: Iterable[str], when: str = "") -> np.ndarray:
+    """int64 (n, 2): size and mtime_ns of pictures below a folder; -1 for missing files. when: as core.mirror.stats."""
     # Strings, not Paths: for a hundred thousand files making those takes longer than the calls.
-    stats = [_stat(f"{root}/{path}") for path in rows["path"][todo]]
-    rows["size"][todo], rows["mtime_ns"][todo] = np.array(stats, np.int64).reshape(-1, 2).T
+    stats = mirror.stats(root, paths, when) or (_stat(f"{root}/{path}") for path in paths)
+    return np.array(list(stats), np.int64).reshape(-1, 2)
+
+
+def _stat_all(rows: Columns, todo: np.ndarray, root: Path, when: str) -> None:
+    rows["size"][todo], rows["mtime_ns"][todo] = stat_pictures(root, rows["path"][todo], when).T
 
 
 def _stat(path: str) -> tuple[int, int]:

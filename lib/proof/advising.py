@@ -16,6 +16,7 @@ from pydantic import Field
 
 from lib.core.errors import AugmentError, checked, unknown
 from lib.core.registry import Member
+from lib.core.values import Place
 from lib.proof.advice import Advice
 from lib.proof.detectors import TRAINABLE
 from lib.proof.folds import FoldSettings
@@ -64,7 +65,7 @@ class AdviseSettings(Settings):
     quick: bool = Field(False, description="a look in minutes: two folds, few pictures and steps, no copy-paste")
     workers: int | None = Field(None, ge=1, description="trainings at once, each with one thread; none: one a core")
     trainings: Path | None = Field(None, description="folder of finished trainings; none: in the workspace")
-    workspace: Path | None = None
+    workspace: Place | None = None
 
     @property
     def member(self) -> Member:

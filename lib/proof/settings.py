@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from lib.core.errors import AugmentError, checked, unknown
 from lib.core.registry import Member
+from lib.core.values import Place
 from lib.proof.arms import ARMS
 from lib.proof.detectors import TRAINABLE
 from lib.proof.job import Schedule
@@ -72,7 +73,7 @@ class ProveSettings(Settings):
     trainings: Path | None = Field(
         None, description="folder of finished trainings, which several proofs may share; none: in the workspace"
     )
-    workspace: Path | None = None
+    workspace: Place | None = None
 
     @field_validator("arms")
     @classmethod

@@ -22,6 +22,7 @@ import msgspec
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
+from lib.core.mirror import settle
 
 if TYPE_CHECKING:  # it brings pandas, which most readers of kept files need not wait for
     from lib.records.manifest import Ref
@@ -127,7 +128,9 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 
 def note_ref(ref: Ref) -> None:
     """Write down beside a file what it must be; the file is complete."""
-    atomic_write(_record(ref.file), msgspec.json.encode(_Record(ref.rows, ref.sha256)))
+    record = _record(ref.file)
+    atomic_write(record, msgspec.json.encode(_Record(ref.rows, ref.sha256)))
+    settle(ref.file, record)
 
 
 def noted_ref(path: Path) -> Ref | None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.images import plain_path
+from lib.core.mirror import remove
 from lib.records import kept
 
 FOLDERS = (
@@ -236,7 +237,7 @@ class Outputs:
             if twin is not None and _identity(path) == _identity(self.folder / twin):
                 continue  # one file, on a disk that ignores case
             if path.is_symlink() or path.is_file():
-                path.unlink()
+                remove(path)
                 self._remove_empty(path.parent)
         self.names = left
         self._keep(left)

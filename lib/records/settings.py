@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from lib.core.geometry import CONTEXT, MIN_SIDE
-from lib.core.values import Storable, check_value
+from lib.core.values import Place, Storable, check_value
 
 
 class Settings(Storable):
@@ -52,8 +52,8 @@ def training_split(name: str, who: str) -> str:
 
 
 class DatasetSettings(Settings):
-    images: Path = Field(description="folder with the pictures")
-    annotations: Path | None = Field(
+    images: Place = Field(description="folder with the pictures, or its URL (s3://BUCKET/FOLDER; docs/scale.md)")
+    annotations: Place | None = Field(
         None,
         description="annotation file, or folder of files (voc, yolo, triples, vott, coco-stuff, deep-pcb); none: "
         "beside the pictures, as the format has it",
@@ -324,7 +324,7 @@ class CompareSettings(Settings):
     boxes: Path | None = Field(None, description="labels of the real pictures, where `real` is a folder of them")
     format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")
     seed: int = Field(0, ge=0, description="of the floor's halvings and KID's subsets")
-    workspace: Path | None = None
+    workspace: Place | None = None
 
 
 class TrainSettings(Settings):
@@ -346,7 +346,7 @@ class TrainSettings(Settings):
     start: Path | None = Field(None, description="folder of earlier models to begin from, one folder a trainer's name")
     output: Path | None = Field(None, description="folder for the finished models; none: models in the workspace")
     seed: int = Field(0, ge=0, description="of weights, batches and noise, where `settings` say no other")
-    workspace: Path | None = None
+    workspace: Place | None = None
 
     @field_validator("split")
     @classmethod

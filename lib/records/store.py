@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from lib.core import mirror
 from lib.core.errors import AugmentError
 from lib.core.files import NO_FILE, atomic_path, digest
 
@@ -20,7 +21,7 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
 class Store:
-    """Bytes by key.
+    """Bytes by key, of a workspace in a bucket read and written through.
 
     Keys are hex; kinds (caption, outline, view, paint, picture, verdict, shares, limits, jpeg, metrics, shown,
     thumbnail) are folders.
@@ -40,6 +41,9 @@ class Store:
             )
         return self.root / kind / key[:2] / key
 
+    def _here(self, kind: str, key: str) -> Path:
+        return mirror.here(self.path(kind, key))
+
     def items(self) -> Iterator[tuple[str, str]]:
         """(kind, key) of all items; files of other names are not ours."""
         for kind in sorted(folder for folder in self.root.glob("*") if folder.is_dir()):
@@ -49,12 +53,13 @@ class Store:
 
     def has(self, kind: str, key: str) -> bool:
         """Does the file exist? Its digest is checked on reading."""
-        return self.path(kind, key).is_file()
+        path = self.path(kind, key)
+        return path.is_file() or mirror.exists(path)
 
     def size(self, kind: str, key: str) -> int:
         """Bytes of an item, from its file's size; -1 where it is absent."""
         try:
-            return self.path(kind, key).stat().st_size - 65  # the header line
+            return self._here(kind, key).stat().st_size - 65  # the header line
         except OSError as error:
             return _absent(error, -1)
 
@@ -64,24 +69,27 @@ class Store:
         with atomic_path(self.path(kind, key)) as temporary, temporary.open("wb") as file:
             file.write(sha256.encode() + b"\n")
             file.write(data)
+        mirror.send(self.path(kind, key))
         return sha256
 
     def get(self, kind: str, key: str) -> bytes | None:
         """An item's bytes; None where it is absent or damaged (a damaged one is removed)."""
-        path = self.path(kind, key)
-        try:
-            header, _, data = path.read_bytes().partition(b"\n")
-        except OSError as error:
-            return _absent(error, None)
-        if header.decode("ascii", "replace") != digest(data):
+        path, fetched = self._here(kind, key), False
+        while True:
+            try:
+                header, _, data = path.read_bytes().partition(b"\n")
+            except OSError as error:
+                return _absent(error, None)
+            if header.decode("ascii", "replace") == digest(data):
+                return data
             path.unlink(missing_ok=True)
-            return None
-        return data
+            if fetched or not (fetched := mirror.fetch(path)):  # a bucket's own may be whole
+                return None
 
     def sha256(self, kind: str, key: str) -> str | None:
         """The digest that an item's header promises, without reading the rest; None where it is absent."""
         try:
-            with self.path(kind, key).open("rb") as file:
+            with self._here(kind, key).open("rb") as file:
                 return file.read(64).decode("ascii", "replace")
         except OSError as error:
             return _absent(error, None)
@@ -105,7 +113,7 @@ class ReadOnlyStore(Store):
     def get(self, kind: str, key: str) -> bytes | None:
         """As a store's, but a damaged item stays where it is."""
         try:
-            header, _, data = self.path(kind, key).read_bytes().partition(b"\n")
+            header, _, data = self._here(kind, key).read_bytes().partition(b"\n")
         except OSError as error:
             return _absent(error, None)
         return data if header.decode("ascii", "replace") == digest(data) else None

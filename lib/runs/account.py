@@ -15,7 +15,10 @@ from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
+from lib.core.bucket import Bucket
 from lib.core.errors import AugmentError
+from lib.core.lease import alive
+from lib.core.places import url_of
 from lib.records import kept
 
 
@@ -80,7 +83,14 @@ def former_account(root: Path) -> dict[str, Any]:
 
 
 def held(root: Path) -> bool:
-    """Does a run hold the workspace now? A killed one does not, whatever its status says."""
+    """Does a run hold the workspace now? A killed one does not, whatever its status says.
+
+    Of a workspace in a bucket, which another machine may hold, it takes some seconds to find out.
+    """
+    return _held_here(root) or ((url := url_of(root)) is not None and alive(Bucket(url, hurry=True)))
+
+
+def _held_here(root: Path) -> bool:
     if not (root / ".lock").exists():
         return False
     try:

@@ -16,6 +16,7 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.documents import read_json
 from lib.core.errors import AugmentError, checked, unknown
 from lib.core.registry import Family
+from lib.core.values import Place
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
@@ -73,7 +74,7 @@ class Parameters(Settings):
     )
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
-    workspace: Path | None = None
+    workspace: Place | None = None
     verify: bool = False
 
     @model_validator(mode="after")
@@ -113,7 +114,7 @@ class Resolved(Settings):
     target: TargetSettings | None = None  # defaults for the settings that former versions saved
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
-    workspace: Path
+    workspace: Place
 
 
 def check_parameters(values: dict[str, Any]) -> Parameters:

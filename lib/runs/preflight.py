@@ -19,10 +19,12 @@ from lib.captioning.caption import make_caption_form
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import check_at_hand, weights_of
 from lib.core.errors import AugmentError, nearest, unknown
+from lib.core.mirror import look
+from lib.core.places import url_of
 from lib.core.registry import Family, Member
 from lib.core.storage import free_space
 from lib.core.words import size_in_words
-from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
+from lib.datasets.formats import FORMATS, Dataset, bring_dataset, categories_of, read_dataset
 from lib.datasets.formats.tables import images_folder
 from lib.datasets.select import OBJECT_COLUMNS, select_pictures
 from lib.evaluation.features import EXTRACTORS, extractor_of
@@ -62,6 +64,7 @@ def check_run(parameters: Parameters, workspace: Path) -> Resolved:
     root = settings.workspace.absolute()
     if settings.dataset.format not in FORMATS:
         raise unknown(FORMATS.kind, settings.dataset.format, FORMATS)
+    _look_at_buckets(settings, root)
     recipe_without_models(settings)
     make_caption_form(settings.caption, captioner_without_model(settings))
     images_folder(settings.dataset)
@@ -75,6 +78,18 @@ def check_run(parameters: Parameters, workspace: Path) -> Resolved:
     for setting, model in _models(settings):
         check_at_hand(model, pinned, setting)
     return settings
+
+
+def _look_at_buckets(settings: Resolved, root: Path) -> None:
+    """Raise AugmentError where a bucket is not there, may not be read, or has pictures and workspace in one folder."""
+    images = settings.dataset.images.absolute()
+    if url_of(root) and url_of(images) and (images.is_relative_to(root) or root.is_relative_to(images)):
+        raise AugmentError(
+            f"workspace {root} and dataset.images {images} lie one in the other: set `workspace` to another folder of "
+            "the bucket"
+        )
+    look(root)
+    bring_dataset(settings.dataset)
 
 
 def recipe_without_models(settings: Resolved) -> Recipe:

@@ -6,6 +6,7 @@ It is a guess, made before anything is written: where it is wrong the same stage
 from __future__ import annotations
 
 import contextlib
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from lib.core.errors import AugmentError
 from lib.datasets.formats import Dataset
+from lib.datasets.ingest import stat_pictures
 from lib.records import kept
 from lib.records.manifest import read_manifest, read_table
 from lib.records.rows import OK, ImageRow, ObjectRow
@@ -49,6 +51,5 @@ def _same_data(manifests: Path, settings: Resolved, data: Dataset) -> bool:
     if not objects.equals(data.objects.select(_OF_BOXES).cast(objects.schema)):
         return False
     known = known[known.status == OK]
-    stats = [(settings.dataset.images / path).stat() for path in known.path]
-    now = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], np.int64).reshape(-1, 2)
+    now = stat_pictures(settings.dataset.images, known.path, uuid.uuid4().hex)
     return bool((now == known[["size", "mtime_ns"]].to_numpy(np.int64)).all())

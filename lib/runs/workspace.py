@@ -7,6 +7,7 @@ with locked(root, inputs_of(settings)):
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import ModelRef, resolve, weights_of
 from lib.core.errors import AugmentError
+from lib.core.mirror import held
 from lib.core.registry import Family, Member
 from lib.core.storage import explained
 from lib.evaluation.detectors import DETECTORS
@@ -29,6 +31,7 @@ from lib.records.outputs import check_workspace, remove_temporary
 from lib.records.settings import Choice
 from lib.runs.parameters import Resolved
 
+_log = logging.getLogger("augment.bucket")
 _INSTANT = 0.2  # seconds: as long as somebody may look whether the workspace is held
 
 
@@ -40,7 +43,8 @@ def locked(
     readable: Collection[str] = (),
     models: Collection[str] = (),
 ) -> Iterator[None]:
-    """A workspace for this process alone, swept of what a killed run left half written.
+    """A workspace for this process alone, across machines where it lies in a bucket or on a disk that they share, swept
+    of what a killed run left half written.
 
     inputs, more, readable: as records.outputs.check_workspace, which comes before anything is written; models: names of
     the trainers that write into it.
@@ -60,7 +64,8 @@ def locked(
         if file.is_symlink() or file.is_dir():
             raise AugmentError(f"{file} is not a file ({why}), so no run can hold its workspace: remove it") from None
         raise AugmentError(f"workspace {root} cannot be written ({why}): set `workspace` to another folder") from None
-    with lock, explained(root):
+    with lock, explained(root), held(root, _log.warning):
+        check_workspace(root, inputs or {}, more, readable)  # again: now the copy of a bucket is up to date
         _sweep(root, models)
         yield
 

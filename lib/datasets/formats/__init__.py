@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 import pyarrow as pa
 
+from lib.core.mirror import bring
 from lib.core.registry import Family
 from lib.records.settings import DatasetSettings
 
@@ -60,7 +61,18 @@ def categories_of(envelope: bytes) -> dict[str, bytes]:
     return found
 
 
+def bring_dataset(settings: DatasetSettings) -> None:
+    """What lies in a bucket brought here: annotations and, where their format finds out by looking which there are,
+    pictures. Raises AugmentError where the bucket has no such place, or cannot be used."""
+    bring(settings.annotations)
+    bring(settings.images, lazily=settings.format == "coco")
+
+
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """Read annotations in any registered format. Raises AugmentError that names file and place."""
+    """Read annotations in any registered format. Raises AugmentError that names file and place.
+
+    From a bucket they are brought here first.
+    """
+    bring_dataset(settings)
     read = cast("Callable[[DatasetSettings], Dataset]", FORMATS[settings.format])
     return read(settings)

@@ -1,0 +1,510 @@
+"""The working copy of a workspace, or of a data set, that lies in a bucket.
+
+    with held(root):            # across machines: a lease; the copy is brought up to date, and sent at the end
+        ...
+    fetch(path)                 # a file that the bucket has and the copy lacks
+    send(path)                  # an item of the store, on its way while work goes on
+    settle(path, ...)           # these files, once all that was sent before has arrived
+    push(root)                  # whatever else changed
+
+All of these do nothing for a path of this machine. An item of the store never changes, so it is read through, and
+written through beside the work; everything else is small, and is the same here as there at every part's end. What is
+sent is noted beside the copy until it has arrived: a bucket that went away gets it at the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from lib.core.bucket import Bucket, Found
+from lib.core.errors import AugmentError
+from lib.core.files import atomic_path
+from lib.core.lease import Lease, leased
+from lib.core.places import CACHE, cache_root, url_of
+
+_NOTES = ".remote.sqlite"  # beside the copy's files, so that both go together
+_STORE = "store"
+_MANY = ("final/images", "drawn")  # a file for every picture
+_LAST = ("final/annotations.json", "status.json")  # who finds these finds what they name
+_AT_ONCE, _WAITING = 16, 256  # requests; files that wait for one
+
+_mirrors: dict[Path, Mirror] = {}
+_leases: dict[Path, Lease] = {}
+
+
+# --- files of the working copy -----------------------------------------------------------------------------------
+
+
+def fetch(path: Path, mark: bool = False) -> bool:
+    """Bring a file that is not here from its bucket; whether it is here now. mark: its time says which version it is.
+
+    Raises AugmentError where the bucket cannot be read.
+    """
+    url = url_of(path)
+    if url is None:
+        return False
+    bucket = Bucket(url)
+    try:
+        with atomic_path(path) as temporary:
+            about = bucket.info() if mark else None
+            bucket.fetch_into("", temporary)
+            if about is not None:
+                os.utime(temporary, ns=(about.mark, about.mark))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def here(path: Path, mark: bool = False) -> Path:
+    """The path itself, once its file is here where its bucket has it. mark: as `fetch`."""
+    if not path.exists():
+        fetch(path, mark)
+    return path
+
+
+def exists(path: Path) -> bool:
+    """Does the bucket of a path have it? False for a path of this machine."""
+    url = url_of(path)
+    if url is None:
+        return False
+    try:
+        return Bucket(url).info() is not None
+    except FileNotFoundError:
+        return False
+
+
+def names(folder: Path) -> list[str]:
+    """Names of all files that the bucket has below a folder, relative to it; none of a folder of this machine."""
+    url = url_of(folder)
+    return [] if url is None else [found.name for found in Bucket(url).list()]
+
+
+def send(path: Path) -> None:
+    """An item of the store, which never changes, on its way to the bucket."""
+    if (mirror := _mirror_of(path)) is not None:
+        mirror.send(path)
+
+
+def settle(*paths: Path) -> None:
+    """Files in the bucket, in this order, once everything that was sent before is there."""
+    if (mirror := _mirror_of(paths[0])) is not None:
+        mirror.settle(paths)
+
+
+def push(root: Path, whole: bool = False) -> None:
+    """All files of a workspace that changed, in the bucket. whole: those of single pictures too."""
+    check(root)
+    if (mirror := _mirrors.get(root)) is not None:
+        mirror.push(whole)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, here and, at the next push, in the bucket."""
+    path.unlink(missing_ok=True)
+    if (mirror := _mirror_of(path)) is not None:
+        mirror.forget(path)
+
+
+def check(root: Path) -> None:
+    """Raises AugmentError where another run has taken over the workspace."""
+    if (lease := _leases.get(root)) is not None:
+        lease.check()
+
+
+def _mirror_of(path: Path) -> Mirror | None:
+    if not _mirrors:
+        return None
+    return next((_mirrors[folder] for folder in path.parents if folder in _mirrors), None)
+
+
+# --- a workspace as a whole --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(root: Path, told: Callable[[str], object]) -> Iterator[None]:
+    """Hold a workspace across machines, where it lies in a bucket or on a disk that machines share.
+
+    The caller holds it on this machine. told: is told where this takes time. Raises AugmentError where another run
+    holds it, or the bucket cannot be used.
+    """
+    url = url_of(root)
+    if url is None and not on_shared_disk(root):
+        yield
+        return
+    with leased(Bucket(url or f"file://{root}"), copy=_copy_of(root) if url else "", told=told) as lease:
+        _leases[root] = lease
+        try:
+            if url is None:
+                yield
+            else:
+                yield from _mirrored(root, lease)
+        finally:
+            del _leases[root]
+
+
+def _mirrored(root: Path, lease: Lease) -> Iterator[None]:
+    mirror = _mirrors[root] = Mirror(root)
+    try:
+        mirror.open(lease.number)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(AugmentError, OSError):  # the first error is the one to tell
+                push(root, whole=True)
+            raise
+        push(root, whole=True)
+    finally:
+        del _mirrors[root]
+        mirror.close()
+
+
+def attach(root: Path) -> bool:
+    """Send from now on what this process, a worker of a run elsewhere, makes in a workspace; False where it is no such
+    worker, or no bucket's. What it reads may be older here than in the bucket."""
+    if url_of(root) is None or root in _leases:
+        return False
+    if root not in _mirrors:
+        _make(root)
+        _mirrors.setdefault(root, Mirror(root))
+    return True
+
+
+def _make(folder: Path) -> None:
+    """Make a folder of the working copies; raises AugmentError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AugmentError(
+            f"the working copy of {folder} cannot be made in {cache_root()} "
+            f"({error.strerror or error}): set {CACHE} to a folder that can be written"
+        ) from None
+
+
+def look(root: Path, whole: bool = False) -> None:
+    """Bring a workspace's small files up to date, for who only reads them. whole: those of single pictures too.
+
+    Raises AugmentError where the bucket is not there, or may not be read.
+    """
+    url = url_of(root)
+    if url is None or root in _mirrors:
+        return
+    _make(root)
+    mirror = Mirror(root, hurry=True)
+    try:
+        mirror.pull(trusted=mirror.number() > 0, whole=whole)
+    finally:
+        mirror.close()
+
+
+def _copy_of(root: Path) -> str:
+    """A name of the working copy, the same as long as it exists."""
+    _make(root)
+    notes = _Notes(root / _NOTES)
+    try:
+        return notes.name()
+    finally:
+        notes.close()
+
+
+_SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "pvfs", "wekafs", "fuse.sshfs")
+
+
+def on_shared_disk(folder: Path) -> bool:
+    """Does a folder lie on a disk that several machines may have, by the kind of its file system?"""
+    import psutil
+
+    with contextlib.suppress(OSError):
+        disks = {disk.mountpoint: disk.fstype for disk in psutil.disk_partitions(all=True)}
+        mount = next((str(one) for one in (folder, *folder.parents) if str(one) in disks), "")
+        return disks.get(mount, "").startswith(_SHARED)
+    return False
+
+
+class Mirror:
+    """A workspace's copy, and what is known of the bucket."""
+
+    def __init__(self, root: Path, hurry: bool = False) -> None:
+        self.root, self.bucket = root, Bucket(url_of(root) or "", hurry)
+        self.notes = _Notes(root / _NOTES)
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="bucket")
+        self._room = threading.Semaphore(_WAITING)
+        self._lock = threading.Lock()
+        self._sent: set[Future[None]] = set()
+        self._pushing = threading.Lock()
+
+    def number(self) -> int:
+        """The fencing number under which this copy was last brought up to date; 0: never."""
+        return self.notes.number()
+
+    def open(self, number: int) -> None:
+        """Bring the copy up to date under a lease, and send what did not arrive in an earlier run."""
+        trusted = number == self.number() + 1  # nobody held it in between: what is here is as new as what is there
+        self.pull(trusted, whole=not trusted)
+        self.notes.hold(number)
+        for name in self.notes.owed():
+            if (self.root / name).is_file():
+                self.send(self.root / name)
+            else:
+                self.notes.arrived(name)
+
+    def close(self) -> None:
+        """End the requests that are under way."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.notes.close()
+
+    # what is made once
+
+    def send(self, path: Path) -> None:
+        name = self._name(path)
+        self.notes.owe(name)
+        self._room.acquire()
+        future = self._pool.submit(self._send, path, name)
+        with self._lock:
+            self._sent.add(future)
+        future.add_done_callback(lambda done: self._room.release())
+
+    def _send(self, path: Path, name: str) -> None:
+        self.bucket.put(name, path)
+        self.notes.arrived(name)
+
+    def drain(self) -> None:
+        """Wait for what is under way; raises the first error, once all have ended."""
+        with self._lock:
+            waited, self._sent = self._sent, set()
+        errors = [error for future in waited if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    # what changes
+
+    def settle(self, paths: Iterable[Path]) -> None:
+        self.drain()
+        for path in paths:
+            self._put(self._name(path))
+
+    def push(self, whole: bool) -> None:
+        self.drain()
+        with self._pushing:
+            changed = [name for name in self._names(whole) if self.notes.known(name)[:2] != _stat(self.root / name)]
+            last = [name for name in _LAST if name in changed]
+            list(self._pool.map(self._put, [name for name in changed if name not in last]))
+            for name in last:
+                self._put(name)
+            for name in self.notes.gone():
+                if not (self.root / name).exists():
+                    self.bucket.remove(name)
+                self.notes.forgotten(name)
+
+    def _put(self, name: str) -> None:
+        path = self.root / name
+        before = _stat(path)
+        try:
+            self.bucket.put(name, path)
+        except FileNotFoundError:  # replaced or removed just now: the next push sees what is there then
+            if path.exists():
+                raise
+            return
+        self.notes.note(name, *before, 0)
+
+    def forget(self, path: Path) -> None:
+        self.notes.forget(self._name(path))
+
+    def pull(self, trusted: bool, whole: bool) -> None:
+        """The bucket's files here. trusted: nobody else wrote there since the copy was last held, so that a file that
+        was changed here is the newer one; else the bucket's is. whole: files of single pictures too."""
+        wanted, there = [], set()
+        for found in self._found(whole):
+            there.add(found.name)
+            size, mtime_ns, mark = self.notes.known(found.name)
+            here = _stat(self.root / found.name)
+            same = mark == found.mark if mark else trusted and size == found.size
+            if same and here != _ABSENT and (trusted or here == (size, mtime_ns)):
+                self.notes.note(found.name, size, mtime_ns, found.mark)
+            else:
+                wanted.append(found)
+        if not trusted:
+            for name in self._names(whole):
+                if name not in there and self.notes.known(name)[:2] == _stat(self.root / name):
+                    (self.root / name).unlink()  # it was in the bucket, and was removed there
+        list(self._pool.map(self._take, wanted))
+
+    def _take(self, found: Found) -> None:
+        path = self.root / found.name
+        with contextlib.suppress(FileNotFoundError):  # removed just now
+            self.bucket.fetch(found.name, path)
+            self.notes.note(found.name, *_stat(path), found.mark)
+
+    def _found(self, whole: bool) -> Iterator[Found]:
+        for name, file in self.bucket.top():
+            if name == _STORE or _ours(name):
+                continue
+            if file is not None:
+                yield file
+            elif whole or name not in _MANY:
+                for found in self.bucket.list(name):
+                    if whole or not found.name.startswith(tuple(f"{many}/" for many in _MANY)):
+                        yield found
+
+    def _names(self, whole: bool) -> Iterator[str]:
+        """Files of the copy that the bucket is to have, the store's aside."""
+        for folder, folders, files in os.walk(self.root):
+            below = Path(folder).relative_to(self.root)
+            skipped = {_STORE} if below == Path() else set()
+            for name in [*folders]:
+                if name in skipped or _ours(name) or (not whole and (below / name).as_posix() in _MANY):
+                    folders.remove(name)
+            yield from ((below / name).as_posix() for name in files if not _ours(name))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _ours(name: str) -> bool:
+    """Names that are of this machine alone, or of the lease."""
+    return name.startswith((".tmp-", ".remote.", ".lease")) or (name.startswith(".") and name.endswith("lock"))
+
+
+_ABSENT = (-1, -1)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    """(size, mtime_ns); -1 for a file that is not there."""
+    try:
+        info = path.stat()
+    except (OSError, ValueError):
+        return _ABSENT
+    return info.st_size, info.st_mtime_ns
+
+
+class _Notes:
+    """What is known of the bucket, in SQLite: a million files need no memory, and a kill leaves it whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._run("pragma synchronous = off")
+        self._run("create table if not exists files (name text primary key, size int, mtime_ns int, mark int)")
+        self._run("create table if not exists owed (name text primary key)")
+        self._run("create table if not exists gone (name text primary key)")
+        self._run("create table if not exists copy (name text, number int)")
+        self._run("insert into copy select hex(randomblob(16)), 0 where not exists (select 1 from copy)")
+
+    def _run(self, command: str, *values: object) -> list[tuple[object, ...]]:
+        with self._lock:
+            return self._base.execute(command, values).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._base.close()
+
+    def name(self) -> str:
+        return str(self._run("select name from copy")[0][0])
+
+    def number(self) -> int:
+        return int(str(self._run("select number from copy")[0][0]))
+
+    def hold(self, number: int) -> None:
+        self._run("update copy set number = ?", number)
+
+    def known(self, name: str) -> tuple[int, int, int]:
+        """(size, mtime_ns) of the file when both were the same, and the bucket's mark, 0 where it was not seen."""
+        rows = self._run("select size, mtime_ns, mark from files where name = ?", name)
+        size, mtime_ns, mark = rows[0] if rows else (-2, -2, 0)
+        return int(str(size)), int(str(mtime_ns)), int(str(mark))
+
+    def note(self, name: str, size: int, mtime_ns: int, mark: int) -> None:
+        self._run("insert or replace into files values (?, ?, ?, ?)", name, size, mtime_ns, mark)
+
+    def owe(self, name: str) -> None:
+        self._run("insert or ignore into owed values (?)", name)
+
+    def arrived(self, name: str) -> None:
+        self._run("delete from owed where name = ?", name)
+
+    def owed(self) -> list[str]:
+        return [str(name) for (name,) in self._run("select name from owed")]
+
+    def forget(self, name: str) -> None:
+        self._run("insert or ignore into gone values (?)", name)
+        self._run("delete from files where name = ?", name)
+
+    def forgotten(self, name: str) -> None:
+        self._run("delete from gone where name = ?", name)
+
+    def gone(self) -> list[str]:
+        return [str(name) for (name,) in self._run("select name from gone")]
+
+
+# --- data sets ---------------------------------------------------------------------------------------------------
+
+
+def bring(place: Path | None, lazily: bool = False) -> None:
+    """A file, or all files of a folder, of a bucket, brought up to date here. lazily: of a folder the folder alone.
+
+    Raises AugmentError where the bucket has no such file or folder.
+    """
+    url = url_of(place) if place is not None else None
+    if place is None or url is None:
+        return
+    bucket = Bucket(url, hurry=True)
+    try:
+        about = bucket.info()
+    except FileNotFoundError:
+        raise AugmentError(f"{url} not found: check the URL") from None
+    if about is not None:
+        _make(place.parent)
+        if _stat(place) != (about.size, about.mark):
+            fetch(place, mark=True)
+        return
+    _make(place)
+    if lazily:
+        return
+    there = {}
+    for found in Bucket(url).list():
+        there[found.name] = found
+    for folder, _, files in os.walk(place):
+        for name in files:
+            path = Path(folder) / name
+            found_there = there.get(path.relative_to(place).as_posix())
+            if found_there is None or _stat(path) != (found_there.size, found_there.mark):
+                path.unlink()
+    missing = [place / name for name in there if _plain(name) and not (place / name).is_file()]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(lambda path: fetch(path, mark=True), missing))
+
+
+def _plain(name: str) -> bool:
+    """A key that a file can have: "a//b" and "../b" are keys as well."""
+    return not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def stats(root: Path, paths: Iterable[str], when: str) -> Iterator[tuple[int, int]] | None:
+    """(size, mark) of pictures below a folder of a bucket, -1 where there is none; None for a folder of this machine.
+
+    when: names a moment; the bucket is listed once for each. A copy that is no longer the bucket's is removed.
+    """
+    url = url_of(root)
+    if url is None:
+        return None
+    return _stats(root, paths, _listed(url, when))
+
+
+def _stats(root: Path, paths: Iterable[str], listed: dict[str, tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    for path in paths:
+        found = listed.get(path, _ABSENT)
+        here = _stat(root / path)
+        if here not in (_ABSENT, found) and _plain(path):
+            (root / path).unlink(missing_ok=True)
+        yield found
+
+
+@functools.lru_cache(2)
+def _listed(url: str, when: str) -> dict[str, tuple[int, int]]:
+    return {found.name: (found.size, found.mark) for found in Bucket(url).list()}
