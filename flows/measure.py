@@ -53,7 +53,7 @@ def measure(models: Path, count: int, workspace: Path, report: Report = lambda t
         "blip2": captions(models / "blip2", pictures),
     }
     for painter, preset, edit in (
-        ("gligen-inpaint", "gligen-inpainting", {"min_window": SIDE // 2}),
+        ("gligen-inpaint", "gligen-inpainting", {"min_window": read_facts(models / "gligen-inpaint")["size"]}),
         ("gligen", "gligen-generation", {}),
     ):
         report(f"{painter}: painting {count} pictures")

@@ -24,7 +24,7 @@ every_model = pytest.mark.parametrize("name", sorted(TRAINED))
 
 @pytest.fixture(scope="module", params=["demo", "demo-generation"])
 def demo(request, tmp_path_factory):
-    """The workspace of one run, in 3 of the 25 denoising steps that the deployment takes."""
+    """The workspace of one run, in 3 of the 10 denoising steps that the deployment takes."""
     values, name, base = load_parameters(request.param)
     root = tmp_path_factory.mktemp(name) / name
     with pytest.MonkeyPatch.context() as patch:

@@ -26,7 +26,7 @@ from lib.painting.painters.stay_unet import load_layout_unet
 from lib.records.settings import DatasetSettings, TrainSettings
 from lib.scenes.warehouse import render
 from lib.training import TRAINERS, latents, loop
-from lib.training.card import draw_curve, write_card
+from lib.training.card import both_terms, draw_curve, rounds_of, write_card
 from lib.training.clip import load_clip
 from lib.training.loop import LoopSettings, train
 from lib.training.train import check_order, check_training, finished_model, read_facts, settings_of, train_model
@@ -721,6 +721,36 @@ FACTS_OF_A_CARD = {
 }
 FACTS_OF_A_CARD |= {"seconds": 1, "hardware": "a CPU", "precision": "no", "needs": {}, "settings": {}}
 FACTS_OF_A_CARD |= {"identity": "i", "revision": "r"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "free"),
+    [
+        ({}, True),
+        ({"start": "sha256:1"}, False),
+        ({"start": "sha256:1", "rounds": None}, False),
+        ({"start": "sha256:1", "rounds": [{"size": 64, "pictures": 9, "steps": 7, "seconds": 600}]}, True),
+        ({"trainer": "lora", "needs": {"mini:gligen": "sha256:1"}}, True),
+        ({"trainer": "lora", "needs": {"some/model": "a" * 40}}, False),
+    ],
+)
+def test_a_card_says_apache_where_all_of_the_training_was_here(tmp_path, changes, free):
+    (tmp_path / FACTS).write_text(json.dumps(FACTS_OF_A_CARD | changes))
+    write_card(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert ("license: apache-2.0" in text) == ("No published weights went into it" in text) == free
+    assert ("7 steps, 9 pictures, windows of 64 × 64 pixels, 10 min" in text) == bool(changes.get("rounds"))
+
+
+def test_a_model_knows_the_rounds_and_the_terms_of_what_it_began_from():
+    first = {"start": "", "size": 64, "pictures": 9, "steps": 7, "seconds": 5}
+    nothing, second = first | {"steps": 0, "start": "sha256:1", "rounds": rounds_of(first)}, {"start": "sha256:2"}
+    assert rounds_of(first) == [{"size": 64, "pictures": 9, "steps": 7, "seconds": 5}] == rounds_of(nothing)
+    assert (
+        rounds_of(second) is None is rounds_of({}) and rounds_of(first | {"start": "sha256:1", "rounds": None}) is None
+    )
+    assert both_terms("", "") == "" and both_terms("mine", "mine") == "mine"
+    assert both_terms("CC BY", "research only") == "research only; CC BY" == both_terms("research only", "CC BY")
 
 
 @pytest.mark.parametrize(

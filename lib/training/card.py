@@ -49,7 +49,7 @@ def _library(folder: Path) -> str:
 def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, library: str) -> str:
     name = str(facts["trainer"])
     terms = str(facts.get("terms", ""))
-    licence = [] if facts["start"] else ["license: apache-2.0"]
+    licence = ["license: apache-2.0"] if _of_our_own(facts) else []
     if research_only(terms):
         licence = ["license: other", "license_name: research-only"]
     front = [*licence, f"library_name: {library}", "tags:", "- augment", f"- {name}"]
@@ -64,6 +64,11 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, libra
         "hardware": facts["hardware"],
         "precision": {"no": "float32"}.get(facts["precision"], facts["precision"]),
         "started from": facts["start"] or "nothing: random weights",
+        **{
+            f"round {number} before": f"{one['steps']} steps, {one['pictures']} pictures, windows of {one['size']} × "
+            f"{one['size']} pixels, {_duration(one['seconds'])}"
+            for number, one in enumerate(facts.get("rounds") or [], 1)
+        },
         **{f"with `{need}`": revision for need, revision in facts["needs"].items()},
     }
     last = facts["history"][-1] if facts["history"] else {}
@@ -84,6 +89,22 @@ def _card(facts: Mapping[str, Any], measured: Mapping[str, Any], how: str, libra
     return "\n\n".join(parts) + "\n"
 
 
+def rounds_of(facts: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The trainings behind a model that others begin from: those that it began from, and its own; None where one of
+    them is not known, as of weights from elsewhere. facts: of that model."""
+    before = facts.get("rounds", None if facts.get("start", "?") else [])
+    if before is None:
+        return None
+    own = {name: facts[name] for name in ("size", "pictures", "steps", "seconds")}
+    return [*before, own] if own["steps"] else before
+
+
+def both_terms(earlier: str, terms: str) -> str:
+    """Terms of the pictures of two trainings, the narrower first."""
+    both = sorted(dict.fromkeys(filter(None, (earlier, terms))), key=lambda text: not research_only(text))
+    return "; ".join(both)
+
+
 def research_only(terms: str) -> bool:
     """Do terms of a data set allow research and nothing else?"""
     return terms.lower().startswith("research only")
@@ -96,7 +117,13 @@ def licence_of(facts: Mapping[str, Any]) -> str:
         return f"**Research only**, as the pictures that it learned from: {terms}."
     bound = f" Terms of the pictures that it learned from: {terms}." if terms else ""
     free = "Apache-2.0. No published weights went into it."
-    return ("As its start and its data allow." if facts["start"] else free) + bound
+    return (free if _of_our_own(facts) else "As what it began from and its data allow.") + bound
+
+
+def _of_our_own(facts: Mapping[str, Any]) -> bool:
+    """Did all of its training begin from random weights, and what it was trained beside?"""
+    bases = facts["needs"] if facts["trainer"] == "lora" else ()
+    return (not facts["start"] or facts.get("rounds") is not None) and all(base.startswith("mini:") for base in bases)
 
 
 def _table(rows: Mapping[str, Any]) -> str:

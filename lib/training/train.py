@@ -70,6 +70,7 @@ def train_model(
     """
     import torch
 
+    from lib.training.card import both_terms, rounds_of
     from lib.training.loop import train
 
     trainer = TRAINERS[name]
@@ -79,13 +80,14 @@ def train_model(
     before = start / name if begun and start else None
     torch.manual_seed(settings.seed)
     objective = trainer.objective(settings, pictures, size, models, before, work)
+    earlier = read_facts(before) if before else {}
     done = train(objective, work / name, settings, identity, watch, lambda: look(objective.sheet()))
     look(objective.sheet())
     facts = {
         "trainer": name,
         "identity": identity,
         "data": data,
-        "terms": terms,
+        "terms": both_terms(earlier.get("terms", ""), terms),
         "pictures": len(pictures),
         "sources": [digest[:16] for digest in sources],
         "size": size,
@@ -97,6 +99,7 @@ def train_model(
         "settings": settings.model_dump(mode="json"),
         "needs": needs,
         "start": begun,
+        "rounds": rounds_of(earlier) if before else [],
         "history": done.history,
     }
     _place(objective, models / name, facts)

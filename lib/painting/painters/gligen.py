@@ -59,10 +59,10 @@ class Gligen(LatentPainter):
     MODEL: ClassVar[str | None] = "masterful/gligen-1-4-generation-text-box@refs/pr/2"
     LICENCE: ClassVar[str] = "CreativeML Open RAIL-M"
     MINI: ClassVar[Mapping[str, Any]] = {
-        "size": 128,
-        "steps": 25,
-        "guidance": 2.5,
-        "scheduler": "ddim",
+        "size": 256,
+        "steps": 10,
+        "guidance": 4,
+        "scheduler": "dpm++2m",
         "grounding": 1.0,  # at all steps, as it was trained
     }
     MAX_BOXES: ClassVar[int | None] = MAX_BOXES
