@@ -49,7 +49,7 @@ from tasks.worker import Probe, Seat, busy, faults, process_name, stop_seat
 R = TypeVar("R")
 
 GPU = "GPU"  # the resource that a worker with a device has
-RETRIES = {"allowed_failures": 1}  # a part that two workers died of has its turn alone, and then no more
+RETRIES = {"allowed_failures": 3}  # a part that so many workers and one died of has its turn alone, and no more
 PROCESSES = 2  # on a CPU, where nobody says how many
 _JOIN = 60.0  # seconds that a worker of a running cluster has to be there
 _END = 8.0  # seconds that a stopped run waits for pictures that are being painted
