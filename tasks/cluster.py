@@ -37,6 +37,8 @@ from prefect_dask import DaskTaskRunner
 from lib.core.compute import available_cores
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
+from lib.core.mirror import remove, settle
+from lib.core.places import shown, url_of
 from lib.core.stopping import ask_to_stop
 from lib.records.engine import EngineSettings
 from lib.runs.engine import cluster_class, code_digest
@@ -47,7 +49,7 @@ from tasks.worker import Probe, Seat, busy, faults, process_name, stop_seat
 R = TypeVar("R")
 
 GPU = "GPU"  # the resource that a worker with a device has
-RETRIES = {"allowed_failures": 1}  # a part that two workers died of has its turn alone, and then no more
+RETRIES = {"allowed_failures": 3}  # a part that so many workers and one died of has its turn alone, and no more
 PROCESSES = 2  # on a CPU, where nobody says how many
 _JOIN = 60.0  # seconds that a worker of a running cluster has to be there
 _END = 8.0  # seconds that a stopped run waits for pictures that are being painted
@@ -196,13 +198,14 @@ class _Dask(Engine):
         note = Path(self.workspace) / f".probe-{uuid.uuid4().hex}"
         source, size = _some_picture(images)
         server = (PREFECT_API_URL.value() or "") if self.context is not None else ""
-        probe = Probe(code_digest(), str(note), uuid.uuid4().hex, source, size, server)
+        probe = Probe(code_digest(), shown(note.parent), str(note), uuid.uuid4().hex, source, size, server)
         own = self.settings.address is None and self.settings.cluster is None
         workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
         self.parts = 2 * max(workers, self.settings.adapt.maximum if self.settings.adapt else 1)
         cores = max(1, available_cores() // workers) if own else None
         seat = Seat(self.workspace, f"augment-{uuid.uuid4().hex}", probe, cores)
         atomic_write(note, probe.text.encode())
+        settle(note)
         self._listen(seat.topic, progress)
         self.seat = seat
         try:
@@ -254,7 +257,8 @@ class _Dask(Engine):
             self.client.unregister_worker_plugin(self.seat.name)
         with contextlib.suppress(Exception):
             self.client.unsubscribe_topic(self.seat.topic)
-        Path(self.seat.probe.note).unlink(missing_ok=True)
+        with contextlib.suppress(OSError, AugmentError):  # the bucket may be what went away
+            remove(Path(self.seat.probe.note))
         self.counts.put(None)
         if self.pump is not None:
             self.pump.join()
@@ -318,7 +322,9 @@ class _Dask(Engine):
 
 
 def _some_picture(images: Path) -> tuple[str, int]:
-    """One source picture, by which a worker's view of the data set is known, and its bytes."""
+    """One source picture, by which a worker's view of the data set is known, and its bytes; none of a bucket."""
+    if url_of(images) is not None:
+        return "", 0
     with contextlib.suppress(OSError):
         for folder, _, names in os.walk(images):
             for name in sorted(names)[:1]:

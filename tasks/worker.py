@@ -20,6 +20,8 @@ from distributed import Worker, WorkerPlugin
 
 from lib.core.compute import share_cores
 from lib.core.errors import AugmentError
+from lib.core.mirror import fetch
+from lib.core.places import CACHE
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop
 from lib.runs.engine import code_digest
 from tasks.models import release_models
@@ -33,7 +35,8 @@ class Probe:
     """What a worker must have in common with the run's process."""
 
     code: str  # code_digest()
-    note: str  # path of a file in the workspace
+    workspace: str  # as a person gave it
+    note: str  # path of a file in it
     text: str  # its content
     source: str  # path of one source picture; "" where there is none
     size: int  # its bytes
@@ -47,10 +50,10 @@ class Probe:
                 f"a worker on {host} has another version of this program than the run: install the same on all "
                 "machines, and start the workers again"
             )
-        if _text(self.note) != self.text:
+        if _text(Path(self.note)) != self.text:
             return (
-                f"a worker on {host} does not see the workspace {Path(self.note).parent} of this run: it must lie on a "
-                "disk that all machines share, under the same path"
+                f"a worker on {host} does not see the workspace {self.workspace} of this run: it must lie on a disk "
+                f"that all machines share, under the same path, or in a bucket, with the same {CACHE} on all machines"
             )
         if self.source and _size(self.source) != self.size:
             return (
@@ -65,9 +68,16 @@ class Probe:
         return ""
 
 
-def _text(path: str) -> str | None:
-    with contextlib.suppress(OSError, ValueError):
-        return Path(path).read_text("utf-8")
+def _text(path: Path) -> str | None:
+    """A file's text, from the workspace's bucket where it is not here; None where it is not there either."""
+    brought = False
+    with contextlib.suppress(OSError, ValueError, AugmentError):
+        try:
+            brought = not path.exists() and fetch(path)
+            return path.read_text("utf-8")
+        finally:
+            if brought:
+                path.unlink(missing_ok=True)
     return None
 
 

@@ -117,3 +117,12 @@ def test_every_reason_in_the_code_stands_in_the_docs():
 def test_the_makefile_has_what_the_readme_names(command):
     target = command.split()[1]
     assert command in README and re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_engines_in_the_docs_are_taken():
+    page = (ROOT / "docs" / "scale.md").read_text()
+    given = [one["engine"] for one in yaml.safe_load_all(block("yaml", "engine: threads", page))]
+    assert len(given) == 5
+    for engine in given:
+        check_parameters({"dataset": {"images": "."}, "engine": engine})
+    assert given[1] in block("", "set engine=", README) and given[3]["address"] in block("", "set engine=", README)

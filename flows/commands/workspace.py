@@ -94,9 +94,17 @@ def print_account(account: dict[str, Any]) -> None:
         more = ", ".join(f"{key} {_shown(key, count)}" for key, count in stage.items() if key not in known and count)
         table.add_row(name, *(str(stage[key]) for key in counts), "; ".join(filter(None, (reasons, more))))
     print_table(table)
+    _print_loads(account.get("models"))
     print_target(account)
     if account.get("error"):
         OUT.print(account["error"], style="red", markup=False)
+
+
+def _print_loads(models: object) -> None:
+    """How often each kind of model was loaded, where processes other than the run's own did."""
+    for kind, one in models.items() if isinstance(models, dict) else ():
+        if isinstance(one, dict) and one.get("processes", 1) != 1:
+            OUT.print(f"{kind}: loaded {one.get('loads')} times, in {one['processes']} processes", markup=False)
 
 
 def print_target(account: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MadeSet
@@ -38,10 +39,10 @@ def run(workspace: Path, made: MadeSet, **parameters) -> float:
     return time.perf_counter() - start
 
 
-def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
+def bare_loop(made: MadeSet, workspace: Path, folder: Path, painter: Any = None) -> float:
     """Seconds for the same work without Prefect: check, paint, screen, draw, write, one picture after the other.
 
-    The plan is taken from the flow's run: planning is not what is compared.
+    The plan is taken from the flow's run: planning is not what is compared. painter: none: copy-paste.
     """
     from lib.core.files import file_digest
     from lib.records.manifest import read_manifest
@@ -54,7 +55,7 @@ def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
     objects = workspace / "manifests" / "objects.parquet"
     parts = part_count(len(made.coco["images"]))
     boxes = boxes_of(Boxes(path=str(objects), rows=0, sha256=file_digest(objects), parts=parts), plan.image_key)
-    painter = PAINTERS.build(PAINTERS.member("copy-paste", {}))
+    painter = painter or PAINTERS.build(PAINTERS.member("copy-paste", {}))
     names = {str(i["id"]): i["file_name"] for i in made.coco["images"]}
     store = Store(folder / "store")
     start = time.perf_counter()
