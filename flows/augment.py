@@ -16,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from lib.core.errors import AugmentError
 from lib.core.places import shown
+from lib.records.engine import EngineSettings
 from lib.records.settings import (
     BudgetSettings,
     CaptionSettings,
@@ -73,6 +74,7 @@ def augment(
     limit: int | None = None,
     target: str | TargetSettings | None = None,
     budget: BudgetSettings | None = None,
+    engine: str | EngineSettings | None = None,
     workspace: Path | None = None,
     verify: bool = False,
 ) -> State[None]:
@@ -98,6 +100,7 @@ def augment(
         target: accepted painted boxes of each category ({per_category: {forklift: 500}}, balance, or a JSON file of
             `augment advise`), or `limit`; painting goes on in rounds until they are reached, or the budget is spent.
         budget: pictures and seconds after which painting towards a target ends.
+        engine: threads of this process, or dask: processes of this machine, or a cluster. The pictures are the same.
         workspace: folder of the run; none: data/runs/NAME of the deployment.
         verify: read every source picture and every file of the store and the final set again, and compare digests.
     """

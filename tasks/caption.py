@@ -31,7 +31,9 @@ def caption_images(run: Run, ingested: Ingested, selected: Staged) -> Staged:
     ]
     total = sum(part.rows for part in selected.parts)
     made = partial(_new, before=run.captioned)
-    return run_stage(run, Stage(caption_part, CaptionRow, by="key", made=made, valid=_settled), jobs, total)
+    return run_stage(
+        run, Stage(caption_part, CaptionRow, ("selected", SelectRow), by="key", made=made, valid=_settled), jobs, total
+    )
 
 
 def _settled(part: Ref) -> bool:

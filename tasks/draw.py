@@ -2,57 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lib.core.files import file_digest
 from lib.core.keys import key_of
-from lib.records.manifest import Ref, former_manifest, read_manifest
+from lib.records.manifest import Ref, former_batches, read_batches, read_manifest
 from lib.records.outputs import Outputs
+from lib.records.parts import part_of_name
 from lib.records.rows import OK, DrawRow, ScreenRow
 from lib.records.verified import VerifiedFiles, keep_shown
-from lib.screening.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread
+from lib.screening.draw import VERSION, contact_sheet, draw_pictures, drawn_name, sheet_jpeg, spread_places
 from tasks.artifacts import only_shown, show_sheet
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_digest, boxes_of, judged_outcomes, sources_of
-from tasks.jobs import Job, Stage, Staged, make_job, prune_parts, run_stage, split_parts, stage_task
+from tasks.inputs import (
+    Boxes,
+    Requests,
+    boxes_digest,
+    boxes_of,
+    judged_outcomes,
+    outcomes_of,
+    requests_by_part,
+    sources_of,
+)
+from tasks.jobs import Job, Stage, Staged, count_parts, make_job, prune_parts, run_stage, split_parts, stage_task
 from tasks.run import Run
 
 
 def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) -> None:
     """Drawn pictures in <workspace>/drawn, and contact_sheet.jpg beside that folder."""
-    rows = read_manifest(screened.manifest.file, ScreenRow)
-    rows = rows[rows.status == OK]
-    where = {"plan": plan.manifest.model_dump(), "objects": ingested.objects.model_dump()}
-    parts = split_parts(run, "screened", rows, ScreenRow, by="image_key")
-    jobs = [make_job(run, "draw", VERSION, {"screened": part}, _boxes(ingested, part), where) for part in parts]
+    parts = split_parts(run, "screened", screened.manifest, ScreenRow, by="image_key", only_ok=True)
+    total = sum(part.rows for part in parts)
+    requests = requests_by_part(plan.parts, run.spread, count_parts(total))
+    jobs = [
+        make_job(run, "draw", VERSION, {"screened": part}, _boxes(ingested, part), _where(ingested, part, requests))
+        for part in parts
+    ]
     folder, verified = run.root / "drawn", run.verified
-    former = former_manifest(run.manifest("draw"), DrawRow, ["name"])
-    ours = Outputs(folder, () if former is None else former.name)
-    ours.claim(map(drawn_name, rows.name))
-    stage = Stage(draw_part, DrawRow, valid=lambda part: _drawings_whole(part, folder, verified))
-    staged = run_stage(run, stage, jobs, len(rows))
+    former = former_batches(run.manifest("draw"), DrawRow, ("name",))
+    ours = Outputs(folder, (name for rows in former for name in rows.name))
+    ours.claim(drawn_name(name) for part in parts for name in read_manifest(part.file, ScreenRow, ("name",)).name)
+    stage = Stage(
+        draw_part, DrawRow, ("screened", ScreenRow), valid=lambda part: _drawings_whole(part, folder, verified)
+    )
+    staged = run_stage(run, stage, jobs, total)
     prune_parts(run, "screened", parts)
-    drawn = read_manifest(staged.manifest.file, DrawRow)
-    ours.sweep(set(drawn.name))  # of pictures no longer in the run
-    drawn = drawn[drawn.status == OK]
-    for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):
-        verified.whole(folder / name, sha256, lambda: True)  # written or read just now
+    # What is no longer in the run goes.
+    ours.sweep({name for rows in read_batches(staged.manifest.file, DrawRow, ("name",)) for name in rows.name})
+    for drawn in read_batches(staged.manifest.file, DrawRow, ("status", "name", "sha256")):
+        drawn = drawn[drawn.status == OK]
+        for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):
+            verified.whole(folder / name, sha256, lambda: True)  # written or read just now
     verified.save()
-    if not rows.empty:
+    if total:
         with only_shown("contact_sheet.jpg"):
-            _draw_sheet(run, ingested, plan, spread(rows))
+            _draw_sheet(run, ingested, plan, _shown(screened, total))
     show_sheet(run)
+
+
+def _where(ingested: Ingested, part: Ref, requests: Callable[[int], Requests]) -> dict[str, Any]:
+    number, _ = part_of_name(part.file.name)
+    return {"plan": requests(number).model_dump(), "objects": ingested.objects.model_dump()}
+
+
+def _shown(screened: Staged, total: int) -> pd.DataFrame:
+    """The ScreenRows that are on the contact sheet, of so many that are ok."""
+    places, found, start = spread_places(total), list[pd.DataFrame](), 0
+    for rows in read_batches(screened.manifest.file, ScreenRow):
+        rows = rows[rows.status == OK]
+        found.append(rows.iloc[places[(places >= start) & (places < start + len(rows))] - start])
+        start += len(rows)
+    return pd.concat(found, ignore_index=True)
 
 
 def _draw_sheet(run: Run, ingested: Ingested, plan: Staged, shown: pd.DataFrame) -> None:
     """The contact sheet of some ScreenRows, drawn where it is missing, damaged, or shows something else."""
 
     def draw() -> bytes:
-        outcomes = judged_outcomes(plan.manifest, shown, ingested.objects)
-        load = sources_of(ingested.images, str(run.sources))
-        return sheet_jpeg(contact_sheet(shown, outcomes, boxes_of(ingested.objects), load, run.store))
+        outcomes = judged_outcomes(dict(outcomes_of(plan.manifest, shown.key)), shown, ingested.objects)
+        load, boxes = sources_of(ingested.images, str(run.sources)), boxes_of(ingested.objects, shown.image_key)
+        return sheet_jpeg(contact_sheet(shown, outcomes, boxes, load, run.store))
 
     inputs = [[row.key, row.picture, row.sha256, list(row.boxes)] for row in shown.itertuples(index=False)]
     key = key_of("sheet", VERSION, inputs, boxes_digest(ingested.objects, shown.image_key))
@@ -79,6 +111,7 @@ def _drawings_whole(part: Ref, folder: Path, verified: VerifiedFiles) -> bool:
 def draw_part(job: Job) -> Ref:
     """Draw the pictures of one part."""
     rows = job.read("screened", ScreenRow)
-    plan, objects = (Ref.model_validate(job.where[name]) for name in ("plan", "objects"))
-    outcomes, folder = judged_outcomes(plan, rows, objects), Path(job.workspace) / "drawn"
-    return job.write(draw_pictures(rows, outcomes, boxes_of(objects), job.store, folder, job.advance), DrawRow)
+    plan, objects = Requests.model_validate(job.where["plan"]), Boxes.model_validate(job.where["objects"])
+    outcomes, folder = judged_outcomes(plan.outcomes(rows.key), rows, objects), Path(job.workspace) / "drawn"
+    boxes = boxes_of(objects, rows.image_key)
+    return job.write(draw_pictures(rows, outcomes, boxes, job.store, folder, job.advance), DrawRow)

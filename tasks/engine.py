@@ -1,4 +1,4 @@
-"""How the work of a stage is called: as a Prefect task inside a flow, and as a plain function outside of one.
+"""How the work of a stage is called, and where: as a Prefect task inside a flow, as a plain function outside of one.
 
     @step(name="plan", retries=2, retry_condition_fn=may_pass)
     def plan_part(job): ...
@@ -6,19 +6,23 @@
     plan_part.submit(job).result()     # a task run of the flow; in a notebook, a thread of this process
 
 Outside of a flow nothing needs a server: the same function runs in a pool of threads, and is tried again where its
-retry condition says that this can help.
+retry condition says that this can help. The engine says where the work is done: in threads of this process, or by the
+workers of a cluster (tasks/cluster.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
+from contextvars import ContextVar
 from functools import cache, update_wrapper
+from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from cachetools import LRUCache, cached
@@ -30,6 +34,7 @@ from prefect.futures import wait as wait_for_tasks
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
+from lib.core.errors import AugmentError
 from lib.core.stopping import ask_to_stop
 
 P = ParamSpec("P")
@@ -52,11 +57,16 @@ class Result(Protocol):
 
 
 class Step(Generic[P, R]):
-    """A function that a flow runs as a Prefect task; options: those of `prefect.task`."""
+    """A function that a flow runs as a Prefect task; options: those of `prefect.task`.
 
-    def __init__(self, function: Callable[P, R], **options: Any) -> None:
+    model: it runs a model, which a worker with a GPU is to do, also where it is called and not submitted.
+    """
+
+    def __init__(self, function: Callable[P, R], model: bool = False, **options: Any) -> None:
         update_wrapper(self, function)
-        self.function, self.options = function, options
+        self.function, self.model, self.options = function, model, options
+        # A worker finds the function by this name: its own code is what runs there.
+        function.__qualname__ = function.__qualname__.removesuffix(".function") + ".function"
         self.task: Any = task(persist_result=False, **options)(function)
 
     @property
@@ -66,19 +76,18 @@ class Step(Generic[P, R]):
 
     def with_options(self, **options: Any) -> Step[P, R]:
         """The same function with other options beside its own."""
-        return Step(self.function, **(self.options | options))
+        return Step(self.function, **({"model": self.model} | self.options | options))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it now."""
-        result: R = self.task(*args, **kwargs) if in_flow() else self._tried(*args, **kwargs)
+        result: R = engine().call(self, *args, **kwargs)
         return result
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """Run it beside others."""
-        made: Result = self.task.submit(*args, **kwargs) if in_flow() else _pool().submit(self._tried, *args, **kwargs)
-        return made
+        return engine().submit(self, args, kwargs)
 
-    def _tried(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def tried(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The plain function, again where its condition says so, with the same pauses as Prefect makes."""
         retries, delay = self.options.get("retries", 0), self.options.get("retry_delay_seconds", 0)
         pauses = delay(retries) if callable(delay) else [delay] * retries
@@ -99,15 +108,68 @@ def step(**options: Any) -> Callable[[Callable[P, R]], Step[P, R]]:
     return lambda function: Step(function, **options)
 
 
+class WorkerDied(AugmentError):
+    """Every worker that got this work ended in the middle of it."""
+
+
+class Engine:
+    """Threads of this process."""
+
+    parts = 1  # that even little work is split into
+
+    def call(self, one: Step[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A step now."""
+        return one.task(*args, **kwargs) if in_flow() else one.tried(*args, **kwargs)
+
+    def submit(
+        self,
+        one: Step[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        model: bool = False,
+        here: bool = False,
+    ) -> Result:
+        """A step beside others. model: it runs a model; here: it does nothing, so nobody else need be asked."""
+        made: Result = one.task.submit(*args, **kwargs) if in_flow() else _pool().submit(one.tried, *args, **kwargs)
+        return made
+
+    def wait(self, futures: Sequence[Any]) -> None:
+        """Until all of them have ended, well or not. A signal ends those that run at their next picture, and the
+        others."""
+        try:
+            (wait_for_threads if all(isinstance(one, Future) for one in futures) else wait_for_tasks)(list(futures))
+        except BaseException:
+            ask_to_stop()
+            threads: list[Future[Any]] = [getattr(one, "wrapped_future", one) for one in futures]
+            wait_for_threads([one for one in threads if not one.cancel()])
+            raise
+
+    def everywhere(self, function: Callable[[], R]) -> dict[str, R]:
+        """What a function returns in each process that works for this run, by the process's name."""
+        return {"": function()}
+
+
+_ENGINE: ContextVar[Engine] = ContextVar("engine", default=Engine())  # noqa: B039  # it holds nothing
+
+
+def engine() -> Engine:
+    """Where the work of this run is done."""
+    return _ENGINE.get()
+
+
 def wait_for(futures: Sequence[Any]) -> None:
-    """Until all of them have ended, well or not. A signal ends those that run at their next picture, and the others."""
+    """As Engine.wait."""
+    engine().wait(futures)
+
+
+@contextlib.contextmanager
+def working_on(one: Engine) -> Iterator[None]:
+    """In the block, work is done there."""
+    token = _ENGINE.set(one)
     try:
-        (wait_for_threads if all(isinstance(one, Future) for one in futures) else wait_for_tasks)(list(futures))
-    except BaseException:
-        ask_to_stop()
-        threads: list[Future[Any]] = [getattr(one, "wrapped_future", one) for one in futures]
-        wait_for_threads([one for one in threads if not one.cancel()])
-        raise
+        yield
+    finally:
+        _ENGINE.reset(token)
 
 
 def in_flow() -> bool:

@@ -75,7 +75,7 @@ def _rows(images: Ref, selected: Ref, final: Ref, split: str) -> tuple[pd.DataFr
     return sources[taken], rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")], more
 
 
-@step(name="evaluate")
+@step(name="evaluate", model=True)
 def evaluate_final(
     workspace: str, sources: str, inputs: dict[str, Ref], settings: EvaluateSettings, split: str, key: str
 ) -> Evaluation:

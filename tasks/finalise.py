@@ -17,7 +17,7 @@ from lib.screening.labels import count_verdicts
 from tasks.artifacts import show_counts
 from tasks.engine import step
 from tasks.ingest import Ingested
-from tasks.inputs import judged_outcomes
+from tasks.inputs import judged_outcomes, outcomes_of
 from tasks.jobs import Staged, may_pass
 from tasks.progress import advance
 from tasks.run import Run
@@ -57,7 +57,7 @@ def finalise_dataset(run: Run, ingested: Ingested, plan: Staged, reviewed: Ref) 
     same = ["file_name", "sha256", "mtime_ns"]
     reused = 0 if before is None else len(rows.merge(before[same], on=same))
     reviews = read_manifest(reviewed.file, ReviewRow)
-    verdicts = count_verdicts(reviews[reviews.status == OK])
+    verdicts = count_verdicts([reviews[reviews.status == OK]])
     run.count("finalise", rows, painted=len(rows) - reused, reused=reused, **verdicts)
     show_counts(run, "finalise")
     return ref
@@ -73,7 +73,7 @@ def write_final(job: FinalJob) -> Ref:
     )
     reviewed = read_manifest(job.reviewed.file, ReviewRow)
     reviewed = reviewed[reviewed.status == OK]
-    requests = judged_outcomes(job.plan, reviewed, job.ingested.objects)
+    requests = judged_outcomes(dict(outcomes_of(job.plan, reviewed.key)), reviewed, job.ingested.objects)
     ids = Ids.read(root / "ids.json").assign(requests, images.key, final_objects(images, objects).key)
     ids.write(root / "ids.json")
     sources = Sources(images, objects, job.ingested.envelope.file.read_bytes(), Path(job.sources))

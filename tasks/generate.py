@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib.painting.generate import generate_pictures
-from lib.records.manifest import Ref, read_manifest
+from lib.records.manifest import Ref, read_batches, read_manifest
 from lib.records.rows import OK, PictureRow, PlanRow
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
@@ -35,15 +35,21 @@ def generate_jobs(run: Run, ingested: Ingested, plan: Sequence[Ref]) -> list[Job
 def generate_stage(run: Run) -> Stage:
     """The stage, whose jobs are those of `generate_jobs`."""
     store, verified = run.store, run.verified
-    return Stage(generate_part, PictureRow, valid=lambda part: _pictures_whole(part, store, verified), made=_painted)
+    return Stage(
+        generate_part,
+        PictureRow,
+        ("plan", PlanRow),
+        valid=lambda part: _pictures_whole(part, store, verified),
+        made=_painted,
+    )
 
 
 def note_whole(run: Run, staged: Staged) -> None:
     """The pictures of a finished stage are undamaged: they were written or read just now."""
-    rows = read_manifest(staged.manifest.file, PictureRow, ("status", "picture", "sha256"))
-    rows = rows[rows.status == OK]
-    for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
-        run.verified.whole(run.store.path("picture", key), sha256, lambda: True)
+    for rows in read_batches(staged.manifest.file, PictureRow, ("status", "picture", "sha256")):
+        rows = rows[rows.status == OK]
+        for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
+            run.verified.whole(run.store.path("picture", key), sha256, lambda: True)
 
 
 def _pictures_whole(part: Ref, store: Store, verified: VerifiedFiles) -> bool:
@@ -61,7 +67,7 @@ def _pictures_whole(part: Ref, store: Store, verified: VerifiedFiles) -> bool:
 
 
 def _painted(part: Ref) -> int:
-    return int((read_manifest(part.file, PictureRow).painted > 0).sum())
+    return int((read_manifest(part.file, PictureRow, ("painted",)).painted > 0).sum())
 
 
 @stage_task("generate")

@@ -5,29 +5,50 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
+from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, file_digest
 from lib.datasets.formats import categories_of, read_dataset
-from lib.datasets.ingest import changed_sources, check_pictures, settle_objects
-from lib.records.manifest import Ref, former_manifest, read_manifest, read_table, write_manifest
+from lib.datasets.ingest import changed_sources, check_pictures, settled_objects
+from lib.records.manifest import (
+    GROUP,
+    Ref,
+    former_batches,
+    former_manifest,
+    hashed,
+    read_batches,
+    read_table,
+    read_tables,
+    write_batches,
+    write_manifest,
+)
 from lib.records.outputs import check_sources
 from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
 from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.engine import kept, step
-from tasks.jobs import Job, join_parts, make_job, prune_parts, split_parts
+from tasks.inputs import Boxes
+from tasks.jobs import Job, Stage, join_parts, make_job, prune_parts, run_jobs, split_objects, split_parts
 from tasks.run import Work
 
 VERSION = 1
+
+
+_STATE = ("status", "reason", "detail", "path", "digest", "frame", "width", "height", "size", "mtime_ns")
+_SETTLED = ("key", "status", "reason", "width", "height")
+_PIECE = 8 * GROUP  # objects held at once
 
 
 class Ingested(BaseModel):
     """What the later stages read."""
 
     images: Ref
-    objects: Ref
+    objects: Boxes
     envelope: Ref
 
     @property
@@ -39,45 +60,70 @@ class Ingested(BaseModel):
 def ingest_dataset(run: Work) -> Ingested:
     """Read the annotations, check every picture (again only where size or time changed), settle the boxes."""
     annotated = read_annotations(run.dataset, str(run.root / "annotated"))
-    images = read_manifest(annotated.images.file, ImageRow)
-    run.order = {key: position for position, key in enumerate(images.key)}
+    run.order = read_table(annotated.images.file, ImageRow, ("key",))["key"].combine_chunks()
     last = run.manifest("ingest")
-    before = former_manifest(last, ImageRow)
-    run.progress.start("ingest", len(images))
-    parts = split_parts(run, "annotated", images, ImageRow)
+    before = _read_files(last)
+    run.progress.start("ingest", len(run.order))
+    parts = split_parts(run, "annotated", annotated.images, ImageRow)
     known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
-    doubted = None if run.verify else _doubted(run, before)
+    doubted = None if run.verify else _doubted(run)
     where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted, "when": uuid.uuid4().hex}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
-    checked = [future.result() for future in [check_part.submit(job) for job in jobs]]
+    stage = Stage(check_part, ImageRow, ("images", ImageRow), by="key", valid=lambda part: False)
+    checked = [ref for ref, _ in run_jobs(jobs, stage)]
     run.progress.finish("ingest")
-    rows = join_parts(run, checked, ImageRow, by="key")
-    settled = settle_objects(rows, read_table(annotated.objects.file, ObjectRow))
-    ref = write_manifest(run.manifest("ingest"), rows, ImageRow)
-    boxes = write_manifest(run.manifest("objects"), settled, ObjectRow)
+    ref = write_batches(last, join_parts(run, checked, ImageRow, by="key"), ImageRow)
+    boxes = _settle(run, ref, annotated.objects)
     prune_parts(run, "ingest", checked)
     prune_parts(run, "annotated", parts)
-    reused = _reused(rows, before)
-    run.count("ingest", rows, painted=len(rows) - reused, reused=reused)
-    run.count("objects", settled.select(["status", "reason"]).to_pandas(), painted=0, reused=0)
+    now = _read_files(last)
+    reused = 0 if before is None or now is None else int(np.isin(now, before).sum())
+    run.count("ingest", ref, painted=ref.rows - reused, reused=reused)
+    run.count("objects", boxes, painted=0, reused=0)
     show_counts(run, "ingest")
     return Ingested(images=ref, objects=boxes, envelope=annotated.envelope)
 
 
-def _doubted(run: Work, before: pd.DataFrame | None) -> list[str]:
+def _settle(run: Work, images: Ref, objects: Ref) -> Boxes:
+    """The manifest of objects, and those that are ok in parts, as their pictures lie in parts."""
+    narrow = read_table(images.file, ImageRow, _SETTLED).to_pandas()
+    tables = read_tables(objects.file, ObjectRow, size=_PIECE)
+    ref = write_batches(run.manifest("objects"), settled_objects(narrow, tables), ObjectRow)
+    del narrow
+    parts = split_objects(run, ref)
+    return Boxes(**ref.model_dump(), parts=parts)
+
+
+def _read_files(manifest: Path) -> np.ndarray | None:
+    """(N,) uint64: a hash of path, size and time of each picture that was read; None where no run was before."""
+    try:
+        tables = read_batches(manifest, ImageRow, ("path", "size", "mtime_ns")) if manifest.is_file() else None
+        if tables is None:
+            return None
+        return np.concatenate([np.zeros(0, np.uint64), *(hashed(rows[rows.mtime_ns >= 0]) for rows in tables)])
+    except AugmentError:
+        return None
+
+
+def _doubted(run: Work) -> list[str]:
     """Digests of pictures that a later stage of the last run found changed: their size and time prove nothing."""
     pictures: list[str] = []
     requests: list[str] = []
     for stage, row_type in _FINDERS.items():
-        rows = former_manifest(run.manifest(stage), row_type, ["key", "reason"])
-        if rows is not None:
+        for rows in former_batches(run.manifest(stage), row_type, ("key", "reason")):
             keys = rows.key[rows.reason == "image_changed"].tolist()
             pictures += [key.removeprefix("original:") for key in keys]
             requests += [key.removeprefix("synthetic:") for key in keys]
-    plan = former_manifest(run.manifest("plan"), PlanRow, ["key", "request"]) if requests else None
-    if before is None or plan is None:
+    if not requests:
         return []
-    return sorted(changed_sources(before, plan, pictures, requests))
+
+    def of(stage: str, row_type: type[Row], keys: list[str], column: str) -> pd.DataFrame:
+        batches = former_batches(run.manifest(stage), row_type, ("key", column))
+        none = pd.DataFrame({"key": [], column: []}, dtype=object)
+        return pd.concat([none, *(rows[rows.key.isin(set(keys))] for rows in batches)])
+
+    images, plan = of("ingest", ImageRow, pictures, "digest"), of("plan", PlanRow, requests, "request")
+    return sorted(changed_sources(images, plan, pictures, requests))
 
 
 _FINDERS: dict[str, type[Row]] = {
@@ -95,9 +141,10 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
     check_sources(Path(folder).parent, dataset.images, read.images["path"].to_pylist())
     envelope = Path(folder) / "dataset.json"
     atomic_write(envelope, read.envelope)
+    objects = write_manifest(Path(folder) / "objects.parquet", read.objects, ObjectRow)
     return Ingested(
         images=write_manifest(Path(folder) / "images.parquet", read.images, ImageRow),
-        objects=write_manifest(Path(folder) / "objects.parquet", read.objects, ObjectRow),
+        objects=Boxes(**objects.model_dump(), parts=0),
         envelope=Ref(path=str(envelope), rows=0, sha256=file_digest(envelope)),
     )
 
@@ -105,31 +152,32 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
 @step(name="ingest", task_run_name="ingest-{job.label}")
 def check_part(job: Job) -> Ref:
     """Check the pictures of one part. Not cached: whether a file changed is known only from the file."""
-    doubted = job.where["doubted"]
-    known = []
+    doubted, images, known = job.where["doubted"], job.read("images", ImageRow), None
     if doubted is not None:
-        former = (_last_run(**job.where["known"]), former_manifest(job.out, ImageRow))
-        known = [rows[~rows.digest.isin(doubted)] for rows in former if rows is not None]
+        known = former_manifest(job.out, ImageRow)  # of the same rows; else whatever rows had these files
+        known = _known(images.path, **job.where["known"]) if known is None else known
+        known = None if known is None else known[~known.digest.isin(doubted)]
     rows = check_pictures(
-        job.read("images", ImageRow),
+        images,
         Path(job.sources),
         job.where["max_pixels"],
-        pd.concat(known) if known else None,
+        known,
         job.advance,
         when=job.where["when"],
     )
     return job.write(rows, ImageRow)
 
 
+def _known(paths: pd.Series, path: str, sha256: str) -> pd.DataFrame | None:
+    """The last run's rows of some files."""
+    rows = _last_run(path, sha256)
+    return None if rows is None else rows.filter(pc.is_in(rows["path"], pa.array(paths, pa.string()))).to_pandas()
+
+
 @kept(1)
-def _last_run(path: str, sha256: str) -> pd.DataFrame | None:
-    """The last run's manifest, read once for all parts."""
-    return former_manifest(Path(path), ImageRow)
-
-
-def _reused(rows: pd.DataFrame, before: pd.DataFrame | None) -> int:
-    """Rows whose file was not read in this run."""
-    if before is None:
-        return 0
-    same = ["path", "size", "mtime_ns"]
-    return len(rows[rows.mtime_ns >= 0].merge(before[before.mtime_ns >= 0][same].drop_duplicates(), on=same))
+def _last_run(path: str, sha256: str) -> pa.Table | None:
+    """The last run's manifest without records, read once for all parts that need it."""
+    try:
+        return read_table(Path(path), ImageRow, _STATE) if sha256 else None
+    except AugmentError:
+        return None

@@ -2,65 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
+from lib.core.errors import AugmentError
 from lib.core.files import digest
 from lib.core.images import Load, source_loader
 from lib.planning.donors import DonorPool
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey
-from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.manifest import Ref, read_manifest, read_table, read_tables, to_table
+from lib.records.parts import part_name, part_number
 from lib.records.requests import Outcome, parsed
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
 from lib.screening.labels import judged_labels
 from tasks.engine import kept
 
 
+class Boxes(Ref):
+    """The manifest of ObjectRows, and the number of parts in which those that are ok lie by their picture."""
+
+    parts: int
+
+    def part(self, number: int) -> Path:
+        """The file of a part."""
+        return self.file.parents[1] / "parts" / "objects" / part_name(number, self.parts)
+
+
 def sources_of(images: Ref, folder: str) -> Load:
     """A loader of source pictures by digest."""
-    return _sources(images.path, images.sha256, folder)
+    return _pictures(images.path, images.sha256, folder).load
+
+
+def frames_of(images: Ref, image_keys: pd.Series) -> dict[str, tuple[str, str]]:
+    """Image key → (digest, frame) of some pictures: what a loader needs."""
+    rows = _pictures(images.path, images.sha256, "").rows(image_keys.unique())
+    return {key: (digest, frame) for key, digest, frame in rows}
+
+
+class _Pictures(Mapping[str, str]):
+    """Digest → file of the pictures of a data set, and their rows by key, at about a hundred bytes each."""
+
+    def __init__(self, table: pa.Table, folder: str) -> None:
+        table = table.filter(pc.not_equal(table["digest"], "")).combine_chunks()
+        self.folder, self.table = folder, table
+        self.by = {name: _Places(table[name]) for name in ("key", "digest")}
+        self.load = source_loader(self)
+
+    def __getitem__(self, digest: str) -> str:
+        place = self.by["digest"].of(digest)
+        if place is None:
+            raise KeyError(digest)
+        return str(Path(self.folder) / self.table["path"][place].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table["digest"].to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+        """(key, digest, frame) of those that were read."""
+        for key in keys:
+            if (place := self.by["key"].of(key)) is not None:
+                yield key, self.table["digest"][place].as_py(), self.table["frame"][place].as_py()
+
+
+class _Places:
+    """Row numbers by a text: of equal texts the last row's."""
+
+    def __init__(self, texts: pa.ChunkedArray) -> None:
+        self.texts = texts
+        hashes = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False)) for chunk in texts.chunks]
+        found = np.concatenate([np.zeros(0, np.uint64), *hashes])
+        self.order = np.argsort(found, kind="stable").astype(np.int32)
+        self.hashes = found[self.order]
+
+    def of(self, text: str) -> int | None:
+        wanted = pd.util.hash_array(np.array([text], object))[0]
+        start, end = (int(np.searchsorted(self.hashes, wanted, side)) for side in ("left", "right"))
+        return next(
+            (place for place in self.order[start:end][::-1].tolist() if self.texts[place].as_py() == text), None
+        )
 
 
 @kept(2)
-def _sources(path: str, sha256: str, folder: str) -> Load:
-    rows = read_manifest(Path(path), ImageRow, ("digest", "path"))
-    rows = rows[rows.digest != ""]
-    return source_loader({digest: str(Path(folder) / p) for digest, p in zip(rows.digest, rows.path, strict=True)})
+def _pictures(path: str, sha256: str, folder: str) -> _Pictures:
+    return _Pictures(read_table(Path(path), ImageRow, ("key", "digest", "frame", "path")), folder)
 
 
-def frames_of(images: Ref) -> dict[str, tuple[str, str]]:
-    """Image key → (digest, frame): what a loader needs."""
-    return _frames(images.path, images.sha256)
+def usable_objects(objects: Boxes, image_keys: pd.Series) -> pd.DataFrame:
+    """The ObjectRows that are ok of some pictures, in the order of these."""
+    numbers = {key: part_number(key, objects.parts) for key in image_keys}
+    parts = {number: _part(str(objects.part(number)), objects.sha256) for number in sorted(set(numbers.values()))}
+    frames = [rows for rows, _ in parts.values()] or [to_table([], ObjectRow).to_pandas()]
+    starts = dict(zip(parts, np.cumsum([0, *map(len, frames)]).tolist(), strict=False))
+    places = [parts[number][1].get(key, _NONE) + starts[number] for key, number in numbers.items()]
+    rows = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return rows.iloc[np.concatenate([_NONE, *places])]
 
 
-@kept(2)
-def _frames(path: str, sha256: str) -> dict[str, tuple[str, str]]:
-    rows = read_manifest(Path(path), ImageRow, ("key", "digest", "frame"))
-    return dict(zip(rows.key, zip(rows.digest, rows.frame, strict=True), strict=True))
+_NONE = np.zeros(0, np.int64)
 
 
-def usable_objects(objects: Ref, image_keys: pd.Series) -> pd.DataFrame:
-    """The ObjectRows that are ok of some pictures."""
-    rows, places = _usable_objects(objects.path, objects.sha256)
-    found = [places[key] for key in image_keys if key in places]
-    return rows.iloc[np.concatenate(found)] if found else rows.iloc[:0]
-
-
-@kept(2)
-def _usable_objects(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
-    table = read_table(Path(path), ObjectRow)
-    rows = table.filter(pc.equal(table["status"], OK)).to_pandas()
+@kept(16)
+def _part(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    """Objects of a part, and their places by picture."""
+    rows = read_manifest(Path(path), ObjectRow)
     return rows, rows.groupby("image_key", sort=False).indices
 
 
-def boxes_digest(objects: Ref, image_keys: pd.Series) -> str:
+def boxes_digest(objects: Boxes, image_keys: pd.Series) -> str:
     """Digest of the labelled boxes of some source pictures, as they are drawn."""
     rows = usable_objects(objects, image_keys.drop_duplicates())[["key", "category", "x", "y", "w", "h"]]
     return digest(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
@@ -73,8 +133,17 @@ def donors_of(objects: Ref, images: Ref, split: str) -> DonorPool:
 
 @kept(2)
 def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, split: str) -> DonorPool:
-    rows, _ = _usable_objects(objects, objects_sha256)
-    return DonorPool.of(rows, read_manifest(Path(images), ImageRow), split)
+    rows = pd.concat([*_ok_objects(Path(objects), None)])
+    return DonorPool.of(rows, read_manifest(Path(images), ImageRow, _OF_PICTURES), split)
+
+
+def _ok_objects(path: Path, columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
+    for table in read_tables(path, ObjectRow, columns):
+        yield table.filter(pc.equal(table["status"], OK)).to_pandas()
+
+
+_OF_PICTURES = ("key", "status", "split", "group", "digest", "frame", "width", "height")
+_OF_BOXES = ("key", "status", "image_key", "category", "x", "y", "w", "h", "crowd")
 
 
 def survey_of(
@@ -83,7 +152,8 @@ def survey_of(
     """The statistics of a data set with these categories, pinned in the workspace at `root`."""
 
     def rows(_: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return _usable_objects(objects.path, objects.sha256)[0], read_manifest(images.file, ImageRow)
+        boxes = pd.concat([*_ok_objects(objects.file, _OF_BOXES)], ignore_index=True)
+        return boxes, read_manifest(images.file, ImageRow, _OF_PICTURES)
 
     return Survey(root, split, categories, rows, pins)
 
@@ -103,37 +173,64 @@ def statistics_of(
     return replace(statistics, donors=donors_of(objects, images, split)) if recipe.needs_donors else statistics
 
 
-def boxes_of(objects: Ref) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:
-    """Annotation key → (category, xywh pixels), of those that are ok."""
-    return _boxes(objects.path, objects.sha256)
-
-
-@kept(2)
-def _boxes(path: str, sha256: str) -> Mapping[str, tuple[str, tuple[float, float, float, float]]]:
-    rows, _ = _usable_objects(path, sha256)
+def boxes_of(objects: Boxes, image_keys: pd.Series) -> dict[str, tuple[str, tuple[float, float, float, float]]]:
+    """Annotation key → (category, xywh pixels), of those of some pictures that are ok."""
+    rows = usable_objects(objects, image_keys.drop_duplicates())
     boxes = zip(rows.x, rows.y, rows.w, rows.h, strict=True)
     return dict(zip(rows.key, zip(rows.category, boxes, strict=True), strict=True))
 
 
-def outcomes_of(plan: Ref, keys: Iterable[str]) -> dict[str, Outcome]:
-    """What requests end in, by key, of PlanRows that are ok."""
-    requests = _requests(plan.path, plan.sha256)
-    return {key: parsed(Outcome, requests[key]) for key in keys}
+class Requests(BaseModel):
+    """Parts of a plan, among which the requests of some pictures are."""
+
+    parts: list[Ref]
+
+    def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
+        """What requests end in, by key."""
+        known = [_requests(part.path, part.sha256) for part in self.parts]
+        return {key: parsed(Outcome, next(some[key] for some in known if key in some)) for key in keys}
 
 
-@kept(2)
+@kept(16)
 def _requests(path: str, sha256: str) -> dict[str, bytes]:
     rows = read_manifest(Path(path), PlanRow, ("key", "status", "request"))
     rows = rows[rows.status == OK]
     return dict(zip(rows.key, rows.request, strict=True))
 
 
-def judged_outcomes(plan: Ref, rows: pd.DataFrame, objects: Ref) -> dict[str, Outcome]:
-    """`outcomes_of` ScreenRows or ReviewRows, their labels as the judge of boxes left them."""
-    outcomes = outcomes_of(plan, rows.key)
+def requests_by_part(plan: Sequence[Ref], planned: int, count: int) -> Callable[[int], Requests]:
+    """Gives the parts of a plan that the pictures of part `number`, of `count`, may have their requests in.
+
+    planned: parts that the pictures lay in when they were planned.
+    """
+    found: dict[int, list[Ref]] = {}
+    least = min(planned, count)  # both are powers of two: the pictures of a part are together in fewer parts, too
+    for part in plan:
+        first = next(read_tables(part.file, PlanRow, ("image_key",), 1), None)
+        if first is not None:
+            found.setdefault(part_number(first["image_key"][0].as_py(), least), []).append(part)
+    return lambda number: Requests(parts=found.get(number % least, []))
+
+
+def outcomes_of(plan: Ref, keys: Iterable[str]) -> Iterator[tuple[str, Outcome]]:
+    """What requests end in, by key, of PlanRows that are ok; keys in the order of the manifest.
+
+    Raises AugmentError for a key that is not there.
+    """
+    batches = read_tables(plan.file, PlanRow, ("key", "status", "request"))
+    rows = (row for table in batches for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    for wanted in keys:
+        request = next((request for key, status, request in rows if key == wanted and status == OK), None)
+        if request is None:
+            raise AugmentError(f"{plan.file} has no request {wanted}: remove it, and run again")
+        yield wanted, parsed(Outcome, request)
+
+
+def judged_outcomes(outcomes: Mapping[str, Outcome], rows: pd.DataFrame, objects: Boxes) -> dict[str, Outcome]:
+    """Outcomes of ScreenRows or ReviewRows, their labels as the judge of boxes left them."""
     if not rows.boxes.map(len).any():
-        return outcomes
-    boxes = boxes_of(objects)
+        return {key: outcomes[key] for key in rows.key}
+    boxes = boxes_of(objects, rows.image_key)
     return {
         key: judged_labels(outcomes[key], verdicts, boxes) for key, verdicts in zip(rows.key, rows.boxes, strict=True)
     }

@@ -9,15 +9,16 @@ trust the serializer that a result's file names, and so run code that somebody w
 from __future__ import annotations
 
 import functools
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -26,23 +27,32 @@ from pydantic import BaseModel
 
 from lib.core import mirror
 from lib.core.errors import AugmentError
-from lib.core.keys import hash_draw, key_of
-from lib.core.stopping import check_stop
+from lib.core.files import atomic_path
+from lib.core.keys import key_of
 from lib.core.storage import lasting
 from lib.records.kept import note_ref, noted_ref
-from lib.records.manifest import Ref, former_manifest, read_manifest, to_table, write_manifest
-from lib.records.rows import MAY_PASS, Row, arrow_schema
+from lib.records.manifest import (
+    GROUP,
+    Ref,
+    read_batches,
+    read_manifest,
+    read_table,
+    read_tables,
+    row_marks,
+    to_table,
+    write_batches,
+    write_manifest,
+)
+from lib.records.parts import part_count, part_name, part_number
+from lib.records.rows import MAY_PASS, OK, ObjectRow, Row, lost_rows
+from lib.records.sorting import sorted_rows
 from lib.records.store import Store
+from lib.screening.pictures import set_aside_equal
 from tasks.artifacts import show_counts
-from tasks.engine import Step, step, wait_for
+from tasks.engine import Step, WorkerDied, engine, step, wait_for
 from tasks.models import release_models
-from tasks.progress import advance
+from tasks.progress import advance, check_run
 from tasks.run import Work
-
-# Pictures in a part: 64 are seconds of copy-paste, minutes of diffusion. A large set has larger parts, since each costs
-# the orchestrator tens of milliseconds a stage: at 10,000 pictures 64 parts, at 118,000 256.
-SMALL_PART, LARGE_PART, PARTS = 64, 512, 64
-
 
 _PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.(parquet|json)")  # as Job.out and split_parts name them
 
@@ -70,6 +80,12 @@ class Job(BaseModel):
         """The workspace's store of pictures and scores."""
         return Store(Path(self.workspace) / "store")
 
+    @property
+    def model(self) -> bool:
+        """Does the work run a model: a painter, a captioner, a detector or a judge with a checkpoint?"""
+        members = (self.where.get(kind) or {} for kind in ("painter", "captioner", "detector"))
+        return "judge" in self.where or any(member.get("model") for member in members)
+
     def read(self, name: str, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One of the inputs as a DataFrame."""
         return read_manifest(Path(self.inputs[name].path), row_type, columns)
@@ -85,9 +101,9 @@ class Job(BaseModel):
         """`count` more items are done."""
         advance(self.workspace, self.stage, count)
 
-    def write(self, rows: Any, row_type: type[Row]) -> Ref:
-        """The job's output."""
-        return write_manifest(self.out, rows, row_type)
+    def write(self, rows: Any, row_type: type[Row], note: bytes = b"") -> Ref:
+        """The job's output. note: as write_manifest keeps it."""
+        return write_manifest(self.out, rows, row_type, note)
 
 
 def make_job(
@@ -135,7 +151,7 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
         def work(job: Job) -> Any:
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
-            check_stop()
+            check_run(job.workspace)
             if mirror.attach(Path(job.workspace)):
                 job.bring()
             ref = make(job)
@@ -158,12 +174,35 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
 Done = tuple[Ref, bool]  # the output, and whether it was made in this run
 
 
-def run_jobs(run: Work, jobs: Sequence[Job], work: Step[[Job], Ref], valid: Callable[[Ref], bool]) -> list[Done]:
+def run_jobs(jobs: Sequence[Job], stage: Stage) -> list[Done]:
     """Run jobs in parallel; an earlier run's output is used while its record and its digest hold, and it is `valid`."""
-    known = [_known(job, valid) for job in jobs]
-    futures = [work.submit(job.model_copy(update={"known": ref})) for job, ref in zip(jobs, known, strict=True)]
+    known = [_known(job, stage.valid) for job in jobs]
+    futures = [_submit(stage, job, ref) for job, ref in zip(jobs, known, strict=True)]
     wait_for(futures)  # all of them, before one may raise: the workspace stays locked while any still writes
-    return [(future.result(), ref is None) for future, ref in zip(futures, known, strict=True)]
+    return [(_made(stage, *one), ref is None) for *one, ref in zip(jobs, futures, known, strict=True)]
+
+
+def _submit(stage: Stage, job: Job, known: Ref | None = None) -> Any:
+    given = job.model_copy(update={"known": known})
+    return engine().submit(stage.work, [given], model=job.model, here=known is not None)
+
+
+def _made(stage: Stage, job: Job, future: Any) -> Ref:
+    """A job's output. One whose workers died has its turn again, alone: another part may have been what killed them.
+    Where they die again its rows are set aside."""
+    try:
+        return future.result()
+    except WorkerDied:
+        again = _submit(stage, job)
+        wait_for([again])
+    try:
+        return again.result()
+    except WorkerDied as error:
+        source, row_type = stage.takes
+        rows = lost_rows(job.read(source, row_type), stage.row_type, "worker_died", f"{error}")
+        ref = job.write(rows, stage.row_type)
+        note_ref(ref)
+        return ref
 
 
 def _known(job: Job, valid: Callable[[Ref], bool]) -> Ref | None:
@@ -179,27 +218,99 @@ def settled(rows: pd.DataFrame) -> bool:
     return not rows.reason.isin(MAY_PASS).any()
 
 
-def split_parts(run: Work, stage: str, rows: pd.DataFrame, row_type: type[Row], by: str = "key") -> list[Ref]:
-    """Rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
-    if rows.empty:
+def count_parts(rows: int) -> int:
+    """Into how many parts rows are split, so that no worker of the engine is idle."""
+    return part_count(rows, engine().parts)
+
+
+def split_parts(
+    run: Work, stage: str, rows: Ref, row_type: type[Row], by: str = "key", only_ok: bool = False
+) -> list[Ref]:
+    """A manifest's rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
+    total = rows.rows
+    if only_ok:
+        total = sum(int((some.status == OK).sum()) for some in read_batches(rows.file, Row, ("status",)))
+    if not total:
         return []
-    wanted = max(min(len(rows) / SMALL_PART, PARTS), len(rows) / LARGE_PART)
-    count = 2 ** max(0, math.ceil(math.log2(wanted)))
-    bucket = rows[by].map(lambda key: hash_draw("part", key) % count)
-    folder = run.root / "parts" / stage
+    tables = read_tables(rows.file, row_type)
+    wanted = (table.filter(pc.equal(table["status"], OK)) for table in tables) if only_ok else tables
+    return deal(run.root / "parts" / stage, wanted, row_type, total, count_parts(total), by)
+
+
+def deal(
+    folder: Path, tables: Iterable[pa.Table], row_type: type[Row], total: int, count: int, by: str = "key"
+) -> list[Ref]:
+    """Rows, about `total`, dealt out to `count` parts by the hash of column `by`; a part without rows has no file."""
+
+    def part_of(table: pa.Table) -> np.ndarray:
+        return np.array([part_number(key, count) for key in table[by].to_pylist()], np.int64)
+
     return [
-        write_manifest(folder / f"{number:04d}-of-{count:04d}.parquet", group, row_type)
-        for number, group in rows.groupby(bucket.to_numpy(), sort=True)
+        write_manifest(folder / part_name(number, count), part, row_type)
+        for places, group in sorted_rows(tables, part_of, count, total, folder)
+        for number, part in _cut(places, group)
     ]
 
 
-def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> pd.DataFrame:
-    """Rows of all parts, in the order of the data set; `by` names the column with the image key."""
-    frames = [read_manifest(ref.file, row_type) for ref in parts]
-    if not frames:
-        return to_table([], row_type).to_pandas()
-    rows = pd.concat(frames, ignore_index=True)
-    return rows.iloc[rows[by].map(run.order).argsort(kind="stable")].reset_index(drop=True)
+def split_objects(run: Work, objects: Ref) -> int:
+    """The ObjectRows that are ok as parts, by the part of their picture among all; returns how many parts there are."""
+    count, folder = count_parts(len(run.order)), run.root / "parts" / "objects"
+    numbers = np.array([part_number(key, count) for key in run.order.to_pylist()] or [0], np.int64)
+
+    def part_of(table: pa.Table) -> np.ndarray:
+        return numbers[pc.index_in(table["image_key"], value_set=run.order).to_numpy()]
+
+    tables = read_tables(objects.file, ObjectRow, size=8 * GROUP)
+    usable = (table.filter(pc.equal(table["status"], OK)) for table in tables)  # their pictures are known
+    run.objects = {
+        number: write_manifest(folder / part_name(number, count), part, ObjectRow)
+        for places, group in sorted_rows(usable, part_of, count, objects.rows, folder, 2 * GROUP)
+        for number, part in _cut(places, group)
+    }
+    for number in set(range(count)) - run.objects.keys():
+        run.objects[number] = write_manifest(folder / part_name(number, count), [], ObjectRow)
+    prune_parts(run, "objects", list(run.objects.values()))
+    return count
+
+
+def _cut(places: np.ndarray, rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """(place, its rows) of rows sorted by place."""
+    starts = np.flatnonzero(np.diff(places, prepend=-1))
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(places)], strict=True):
+        yield int(places[start]), rows.slice(start, end - start)
+
+
+def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> Iterator[pa.Table]:
+    """Rows of all parts, in the order of the data set, some at a time; `by` names the column with the image key."""
+    places = _places(run, parts, row_type, by)
+    place_of = _in_turn(places)
+    tables = (read_table(ref.file, row_type) for ref in parts)
+    for _, rows in sorted_rows(tables, place_of, len(run.order) + 1, len(places), run.root / "parts"):
+        yield rows
+
+
+def joined(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> pd.DataFrame:
+    """`join_parts` at once, for what needs all rows."""
+    return pa.concat_tables([to_table([], row_type), *join_parts(run, parts, row_type, by)]).to_pandas()
+
+
+def _places(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str) -> np.ndarray:
+    """(N,) position of each row's picture in the data set; the rows of all parts, as they lie there."""
+    keys = [chunk for ref in parts for chunk in read_table(ref.file, row_type, (by,))[by].chunks]
+    found = pc.index_in(pa.chunked_array(keys, pa.string()), value_set=run.order)
+    return pc.fill_null(found, len(run.order)).to_numpy()
+
+
+def _in_turn(values: np.ndarray) -> Callable[[pa.Table], np.ndarray]:
+    """Gives each table that is asked for, one after the other, the values of its rows."""
+    start = 0
+
+    def of(table: pa.Table) -> np.ndarray:
+        nonlocal start
+        start += len(table)
+        return values[start - len(table) : start]
+
+    return of
 
 
 class Staged(NamedTuple):
@@ -215,12 +326,15 @@ class Stage:
 
     work: Step[[Job], Ref]  # makes the rows of one part; its name is the stage's
     row_type: type[Row]
+    takes: tuple[str, type[Row]]  # the job's input whose rows become these
     by: str = "image_key"  # column with the image key
     valid: Callable[[Ref], bool] = lambda part: True  # do the files exist that an earlier run's part names?
-    tidy: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows  # what depends on all rows together
+    # Of ScreenRow columns `compared`, all in the order of the data set: the row that each is equal to, -1 for none.
+    equal: Callable[[pa.Table], np.ndarray] | None = None
+    compared: Sequence[str] = ("status", "pixels")
     # New rows of a part that was made now; None: those that are missing or different in the last manifest.
     made: Callable[[Ref], int] | None = None
-    more: Callable[[pd.DataFrame], dict[str, Any]] = lambda rows: {}  # entries for the account
+    more: Callable[[Path, Path], dict[str, Any]] = lambda before, now: {}  # of the two manifests, for the account
 
 
 def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Staged:
@@ -231,7 +345,7 @@ def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Stage
 def run_part(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> list[Done]:
     """Run some of a stage's jobs: all of them, or those of a round."""
     run.progress.start(stage.work.name, total)
-    done = run_jobs(run, jobs, stage.work, stage.valid)
+    done = run_jobs(jobs, stage)
     run.progress.finish(stage.work.name)
     return done
 
@@ -239,32 +353,49 @@ def run_part(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> list[D
 def close_stage(run: Work, stage: Stage, done: Sequence[Done], seconds: float | None = None) -> Staged:
     """Write the manifest of a stage whose jobs are done, account for its rows, show them. seconds: as Work.count."""
     name, row_type = stage.work.name, stage.row_type
-    parts = [ref for ref, _ in done]
-    rows = stage.tidy(join_parts(run, parts, row_type, stage.by))
-    entries, path = stage.more(rows), run.manifest(name)
+    parts, path = [ref for ref, _ in done], run.manifest(name)
     fresh = [ref for ref, now in done if now]
-    painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, rows, row_type, fresh)
-    manifest = write_manifest(path, rows, row_type)
+    rows = join_parts(run, parts, row_type, stage.by)
+    with atomic_path(path) as new:  # the former manifest stays until the two were compared
+        made = write_batches(new, rows if stage.equal is None else _set_aside(run, stage, parts, rows), row_type)
+        painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, new, row_type, fresh)
+        entries = stage.more(path, new)
+    manifest = made.model_copy(update={"path": str(path)})
     prune_parts(run, name, parts)
-    release_models()
-    run.count(name, rows, painted=painted, reused=len(rows) - painted, seconds=seconds, **entries)
+    run.note_loads(engine().everywhere(release_models))
+    run.count(name, manifest, painted=painted, reused=manifest.rows - painted, seconds=seconds, **entries)
     show_counts(run, name)
     return Staged(manifest, parts)
 
 
-def _new_rows(before: Path, rows: pd.DataFrame, row_type: type[Row], fresh: Sequence[Ref]) -> int:
+def _set_aside(run: Work, stage: Stage, parts: Sequence[Ref], tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """ScreenRows in the order of the data set, of equal pictures the first alone ok."""
+    assert stage.equal is not None
+    order = np.argsort(_places(run, parts, stage.row_type, stage.by), kind="stable")
+
+    def column(names: Sequence[str]) -> pa.Table:
+        return pa.concat_tables([read_table(ref.file, stage.row_type, names) for ref in parts]).take(order)
+
+    equal = stage.equal(column(stage.compared)) if parts else np.zeros(0, np.int64)
+    firsts = np.unique(equal[equal >= 0])
+    named_first = column(("name",)).take(firsts)["name"].to_pylist() if len(firsts) else []
+    names = dict(zip(firsts.tolist(), named_first, strict=True))
+    equal_of = _in_turn(equal)
+    for table in tables:
+        named = [names.get(place) for place in equal_of(table).tolist()]
+        yield to_table(set_aside_equal(table.to_pandas(), named), stage.row_type) if any(named) else table
+
+
+def _new_rows(before: Path, now: Path, row_type: type[Row], fresh: Sequence[Ref]) -> int:
     """Number of rows missing or different in the last manifest; where none is, of those that were made again."""
     again = sum(ref.rows for ref in fresh)
     if not again:
         return again
-    # Compared by their text: a new picture makes a whole part run, and about its own rows new. Bytes are left out:
-    # they are a plan's requests, whose digest is the key.
-    columns = [field.name for field in arrow_schema(row_type) if field.type != pa.large_binary()]
-    former = former_manifest(before, row_type, columns)
-    if former is None:
+    # Compared row by row: a new picture makes a whole part run, and about its own rows new.
+    former, rows = row_marks(before, row_type), row_marks(now, row_type)
+    if former is None or rows is None:
         return again
-    known = set(former.astype(str).agg("\0".join, axis=1))
-    return int((~rows[columns].astype(str).agg("\0".join, axis=1).isin(known)).sum()) or again
+    return int((~np.isin(rows, former)).sum()) or again
 
 
 def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:

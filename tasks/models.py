@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from lib.painting.painters import PAINTERS
 # What is in memory, judges and members; those that need one meanwhile wait for it.
 _models: LRUCache[Any, Any] = LRUCache(6)
 _changed = threading.Condition()
+_loads: Counter[str] = Counter()  # by kind, since they were last released
 
 
 class SharedJudge:
@@ -49,6 +51,7 @@ class SharedJudge:
 @cached(_models, condition=_changed)
 def judge_for(ref: ModelRef) -> SharedJudge:
     """The judge of boxes, built once per process; its weights are read at the first use."""
+    _loads["judge"] += 1
     return SharedJudge(ref)
 
 
@@ -59,7 +62,9 @@ def _build(member: str) -> Any:
 
 @cached(_models, condition=_changed)
 def _built(member: str) -> tuple[Any, threading.Lock]:
-    return _build(member), threading.Lock()
+    built = _build(member)
+    _loads[json.loads(member)["kind"]] += 1
+    return built, threading.Lock()
 
 
 @contextlib.contextmanager
@@ -74,11 +79,16 @@ def use_member(member: dict[str, Any]) -> Iterator[Any]:
         yield built
 
 
-def release_models() -> None:
+def release_models() -> dict[str, int]:
     """Forget the models of this process, at the end of a stage: a captioner needs its memory no more when painting
-    begins. What still runs keeps what it holds; whoever needs a model again loads it again."""
+    begins. What still runs keeps what it holds; whoever needs a model again loads it again.
+
+    Returns how many were loaded since the last time, by kind: captioner, painter, detector, judge.
+    """
     with _changed:
-        held = len(_models)
+        held, loads = len(_models), dict(_loads)
         _models.clear()
+        _loads.clear()
     if held:
         free_memory()
+    return loads

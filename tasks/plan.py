@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
+from lib.core.errors import AugmentError
 from lib.planning.donors import Former, former_donors
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.planning.target import DrawGroup, plan_draws
-from lib.records.manifest import Ref, former_manifest, read_manifest
+from lib.records import kept
+from lib.records.manifest import Ref, note_of, read_batches, read_manifest, read_tables, row_marks
+from lib.records.parts import part_of_name
 from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
-from tasks.engine import kept
+from tasks.engine import kept as kept_result
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of, statistics_of, survey_of, usable_objects
-from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
+from tasks.inputs import Boxes, donors_of, sources_of, statistics_of, survey_of, usable_objects
+from tasks.jobs import Job, Stage, Staged, deal, make_job, run_stage, stage_task
 from tasks.run import Run
 
 VERSION = 4
@@ -30,12 +34,47 @@ VERSION = 4
 def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
     """PlanRows: one for each captioned picture and variant."""
     jobs = plan_jobs(run, ingested, selected, captions, run.settings.variants)
-    return run_stage(run, plan_stage(run), jobs, sum(part.rows for part in captions.parts))
+    staged = run_stage(run, plan_stage(run, ingested), jobs, sum(part.rows for part in captions.parts))
+    planned(run, ingested)
+    return staged
 
 
-def plan_stage(run: Run) -> Stage:
+def plan_stage(run: Run, ingested: Ingested) -> Stage:
     """The stage, whose jobs are those of `plan_jobs`."""
-    return Stage(plan_part, PlanRow, more=lambda rows: _changes(run, rows))
+    return Stage(plan_part, PlanRow, ("selected", SelectRow), more=_changes, valid=_donors_there(run, ingested))
+
+
+def planned(run: Run, ingested: Ingested) -> None:
+    """Note for which objects the plan is good, and remove what helped to make it."""
+    kept.write(run.root / "parts" / "plan" / _POOL, _pool(run, ingested))
+    for path in (run.root / "parts" / _FORMER).glob("*.parquet"):
+        path.unlink()
+
+
+_POOL, _FORMER = "donors.json", "former"
+
+
+def _pool(run: Run, ingested: Ingested) -> dict[str, str]:
+    """Identity of all that may be a donor."""
+    split = run.settings.select.split
+    return {"objects": ingested.objects.sha256, "images": ingested.images.sha256, "split": split}
+
+
+def _donors_there(run: Run, ingested: Ingested) -> Callable[[Ref], bool]:
+    """Are the objects that a part's requests paste still in the data set, as they were? Then the part stays as it is,
+    whatever was added."""
+    file, pool = run.root / "parts" / "plan" / _POOL, _pool(run, ingested)
+    with contextlib.suppress(AugmentError):
+        if not run.recipe.needs_donors or kept.read(file, dict[str, str]) == pool:
+            return lambda part: True
+    file.unlink(missing_ok=True)  # from here on parts are made of other objects
+    split = run.settings.select.split
+
+    def there(part: Ref) -> bool:
+        marks = kept.typed(note_of(part.file), list[int])
+        return marks is not None and donors_of(ingested.objects, ingested.images, split).has_marks(marks)
+
+    return there
 
 
 def plan_jobs(
@@ -49,13 +88,19 @@ def plan_jobs(
     survey = survey_of(ingested.objects, ingested.images, run.root, split, known)
     chosen |= survey.identity(recipe, settings.select.categories)
     where = {"recipe": recipe.model_dump(mode="json")}
-    common = {"images": ingested.images, "objects": ingested.objects}
-    parts = zip(selected.parts, captions.parts, strict=True)
+    where |= {name: getattr(ingested, name).model_dump() for name in ("images", "objects")}
     return [
-        make_job(run, "plan", VERSION, {**common, "selected": one, "captions": two}, chosen | own, where)
-        for one, two in parts
+        make_job(run, "plan", VERSION, {"selected": one, "captions": two}, chosen | _boxes(run, one) | own, where)
+        for one, two in zip(selected.parts, captions.parts, strict=True)
         if (own := _of_part(one, draws)) is not None
     ]
+
+
+def _boxes(run: Run, selected: Ref) -> dict[str, Any]:
+    """Digests of the objects of a part's pictures: these lie in as many parts, or in more. Its donors, which may be
+    anybody's, are `_donors_there`'s."""
+    number, count = part_of_name(selected.file.name)
+    return {"objects": [run.objects[part].sha256 for part in sorted(run.objects) if part % count == number]}
 
 
 def _of_part(selected: Ref, draws: int | Sequence[DrawGroup]) -> dict[str, Any] | None:
@@ -68,18 +113,21 @@ def _of_part(selected: Ref, draws: int | Sequence[DrawGroup]) -> dict[str, Any] 
     return {"draws": groups} if groups else None
 
 
-def _changes(run: Run, rows: pd.DataFrame) -> dict[str, int]:
+def _changes(former: Path, now: Path) -> dict[str, int]:
     """How the plan differs from the last run's (new pictures, old ones planned otherwise, gone), and barred boxes."""
-    path, same = run.manifest("plan"), ["image_key", "variant"]
-    barred = int(rows.barred[rows.status == OK].map(len).sum())
-    before = former_manifest(path, PlanRow, ["key", *same])
-    if before is None:
-        return {"new": len(rows), "changed": 0, "gone": 0, "boxes left alone": barred}
-    both = before.merge(rows[["key", *same]], on=same, how="outer", suffixes=("_old", ""), indicator=True)
+    barred, whose = 0, ["image_key", "variant"]
+    for rows in read_batches(now, PlanRow, ("status", "barred")):
+        barred += int(rows.barred[rows.status == OK].map(len).sum())
+    places, plans = (row_marks(now, PlanRow, names) for names in (whose, [*whose, "key"]))
+    before, plans_before = (row_marks(former, PlanRow, names) for names in (whose, [*whose, "key"]))
+    assert places is not None and plans is not None
+    if before is None or plans_before is None:
+        return {"new": len(places), "changed": 0, "gone": 0, "boxes left alone": barred}
+    known = np.isin(places, before)
     return {
-        "new": int((both["_merge"] == "right_only").sum()),
-        "changed": int(((both["_merge"] == "both") & (both.key != both.key_old)).sum()),
-        "gone": int((both["_merge"] == "left_only").sum()),
+        "new": int((~known).sum()),
+        "changed": int((known & ~np.isin(plans, plans_before)).sum()),
+        "gone": int((~np.isin(before, places)).sum()),
         "boxes left alone": barred,
     }
 
@@ -92,7 +140,8 @@ def plan_part(job: Job) -> Ref:
     captions = captions[captions.status == OK]
     selected = job.read("selected", SelectRow)
     selected = selected[selected.key.isin(captions.key)]
-    objects = usable_objects(job.inputs["objects"], selected.key)
+    images, boxes = Ref.model_validate(job.where["images"]), Boxes.model_validate(job.where["objects"])
+    objects = usable_objects(boxes, selected.key)
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
     seed, draws = job.settings["seed"], job.settings.get("draws")
     if draws is not None:
@@ -100,8 +149,8 @@ def plan_part(job: Job) -> Ref:
     former, outlines = None, None
     if recipe.needs_donors:
         former = _former_donors(job, selected.key)
-        outlines = Outlines(sources_of(job.inputs["images"], job.sources), job.store)
-    statistics = _statistics(job, recipe)
+        outlines = Outlines(sources_of(images, job.sources), job.store)
+    statistics = _statistics(job, recipe, images, boxes)
     common = objects, prompts, recipe, statistics, seed
     if draws is None:
         rows = plan_requests(selected, *common, job.settings["variants"], former, outlines)
@@ -109,32 +158,39 @@ def plan_part(job: Job) -> Ref:
         groups = [DrawGroup.model_validate(group) for group in draws]
         rows = plan_draws(groups, selected, *common, former, outlines)
     job.advance(len(captions) if draws is None else len(rows))
-    return job.write(rows, PlanRow)
+    marks = statistics.donors.marks_of(row.request for row in rows if row.status == OK) if recipe.needs_donors else None
+    return job.write(rows, PlanRow, b"" if marks is None else msgspec.json.encode(marks))
 
 
 def _former_donors(job: Job, image_keys: pd.Series) -> dict[int, Former]:
     """Those of the last run's plan for these pictures."""
-    path = Path(job.workspace) / "manifests" / "plan.parquet"
+    path, (number, count) = (
+        Path(job.workspace) / "manifests" / "plan.parquet",
+        part_of_name(job.inputs["selected"].file.name),
+    )
     if not path.is_file():
         return {}
     state = path.stat()
-    requests = _former_requests(str(path), state.st_mtime_ns, state.st_size)
-    with contextlib.suppress(msgspec.MsgspecError):  # of another version: chosen anew
-        return former_donors(requests[requests.index.isin(image_keys)])
+    parts = _former_parts(job.workspace, count, state.st_mtime_ns, state.st_size)
+    with contextlib.suppress(AugmentError, msgspec.MsgspecError):  # of another version: chosen anew
+        rows = read_manifest(parts[number], PlanRow, ("image_key", "status", "request")) if number in parts else None
+        if rows is not None:
+            return former_donors(rows.request[(rows.status == OK) & rows.image_key.isin(set(image_keys))])
     return {}
 
 
-@kept(1)
-def _former_requests(path: str, mtime: int, size: int) -> pd.Series:
-    rows = former_manifest(Path(path), PlanRow, ["image_key", "status", "request"])
-    rows = pd.DataFrame({"image_key": [], "status": [], "request": []}) if rows is None else rows
-    rows = rows[rows.status == OK]
-    return pd.Series(rows.request.to_numpy(object), index=rows.image_key)
+@kept_result(1)
+def _former_parts(workspace: str, count: int, mtime: int, size: int) -> dict[int, Path]:
+    """The last run's plan in parts, by their numbers of `count`."""
+    path, folder = Path(workspace) / "manifests" / "plan.parquet", Path(workspace) / "parts" / _FORMER
+    with contextlib.suppress(AugmentError):
+        total = sum(len(rows) for rows in read_tables(path, PlanRow, ("status",)))
+        parts = deal(folder, read_tables(path, PlanRow), PlanRow, total, count, "image_key")
+        return {part_of_name(part.file.name)[0]: part.file for part in parts}
+    return {}
 
 
-def _statistics(job: Job, recipe: Recipe) -> Statistics:
+def _statistics(job: Job, recipe: Recipe, images: Ref, boxes: Boxes) -> Statistics:
     """As they were pinned when the job's key was made."""
     settings, root = job.settings, Path(job.workspace)
-    return statistics_of(
-        job.inputs["objects"], job.inputs["images"], root, settings["split"], settings.get("categories", ()), recipe
-    )
+    return statistics_of(boxes, images, root, settings["split"], settings.get("categories", ()), recipe)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
@@ -53,6 +53,9 @@ class Progress:
                     update_progress_artifact(self._artifact[stage], 100.0 * done / total)
         self.watch(stage, done, total)
 
+    def check(self) -> None:
+        """This process works for itself."""
+
     def finish(self, stage: str) -> None:
         """The stage is complete, whatever was found in the cache."""
         left = self._total[stage] - self._done[stage]
@@ -60,12 +63,33 @@ class Progress:
             self.advance(stage, left)
 
 
-_CURRENT: dict[str, Progress] = {}  # by workspace; a worker in another process has none, and reports nothing
+class Counts(Protocol):
+    """What counts a run's work: Progress, or in another process what sends the counts to it."""
+
+    def start(self, stage: str, total: int) -> None: ...
+    def advance(self, stage: str, count: int) -> None: ...
+    def check(self) -> None: ...
 
 
-def watch_workspace(workspace: str, progress: Progress) -> None:
-    """Let `advance` find this progress."""
-    _CURRENT[workspace] = progress
+_CURRENT: dict[str, Counts] = {}  # by workspace
+
+
+def watch_workspace(workspace: str, counts: Counts) -> None:
+    """Let `advance` find these counts."""
+    _CURRENT[workspace] = counts
+
+
+def leave_workspace(workspace: str, counts: Counts) -> None:
+    """No longer, unless another run has taken their place."""
+    if _CURRENT.get(workspace) is counts:
+        del _CURRENT[workspace]
+
+
+def check_run(workspace: str) -> None:
+    """Raises Stopped where the run is to end, and AugmentError where this process cannot work for it."""
+    check_stop()
+    if workspace in _CURRENT:
+        _CURRENT[workspace].check()
 
 
 def begin(workspace: str, stage: str, total: int) -> None:
@@ -76,6 +100,6 @@ def begin(workspace: str, stage: str, total: int) -> None:
 
 def advance(workspace: str, stage: str, count: int) -> None:
     """`count` more items of a stage of this workspace's run are done. Raises Stopped where the run is to end."""
-    check_stop()
+    check_run(workspace)
     if workspace in _CURRENT:
         _CURRENT[workspace].advance(stage, count)

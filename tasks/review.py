@@ -16,7 +16,7 @@ from lib.screening.review import review_pictures
 from tasks.artifacts import show_counts
 from tasks.engine import log, step
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_of, judged_outcomes
+from tasks.inputs import boxes_of, judged_outcomes, outcomes_of
 from tasks.jobs import Staged
 from tasks.run import Run
 
@@ -27,8 +27,7 @@ def review_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) 
     out = str(run.manifest("review"))
     ref, entries = pick_pictures(screened.manifest, plan.manifest, ingested, run.settings.review, out)
     run.progress.finish("review")
-    rows = read_manifest(ref.file, ReviewRow)
-    run.count("review", rows, painted=0, reused=len(rows), **entries)
+    run.count("review", ref, painted=0, reused=ref.rows, **entries)
     show_counts(run, "review")
     return ref
 
@@ -45,8 +44,9 @@ def pick_pictures(
         log().warning("%s: %d lines are no decisions, and are passed over", decisions.path, decisions.damaged)
 
     def labels_of(keys: Sequence[str]) -> dict[str, list[tuple[str, XYXY]]]:
-        boxes, some = boxes_of(ingested.objects), rows[rows.key.isin(keys)]
-        outcomes = judged_outcomes(plan, some, ingested.objects)
+        some = rows[rows.key.isin(set(keys))]
+        boxes, planned = boxes_of(ingested.objects, some.image_key), dict(outcomes_of(plan, some.key))
+        outcomes = judged_outcomes(planned, some, ingested.objects)
         return {key: [named(label, boxes) for label in outcome.labels] for key, outcome in outcomes.items()}
 
     reviewed, counts = review_pictures(rows, settings, decisions, labels_of, ingested.categories)

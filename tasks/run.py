@@ -12,13 +12,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import BaseModel
 
 from lib.captioning.caption import CaptionForm, make_caption_form
@@ -34,17 +35,19 @@ from lib.evaluation.features import extractor_of
 from lib.painting.painters import PAINTERS
 from lib.planning.recipe import Recipe
 from lib.records import kept
+from lib.records.manifest import Ref, read_batches
 from lib.records.outputs import inputs_of
-from lib.records.rows import OK
+from lib.records.rows import OK, Row
 from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
 from lib.runs.account import former_account, write_account, write_failure
+from lib.runs.engine import check_engine
 from lib.runs.outcome import STATES, outcome_of
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.workspace import Pins, captioner_of, detector_of, judge_of, locked, recipe_of
 from lib.screening.review import check_review
-from tasks.engine import log
+from tasks.engine import Engine, log, working_on
 from tasks.progress import Progress, watch_workspace
 
 W = TypeVar("W", bound="Work")
@@ -59,10 +62,12 @@ class Work:
     root: Path
     progress: Progress
     verify: bool = False  # read all files again, and compare digests
-    order: dict[str, int] = field(default_factory=dict)  # image key → position in the data set
+    order: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))  # image keys as in the data set
+    objects: dict[int, Ref] = field(default_factory=dict)  # ObjectRows that are ok, by the part of their picture
     account: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     clock: float = field(default_factory=time.monotonic)  # when the last stage was counted
+    loads: dict[str, Counter[str]] = field(default_factory=dict)  # kind of model → process → times that it was loaded
 
     @property
     def store(self) -> Store:
@@ -84,16 +89,25 @@ class Work:
         return self.root / "manifests" / f"{stage}.parquet"
 
     def count(
-        self, stage: str, rows: pd.DataFrame, painted: int, reused: int, seconds: float | None = None, **more: Any
+        self,
+        stage: str,
+        rows: pd.DataFrame | Ref,
+        painted: int,
+        reused: int,
+        seconds: float | None = None,
+        **more: Any,
     ) -> None:
         """Enter a finished stage into the account and save it. seconds: None: since the last one was entered."""
-        rejected = rows.reason[rows.status != OK].value_counts().sort_index()
+        counts: Counter[str] = Counter()
+        for some in [rows] if isinstance(rows, pd.DataFrame) else read_batches(rows.file, Row, ("status", "reason")):
+            counts.update(some.reason.where(some.status != OK, OK))
+        total, ok = counts.total(), counts.pop(OK, 0)
         self.account["stages"][stage] = {
-            "rows": len(rows),
-            "ok": int((rows.status == OK).sum()),
+            "rows": total,
+            "ok": ok,
             "painted": painted,
             "reused": reused,
-            "rejected": {str(reason): int(n) for reason, n in rejected.items()},
+            "rejected": {str(reason): count for reason, count in sorted(counts.items())},
             **more,
         }
         now = time.monotonic()
@@ -104,6 +118,16 @@ class Work:
         self.save()
         push(self.root)
         log().info(_story(stage, self.account["stages"][stage], seconds))
+
+    def note_loads(self, found: Mapping[str, Mapping[str, int]]) -> None:
+        """Enter models that processes have loaded since the last time: process → kind → times."""
+        for process, kinds in found.items():
+            for kind, count in kinds.items():
+                self.loads.setdefault(kind, Counter())[process] += count
+        if self.loads:
+            self.account["models"] = {
+                kind: {"loads": loads.total(), "processes": len(loads)} for kind, loads in sorted(self.loads.items())
+            }
 
     def save(self, write: Callable[[Path, dict[str, Any]], None] = write_account, **more: Any) -> None:
         """Write the account of this run, with totals: what `augment status` shows."""
@@ -145,6 +169,7 @@ class Run(Work):
     captions: CaptionForm
     judge: ModelRef | None  # of single boxes
     detector: Member | None = None  # of objects that no label names
+    spread: int = 1  # parts that the selected pictures lie in
     captioned: set[str] = field(default_factory=set)  # image keys of captions that were made for the limit
 
     def conclude(self) -> dict[str, Any]:
@@ -211,5 +236,18 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             progress=progress,
             verify=parameters.verify,
         )
-        with accounted(run, settings):
+        with accounted(run, settings), _engine_of(run) as engine, working_on(engine):
             yield run
+
+
+@contextlib.contextmanager
+def _engine_of(run: Run) -> Iterator[Engine]:
+    """Where the run's work is done. Raises AugmentError for a cluster that cannot work for it."""
+    if run.settings.engine.name == "threads":
+        yield Engine()
+        return
+    check_engine(run.settings.engine)
+    from tasks.cluster import dask_engine  # an extra
+
+    with dask_engine(run.settings.engine, run.root, run.sources, run.progress) as one:
+        yield one

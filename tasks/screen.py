@@ -7,23 +7,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter
 
 from lib.core.checkpoints import ModelRef
 from lib.core.errors import AugmentError
 from lib.core.registry import Member
-from lib.records.manifest import Ref, read_manifest
+from lib.records.manifest import Ref, read_batches, read_manifest
 from lib.records.rows import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
 from lib.screening.boxes import BoxRules, judge_pictures, learn_rules, real_boxes
 from lib.screening.labels import count_verdicts
-from lib.screening.pictures import VERSION, mark_duplicates, measure_pictures
+from lib.screening.pictures import VERSION, equal_before, measure_pictures
 from lib.screening.unlabelled import Sought, find_unlabelled
 from tasks.engine import log, step
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_digest, boxes_of, frames_of, outcomes_of, sources_of
+from tasks.inputs import Boxes, Requests, boxes_digest, boxes_of, frames_of, sources_of
 from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task
 from tasks.models import judge_for, use_member
 from tasks.progress import advance, begin
@@ -72,7 +73,7 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
     return rules
 
 
-@step(name="limits", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="limits", model=True, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def judge_real(job: LimitsJob) -> BoxRules:
     """Learn the limits. Not cached: the store knows them, and each picture's shares."""
     images, objects = job.ingested.images, job.ingested.objects
@@ -121,7 +122,7 @@ def check_detector(run: Run, ingested: Ingested) -> None:
         log().warning("screen.unlabelled: the detector knows %s alone", ", ".join(known))
 
 
-@step(name="detector", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
+@step(name="detector", model=True, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def names_known(detector: Member, names: list[str]) -> list[str]:
     """Those of the names that a detector can find."""
     with use_member(detector.model_dump(mode="json")) as built:
@@ -130,8 +131,7 @@ def names_known(detector: Member, names: list[str]) -> list[str]:
 
 def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, rules: BoxRules | None) -> Staged:
     """ScreenRows of the generated pictures; duplicates are marked once all parts are known."""
-    plans = [plan.manifest] * len(pictures.parts)
-    jobs = screen_jobs(run, ingested, plans, pictures.parts, rules)
+    jobs = screen_jobs(run, ingested, plan.parts, pictures.parts, rules)
     return run_stage(run, screen_stage(run, rules), jobs, pictures.manifest.rows)
 
 
@@ -159,12 +159,26 @@ def screen_jobs(
 
 
 def screen_stage(
-    run: Run, rules: BoxRules | None, tidy: Callable[[pd.DataFrame], pd.DataFrame] = mark_duplicates
+    run: Run,
+    rules: BoxRules | None,
+    equal: Callable[[pa.Table], np.ndarray] = equal_before,
+    compared: Sequence[str] = ("status", "pixels"),
 ) -> Stage:
-    """The stage, whose jobs are those of `screen_jobs`. tidy: where duplicates are to be set aside, marks them."""
-    more = count_verdicts if rules is not None or run.detector is not None else lambda rows: {}
-    kept = tidy if run.settings.screen.duplicates else lambda rows: rows
-    return Stage(screen_part, ScreenRow, tidy=kept, valid=_settled, more=more)
+    """The stage, whose jobs are those of `screen_jobs`. equal: finds duplicates, where these are to be set aside."""
+    judged = rules is not None or run.detector is not None
+    return Stage(
+        screen_part,
+        ScreenRow,
+        ("pictures", PictureRow),
+        equal=equal if run.settings.screen.duplicates else None,
+        compared=compared,
+        valid=_settled,
+        more=(lambda before, now: count_verdicts(read_batches(now, ScreenRow, ("boxes",)))) if judged else _nothing,
+    )
+
+
+def _nothing(before: Path, now: Path) -> dict[str, Any]:
+    return {}
 
 
 def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, sought: Sought | None, part: Ref) -> dict[str, Any]:
@@ -191,13 +205,12 @@ def screen_part(job: Job) -> Ref:
     images = Ref.model_validate(job.where["images"])
     pictures, load = job.read("pictures", PictureRow), sources_of(images, job.sources)
     pictures, settings = pictures[pictures.status == OK], ScreenSettings.model_validate(job.settings["pictures"])
+    frames = frames_of(images, pictures.image_key)
     if not {"boxes", "unlabelled"} & job.settings.keys():
-        return job.write(
-            measure_pictures(pictures, frames_of(images), settings, load, job.store, job.advance), ScreenRow
-        )
-    rows = measure_pictures(pictures, frames_of(images), settings, load, job.store)
-    outcomes = outcomes_of(Ref.model_validate(job.where["plan"]), pictures.key)
-    boxes = boxes_of(Ref.model_validate(job.where["objects"]))
+        return job.write(measure_pictures(pictures, frames, settings, load, job.store, job.advance), ScreenRow)
+    rows = measure_pictures(pictures, frames, settings, load, job.store)
+    outcomes = Requests(parts=[Ref.model_validate(job.where["plan"])]).outcomes(pictures.key)
+    boxes = boxes_of(Boxes.model_validate(job.where["objects"]), pictures.image_key)
     if "boxes" in job.settings:
         rules, judge = (
             BoxRules.model_validate(job.settings["boxes"]),

@@ -22,7 +22,18 @@ from lib.records.store import ReadOnlyStore, Store
 from tasks.engine import step
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, statistics_of, usable_objects
-from tasks.jobs import Job, Stage, Staged, make_job, may_pass, prune_parts, run_stage, split_parts, stage_task
+from tasks.jobs import (
+    Job,
+    Stage,
+    Staged,
+    count_parts,
+    make_job,
+    may_pass,
+    prune_parts,
+    run_stage,
+    split_parts,
+    stage_task,
+)
 from tasks.models import use_member
 from tasks.run import Run
 from tasks.target import goals_of
@@ -50,10 +61,10 @@ def select_images(run: Run, ingested: Ingested) -> Staged:
     settings = run.settings
     chosen = {"select": settings.select.model_dump(mode="json"), "seed": settings.seed, "limit": _taken(run, ingested)}
     job = make_job(run, "select", VERSION, {"images": ingested.images, "objects": ingested.objects}, chosen)
-    staged = run_stage(run, Stage(select_all, SelectRow, by="key"), [job], ingested.images.rows)
-    rows = read_manifest(staged.manifest.file, SelectRow)
-    parts = split_parts(run, "selected", rows[rows.status == OK], SelectRow)
+    staged = run_stage(run, Stage(select_all, SelectRow, ("images", ImageRow), by="key"), [job], ingested.images.rows)
+    parts = split_parts(run, "selected", staged.manifest, SelectRow, only_ok=True)
     prune_parts(run, "selected", parts)
+    run.spread = count_parts(sum(part.rows for part in parts))
     return Staged(staged.manifest, parts)
 
 

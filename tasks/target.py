@@ -20,6 +20,7 @@ from typing import TypedDict
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pydantic import BaseModel
 
 from lib.core.keys import canonical, key_of
@@ -38,19 +39,19 @@ from lib.planning.target import (
     wanted_boxes,
 )
 from lib.records.kept import typed
-from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.manifest import Ref, read_manifest, read_table, to_table
 from lib.records.requests import Outcome
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
 from lib.screening.accepted import count_accepted
 from lib.screening.boxes import BoxRules
-from lib.screening.pictures import mark_duplicates
+from lib.screening.pictures import equal_before, set_aside_equal
 from tasks.artifacts import show_target
 from tasks.engine import log, step
 from tasks.generate import generate_jobs, generate_stage, note_whole
 from tasks.ingest import Ingested
-from tasks.inputs import boxes_of, outcomes_of, statistics_of, usable_objects
-from tasks.jobs import Done, Staged, close_stage, join_parts, may_pass, run_part
-from tasks.plan import plan_jobs, plan_stage
+from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
+from tasks.jobs import Done, Stage, Staged, close_stage, joined, may_pass, run_part
+from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
 from tasks.screen import screen_jobs, screen_stage
 
@@ -102,7 +103,7 @@ def find_draws(job: DrawJob) -> Draws:
         variants = {key: [variant] for key in some.key}
         return plan_requests(some, usable_objects(objects, some.key), prompts, recipe, drawn_from, job.seed, variants)
 
-    categories = {key: category for key, (category, _) in boxes_of(objects).items()}
+    categories = {key: category for key, (category, _) in boxes_of(objects, usable.key).items()}
     return choose_draws(in_order_of_limit(usable, job.seed), job.wanted, job.at, look, categories)
 
 
@@ -157,7 +158,7 @@ class Rounds:
     def plan(self) -> None:
         """The requests of the draws."""
         jobs = plan_jobs(self.run, self.ingested, self.selected, self.captions, self.drawn.groups)
-        done = run_part(self.run, plan_stage(self.run), jobs, self.drawn.count)
+        done = run_part(self.run, plan_stage(self.run, self.ingested), jobs, self.drawn.count)
         self.round = done, []
         self.planned += done
         self.keys.append(key_of("round", [ref.sha256 for ref, _ in done]))
@@ -178,11 +179,14 @@ class Rounds:
         """Screen them, and enter what was accepted."""
         plans, parts = ([ref for ref, _ in done] for done in self.round)
         jobs = screen_jobs(self.run, self.ingested, plans, parts, self.rules)
-        stage = screen_stage(self.run, self.rules, self._mark)
+        stage = self._screening()
         with self._timed("screen"):
             done = run_part(self.run, stage, jobs, sum(part.rows for part in parts))
         self.screened += done
-        rows = stage.tidy(join_parts(self.run, [ref for ref, _ in self.screened], ScreenRow))
+        rows = joined(self.run, [ref for ref, _ in self.screened], ScreenRow)
+        if stage.equal is not None:
+            equal = stage.equal(to_table(rows, ScreenRow)).tolist()
+            rows = set_aside_equal(rows, [None if place < 0 else rows.name.iloc[place] for place in equal])
         self._enter(plans, parts, rows)
 
     def _enter(self, plans: list[Ref], pictures: list[Ref], screened: pd.DataFrame) -> None:
@@ -191,12 +195,13 @@ class Rounds:
         reasons = dict(zip(screened.key, screened.reason, strict=True))
         for plan, picture in zip(plans, pictures, strict=True):
             rows = read_manifest(plan.file, PlanRow, ("key", "status"))
-            outcomes |= outcomes_of(plan, rows.key[rows.status == OK])
+            outcomes |= Requests(parts=[plan]).outcomes(rows.key[rows.status == OK])
             failed = read_manifest(picture.file, PictureRow, ("key", "status", "reason"))
             failed = failed[failed.status != OK]
             reasons |= dict(zip(failed.key, failed.reason, strict=True))
         verdicts = dict(zip(screened.key, screened.boxes, strict=True))
-        made = count_accepted(outcomes, reasons, verdicts, boxes_of(self.ingested.objects))
+        pictures_of = pd.Series([outcome.image_key for outcome in outcomes.values()], dtype=object)
+        made = count_accepted(outcomes, reasons, verdicts, boxes_of(self.ingested.objects, pictures_of))
         seconds = self._spent(self.keys[-1])["seconds"]
         self.tally.add(made.painted, made.accepted, made.refused, (len(outcomes), made.pictures), seconds)
         self.run.save(target=self.tally.document())
@@ -204,18 +209,25 @@ class Rounds:
             "round %d: %d of %d pictures accepted, %.1f s", self.tally.rounds, made.pictures, len(outcomes), seconds
         )
 
-    def _mark(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def _screening(self) -> Stage:
+        return screen_stage(self.run, self.rules, self._equal, ("key", "status", "pixels"))
+
+    def _equal(self, rows: pa.Table) -> np.ndarray:
         """Duplicates of pictures of earlier rounds, and then of earlier ones of the same round."""
-        rounds = rows.key.map(self.number).to_numpy(np.int64)
-        return mark_duplicates(rows.iloc[rounds.argsort(kind="stable")]).sort_index()
+        rounds = np.array([self.number[key] for key in rows["key"].to_pylist()], np.int64)
+        order = rounds.argsort(kind="stable")
+        found, equal = equal_before(rows.take(order)), np.full(len(rows), -1)
+        equal[order[found >= 0]] = order[found[found >= 0]]
+        return equal
 
     def close(self) -> tuple[Staged, Staged]:
         """The manifests of all rounds: plan and screened pictures."""
         run, clock = self.run, self.clock
-        plan = close_stage(run, plan_stage(run), self.planned)
+        plan = close_stage(run, plan_stage(run, self.ingested), self.planned)
+        planned(run, self.ingested)
         pictures = close_stage(run, generate_stage(run), self.painted, clock["generate"])
         note_whole(run, pictures)
-        screened = close_stage(run, screen_stage(run, self.rules, self._mark), self.screened, clock["screen"])
+        screened = close_stage(run, self._screening(), self.screened, clock["screen"])
         run.save(target=self.tally.document() | {"keys": self.keys})
         show_target(run)
         return plan, screened

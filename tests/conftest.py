@@ -58,6 +58,7 @@ LONGEST = (
     "test_review_page.py",
     "test_kill.py",
     "test_stop.py",
+    "test_cluster.py",
     "test_train_flow.py",
     "test_grid.py",
     "test_hostile_workspace.py",

@@ -299,7 +299,7 @@ def test_a_verdict_is_its_text(verdict):
 
 def test_verdicts_are_counted_by_action_and_reason():
     rows = pd.DataFrame({"boxes": [["0:drop:not_recognised:0.1", "1:keep:recognised:1"], [], ["0:keep:recognised:1"]]})
-    assert count_verdicts(rows) == {"boxes dropped: not_recognised": 1, "boxes kept: recognised": 2}
+    assert count_verdicts([rows]) == {"boxes dropped: not_recognised": 1, "boxes kept: recognised": 2}
 
 
 def test_every_reason_stands_in_the_docs():

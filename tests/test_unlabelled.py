@@ -106,7 +106,7 @@ def test_proposed_objects_become_labels_to_ignore_after_those_of_the_request_eac
     assert labels[0] == new("1") and [label.ignored for label in labels[1:]] == ["proposed", "proposed"]
     assert labels[1].category == "red" and labels[1].bbox == (30, 30, 20, 20) and not labels[1].painted
     rows = SimpleNamespace(boxes=[row.boxes, ["0:keep:recognised:0.5"]])
-    assert count_verdicts(rows) == {"boxes kept: recognised": 1, "boxes proposed: unlabelled_object": 2}
+    assert count_verdicts([rows]) == {"boxes kept: recognised": 1, "boxes proposed: unlabelled_object": 2}
 
 
 def test_a_detector_that_fails_costs_the_picture_that_it_failed_at(tmp_path, monkeypatch):

@@ -81,9 +81,19 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+_share: int | None = None
+
+
+def share_cores(count: int) -> None:
+    """Let this process use so many CPU cores: others work beside it."""
+    global _share
+    _share = count
+
+
 def available_cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _share or cores)
 
 
 def side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:

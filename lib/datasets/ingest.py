@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -180,19 +180,27 @@ def settle_objects(images: pd.DataFrame, objects: pa.Table) -> pa.Table:
 
     images: ImageRow columns; objects: ObjectRow table.
     """
+    return next(settled_objects(images, [objects]))
+
+
+def settled_objects(images: pd.DataFrame, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """`settle_objects` of some rows after the others. images: ImageRow columns key, status, reason, width, height."""
     keys = pa.array(images["key"].to_numpy(object), pa.string())
-    at = pc.fill_null(pc.index_in(objects["image_key"], value_set=keys), -1).to_numpy()
-    ok = pc.equal(objects["status"], OK).to_numpy()
     # -1, no such picture, takes the row appended last.
-    reasons = np.append(images["reason"].to_numpy(object), "")[at]
-    width, height = (np.append(images[name].to_numpy(np.int64), 0)[at] for name in ("width", "height"))
-    x, y, w, h = (objects[name].to_numpy() for name in "xywh")
-    lost = ok & np.append((images["status"] != OK).to_numpy(bool), False)[at]
-    off = ok & ~lost & outside(x, y, w, h, width, height)
-    details = {i: f"its picture is set aside: {reasons[i]}" for i in np.flatnonzero(lost).tolist()}
-    for i in np.flatnonzero(off).tolist():
-        details[i] = f"{x[i]:g}, {y[i]:g}, {w[i]:g}×{h[i]:g} lies outside {width[i]}×{height[i]} pixels"
-    return _reject(_reject(objects, lost, "image_rejected", details), off, "box_outside", details)
+    named = np.append(images["reason"].to_numpy(object), "")
+    wide, high = (np.append(images[name].to_numpy(np.int64), 0) for name in ("width", "height"))
+    bad = np.append((images["status"] != OK).to_numpy(bool), False)
+    for objects in tables:
+        at = pc.fill_null(pc.index_in(objects["image_key"], value_set=keys), -1).to_numpy()
+        ok = pc.equal(objects["status"], OK).to_numpy()
+        reasons, width, height = named[at], wide[at], high[at]
+        x, y, w, h = (objects[name].to_numpy() for name in "xywh")
+        lost = ok & bad[at]
+        off = ok & ~lost & outside(x, y, w, h, width, height)
+        details = {i: f"its picture is set aside: {reasons[i]}" for i in np.flatnonzero(lost).tolist()}
+        for i in np.flatnonzero(off).tolist():
+            details[i] = f"{x[i]:g}, {y[i]:g}, {w[i]:g}×{h[i]:g} lies outside {width[i]}×{height[i]} pixels"
+        yield _reject(_reject(objects, lost, "image_rejected", details), off, "box_outside", details)
 
 
 def _reject(objects: pa.Table, rows: np.ndarray, reason: str, details: dict[int, str]) -> pa.Table:

@@ -44,6 +44,11 @@ class _Donors:
         """Row number of each donor."""
         return {names: place for place, names in enumerate(zip(self.rows.digest, self.rows.key, strict=True))}
 
+    @cached_property
+    def marks(self) -> np.ndarray:
+        """(N,) uint64: a hash of all that a plan takes of each donor."""
+        return np.asarray(pd.util.hash_pandas_object(self.rows[_TAKEN], index=False), np.uint64)
+
 
 @dataclass(frozen=True)
 class DonorPool:
@@ -72,6 +77,25 @@ class DonorPool:
         donors = self.categories.get(category)
         place = None if donors is None else donors.places.get(donor)
         return None if donors is None or place is None else donors.at(place)
+
+    def marks_of(self, requests: Iterable[bytes]) -> list[int]:
+        """Marks of the donors in requests, of PlanRows that are ok: while the pool has them all, nothing has changed of
+        what was pasted."""
+        identities = {former.identity for former in former_donors(requests).values()}
+        return sorted(
+            int(donors.marks[place])
+            for donors in self.categories.values()
+            for identity in identities
+            if (place := donors.places.get(identity)) is not None
+        )
+
+    def has_marks(self, marks: Iterable[int]) -> bool:
+        """Are all donors with these marks in the pool?"""
+        return self._marks.issuperset(marks)
+
+    @cached_property
+    def _marks(self) -> frozenset[int]:
+        return frozenset(mark for donors in self.categories.values() for mark in donors.marks.tolist())
 
     def candidates(self, fits: Fits, category: str, seed: int, target: str) -> Iterator[Any]:
         """Rows of fitting donors in the order of their hashes for this seed, never that of annotation `target`.
@@ -331,6 +355,9 @@ class _FormerRequest(msgspec.Struct):
 
 _FORMER = msgspec.json.Decoder(_FormerRequest)
 
+
+# Columns of a donor that a plan depends on.
+_TAKEN = [*("key", "digest", "category", "frame", "width", "height"), *"xywh", "polygon", "record", "alone"]
 
 _LOOK = 1024
 _OUTLINED = 12  # candidates whose outline is looked for

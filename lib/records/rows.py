@@ -10,13 +10,22 @@ import types
 import typing
 from dataclasses import dataclass, field, fields
 
+import pandas as pd
 import pyarrow as pa
 
 OK = "ok"
 REJECTED = "rejected"
 
 # Reasons that do not lie in the item itself: what was missing may be available the next time, so it is tried again.
-MAY_PASS = ("image_missing", "image_changed", "picture_lost", "caption_lost", "out_of_memory", "model_failed")
+MAY_PASS = (
+    "image_missing",
+    "image_changed",
+    "picture_lost",
+    "caption_lost",
+    "out_of_memory",
+    "model_failed",
+    "worker_died",  # whichever had the part
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +196,19 @@ STAGES: dict[str, type[Row]] = {
     "review": ReviewRow,
     "finalise": FinalRow,
 }
+
+
+def lost_rows(source: pd.DataFrame, row_type: type[Row], reason: str, detail: str) -> pd.DataFrame:
+    """Rows of a stage, set aside, one for each row that went into it and is ok; what they share is kept, the rest is
+    empty. source: rows of the stage before, whose key is the picture's where they have no image_key."""
+    rows = source[source.status == OK]
+    if "image_key" not in rows:
+        rows = rows.assign(image_key=rows.key)
+    hints = typing.get_type_hints(row_type)
+    empty = {f.name: [hints[f.name]() if isinstance(hints[f.name], type) else []] * len(rows) for f in fields(row_type)}
+    shared = {name: rows[name].to_list() for name in empty if name in rows}
+    told = {"status": [REJECTED] * len(rows), "reason": [reason] * len(rows), "detail": [detail] * len(rows)}
+    return pd.DataFrame(empty | shared | told)
 
 
 _ARROW = {

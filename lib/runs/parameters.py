@@ -21,6 +21,7 @@ from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
 from lib.planning.recipe import check_triple
+from lib.records.engine import EngineSettings
 from lib.records.settings import (
     BoxScreenSettings,
     BudgetSettings,
@@ -72,6 +73,7 @@ class Parameters(Settings):
         "exit code 3",
     )
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
     workspace: Place | None = None
     verify: bool = False
 
@@ -111,6 +113,7 @@ class Resolved(Settings):
     limit: int | None
     target: TargetSettings | None = None  # defaults for the settings that former versions saved
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
     workspace: Place
 
 

@@ -38,6 +38,7 @@ from lib.records.outputs import check_workspace, inputs_of
 from lib.records.rows import OK
 from lib.records.settings import Choice, EvaluateSettings
 from lib.runs.account import former_account
+from lib.runs.engine import check_engine
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.presets import PRESETS
 from lib.runs.unchanged import unchanged
@@ -71,6 +72,7 @@ def check_run(parameters: Parameters, workspace: Path) -> Resolved:
     if annotations is not None and not annotations.exists():
         raise AugmentError(f"annotations {annotations} not found: check dataset.annotations")
     check_review(settings.review)
+    check_engine(settings.engine)
     check_workspace(root, inputs_of(settings))
     pinned = Pins(root / "models.lock").pinned
     for setting, model in _models(settings):

@@ -35,8 +35,11 @@ def unchanged(parameters: Parameters, settings: Resolved, data: Dataset) -> bool
     if not (root / "final" / "annotations.json").is_file():
         return False
     with contextlib.suppress(AugmentError, OSError, ValueError):
-        before = kept.read(root / "settings.json", dict[str, Any])
-        return before == settings.model_dump(mode="json") and _same_data(root / "manifests", settings, data)
+        before = kept.read(root / "settings.json", dict[str, Any]) or {}
+        before.pop("engine", None)  # wherever the work was done, it is done
+        return before == settings.model_dump(mode="json", exclude={"engine"}) and _same_data(
+            root / "manifests", settings, data
+        )
     return False
 
 

@@ -115,7 +115,12 @@ def draw_pictures(
 
 def spread(rows: pd.DataFrame, count: int = 12) -> pd.DataFrame:
     """Up to `count` rows, evenly spread, for a contact sheet."""
-    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    return rows.iloc[spread_places(len(rows), count)]
+
+
+def spread_places(total: int, count: int = 12) -> np.ndarray:
+    """Numbers of up to `count` rows of so many, evenly spread."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
 def contact_sheet(

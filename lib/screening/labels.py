@@ -158,10 +158,10 @@ def split_entries(boxes: Iterable[str]) -> tuple[list[BoxVerdict], list[Proposal
 _DONE = {"keep": "kept", "ignore": "ignored", "drop": "dropped"}
 
 
-def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
+def count_verdicts(batches: Iterable[pd.DataFrame]) -> dict[str, int]:
     """Boxes by what becomes of them and why, of ScreenRows or ReviewRows: {"boxes dropped: not_recognised": 3}."""
     counts: Counter[str] = Counter()
-    for boxes in rows.boxes:
+    for boxes in (boxes for rows in batches for boxes in rows.boxes):
         judged, proposed, corrected = split_entries(boxes)
         by_person = {change.position for change in corrected}
         counts.update(

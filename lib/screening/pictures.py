@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.core.files import digest
 from lib.core.images import Load, PictureError, load_rgb
@@ -125,13 +127,36 @@ def _row(row: Any, verdict: Verdict) -> ScreenRow:
     )
 
 
+def equal_before(rows: pa.Table) -> np.ndarray:
+    """(N,) the number of the first row whose picture is equal, of ScreenRow columns status and pixels in the order that
+    counts; -1 for the first itself, and for rows that are not ok or whose pixels are not known."""
+    ok = pc.and_(pc.equal(rows["status"], OK), pc.not_equal(rows["pixels"], ""))
+    places = np.flatnonzero(np.asarray(ok))
+    half = pc.utf8_slice_codeunits(rows["pixels"].filter(ok), 0, 32)  # of the hex digits: 128 bits
+    codes = np.concatenate([np.zeros(0, np.int32), *_codes(half)])
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    found = np.full(len(rows), -1)
+    repeated = first[inverse] != np.arange(len(codes))
+    found[places[repeated]] = places[first[inverse][repeated]]
+    return found
+
+
+def _codes(texts: pa.ChunkedArray) -> list[np.ndarray]:
+    return [np.asarray(chunk.indices) for chunk in texts.dictionary_encode().unify_dictionaries().chunks]
+
+
+def set_aside_equal(rows: pd.DataFrame, names: Sequence[str | None]) -> pd.DataFrame:
+    """ScreenRows with those set aside that equal another: the picture of this name; None for those that stay."""
+    repeated = np.array([name is not None for name in names], bool)
+    if not repeated.any():
+        return rows
+    marked = rows.copy()
+    marked.loc[repeated, ["status", "reason"]] = [REJECTED, "duplicate"]
+    marked.loc[repeated, "detail"] = [f"equal to {name}" for name in names if name is not None]
+    return marked
+
+
 def mark_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """ScreenRows with every picture but the first of equal ones set aside, in the order of the rows."""
-    ok = rows.status == OK
-    repeated = ok & rows.pixels.where(ok, "").duplicated() & (rows.pixels != "")
-    first = rows[ok].drop_duplicates("pixels").set_index("pixels").name
-    marked = rows.copy()
-    marked.loc[repeated, "status"] = REJECTED
-    marked.loc[repeated, "reason"] = "duplicate"
-    marked.loc[repeated, "detail"] = "equal to " + rows.pixels[repeated].map(first)
-    return marked
+    found = equal_before(pa.Table.from_pandas(rows[["status", "pixels"]], preserve_index=False))
+    return set_aside_equal(rows, [None if place < 0 else rows.name.iloc[place] for place in found.tolist()])

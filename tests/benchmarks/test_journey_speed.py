@@ -44,14 +44,16 @@ def bare_loop(made: MadeSet, workspace: Path, folder: Path) -> float:
     The plan is taken from the flow's run: planning is not what is compared.
     """
     from lib.core.files import file_digest
-    from lib.records.manifest import Ref, read_manifest
+    from lib.records.manifest import read_manifest
+    from lib.records.parts import part_count
     from lib.records.rows import PictureRow
-    from tasks.inputs import boxes_of
+    from tasks.inputs import Boxes, boxes_of
 
     plan = read_manifest(workspace / "manifests" / "plan.parquet", PlanRow)
     plan = plan[plan.status == "ok"]
     objects = workspace / "manifests" / "objects.parquet"
-    boxes = boxes_of(Ref(path=str(objects), rows=0, sha256=file_digest(objects)))
+    parts = part_count(len(made.coco["images"]))
+    boxes = boxes_of(Boxes(path=str(objects), rows=0, sha256=file_digest(objects), parts=parts), plan.image_key)
     painter = PAINTERS.build(PAINTERS.member("copy-paste", {}))
     names = {str(i["id"]): i["file_name"] for i in made.coco["images"]}
     store = Store(folder / "store")

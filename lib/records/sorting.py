@@ -1,0 +1,102 @@
+"""Rows put in order, or dealt out to parts, of more than memory holds: first to files by ranges of places, then range
+by range.
+
+    for places, rows in sorted_rows(tables, places_of, most=len(order), total=1_000_000, folder=folder): ...
+
+The files are the project's temporary ones: what a killed run leaves of them the next one sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lib.records.manifest import GROUP, grouped
+
+_FILES = 256  # open at once, at most; each range then holds more rows
+
+
+def sorted_rows(
+    tables: Iterable[pa.Table],
+    places_of: Callable[[pa.Table], np.ndarray],
+    most: int,
+    total: int,
+    folder: Path,
+    size: int = GROUP,
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """(places, rows) sorted by place, rows of one place in their order; a place's rows come together.
+
+    places_of: (N,) whole numbers, 0 to `most` - 1, of N rows; total: rows, about; size: rows that are held at once,
+    about, where places have about as many rows each.
+    """
+    ranges = min(_FILES, most, -(-total // size))
+    if ranges <= 1:
+        held = [table for table in tables if len(table)]
+        if held:
+            yield _sorted(pa.concat_tables(held), np.concatenate([places_of(table) for table in held]))
+        return
+    width = -(-most // ranges)
+    with _Files(folder, ranges) as files:
+        for table in grouped(tables, 4 * size):
+            places = places_of(table)
+            order = np.argsort(places, kind="stable")
+            cuts = np.searchsorted(places[order], np.arange(ranges + 1) * width)
+            for number in np.flatnonzero(np.diff(cuts)).tolist():
+                chosen = order[cuts[number] : cuts[number + 1]]
+                files.add(number, table.take(chosen).append_column(_PLACE, pa.array(places[chosen], pa.int64())))
+        for rows in files.read():
+            places = rows[_PLACE].to_numpy()
+            yield _sorted(rows.drop_columns([_PLACE]), places)
+
+
+_PLACE = "\0place"
+
+
+def _sorted(rows: pa.Table, places: np.ndarray) -> tuple[np.ndarray, pa.Table]:
+    order = np.argsort(places, kind="stable")
+    return places[order], rows.take(order)
+
+
+class _Files:
+    """Temporary files of Arrow's stream format; each is removed once it is read."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.paths = folder, list[Path | None]([None] * count)
+        self.writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+
+    def __enter__(self) -> _Files:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, number: int, rows: pa.Table) -> None:
+        if number not in self.writers:
+            handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".arrow", dir=self.folder)
+            os.close(handle)
+            self.paths[number] = Path(name)
+            self.writers[number] = pa.ipc.new_stream(name, rows.schema)
+        self.writers[number].write_table(rows)
+
+    def read(self) -> Iterator[pa.Table]:
+        """What each file holds, in the order of their numbers."""
+        for writer in self.writers.values():
+            writer.close()
+        for number, path in enumerate(self.paths):
+            if path is not None:
+                with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                    rows = stream.read_all()
+                path.unlink()
+                self.paths[number] = None
+                yield rows
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self.writers.values():
+            with contextlib.suppress(pa.ArrowException, OSError):
+                writer.close()
+        for path in filter(None, self.paths):
+            path.unlink(missing_ok=True)
