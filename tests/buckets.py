@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -47,7 +48,7 @@ class BucketServer:
             self.requests["LIST"] += "list-type" in request["QUERY_STRING"]  # those GETs that are lists
             mood = self.mood(request, self._number)
         if mood == "cut":
-            request["werkzeug.socket"].close()
+            request["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError
         for word, status, body in (
             ("refused", "403 Forbidden", _REFUSED),

@@ -270,7 +270,7 @@ def _quiet() -> Iterator[None]:
             _quiet_undo.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             _quiet_undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = None
+            Image.MAX_IMAGE_PIXELS = 2**62  # not None: Pillow, in another thread, may be about to multiply it
         _quiet_users += 1
     try:
         yield

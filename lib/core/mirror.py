@@ -248,11 +248,7 @@ class Mirror:
         trusted = number == self.number() + 1  # nobody held it in between: what is here is as new as what is there
         self.pull(trusted, whole=not trusted)
         self.notes.hold(number)
-        for name in self.notes.owed():
-            if (self.root / name).is_file():
-                self.send(self.root / name)
-            else:
-                self.notes.arrived(name)
+        self._send_owed()
 
     def close(self) -> None:
         """End the requests that are under way."""
@@ -274,6 +270,13 @@ class Mirror:
         self.bucket.put(name, path)
         self.notes.arrived(name)
 
+    def _send_owed(self) -> None:
+        for name in self.notes.owed():
+            if (self.root / name).is_file():
+                self.send(self.root / name)
+            else:
+                self.notes.arrived(name)
+
     def drain(self) -> None:
         """Wait for what is under way; raises the first error, once all have ended."""
         with self._lock:
@@ -290,6 +293,8 @@ class Mirror:
             self._put(self._name(path))
 
     def push(self, whole: bool) -> None:
+        self.drain()
+        self._send_owed()  # what a worker that died had not sent yet
         self.drain()
         with self._pushing:
             changed = [name for name in self._names(whole) if self.notes.known(name)[:2] != _stat(self.root / name)]
