@@ -90,17 +90,17 @@ def plan_jobs(
     where = {"recipe": recipe.model_dump(mode="json")}
     where |= {name: getattr(ingested, name).model_dump() for name in ("images", "objects")}
     return [
-        make_job(run, "plan", VERSION, {"selected": one, "captions": two}, chosen | _boxes(run, one) | own, where)
+        make_job(run, "plan", VERSION, {"selected": one, "captions": two, **_boxes(run, one)}, chosen | own, where)
         for one, two in zip(selected.parts, captions.parts, strict=True)
         if (own := _of_part(one, draws)) is not None
     ]
 
 
-def _boxes(run: Run, selected: Ref) -> dict[str, Any]:
-    """Digests of the objects of a part's pictures: these lie in as many parts, or in more. Its donors, which may be
-    anybody's, are `_donors_there`'s."""
+def _boxes(run: Run, selected: Ref) -> dict[str, Ref]:
+    """The objects of a part's pictures: these lie in as many parts, or in more. Its donors, which may be anybody's, are
+    `_donors_there`'s."""
     number, count = part_of_name(selected.file.name)
-    return {"objects": [run.objects[part].sha256 for part in sorted(run.objects) if part % count == number]}
+    return {f"objects {part}": run.objects[part] for part in sorted(run.objects) if part % count == number}
 
 
 def _of_part(selected: Ref, draws: int | Sequence[DrawGroup]) -> dict[str, Any] | None:

@@ -22,11 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_write
+from lib.core.files import atomic_path
 from lib.core.images import PictureError, inside, load_rgb
 from lib.core.stopping import Stopped, check_stop
-from lib.datasets.ids import Ids
-from lib.datasets.write_coco import CocoWriter, Sources, final_objects
+from lib.datasets.write_coco import Sources, write_originals
 from lib.evaluation.metrics.duplicates import hash_of
 from lib.evaluation.sides import read_side
 from lib.proof.arms import Mix
@@ -116,11 +115,9 @@ def write_real(
 ) -> DatasetSettings:
     """Real training pictures as a COCO file NAME.json, the pictures where they are."""
     sources = Sources(images, objects, ingested.envelope.file.read_bytes(), run.sources)
-    boxes = final_objects(images, objects)
-    names = dict(zip(images.key, images.path, strict=True))
-    writer = CocoWriter(sources, boxes, names, Ids({}, {}), several=False)
-    file = run.root / f"{name}.json"
-    atomic_write(file, writer.encode(images[images.key.isin(keys)], []))
+    some, file = images[images.key.isin(keys)], run.root / f"{name}.json"
+    with atomic_path(file) as new:
+        write_originals(new, sources, dict(zip(some.key, some.path, strict=True)))
     return DatasetSettings(
         images=run.sources.absolute(),
         annotations=file,

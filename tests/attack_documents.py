@@ -15,7 +15,7 @@ from attack_samples import write_sample
 from attacks import Attack, Fault, check_error, fresh
 
 from lib.core.errors import AugmentError
-from lib.datasets.finalise import finalise
+from lib.datasets.finalise import Made, finalise
 from lib.datasets.formats import FORMATS, categories_of, read_dataset
 from lib.datasets.ids import Ids
 from lib.datasets.ingest import check_pictures, settle_objects
@@ -81,7 +81,7 @@ def follow(settings: DatasetSettings, out: Path) -> str:
     sources = Sources(images, objects.to_pandas(), parsed.envelope, settings.images)
     none = to_table(list[Row](), ReviewRow).to_pandas()
     wanted = FinaliseSettings(yolo=True, s3_pair=True)
-    finalise(fresh(out) / "final", sources, none, {}, Ids({}, {}), wanted, Store(out / "store"), None)
+    list(finalise(fresh(out) / "final", sources, Made(none, {}), Ids({}, {}), wanted, Store(out / "store"), None))
     again(out / "final", images)
     return "rows set aside" if bad else "all rows fine"
 

@@ -20,7 +20,7 @@ from PIL import Image
 from lib.core.errors import AugmentError
 from lib.core.images import encode_png
 from lib.core.keys import key_of
-from lib.datasets.finalise import finalise
+from lib.datasets.finalise import Made, finalise
 from lib.datasets.formats import read_dataset
 from lib.datasets.ids import Ids
 from lib.datasets.ingest import check_pictures, settle_objects
@@ -117,16 +117,17 @@ class Folder:
         reviewed = to_table(self.reviewed, ReviewRow).to_pandas()
         objects = final_objects(sources.images, sources.objects)
         self.ids = self.ids.assign(self.requests, sources.images.key, objects.key)
-        rows = finalise(
-            self.final,
-            sources,
-            reviewed,
-            self.requests,
-            self.ids,
-            FinaliseSettings(**values),
-            self.store,
-            self.known,
-        )
+        rows = [
+            *finalise(
+                self.final,
+                sources,
+                Made(reviewed, self.requests),
+                self.ids,
+                FinaliseSettings(**values),
+                self.store,
+                None if self.known is None else [self.known],
+            )
+        ]
         self.known = to_table(rows, FinalRow).to_pandas()
         return rows
 
@@ -425,7 +426,7 @@ def test_records_are_copied_byte_for_byte(folder):
     images = check_pictures(parsed.images.to_pandas(), folder.pictures, 10**6)
     sources = Sources(images, settle_objects(images, parsed.objects).to_pandas(), parsed.envelope, folder.pictures)
     none = to_table([], ReviewRow).to_pandas()
-    finalise(folder.final, sources, none, {}, Ids({}, {}), FinaliseSettings(), folder.store, None)
+    list(finalise(folder.final, sources, Made(none, {}), Ids({}, {}), FinaliseSettings(), folder.store, None))
     written = (folder.final / "annotations.json").read_bytes()
     assert odd in written and note in written
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from lib.core.errors import AugmentError
-from lib.datasets.finalise import finalise
+from lib.datasets.finalise import Made, finalise
 from lib.datasets.formats import Dataset, read_dataset
 from lib.datasets.formats.triples import _annotation
 from lib.datasets.ids import Ids
@@ -429,7 +429,8 @@ def test_the_final_set_loads_in_pycocotools_with_its_masks(tmp_path: Path) -> No
     objects = settle_objects(images, parsed.objects).to_pandas()
     reviewed, final = to_table([], ReviewRow).to_pandas(), tmp_path / "final"
     sources = Sources(images, objects, parsed.envelope, source)
-    finalise(final, sources, reviewed, {}, Ids({}, {}), FinaliseSettings(), Store(tmp_path / "store"), None)
+    made, store = Made(reviewed, {}), Store(tmp_path / "store")
+    list(finalise(final, sources, made, Ids({}, {}), FinaliseSettings(), store, None))
     document = json.loads((final / "annotations.json").read_bytes())
     assert document["images"] == [json.loads(record) for record in images.record]
     assert document["annotations"] == [json.loads(record) for record in objects.record[objects.status == "ok"]]

@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from lib.core.files import atomic_path, atomic_write, digest, file_digest
+from lib.core.files import atomic_path, digest, file_digest
 from lib.core.images import PictureError, encode_jpeg, load_rgb
 from lib.core.keys import key_of
 from lib.core.mirror import here
 from lib.datasets.ids import Ids
 from lib.datasets.names import BESIDE, final_names, label_name, split_name, synthetic_name
-from lib.datasets.write_coco import CocoWriter, Sources, final_objects, has_several_splits, kept_pictures
+from lib.datasets.write_coco import CocoWriter, Listing, Shapes, SourceRows
 from lib.datasets.write_yolo import yolo_files
 from lib.records.outputs import Outputs
 from lib.records.requests import Outcome
@@ -30,60 +35,114 @@ from lib.records.store import Store
 Advance = Callable[[int], None]
 
 
+class Made:
+    """What was painted, and goes into the final set; whoever has its rows elsewhere gives them in the two methods."""
+
+    def __init__(self, reviewed: pd.DataFrame, requests: Mapping[str, Outcome]) -> None:
+        """reviewed: ReviewRows that are ok; requests: by key, of those rows."""
+        self.reviewed, self.requests = reviewed, requests
+
+    def rows(self) -> Iterator[pd.DataFrame]:
+        """ReviewRow columns image_key and name, some at a time."""
+        yield self.reviewed
+
+    def outcomes(self) -> Iterator[tuple[Any, Outcome]]:
+        """Each ReviewRow with its request, in the order of the data set."""
+        for row in self.reviewed.itertuples(index=False):
+            yield row, self.requests[row.key]
+
+
 def finalise(
     folder: Path,
-    sources: Sources,
-    reviewed: pd.DataFrame,
-    requests: Mapping[str, Outcome],
+    sources: SourceRows,
+    made: Made,
     ids: Ids,
     settings: FinaliseSettings,
     store: Store,
-    known: pd.DataFrame | None,
+    known: Iterable[pd.DataFrame] | None,
     advance: Advance = lambda n: None,
     verify: bool = False,
-) -> list[FinalRow]:
-    """Write the final set into `folder` and return a FinalRow per picture.
+    keep: Callable[[Ids], object] = lambda ids: None,
+) -> Iterator[FinalRow]:
+    """Write the final set into `folder`, giving a FinalRow per picture as it goes; it is complete with the last.
 
-    reviewed: ReviewRows that are ok; requests: by key, of those rows; known: the former FinalRows, whose unchanged
-    files are not read again, unless `verify`. Raises AugmentError where a file that no run wrote has a name that is
-    needed; other such files stay.
+    No more is held than some rows, and names and keys of all. known: the former FinalRows, whose unchanged files are
+    not read again, unless `verify`; keep: receives the ids of all that is new, before annotations.json is written.
+    Raises AugmentError where a file that no run wrote has a name that is needed; other such files stay.
     """
-    originals = _originals(sources, requests, settings)
-    names = final_names(originals, settings.yolo)
-    memo = {} if known is None or verify else {row.file_name: row for row in known.itertuples(index=False)}
-    ours = Outputs(folder, _former(known, sources.images))
-    new_names = (synthetic_name(row.name, settings) for row in reviewed.itertuples(index=False))
-    ours.claim([f"images/{name}" for name in (*names.values(), *new_names)])
+    ids = ids.beyond(
+        (key for rows in sources.image_rows() for key in rows.key),
+        (key for rows in sources.final_objects() for key in rows.key),
+    )
+    chosen = _Originals(sources, made, settings)
+    former = [] if known is None else list(known)
+    memo = {} if verify else {row.file_name: row for rows in former for row in rows.itertuples(index=False)}
+    ours = Outputs(folder, _former(former, sources))
+    new_names = (synthetic_name(name, settings) for rows in made.rows() for name in rows.name)
+    ours.claim(f"images/{name}" for name in (*chosen.names.values(), *new_names))
     writer = _Writer(ours, memo, advance)
-    rows = [_place_original(row, names[row.key], sources, writer) for row in originals.itertuples(index=False)]
-    by_key = {row.key: row for row in sources.images.itertuples(index=False)}
-    rows += [
-        _place_synthetic(row, by_key[row.image_key], requests[row.key], ids, sources.root, settings, store, writer)
-        for row in reviewed.itertuples(index=False)
-    ]
-    written = _write_annotations(ours, sources, originals, names, requests, ids, rows, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        lists = _Listings(folder, sources, ids, settings)
+        stack.callback(lists.close)
+        placed: list[str] = []
+        gone: set[str] = set()  # keys of originals whose files are no longer what they were
+        used: set[str] = set()  # keys of pictures that new ones were made from
+        for rows in sources.image_rows():
+            for source in chosen.of(rows).itertuples(index=False):
+                row = _place_original(source, chosen.names[source.key], sources.root, writer)
+                yield row
+                if row.status == OK:
+                    lists.add_original(source, chosen.names[source.key])
+                    placed.append(f"images/{row.file_name}")
+                else:
+                    gone.add(source.key)
+        lists.add_objects(chosen.keys, gone)
+        picture = sources.pictures()
+        for review, request in made.outcomes():
+            source, records = picture(review.image_key)
+            ids.give(review.key, request)
+            row = _place_synthetic(review, source, request, ids, sources.root, settings, store, writer)
+            yield row
+            if row.status == OK:
+                lists.add_synthetic(review.key, request, row, source, records)
+                used |= {review.image_key} if settings.s3_pair else set()
+                placed.append(f"images/{row.file_name}")
+        keep(ids)
+        written = _write_annotations(ours, lists, sources, chosen, pa.array(sorted(used - gone), pa.string()), settings)
     # Only now: until here the former annotations.json was true of the files in the folder.
-    ours.sweep([*written, *(f"images/{row.file_name}" for row in rows if row.status == OK)])
-    return rows
+    ours.sweep([*written, *placed])
 
 
-def _former(known: pd.DataFrame | None, images: pd.DataFrame) -> list[str]:
+def _former(known: list[pd.DataFrame], sources: SourceRows) -> Iterator[str]:
     """Files in a final set of a version that kept no list of names: those of its FinalRows, and those beside them."""
-    if known is None:
-        return []
-    names = known.file_name[known.status == OK].tolist()
-    splits = [split_name(split) for split in images.split.unique()]
-    labels = [label_name(name) for name in names]
-    return [*(f"images/{name}" for name in names), *labels, *splits, *BESIDE]
+    for rows in known:
+        for name in rows.file_name[rows.status == OK]:
+            yield from (f"images/{name}", label_name(name))
+    if known:
+        splits = {split for rows in sources.image_rows() for split in rows.split.unique()}
+        yield from (*map(split_name, splits), *BESIDE)
 
 
-def _originals(sources: Sources, requests: Mapping[str, Outcome], settings: FinaliseSettings) -> pd.DataFrame:
-    kept = sources.images[kept_pictures(sources.images)]
-    if settings.originals == "none":
-        return kept.iloc[:0]
-    if settings.originals == "selected":
-        return kept[kept.key.isin({request.image_key for request in requests.values()})]
-    return kept
+class _Originals:
+    """Which source pictures join the final set, and under which names."""
+
+    def __init__(self, sources: SourceRows, made: Made, settings: FinaliseSettings) -> None:
+        self.keys: pa.Array = sources.kept
+        if settings.originals == "none":
+            self.keys = self.keys.slice(0, 0)
+        if settings.originals == "selected":
+            used = [pa.array(rows.image_key, pa.string()) for rows in made.rows()]
+            self.keys = self.keys.filter(pc.is_in(self.keys, value_set=pa.concat_arrays([_NO_KEYS, *used])))
+        rows = [self.of(rows)[["key", "file_name", "path"]] for rows in sources.image_rows()]
+        self.names = final_names(pd.concat(rows), settings.yolo) if rows else {}
+
+    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those of some ImageRows."""
+        return rows[among(rows.key, self.keys)]
+
+
+_NO_KEYS = pa.array([], pa.string())
 
 
 class _Writer:
@@ -122,10 +181,10 @@ class _Writer:
         return file_digest(path) == sha256
 
 
-def _place_original(row: Any, name: str, sources: Sources, writer: _Writer) -> FinalRow:
+def _place_original(row: Any, name: str, root: Path, writer: _Writer) -> FinalRow:
     key = f"original:{row.key}"
     try:
-        source = here(sources.root / row.path, mark=True)
+        source = here(root / row.path, mark=True)
         size, mtime_ns = writer.place(name, row.digest, lambda to: shutil.copyfile(source, to))
     except (ValueError, FileNotFoundError) as error:
         return FinalRow(key, REJECTED, "image_changed", f"{row.path}: {error}", row.key, name, "", 0, 0, 0)
@@ -142,7 +201,7 @@ def _place_synthetic(
     store: Store,
     writer: _Writer,
 ) -> FinalRow:
-    key, image_id = f"synthetic:{row.key}", str(ids.images[row.key])
+    key, image_id = f"synthetic:{row.key}", str(ids.image(row.key))
     kind, item, name = "picture", row.picture, row.name
     if settings.format == "jpeg":
         kind, item, name = "jpeg", jpeg_key(row.picture, source.digest), synthetic_name(row.name, settings)
@@ -179,43 +238,127 @@ def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_diges
         store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=data))
 
 
+class _Listings:
+    """The COCO files of the final set in the making, by name: all, each split, and the new pictures alone."""
+
+    def __init__(self, folder: Path, sources: SourceRows, ids: Ids, settings: FinaliseSettings) -> None:
+        self.folder, self.sources = folder, sources
+        several = len(sources.splits) > 1
+        self.shapes = Shapes()
+        self.writer = CocoWriter(sources.envelope, ids, self.shapes, several)
+        self.all = Listing(folder)
+        self.splits = {split: Listing(folder) for split in sources.splits} if several else {}
+        self.new = Listing(folder) if settings.s3_pair else None
+        self.used_splits = set[str]()  # of originals in the set
+
+    def add_original(self, row: Any, name: str) -> None:
+        """A source picture, an ImageRow, that lies in the folder."""
+        record = self.writer.original(row, name)
+        self.all.add("images", [record])
+        if self.splits:
+            self.splits[row.split].add("images", [record])
+            self.used_splits.add(row.split)
+
+    def add_objects(self, keys: pa.Array, gone: Collection[str]) -> None:
+        """The annotations of the source pictures with these keys, but for those that are gone."""
+        left = pa.array(sorted(gone), pa.string())
+        splits = self._split_keys() if self.splits else {}
+        for objects in self.sources.final_objects():
+            self.shapes.look(objects)
+            objects = objects[among(objects.image_key, keys) & ~among(objects.image_key, left)]
+            self.all.add("annotations", objects.record)
+            for split, own in splits.items():
+                self.splits[split].add("annotations", objects.record[among(objects.image_key, own)])
+
+    def _split_keys(self) -> dict[str, pa.Array]:
+        found: dict[str, list[pa.Array]] = {split: [_NO_KEYS] for split in self.splits}
+        for rows in self.sources.image_rows():
+            for split, keys in rows.key.groupby(rows.split):
+                if split in found:
+                    found[split].append(pa.array(keys, pa.string()))
+        return {split: pa.concat_arrays(keys) for split, keys in found.items()}
+
+    def add_synthetic(
+        self, key: str, request: Outcome, row: FinalRow, source: Any, records: Mapping[str, bytes]
+    ) -> None:
+        """A painted picture that lies in the folder, and its labels. source, records: of what it was made from."""
+        image = self.writer.image(key, request, row, source)
+        annotations = self.writer.annotations(key, request, records)
+        for listing in filter(None, (self.all, self.splits.get(request.split), self.new)):
+            listing.count(request)
+            listing.add("images", [image])
+            listing.add("annotations", annotations)
+
+    def used_originals(self, chosen: _Originals, used: pa.Array) -> Listing:
+        """A file of the source pictures with these keys alone."""
+        listing = Listing(self.folder)
+        for rows in self.sources.image_rows():
+            some = rows[among(rows.key, used)].itertuples(index=False)
+            listing.add("images", (self.writer.original(row, chosen.names.get(row.key, row.file_name)) for row in some))
+        for objects in self.sources.final_objects():
+            listing.add("annotations", objects.record[among(objects.image_key, used)])
+        return listing
+
+    def close(self) -> None:
+        """Let go of what was made for them."""
+        for listing in filter(None, (self.all, self.new, *self.splits.values())):
+            listing.close()
+
+
 def _write_annotations(
     ours: Outputs,
-    sources: Sources,
-    originals: pd.DataFrame,
-    names: Mapping[str, str],
-    requests: Mapping[str, Outcome],
-    ids: Ids,
-    rows: list[FinalRow],
+    lists: _Listings,
+    sources: SourceRows,
+    chosen: _Originals,
+    used: pa.Array,
     settings: FinaliseSettings,
 ) -> list[str]:
     """Write annotations.json, a file per split where there are several, and what else the settings ask for.
 
-    Returns the names of the files.
+    used: keys of the originals, in the folder, that new pictures were made from. Returns the names of the files.
     """
-    placed = {row.key: row for row in rows if row.status == OK}
-    originals = originals[np.array([f"original:{key}" in placed for key in originals.key], dtype=bool)]
-    objects = final_objects(sources.images, sources.objects)
-    synthetic = [(key, requests[key], placed[f"synthetic:{key}"]) for key in requests if f"synthetic:{key}" in placed]
-    coco = CocoWriter(sources, objects, names, ids, several=has_several_splits(sources.images))
-    wanted = {"annotations.json": coco.encode(originals, synthetic)}
-    if coco.several:
-        for split in sorted(originals.split.unique()):
-            of_split = [made for made in synthetic if made[1].split == split]
-            wanted[split_name(split)] = coco.encode(originals[originals.split == split], of_split)
-    if settings.s3_pair:
-        gone = {row.key for row in rows if row.status != OK}
-        wanted_keys = {request.image_key for _, request, _ in synthetic if f"original:{request.image_key}" not in gone}
-        used = sources.images[sources.images.key.isin(wanted_keys)]
-        wanted["selected_ann.json"] = coco.encode(used.iloc[:0], synthetic)
-        wanted["original_selected_ann.json"] = coco.encode(used, [])
-    labels = yolo_files(wanted["annotations.json"], coco.sizes) if settings.yolo else {}
-    files = labels | wanted  # annotations last: they say that the set is complete
-    ours.claim(files)
-    for name, data in files.items():
-        ours.check(name, lambda path, data=data: path.read_bytes() == data)  # type: ignore[misc]
-    for name, data in files.items():
-        path = ours.folder / name
-        if path.is_symlink() or not path.is_file() or path.read_bytes() != data:
-            atomic_write(path, data)
-    return list(files)
+    wanted = {"annotations.json": lists.all}
+    wanted |= {split_name(split): lists.splits[split] for split in sorted(lists.used_splits)}
+    if lists.new is not None:
+        wanted |= {"selected_ann.json": lists.new, "original_selected_ann.json": lists.used_originals(chosen, used)}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_temporary(ours.folder)) for name in wanted}
+        for name, listing in wanted.items():
+            stack.callback(listing.close)
+            listing.write(files[name], sources.envelope, lists.shapes.masks)
+        labels: dict[str, bytes] = {}
+        if settings.yolo:
+            sizes = {r.key: (r.width, r.height) for rows in sources.image_rows() for r in rows.itertuples(index=False)}
+            labels = yolo_files(files["annotations.json"].read_bytes(), sizes)
+        digests = {name: digest(data) for name, data in labels.items()}
+        digests |= {name: file_digest(file) for name, file in files.items()}  # last: they say that the set is complete
+        ours.claim(digests)
+        for name, sha256 in digests.items():
+            ours.check(name, lambda path, sha256=sha256: file_digest(path) == sha256)  # type: ignore[misc]
+        for name, sha256 in digests.items():
+            path = ours.folder / name
+            if not path.is_symlink() and path.is_file() and file_digest(path) == sha256:
+                continue
+            with atomic_path(path) as new:
+                if name in files:
+                    files[name].replace(new)
+                else:
+                    new.write_bytes(labels[name])
+    return list(digests)
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A file beside those that are to be, which is gone at the end."""
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".json", dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def among(values: pd.Series, keys: pa.Array) -> np.ndarray:
+    """(N,) bool: values that are keys."""
+    found = pc.is_in(pa.array(values, pa.string()), value_set=keys)
+    return np.asarray(found.to_numpy(zero_copy_only=False), bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -25,12 +25,13 @@ class _Ids(msgspec.Struct, forbid_unknown_fields=True):
     annotations: _Numbers
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ids:
     """Ids of synthetic pictures and boxes: assigned once above the maximum, and kept in ids.json."""
 
     images: dict[str, int]  # request key → image id
     annotations: dict[str, int]  # "request key:position of the label" → annotation id
+    following: tuple[int, int] = field(default=(1, 1), compare=False)  # the next image's and annotation's
 
     @classmethod
     def read(cls, path: Path) -> Ids:
@@ -44,25 +45,56 @@ class Ids:
                 raise AugmentError(f"{path} is damaged (id {twice} appears twice among its {name}): {_REMEDY}")
         return cls(stored.images, stored.annotations)
 
+    def beyond(self, image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
+        """These ids without those that originals now use; new ones will be above all."""
+        images, image = _free(self.images, image_ids)
+        annotations, annotation = _free(self.annotations, annotation_ids)
+        return Ids(images, annotations, (image, annotation))
+
+    def image(self, key: str) -> int:
+        """The id of a request's picture, a new one where it has none yet."""
+        if key not in self.images:
+            self.images[key] = self.following[0]
+            self.following = self.following[0] + 1, self.following[1]
+        return self.images[key]
+
+    def annotation(self, key: str, position: int) -> int:
+        """The id of a label of a request, a new one where it has none yet."""
+        name = f"{key}:{position}"
+        if name not in self.annotations:
+            self.annotations[name] = self.following[1]
+            self.following = self.following[0], self.following[1] + 1
+        return self.annotations[name]
+
+    def give(self, key: str, request: Outcome) -> None:
+        """Give a request's picture and all its labels their ids."""
+        self.image(key)
+        for position in range(len(request.labels)):
+            self.annotation(key, position)
+
     def assign(self, requests: Mapping[str, Outcome], image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
         """Ids for all these requests, in their order; an id that an original now uses is given anew."""
-        labels = [f"{key}:{i}" for key, request in requests.items() for i in range(len(request.labels))]
-        return Ids(_assign(self.images, requests, image_ids), _assign(self.annotations, labels, annotation_ids))
+        ids = self.beyond(image_ids, annotation_ids)
+        for key, request in requests.items():
+            ids.give(key, request)
+        return ids
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         kept.write(path, _Ids(self.images, self.annotations), durable=True)
 
 
-def _assign(known: Mapping[str, int], keys: Iterable[str], originals: Iterable[str]) -> dict[str, int]:
-    taken = {number for i in originals if (number := _number(i)) is not None}
-    result = {key: i for key, i in known.items() if i not in taken}
-    following = max([0, *taken, *result.values()]) + 1
-    for key in keys:
-        if key not in result:
-            result[key] = following
-            following += 1
-    return result
+def _free(known: Mapping[str, int], originals: Iterable[str]) -> tuple[dict[str, int], int]:
+    """The known ids that no original has, and the first one above all."""
+    given, most, taken = set(known.values()), 0, set[int]()
+    for text in originals:
+        number = _number(text)
+        if number is not None:
+            most = max(most, number)
+            if number in given:
+                taken.add(number)
+    free = {key: id for key, id in known.items() if id not in taken}
+    return free, max([most, *free.values()]) + 1
 
 
 def _number(key: str) -> int | None:

@@ -7,14 +7,20 @@ since tools that read masks fail on a mixture. `info.augment` says in one senten
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.datasets.formats import categories_of
 from lib.datasets.ids import Ids
@@ -27,7 +33,12 @@ _STAYS = ("box_empty", "box_malformed", "box_outside", "category_unknown", "imag
 
 def final_objects(images: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
     """The source annotations that the final set holds: those of kept pictures, with a unique id and a category."""
-    kept = objects.image_key.isin(images.key[kept_pictures(images)])
+    return _final_objects(pa.array(images.key[kept_pictures(images)], pa.string()), objects)
+
+
+def _final_objects(pictures: pa.Array, objects: pd.DataFrame) -> pd.DataFrame:
+    """`final_objects` of pictures by their keys."""
+    kept = pc.is_in(pa.array(objects.image_key, pa.string()), value_set=pictures).to_numpy(zero_copy_only=False)
     stays = objects.reason.isin(_STAYS)
     # Tools that read COCO trip over a record without a category; few rows have to be looked at.
     bare = [i for i in np.flatnonzero(stays) if b'"category_id"' not in objects.record.iloc[i]]
@@ -40,87 +51,103 @@ def kept_pictures(images: pd.DataFrame) -> pd.Series:
     return (images.status == OK) | (images.reason == "size_mismatch")
 
 
-def has_several_splits(images: pd.DataFrame) -> bool:
-    return bool(images.split[kept_pictures(images)].nunique() > 1)
+Picture = tuple[Any, Mapping[str, bytes]]  # an ImageRow, and its annotations' records by their keys
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The source data set as ingest read it."""
+class SourceRows(ABC):
+    """The source data set as ingest read it, wherever its rows lie."""
 
-    images: pd.DataFrame  # ImageRow
-    objects: pd.DataFrame  # ObjectRow
-    envelope: bytes
-    root: Path  # folder with the source pictures
+    def __init__(self, envelope: bytes, root: Path) -> None:
+        self.envelope, self.root = envelope, root  # root: folder with the source pictures
+
+    @abstractmethod
+    def image_rows(self) -> Iterator[pd.DataFrame]:
+        """ImageRows, some at a time."""
+
+    @abstractmethod
+    def object_rows(self) -> Iterator[pd.DataFrame]:
+        """ObjectRows, some at a time."""
+
+    @abstractmethod
+    def pictures(self) -> Callable[[str], Picture]:
+        """Gives pictures by their keys, which are asked for in the order of the data set."""
+
+    @cached_property
+    def kept(self) -> pa.Array:
+        """Keys of the pictures that the final set can hold."""
+        found = [rows.key[kept_pictures(rows)].to_numpy(object) for rows in self.image_rows()]
+        return pa.concat_arrays([pa.array([], pa.string()), *(pa.array(keys, pa.string()) for keys in found)])
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Splits of these pictures, sorted."""
+        return sorted({split for rows in self.image_rows() for split in rows.split[kept_pictures(rows)].unique()})
+
+    def final_objects(self) -> Iterator[pd.DataFrame]:
+        """`final_objects`, some at a time."""
+        return (_final_objects(self.kept, rows) for rows in self.object_rows())
+
+
+class Sources(SourceRows):
+    """A source data set whose rows are at hand. images: ImageRows; objects: ObjectRows."""
+
+    def __init__(self, images: pd.DataFrame, objects: pd.DataFrame, envelope: bytes, root: Path) -> None:
+        super().__init__(envelope, root)
+        self.images, self.objects = images, objects
+
+    def image_rows(self) -> Iterator[pd.DataFrame]:
+        yield self.images
+
+    def object_rows(self) -> Iterator[pd.DataFrame]:
+        yield self.objects
+
+    def pictures(self) -> Callable[[str], Picture]:
+        rows = {row.key: row for row in self.images.itertuples(index=False)}
+        places = self.objects.groupby("image_key", sort=False).indices
+
+        def picture(key: str) -> Picture:
+            own = self.objects.iloc[places.get(key, [])]
+            return rows[key], dict(zip(own.key, own.record, strict=True))
+
+        return picture
+
+
+class Shapes:
+    """Have annotations masks, and what do those have that have none? Found out as the source's are looked at."""
+
+    def __init__(self) -> None:
+        self.masks, self.listed = False, False
+
+    def look(self, objects: pd.DataFrame) -> None:
+        """ObjectRows of `final_objects`."""
+        self.masks = self.masks or has_masks(objects.record[~objects.crowd.to_numpy(bool)])
+        self.listed = self.listed or any(b'"segmentation"' in record for record in objects.record)
+
+    @property
+    def no_mask(self) -> Any:
+        """What an annotation without a mask has in this data set: an empty list, or no such field."""
+        return () if self.listed else msgspec.UNSET
 
 
 class CocoWriter:
-    """Builds COCO files: originals' records byte for byte, new ones with their provenance.
+    """Makes COCO records: originals' byte for byte, new ones with their provenance.
 
-    objects: ObjectRows of `final_objects`; names: file name in final/images by image key; several: whether records say
-    their split.
+    several: whether records say their split.
     """
 
-    def __init__(
-        self, sources: Sources, objects: pd.DataFrame, names: Mapping[str, str], ids: Ids, several: bool
-    ) -> None:
-        self.envelope = msgspec.json.decode(sources.envelope, type=dict[str, msgspec.Raw])
-        self.images = {row.key: row for row in sources.images.itertuples(index=False)}
-        self.objects, self.names, self.ids, self.several = objects, names, ids, several
-        self.records = dict(zip(objects.key, objects.record, strict=True))
-        self.category_ids = categories_of(sources.envelope)
-        self.masks = has_masks(objects.record[~objects.crowd.to_numpy(bool)])
-        # What an annotation without a mask has in this data set: an empty list, or no such field.
-        listed = any(b'"segmentation"' in record for record in objects.record)
-        self.no_mask: Any = () if listed else msgspec.UNSET
+    def __init__(self, envelope: bytes, ids: Ids, shapes: Shapes, several: bool) -> None:
+        self.ids, self.shapes, self.several = ids, shapes, several
+        self.category_ids = categories_of(envelope)
 
-    @property
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """(width, height) in pixels of the source pictures, by image key."""
-        return {key: (row.width, row.height) for key, row in self.images.items()}
-
-    def encode(self, originals: pd.DataFrame, synthetic: list[tuple[str, Outcome, FinalRow]]) -> bytes:
-        """A COCO file. originals: ImageRows; synthetic: (request key, request, its FinalRow) each."""
-        images = [self._original(row) for row in originals.itertuples(index=False)]
-        annotations = list(self.objects.record[self.objects.image_key.isin(originals.key)])
-        for key, request, row in synthetic:
-            images.append(self._image(key, request, row))
-            labels = [(i, label) for i, label in enumerate(request.labels) if not label.dropped]
-            annotations += [self._annotation(key, request, i, label) for i, label in labels]
-        parts = {**self._envelope(synthetic), "images": _list(images), "annotations": _list(annotations)}
-        return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
-
-    def _envelope(self, synthetic: list[tuple[str, Outcome, FinalRow]]) -> dict[str, Any]:
-        """The source's top level, with a sentence in `info` where there are new pictures and room for it."""
-        info = _decoded(self.envelope.get("info"), dict[str, msgspec.Raw] | None)
-        if not synthetic or info is msgspec.UNSET:
-            return self.envelope
-        former = _decoded((info or {}).get("augment"), str)  # of a source that is a final set itself
-        sentences = filter(None, (former, self._sentence([request for _, request, _ in synthetic])))
-        with_sentence = msgspec.json.encode({**(info or {}), "augment": " ".join(sentences)})
-        return {"info": b"", **self.envelope} | {"info": with_sentence}
-
-    def _sentence(self, requests: list[Outcome]) -> str:
-        """What was done, for a person who has this file alone."""
-        painted = sum(label.painted and not label.dropped for request in requests for label in request.labels)
-        ways = {(r.edit, r.painter["name"], r.composite["name"]) for r in requests}
-        how = ", ".join(f"{edit} × {painter} × {composite}" for edit, painter, composite in sorted(ways))
-        masks = "the mask of a painted object whose outline is not known is its box"
-        return (
-            f"{_count(len(requests), 'synthetic picture')} with {_count(painted, 'painted object')} "
-            f"{'was' if len(requests) == 1 else 'were'} made from this data set ({how}); "
-            f"{masks if self.masks else 'annotations have boxes alone, as no annotation of the source has a mask'}."
-        )
-
-    def _original(self, row: Any) -> bytes:
-        name = self.names.get(row.key, row.file_name)
+    def original(self, row: Any, name: str) -> bytes:
+        """The record of an ImageRow. name: of its file in final/images."""
         return bytes(row.record) if name == row.file_name else _patched(row.record, {"file_name": name})
 
-    def _image(self, key: str, request: Outcome, row: FinalRow) -> bytes:
-        source = self.images[request.image_key]
+    def image(self, key: str, request: Outcome, row: FinalRow, source: Any) -> bytes:
+        """The record of a synthetic picture. source: the ImageRow of the picture that it was made from."""
         fields = msgspec.json.decode(source.record, type=dict[str, msgspec.Raw])
         record: dict[str, Any] = {
-            "id": self.ids.images[key],
+            "id": self.ids.image(key),
             "file_name": row.file_name,
             "width": request.width,
             "height": request.height,
@@ -138,19 +165,21 @@ class CocoWriter:
         record["regions"] = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in request.regions]
         return msgspec.json.encode(record)
 
-    def _annotation(self, key: str, request: Outcome, position: int, label: Label) -> bytes:
-        changes: dict[str, Any] = {
-            "id": self.ids.annotations[f"{key}:{position}"],
-            "image_id": self.ids.images[key],
-        }
+    def annotations(self, key: str, request: Outcome, records: Mapping[str, bytes]) -> list[bytes]:
+        """The records of a synthetic picture's labels. records: of its source, by their keys."""
+        labels = [(i, label) for i, label in enumerate(request.labels) if not label.dropped]
+        return [self._annotation(key, i, label, records) for i, label in labels]
+
+    def _annotation(self, key: str, position: int, label: Label, records: Mapping[str, bytes]) -> bytes:
+        changes: dict[str, Any] = {"id": self.ids.annotation(key, position), "image_id": self.ids.image(key)}
         if label.category is not None:
             changes["category_id"] = msgspec.Raw(self.category_ids[label.category])
         if label.bbox is not None:
             changes["bbox"], changes["area"] = label.bbox, label.area
-            if self.masks:
+            if self.shapes.masks:
                 changes["segmentation"] = label.segmentation or ()
             elif label.source is None:
-                changes["segmentation"] = self.no_mask
+                changes["segmentation"] = self.shapes.no_mask
         if label.visible is not None:
             changes["visible"] = label.visible
         # The source may be a synthetic picture itself: its `painted` is not true of the copy.
@@ -164,7 +193,102 @@ class CocoWriter:
         if label.source is None:
             return _encoded({"iscrowd": 0, **changes})
         changes["source_annotation_id"] = msgspec.Raw(_id(label.source))
-        return _patched(self.records[label.source], changes)
+        return _patched(records[label.source], changes)
+
+
+class Listing:
+    """A COCO file in the making: records lie in files until all are there, since two lists grow at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lists = {name: _Records(folder) for name in ("images", "annotations")}
+        self.pictures, self.painted, self.ways = 0, 0, set[tuple[str, str, str]]()
+
+    def add(self, name: str, records: Iterable[bytes]) -> None:
+        """Records of `images` or `annotations`."""
+        self.lists[name].add(records)
+
+    def count(self, request: Outcome) -> None:
+        """A synthetic picture was added."""
+        self.pictures += 1
+        self.painted += sum(label.painted and not label.dropped for label in request.labels)
+        self.ways.add((request.edit, request.painter["name"], request.composite["name"]))
+
+    def write(self, path: Path, envelope: bytes, masks: bool) -> None:
+        """The file. envelope: the source's top level."""
+        parts = self._envelope(msgspec.json.decode(envelope, type=dict[str, msgspec.Raw]), masks)
+        parts |= dict.fromkeys(self.lists, b"")
+        with path.open("wb") as file:
+            file.write(b"{\n")
+            for number, (name, value) in enumerate(parts.items()):
+                file.write((b",\n" if number else b"") + msgspec.json.encode(name) + b": ")
+                if name in self.lists:
+                    self.lists[name].write(file)
+                else:
+                    file.write(bytes(value))
+            file.write(b"\n}\n")
+
+    def _envelope(self, top: dict[str, Any], masks: bool) -> dict[str, Any]:
+        """The source's top level, with a sentence in `info` where there are new pictures and room for it."""
+        info = _decoded(top.get("info"), dict[str, msgspec.Raw] | None)
+        if not self.pictures or info is msgspec.UNSET:
+            return top
+        former = _decoded((info or {}).get("augment"), str)  # of a source that is a final set itself
+        sentences = filter(None, (former, self._sentence(masks)))
+        with_sentence = msgspec.json.encode({**(info or {}), "augment": " ".join(sentences)})
+        return {"info": b"", **top} | {"info": with_sentence}
+
+    def _sentence(self, masks: bool) -> str:
+        """What was done, for a person who has this file alone."""
+        how = ", ".join(f"{edit} × {painter} × {composite}" for edit, painter, composite in sorted(self.ways))
+        shapes = "the mask of a painted object whose outline is not known is its box"
+        return (
+            f"{_count(self.pictures, 'synthetic picture')} with {_count(self.painted, 'painted object')} "
+            f"{'was' if self.pictures == 1 else 'were'} made from this data set ({how}); "
+            f"{shapes if masks else 'annotations have boxes alone, as no annotation of the source has a mask'}."
+        )
+
+    def close(self) -> None:
+        """Let go of the files; they have no name that could stay behind."""
+        for records in self.lists.values():
+            records.file.close()
+
+
+class _Records:
+    """JSON records, of a list that is written later."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by Listing.close
+        self.empty = True
+
+    def add(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.file.write(record if self.empty else b",\n" + record)
+            self.empty = False
+
+    def write(self, to: IO[bytes]) -> None:
+        """The list, as JSON."""
+        if self.empty:
+            to.write(b"[]")
+            return
+        to.write(b"[\n")
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, to, 1 << 20)
+        to.write(b"\n]")
+
+
+def write_originals(path: Path, sources: SourceRows, names: Mapping[str, str]) -> None:
+    """A COCO file of some pictures of a data set as they are. names: of their files, by image key."""
+    shapes = Shapes()
+    writer = CocoWriter(sources.envelope, Ids({}, {}), shapes, several=False)
+    with ExitStack() as stack:
+        listing = Listing(path.parent)
+        stack.callback(listing.close)
+        for rows in sources.image_rows():
+            some = rows[rows.key.isin(list(names))]
+            listing.add("images", (writer.original(row, names[row.key]) for row in some.itertuples(index=False)))
+        for objects in sources.final_objects():
+            listing.add("annotations", objects.record[objects.image_key.isin(list(names))])
+        listing.write(path, sources.envelope, shapes.masks)
 
 
 class _Mask(msgspec.Struct):
@@ -191,10 +315,6 @@ def _decoded(value: bytes | msgspec.Raw | None, kind: Any) -> Any:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _list(records: list[bytes]) -> bytes:
-    return b"[\n" + b",\n".join(records) + b"\n]" if records else b"[]"
 
 
 def _patched(record: bytes, changes: Mapping[str, Any]) -> bytes:
