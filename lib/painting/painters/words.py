@@ -16,9 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-
 from lib.painting.painters.blocks import LatentDiffusion, text_encoding
 
 if TYPE_CHECKING:
@@ -53,6 +50,7 @@ class Words:
     def read(cls, folder: Path) -> Words | None:
         """The words in a folder; None where it holds none. Raises ValueError for a file that is not a word's."""
         import torch
+        from safetensors import safe_open
 
         found = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -65,6 +63,8 @@ class Words:
 
     def save(self, folder: Path) -> None:
         """A file a word."""
+        from safetensors.torch import save_file
+
         folder.mkdir(exist_ok=True)
         for category, name, vector in zip(self.categories, self.names, self.vectors.detach().cpu(), strict=True):
             save_file({name: vector[None].contiguous()}, folder / f"{name[1:-1]}.safetensors", {"category": category})
