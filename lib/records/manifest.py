@@ -63,7 +63,9 @@ def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = 
     row type.
     """
     try:
-        table = pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
+        # One file: pq.read_table would look for a data set of several, which takes as long as to read it.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(columns=list(columns) if columns else None)
     except FileNotFoundError:
         stage = path.stem
         raise AugmentError(f"{path} not found: stage {stage!r} writes it; run the flow up to there first") from None
