@@ -264,6 +264,7 @@ def run(listening: socket.socket, temporary: bool) -> None:
     os.environ["PREFECT__SERVER_FINAL"] = "1"
     if temporary:
         os.environ.update(PREFECT__SERVER_EPHEMERAL="1", PREFECT_SERVER_UI_ENABLED="false")
+        os.environ["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"  # for the UI's forms; a part of the start
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings

@@ -105,7 +105,8 @@ def test_a_run_after_it_reuses_its_paints(grid, made_set, tmp_path, inpaint, edi
     more = {"edit": "insert", "painter": tiny(inpaint), "caption": NO_BLIP2} if edit == "insert" else {}
     made = grid(preset, picture="11", **more)
     before = paints(tmp_path / "ws")
-    state = augment.fn(dataset=made_set.dataset, preset=preset, workspace=tmp_path / "ws", **more)
+    off = {"extractor": None}
+    state = augment.fn(dataset=made_set.dataset, preset=preset, workspace=tmp_path / "ws", evaluate=off, **more)
     account = json.loads((tmp_path / "ws" / "status.json").read_bytes())
     assert state.is_completed() and before
     assert account["painted"] == account["stages"]["plan"]["ok"] - 1 and account["reused"] == 1

@@ -166,6 +166,7 @@ def test_offline_without_a_snapshot_is_final_but_a_fault_of_the_network_is_tried
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", unreachable)
     with pytest.raises(ConnectionError, match="org/name"):
         local_path(ref, ["config.json"])
 

@@ -133,7 +133,7 @@ def ended(workspace: Path, dataset: dict[str, str], **parameters: Any) -> tuple[
     """The final state of the flow, and its account."""
     from flows.augment import augment
 
-    state = augment.fn(dataset=dataset, workspace=workspace, **parameters)
+    state = augment.fn(dataset=dataset, workspace=workspace, evaluate={"extractor": None}, **parameters)
     return state, json.loads((workspace / "status.json").read_bytes())
 
 

@@ -112,8 +112,9 @@ def read_table(path: Path, row_type: type[Row], columns: Sequence[str] | None = 
     Raises AugmentError where the file is missing, is not a Parquet file, is damaged, or has other columns than the
     row type.
     """
-    with _readable(path):
-        table = pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
+    # One file: pq.read_table would look for a data set of several, which takes as long as to read it.
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read(columns=list(columns) if columns else None)
     return _typed(path, table, row_type, columns)
 
 

@@ -221,10 +221,15 @@ _ARROW = {
 }
 
 
+_schemas: dict[type[Row], pa.Schema] = {}
+
+
 def arrow_schema(row_type: type[Row]) -> pa.Schema:
     """The Arrow schema of a row type, columns in the order of its fields."""
-    hints = typing.get_type_hints(row_type)
-    return pa.schema([_arrow_field(f.name, hints[f.name]) for f in fields(row_type)])
+    if row_type not in _schemas:
+        hints = typing.get_type_hints(row_type)
+        _schemas[row_type] = pa.schema([_arrow_field(f.name, hints[f.name]) for f in fields(row_type)])
+    return _schemas[row_type]
 
 
 def _arrow_field(name: str, hint: typing.Any) -> pa.Field:
