@@ -36,6 +36,7 @@ for name, value in SILENT.items():
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 # The server of the tests sometimes complains of its own end, which cuts off its last records.
 os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")  # as in our temporary servers
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # What is slow on a busy machine is not wrong. Half of the usual draws, in every run of the tests.
@@ -50,6 +51,7 @@ LONGEST = (
     "test_serve.py",
     "test_journey.py",
     "test_attacks.py",
+    "test_prove_flow.py",
     "test_demo.py",
     "test_recipes.py",
     "test_preset_runs.py",
@@ -79,6 +81,34 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; the others, and the tests of a file, stay in their order."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+# Files whose flows run on `prefect_server`, many of them in forked processes: on one worker, so that there is one
+# server and one process to fork from.
+TOGETHER = (
+    "test_attacks.py",
+    "test_evaluate_flow.py",
+    "test_hostile_workspace.py",
+    "test_kill.py",
+    "test_newcomer.py",
+    "test_stay_training.py",
+    "test_stop.py",
+    "test_train_flow.py",
+    "test_waiting.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to the workers, and those of TOGETHER to one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "together" if Path(file).name in TOGETHER else file
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

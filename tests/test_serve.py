@@ -21,6 +21,7 @@ import httpx
 import pytest
 from attacks import Counts, outcome
 from conftest import PATIENCE, MadeSet
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows import children, events, serve
 from flows.server import LOGIN, NOTE, basic, listen, note_text
@@ -140,13 +141,13 @@ def test_a_run_with_a_data_set_of_its_own_ends_completed(served, tmp_path):
 
 def test_the_deployment_of_the_other_flow_trains_a_model(served):
     made = MadeSet(served.root / "data/raw/few", 3)
-    quick = {"vae": {"steps": 1, "batch": 2}}
-    given = {"dataset": made.dataset, "models": ["vae"], "size": 64, "settings": quick}
+    quick = {"classifier": {"steps": 1, "batch": 2, "decay": 0}}  # imports no diffusers
+    given = {"dataset": made.dataset, "models": ["classifier"], "size": 64, "settings": quick}
     (deployment,) = served.post("/deployments/filter", {"deployments": {"name": {"any_": ["mini"]}}}).json()
     served.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": given}).raise_for_status()
     (ended,) = wait_until(lambda: [r["state_type"] for r in served.runs("mini") if r["end_time"]])
     assert ended == "COMPLETED", served.output()
-    assert (served.root / "data/runs/mini/models/vae/config.json").is_file()
+    assert (served.root / "data/runs/mini/models/classifier/config.json").is_file()
 
 
 def test_two_notifications_start_two_runs_one_after_the_other(served, monkeypatch):
@@ -285,6 +286,18 @@ def test_a_second_one_names_the_port_and_the_remedy(served):
     assert done.returncode == 1
     assert re.search(rf"port {served.port} is not available .*: stop .* or take another port", done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_configured_server_that_answers_comes_first(served, tmp_path, monkeypatch):
+    note, secret = tmp_path / "prefect.toml", served.note["auth_string"]
+    monkeypatch.setattr(events, "CHECKOUT", tmp_path)
+    note.write_text('[api]\nurl = "http://127.0.0.1:1/api"\n')
+    with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: secret}):
+        assert events.live_api_url() == served.url
+        monkeypatch.setattr(events, "_configured", lambda: "http://127.0.0.1:1/api")
+        note.write_text(f'[api]\nurl = "{served.url}"\nauth_string = "{secret}"\n')
+        assert events.live_api_url() == served.url
+        events.notify("of a test")
 
 
 def test_sigterm_leaves_no_process_and_no_note(served):
@@ -458,12 +471,3 @@ def test_no_server_is_one_sentence_whatever_was_left_behind(checkout, monkeypatc
     assert events.live_api_url() is None
     with pytest.raises(AugmentError, match=r"no Prefect server answers.*start one with make serve"):
         events.notify("loco")
-
-
-def test_the_configured_server_that_answers_comes_first(checkout, prefect_server, monkeypatch):
-    (checkout / "prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:1/api"\n')
-    assert events.live_api_url() == prefect_server
-    monkeypatch.setattr(events, "_configured", lambda: "http://127.0.0.1:1/api")
-    (checkout / "prefect.toml").write_text(f'[api]\nurl = "{prefect_server}"\n')
-    assert events.live_api_url() == prefect_server
-    events.notify("of a test")

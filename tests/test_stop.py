@@ -3,33 +3,32 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import PATIENCE, MadeSet
+from forked import exit_code, start_command
 
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop, check_stop, stoppable
 from tasks.engine import wait_for
 
-# A painter that needs a moment for each picture: all of them would take minutes.
-PROGRAM = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
-from lib.painting.painters.copy_paste import CopyPaste
-paint = CopyPaste.paint
-def slowly(self, batch):
-    time.sleep(0.4 * len(batch))
-    return paint(self, batch)
-CopyPaste.paint = slowly
-from flows.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+
+def paint_slowly() -> None:
+    """A painter that needs a moment for each picture: all of them would take minutes."""
+    from lib.painting.painters.copy_paste import CopyPaste
+
+    paint = CopyPaste.paint
+
+    def slowly(self: CopyPaste, batch: Any) -> Any:
+        time.sleep(0.4 * len(batch))
+        return paint(self, batch)
+
+    CopyPaste.paint = slowly  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +46,14 @@ def test_a_signal_ends_a_run_between_two_pictures(tmp_path, prefect_server, numb
     made, workspace = MadeSet(tmp_path / "made", 20), tmp_path / "ws"
     given = {"dataset": made.dataset, "workspace": str(workspace), "variants": 5, "evaluate": {"extractor": None}}
     (tmp_path / "run.yaml").write_text(json.dumps(given))
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", PROGRAM, "run", "run.yaml"]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and len(pictures(workspace)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(number)
-        error = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == code, error
+    process = start_command(prefect_server, tmp_path, "run", "run.yaml", before=paint_slowly)
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive() and len(pictures(workspace)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    ended, error = exit_code(process), (tmp_path / "errors").read_text("utf-8", "replace")
+    assert ended == code, error
     assert "Traceback" not in error and "augment: stopped; the same command goes on where it was" in error
     account = json.loads((workspace / "status.json").read_bytes())
     assert account["state"] == "stopped" and account["error"] == STOPPED
