@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, file_digest
-from lib.datasets.formats import categories_of, read_dataset
+from lib.datasets.formats import categories_of, store_dataset
 from lib.datasets.ingest import changed_sources, check_pictures, settled_objects
 from lib.records.manifest import (
     GROUP,
@@ -25,7 +26,6 @@ from lib.records.manifest import (
     read_table,
     read_tables,
     write_batches,
-    write_manifest,
 )
 from lib.records.outputs import check_sources
 from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureRow, PlanRow, Row, ScreenRow
@@ -137,15 +137,22 @@ _FINDERS: dict[str, type[Row]] = {
 @step(name="read annotations")
 def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
     """Rows of the annotations, and the source's other top-level keys, as files in `folder`."""
-    read = read_dataset(dataset)
-    check_sources(Path(folder).parent, dataset.images, read.images["path"].to_pylist())
-    envelope = Path(folder) / "dataset.json"
-    atomic_write(envelope, read.envelope)
-    objects = write_manifest(Path(folder) / "objects.parquet", read.objects, ObjectRow)
+    types: dict[str, type[Row]] = {"images": ImageRow, "objects": ObjectRow}
+
+    def write(name: str, tables: Iterable[pa.Table]) -> Ref:
+        ref = write_batches(Path(folder) / f"{name}.parquet", tables, types[name])
+        if name == "images":
+            paths = (path for rows in read_batches(ref.file, ImageRow, ("path",)) for path in rows.path)
+            check_sources(Path(folder).parent, dataset.images, paths)
+        return ref
+
+    images, objects, envelope = store_dataset(dataset, write)
+    file = Path(folder) / "dataset.json"
+    atomic_write(file, envelope)
     return Ingested(
-        images=write_manifest(Path(folder) / "images.parquet", read.images, ImageRow),
+        images=images,
         objects=Boxes(**objects.model_dump(), parts=0),
-        envelope=Ref(path=str(envelope), rows=0, sha256=file_digest(envelope)),
+        envelope=Ref(path=str(file), rows=0, sha256=file_digest(file)),
     )
 
 

@@ -6,9 +6,10 @@ lib/datasets/ingest.py checks the pictures themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 import pyarrow as pa
@@ -76,3 +77,39 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     bring_dataset(settings)
     read = cast("Callable[[DatasetSettings], Dataset]", FORMATS[settings.format])
     return read(settings)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A Dataset whose rows come some at a time, the pictures' before the objects'."""
+
+    images: Iterator[pa.Table]
+    objects: Iterator[pa.Table]
+    envelope: bytes
+
+
+class Irregular(Exception):
+    """Found while pieces are read: the data set is to be read at once. It is damaged, or has what must be compared
+    across pieces."""
+
+
+# Readers of pieces, for formats whose files may be larger than memory.
+PIECES = Family("format", {"coco": "lib.datasets.formats.coco:read_pieces"})
+
+T = TypeVar("T")
+
+
+def store_dataset(settings: DatasetSettings, write: Callable[[str, Iterable[pa.Table]], T]) -> tuple[T, T, bytes]:
+    """What `read_dataset` reads, held as little as the format allows: (images, objects, envelope).
+
+    write: stores the rows of `images` or `objects`, and gives what stands for them; what it wrote before is replaced
+    where it is called again. Raises AugmentError that names file and place.
+    """
+    bring_dataset(settings)
+    if settings.format in PIECES:
+        with suppress(Irregular):
+            read = cast("Callable[[DatasetSettings], Pieces]", PIECES[settings.format])
+            pieces = read(settings)
+            return write("images", pieces.images), write("objects", pieces.objects), pieces.envelope
+    data = read_dataset(settings)
+    return write("images", [data.images]), write("objects", [data.objects]), data.envelope

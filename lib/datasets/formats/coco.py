@@ -7,12 +7,14 @@ become columns, and each fault a row with its JSON path.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
@@ -21,12 +23,14 @@ from lib.core.documents import MAX_DEPTH, deep_rows, shallow
 from lib.core.errors import AugmentError
 from lib.core.files import is_hidden
 from lib.core.images import inside, plain_path
-from lib.datasets.formats import Dataset
+from lib.datasets.formats import Dataset, Irregular, Pieces
+from lib.datasets.formats.coco_blocks import Blocks, read_blocks
 from lib.datasets.formats.coco_json import (
     NULL,
     Annotation,
     Image,
     category_names,
+    check_utf8,
     decode_annotations,
     decode_images,
     decode_top,
@@ -106,7 +110,7 @@ def _read(
     envelope, names = envelope_of(top, where), category_names(top["categories"], where)
     image_raws, object_raws = (decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
     images = _image_columns(image_raws, top["images"], settings, where, locate, split)
-    objects = _object_columns(object_raws, top["annotations"], images, names)
+    objects = _object_columns(object_raws, top["annotations"], _Known.of(images), names)
     # Last: what points into the buffer is lost by it.
     images["record"], objects["record"] = packed_column(image_raws, buffer), packed_column(object_raws, buffer)
     return Dataset(
@@ -116,7 +120,122 @@ def _read(
     )
 
 
-def _without_deep(rows: pa.Table, name: str) -> pa.Table:
+# --- some records at a time --------------------------------------------------------------------------------------
+
+
+def read_pieces(settings: DatasetSettings) -> Pieces:
+    """`read`, some records at a time. Raises Irregular, at any time, for a file that is to be read at once."""
+    root = images_folder(settings)
+    path = settings.annotations or find_json(root)
+    if path.stat().st_size < LARGE:
+        raise Irregular
+    blocks, where = read_blocks(path), str(path)
+    with _regular():
+        top = top_level(blocks.top, where)
+        envelope, names = envelope_of(top, where), category_names(top["categories"], where)
+    known: list[_Known] = []
+
+    def images() -> Iterator[pa.Table]:
+        for start, raws, block in _blocks(blocks, "images", where):
+            columns = _image_columns(raws, block, settings, where, None, None, start)
+            known.append(_Known.of(columns))
+            yield _piece(ImageRow, columns, raws, block, "images", start)
+        _check_unique(one.keys for one in known)
+
+    def objects() -> Iterator[pa.Table]:
+        pictures, ids = _Known.joined(known), list[np.ndarray]()
+        for start, raws, block in _blocks(blocks, "annotations", where):
+            columns = _object_columns(raws, block, pictures, names, start)
+            ids.append(_hashes(columns["key"]))
+            yield _piece(ObjectRow, columns, raws, block, "annotations", start)
+        _check_hashes(ids)
+
+    return Pieces(_regularly(images()), _regularly(objects()), envelope)
+
+
+LARGE = 1 << 26  # bytes of a file that is read in pieces
+
+
+def _blocks(blocks: Blocks, name: str, where: str) -> Iterator[tuple[int, list[Raw], bytearray]]:
+    """(number of the first record, the records, and the JSON list that they are pieces of) of each block."""
+    start = 0
+    for block in blocks.of(name):
+        check_utf8(block, where)
+        raws = decode_top(block, list[Raw], f"$.{name}", where)
+        yield start, raws, block
+        start += len(raws)
+
+
+def _piece(
+    row_type: type[ImageRow] | type[ObjectRow],
+    columns: dict[str, Any],
+    raws: list[Raw],
+    block: bytearray,
+    name: str,
+    start: int,
+) -> pa.Table:
+    columns["record"] = packed_column(raws, block)
+    return _without_deep(make_table(row_type, columns), name, start)
+
+
+@contextmanager
+def _regular() -> Iterator[None]:
+    """Around decoding: whatever is wrong is told by reading the file at once."""
+    try:
+        yield
+    except (AugmentError, RecursionError):
+        raise Irregular from None
+
+
+def _regularly(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    while True:
+        with _regular(), _no_garbage_collection():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _hashes(keys: pa.Array) -> np.ndarray:
+    """(N,) uint64, of ids as `plain_ids` has them; raises Irregular for records without an id."""
+    return np.asarray(pd.util.hash_array(plain_ids(keys).to_numpy(zero_copy_only=False)), np.uint64)
+
+
+def _check_unique(keys: Iterable[pa.Array]) -> None:
+    _check_hashes([_hashes(some) for some in keys])
+
+
+def _check_hashes(ids: list[np.ndarray]) -> None:
+    """Raises Irregular where an id may come twice: then its records are compared."""
+    joined = np.concatenate([np.zeros(0, np.uint64), *ids])
+    joined.sort()
+    if (joined[1:] == joined[:-1]).any():
+        raise Irregular
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of all pictures, what annotations are compared with."""
+
+    keys: pa.Array
+    width: np.ndarray  # (N,) int64, pixels
+    height: np.ndarray
+
+    @classmethod
+    def of(cls, columns: dict[str, Any]) -> _Known:
+        return cls(columns["key"], columns["width"], columns["height"])
+
+    @classmethod
+    def joined(cls, known: list[_Known]) -> _Known:
+        none = np.zeros(0, np.int64)
+        return cls(
+            pa.concat_arrays([pa.array([], pa.string()), *(one.keys for one in known)]),
+            np.concatenate([none, *(one.width for one in known)]),
+            np.concatenate([none, *(one.height for one in known)]),
+        )
+
+
+def _without_deep(rows: pa.Table, name: str, start: int = 0) -> pa.Table:
     """Rows whose record is nested too deep are rejected, and keep of it what is not."""
     (records,) = rows["record"].chunks
     offsets = np.frombuffer(records.buffers()[1], np.int64)[: len(rows) + 1] if len(rows) else np.zeros(1, np.int64)
@@ -127,7 +246,7 @@ def _without_deep(rows: pa.Table, name: str) -> pa.Table:
     changes = {
         "status": [REJECTED] * len(found),
         "reason": ["record_malformed"] * len(found),
-        "detail": [f"$.{name}[{i}] is nested more than {MAX_DEPTH} levels deep" for i in found],
+        "detail": [f"$.{name}[{start + i}] is nested more than {MAX_DEPTH} levels deep" for i in found],
         "record": [shallow(records[i].as_py(), MAX_DEPTH) for i in found],
     }
     for column, values in changes.items():
@@ -158,10 +277,12 @@ def _id_column(ids: Sequence[Raw | int]) -> pa.Array:
         return pa.array([str(i) for i in ids], pa.string())
 
 
-def _keys(ids: pa.Array, broken: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+def _keys(ids: pa.Array, broken: np.ndarray, start: int) -> tuple[pa.Array, np.ndarray]:
     """Keys of records, and which of them repeat; a record without an id is called by its row number, "#7"."""
     if broken.any():
-        numbered = [f"#{i}" if bad else key for i, (key, bad) in enumerate(zip(ids.to_pylist(), broken, strict=True))]
+        numbered = [
+            f"#{start + i}" if bad else key for i, (key, bad) in enumerate(zip(ids.to_pylist(), broken, strict=True))
+        ]
         ids = pa.array(numbered, pa.string())
     keys, repeated = unique_keys(plain_ids(ids))
     return pc.if_else(pa.array(repeated), keys, ids), repeated  # keys stay as they were written
@@ -178,25 +299,31 @@ def _mask(n: int, rows: Sequence[int]) -> np.ndarray:
 
 def _image_columns(
     raws: list[Raw],
-    block: Raw,
+    block: Raw | bytearray,
     settings: DatasetSettings,
     where: str,
     locate: Locate | None,
     split: Split | None,
+    start: int = 0,
 ) -> dict[str, Any]:
-    records, faults = decode_images(raws, block)
+    """start: number of the first record in the file."""
+    records, faults = decode_images(raws, block, start)
     n = len(records)
     without_id = np.fromiter((r.id == NULL for r in records), bool, n)
     verdicts = Verdicts(n)
-    verdicts.reject(_mask(n, list(faults)) | without_id, "record_malformed", lambda i: _no_id(faults, "images", i))
+    verdicts.reject(
+        _mask(n, list(faults)) | without_id, "record_malformed", lambda i: _no_id(faults, "images", i, start)
+    )
     readable = verdicts.ok
-    keys, repeated = _keys(_id_column([r.id for r in records]), without_id)
-    verdicts.reject(repeated, "image_id_duplicate", lambda i: f"$.images[{i}].id {id_text(records[i].id)} came before")
+    keys, repeated = _keys(_id_column([r.id for r in records]), without_id, start)
+    verdicts.reject(
+        repeated, "image_id_duplicate", lambda i: f"$.images[{start + i}].id {id_text(records[i].id)} came before"
+    )
     paths = _paths(raws, records, settings.images, locate, readable)
     verdicts.reject(
         np.fromiter((p is None for p in paths), bool, n),
         "path_outside_root",
-        lambda i: f"$.images[{i}]: {records[i].file_name!r:.200} leads out of the images folder",
+        lambda i: f"$.images[{start + i}]: {records[i].file_name!r:.200} leads out of the images folder",
     )
     return {
         "key": keys,
@@ -214,8 +341,8 @@ def _image_columns(
     }
 
 
-def _no_id(faults: dict[int, str], name: str, i: int) -> str:
-    return faults.get(i) or f"Expected an id, got `null` - at `$.{name}[{i}].id`"
+def _no_id(faults: dict[int, str], name: str, i: int, start: int) -> str:
+    return faults.get(i) or f"Expected an id, got `null` - at `$.{name}[{start + i}].id`"
 
 
 def _paths(
@@ -277,26 +404,29 @@ def _pixels(values: list[float | None]) -> np.ndarray:
 # --- annotations -------------------------------------------------------------------------------------------------
 
 
-def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    records, faults = decode_annotations(raws, block)
+def _object_columns(
+    raws: list[Raw], block: Raw | bytearray, images: _Known, names: dict[str, str], start: int = 0
+) -> dict[str, Any]:
+    """start: number of the first record in the file."""
+    records, faults = decode_annotations(raws, block, start)
     n = len(records)
     ids, image_ids, category_ids = (
         _id_column([getattr(r, field) for r in records]) for field in ("id", "image_id", "category_id")
     )
     boxes = np.array([r.bbox or _NO_BOX for r in records], np.float64).reshape(n, 4)
-    image_rows = _rows(plain_ids(image_ids), plain_ids(images["key"]))
+    image_rows = _rows(plain_ids(image_ids), plain_ids(images.keys))
     category_keys = pa.array([*names], pa.string())
     category_rows = _rows(plain_ids(category_ids), plain_ids(category_keys))
     without_id = np.fromiter((r.id == NULL for r in records), bool, n)
-    keys, repeated = _keys(ids, without_id)
-    verdicts = _judge_records(records, faults, without_id, repeated)
-    verdicts.reject(image_rows < 0, "image_unknown", lambda i: _place(records, i, "image_id"))
-    verdicts.reject(category_rows < 0, "category_unknown", lambda i: _place(records, i, "category_id"))
-    _judge_boxes(verdicts, boxes, faults, images, image_rows)
+    keys, repeated = _keys(ids, without_id, start)
+    verdicts = _judge_records(records, faults, without_id, repeated, start)
+    verdicts.reject(image_rows < 0, "image_unknown", lambda i: _place(records, i, "image_id", start))
+    verdicts.reject(category_rows < 0, "category_unknown", lambda i: _place(records, i, "category_id", start))
+    _judge_boxes(verdicts, boxes, faults, images, image_rows, start)
     return {
         "key": keys,
         **verdicts.columns(),
-        "image_key": _known(images["key"], image_rows, image_ids),
+        "image_key": _known(images.keys, image_rows, image_ids),
         "category_id": _known(category_keys, category_rows, category_ids),
         "category": pa.array([*names.values(), ""], pa.string()).take(pa.array(category_rows % (len(names) + 1))),
         **{name: np.nan_to_num(boxes[:, k]) for k, name in enumerate("xywh")},
@@ -306,18 +436,18 @@ def _object_columns(raws: list[Raw], block: Raw, images: dict[str, Any], names: 
 
 
 def _judge_records(
-    records: list[Annotation], faults: dict[int, str], without_id: np.ndarray, repeated: np.ndarray
+    records: list[Annotation], faults: dict[int, str], without_id: np.ndarray, repeated: np.ndarray, start: int
 ) -> Verdicts:
     verdicts = Verdicts(len(records))
-    beyond_box = [i for i, message in faults.items() if f"`$.annotations[{i}].bbox" not in message]
+    beyond_box = [i for i, message in faults.items() if f"`$.annotations[{start + i}].bbox" not in message]
     malformed = _mask(len(records), beyond_box) | without_id
-    verdicts.reject(malformed, "record_malformed", lambda i: _no_id(faults, "annotations", i))
-    verdicts.reject(repeated, "annotation_id_duplicate", lambda i: f"{_place(records, i, 'id')} came before")
+    verdicts.reject(malformed, "record_malformed", lambda i: _no_id(faults, "annotations", i, start))
+    verdicts.reject(repeated, "annotation_id_duplicate", lambda i: f"{_place(records, i, 'id', start)} came before")
     return verdicts
 
 
-def _place(records: list[Annotation], i: int, field: str) -> str:
-    return f"$.annotations[{i}].{field} {id_text(getattr(records[i], field))}"
+def _place(records: list[Annotation], i: int, field: str, start: int) -> str:
+    return f"$.annotations[{start + i}].{field} {id_text(getattr(records[i], field))}"
 
 
 def _known(keys: pa.Array, rows: np.ndarray, given: pa.Array) -> pa.Array:
@@ -331,16 +461,23 @@ def _rows(values: pa.Array, among: pa.Array) -> np.ndarray:
 
 
 def _judge_boxes(
-    verdicts: Verdicts, boxes: np.ndarray, faults: dict[int, str], images: dict[str, Any], image_rows: np.ndarray
+    verdicts: Verdicts,
+    boxes: np.ndarray,
+    faults: dict[int, str],
+    images: _Known,
+    image_rows: np.ndarray,
+    start: int,
 ) -> None:
     x, y, w, h = boxes.T
     missing = "Expected 4 finite numbers - at `$.annotations[{}].bbox`"
-    verdicts.reject(np.isnan(x), "box_malformed", lambda i: faults.get(i) or missing.format(i))
-    verdicts.reject((w <= 0) | (h <= 0), "box_empty", lambda i: f"$.annotations[{i}].bbox is {w[i]:g}×{h[i]:g} pixels")
-    sizes = np.stack([images["width"], images["height"]], axis=1)
+    verdicts.reject(np.isnan(x), "box_malformed", lambda i: faults.get(i) or missing.format(start + i))
+    verdicts.reject(
+        (w <= 0) | (h <= 0), "box_empty", lambda i: f"$.annotations[{start + i}].bbox is {w[i]:g}×{h[i]:g} pixels"
+    )
+    sizes = np.stack([images.width, images.height], axis=1)
     width, height = np.concatenate([sizes, [[0, 0]]])[image_rows].T  # -1, no such image, takes the last row
     verdicts.reject(
         outside(x, y, w, h, width, height),
         "box_outside",
-        lambda i: f"$.annotations[{i}].bbox {boxes[i].tolist()} lies outside {width[i]}×{height[i]} pixels",
+        lambda i: f"$.annotations[{start + i}].bbox {boxes[i].tolist()} lies outside {width[i]}×{height[i]} pixels",
     )

@@ -83,7 +83,7 @@ def top_level(data: bytearray, where: str) -> dict[str, Raw]:
     """
     if data.startswith(b"\xef\xbb\xbf"):
         del data[:3]
-    _check_utf8(data, where)
+    check_utf8(data, where)
     top = decode_top(data, dict[str, Raw], "$", where)
     for name in ("images", "annotations", "categories"):
         if name not in top:
@@ -92,7 +92,7 @@ def top_level(data: bytearray, where: str) -> dict[str, Raw]:
     return top
 
 
-def _check_utf8(data: bytearray, where: str) -> None:
+def check_utf8(data: bytearray, where: str) -> None:
     """Raises AugmentError where the bytes are not UTF-8. Arrow looks at them in place; Python would make a string."""
     if data.isascii():
         return
@@ -160,7 +160,12 @@ def envelope_of(top: dict[str, Raw], where: str) -> bytes:
 
 
 def _decode_records(
-    raws: list[Raw], block: Raw, kinds: Sequence[type[_T]], mend: Callable[[Raw], _T], place: str
+    raws: list[Raw],
+    block: Raw | bytearray,
+    kinds: Sequence[type[_T]],
+    mend: Callable[[Raw], _T],
+    place: str,
+    start: int,
 ) -> tuple[list[_T], dict[int, str]]:
     """All records as the first kind that fits them all; else one by one as the last, `mend` making up the misfits.
 
@@ -174,14 +179,17 @@ def _decode_records(
         try:
             records.append(decoder.decode(raw))
         except msgspec.MsgspecError as error:
-            faults[i] = _placed(str(error), f"{place}[{i}]")
+            faults[i] = _placed(str(error), f"{place}[{start + i}]")
             records.append(mend(raw))
     return records, faults
 
 
-def decode_images(raws: list[Raw], block: Raw) -> tuple[list[Image], dict[int, str]]:
-    """All image records, and by row number what was wrong with those that had to be made up."""
-    return _decode_records(raws, block, [Image], _mend_image, "$.images")
+def decode_images(raws: list[Raw], block: Raw | bytearray, start: int = 0) -> tuple[list[Image], dict[int, str]]:
+    """All image records, and by row number what was wrong with those that had to be made up.
+
+    block: the JSON array; start: number of its first record in the file.
+    """
+    return _decode_records(raws, block, [Image], _mend_image, "$.images", start)
 
 
 def _mend_image(raw: Raw) -> Image:
@@ -192,11 +200,14 @@ def _mend_image(raw: Raw) -> Image:
     return Image(NULL, name)
 
 
-def decode_annotations(raws: list[Raw], block: Raw) -> tuple[list[Annotation], dict[int, str]]:
-    """Annotation records of `raws`, and {row number: what was wrong} of the malformed. block: the JSON array."""
+def decode_annotations(
+    raws: list[Raw], block: Raw | bytearray, start: int = 0
+) -> tuple[list[Annotation], dict[int, str]]:
+    """Annotation records of `raws`, and {row number: what was wrong} of the malformed. block, start: as
+    `decode_images`."""
     # The plain kind has the same fields: all that follows asks an id only for its column or its text.
     kinds: list[type[Annotation]] = [cast("type[Annotation]", _PlainAnnotation), Annotation]
-    return _decode_records(raws, block, kinds, _mend_annotation, "$.annotations")
+    return _decode_records(raws, block, kinds, _mend_annotation, "$.annotations", start)
 
 
 def _mend_annotation(raw: Raw) -> Annotation:
