@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,7 +112,8 @@ def test_nothing_in_the_place_of_a_result_is_executed(again, finished, tmp_path,
     assert not mark.exists()
     assert account["painted"] == 0 and account["reused"] == account["stages"]["generate"]["rows"]
     assert tree(workspace / "final") == before
-    assert all(json.loads(path.read_bytes()).keys() == {"rows", "sha256"} for path in records if path.exists())
+    left = {path: json.loads(path.read_bytes()).keys() for path in records if path.exists()}
+    assert all(names == {"rows", "sha256"} or path.name == "donors.json" for path, names in left.items())
 
 
 def test_the_hostile_records_of_these_tests_do_execute_where_they_are_believed(tmp_path):
@@ -157,12 +159,13 @@ def test_a_job_of_an_earlier_run_is_called_cached_and_gives_its_output(again, fi
 
     monkeypatch.setattr(jobs, "wait_for", wait)
     on_server(workspace, finished[0])
-    assert {name for name, *_ in names} == {"Cached"} and len(names) >= 6
+    # The pictures' files are looked at in every run, in one part here.
+    assert Counter(name for name, *_ in names) == {"Cached": len(names) - 1, "Completed": 1} and len(names) >= 7
     with get_client(sync_client=True) as client:
         shown = client.read_task_runs(
             task_run_filter=TaskRunFilter(id={"any_": [key for _, key, _ in names]}), sort=TaskRunSort.NAME_ASC
         )
-    assert {one.state.name for one in shown} <= {"Cached"}  # as far as the server has heard of them already
+    assert {one.state.name for one in shown} <= {"Cached", "Completed"}  # as far as the server has heard of them
 
 
 def test_a_workspace_of_a_former_version_paints_nothing_twice(again):

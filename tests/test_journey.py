@@ -326,7 +326,7 @@ def test_a_picture_that_changes_between_ingest_and_painting_is_a_reason(made_set
 
 def rot(path: Path, data: bytes) -> None:
     """Other bytes under the same size and time, as of a bad disk, for a process that has decoded nothing yet."""
-    inputs._sources.cache_clear()
+    inputs._pictures.cache_clear()
     info = path.stat()
     assert len(data) <= info.st_size
     path.write_bytes(data.ljust(info.st_size, b"\0"))
