@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lib.core.errors import AugmentError
-from lib.planning.donors import Former, former_donors
+from lib.planning.former import Former, former_donors
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe

@@ -17,7 +17,7 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from lib.core import bucket, mirror
+from lib.core import bucket, bucket_sets
 from lib.core.places import CACHE
 
 NAME = "pictures"  # of the bucket
@@ -94,7 +94,7 @@ def use_bucket(patch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
 def forget_clients() -> None:
     """Clients keep the endpoint that they were made for."""
     bucket._file_system.cache_clear()
-    mirror._listed.cache_clear()
+    bucket_sets._listed.cache_clear()
     for kind in ("s3", "memory"):
         fsspec.get_filesystem_class(kind).clear_instance_cache()
 

@@ -1,4 +1,4 @@
-"""The working copy of a workspace, or of a data set, that lies in a bucket.
+"""The working copy of a workspace that lies in a bucket; of data sets: bucket_sets.py.
 
     with held(root):            # across machines: a lease; the copy is brought up to date, and sent at the end
         ...
@@ -15,25 +15,24 @@ sent is noted beside the copy until it has arrived: a bucket that went away gets
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from lib.core.bucket import Bucket, Found
+from lib.core.copy_notes import ABSENT, Notes, make_folder, stat_of
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.core.lease import Lease, leased
-from lib.core.places import CACHE, cache_root, url_of
+from lib.core.places import url_of
 
 _NOTES = ".remote.sqlite"  # beside the copy's files, so that both go together
 _STORE = "store"
 _MANY = ("final/images", "drawn")  # a file for every picture
 _LAST = ("final/annotations.json", "status.json")  # who finds these finds what they name
-_AT_ONCE, _WAITING = 16, 256  # requests; files that wait for one
+AT_ONCE, _WAITING = 16, 256  # requests; files that wait for one
 
 _mirrors: dict[Path, Mirror] = {}
 _leases: dict[Path, Lease] = {}
@@ -171,20 +170,9 @@ def attach(root: Path) -> bool:
     if url_of(root) is None or root in _leases:
         return False
     if root not in _mirrors:
-        _make(root)
+        make_folder(root)
         _mirrors.setdefault(root, Mirror(root))
     return True
-
-
-def _make(folder: Path) -> None:
-    """Make a folder of the working copies; raises AugmentError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AugmentError(
-            f"the working copy of {folder} cannot be made in {cache_root()} "
-            f"({error.strerror or error}): set {CACHE} to a folder that can be written"
-        ) from None
 
 
 def look(root: Path, whole: bool = False) -> None:
@@ -195,7 +183,7 @@ def look(root: Path, whole: bool = False) -> None:
     url = url_of(root)
     if url is None or root in _mirrors:
         return
-    _make(root)
+    make_folder(root)
     mirror = Mirror(root, hurry=True)
     try:
         mirror.pull(trusted=mirror.number() > 0, whole=whole)
@@ -205,8 +193,8 @@ def look(root: Path, whole: bool = False) -> None:
 
 def _copy_of(root: Path) -> str:
     """A name of the working copy, the same as long as it exists."""
-    _make(root)
-    notes = _Notes(root / _NOTES)
+    make_folder(root)
+    notes = Notes(root / _NOTES)
     try:
         return notes.name()
     finally:
@@ -232,8 +220,8 @@ class Mirror:
 
     def __init__(self, root: Path, hurry: bool = False) -> None:
         self.root, self.bucket = root, Bucket(url_of(root) or "", hurry)
-        self.notes = _Notes(root / _NOTES)
-        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="bucket")
+        self.notes = Notes(root / _NOTES)
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bucket")
         self._room = threading.Semaphore(_WAITING)
         self._lock = threading.Lock()
         self._sent: set[Future[None]] = set()
@@ -297,7 +285,7 @@ class Mirror:
         self._send_owed()  # what a worker that died had not sent yet
         self.drain()
         with self._pushing:
-            changed = [name for name in self._names(whole) if self.notes.known(name)[:2] != _stat(self.root / name)]
+            changed = [name for name in self._names(whole) if self.notes.known(name)[:2] != stat_of(self.root / name)]
             last = [name for name in _LAST if name in changed]
             list(self._pool.map(self._put, [name for name in changed if name not in last]))
             for name in last:
@@ -309,7 +297,7 @@ class Mirror:
 
     def _put(self, name: str) -> None:
         path = self.root / name
-        before = _stat(path)
+        before = stat_of(path)
         try:
             self.bucket.put(name, path)
         except FileNotFoundError:  # replaced or removed just now: the next push sees what is there then
@@ -328,15 +316,15 @@ class Mirror:
         for found in self._found(whole):
             there.add(found.name)
             size, mtime_ns, mark = self.notes.known(found.name)
-            here = _stat(self.root / found.name)
+            here = stat_of(self.root / found.name)
             same = mark == found.mark if mark else trusted and size == found.size
-            if same and here != _ABSENT and (trusted or here == (size, mtime_ns)):
+            if same and here != ABSENT and (trusted or here == (size, mtime_ns)):
                 self.notes.note(found.name, size, mtime_ns, found.mark)
             else:
                 wanted.append(found)
         if not trusted:
             for name in self._names(whole):
-                if name not in there and self.notes.known(name)[:2] == _stat(self.root / name):
+                if name not in there and self.notes.known(name)[:2] == stat_of(self.root / name):
                     (self.root / name).unlink()  # it was in the bucket, and was removed there
         list(self._pool.map(self._take, wanted))
 
@@ -344,7 +332,7 @@ class Mirror:
         path = self.root / found.name
         with contextlib.suppress(FileNotFoundError):  # removed just now
             self.bucket.fetch(found.name, path)
-            self.notes.note(found.name, *_stat(path), found.mark)
+            self.notes.note(found.name, *stat_of(path), found.mark)
 
     def _found(self, whole: bool) -> Iterator[Found]:
         for name, file in self.bucket.top():
@@ -374,142 +362,3 @@ class Mirror:
 def _ours(name: str) -> bool:
     """Names that are of this machine alone, or of the lease."""
     return name.startswith((".tmp-", ".remote.", ".lease")) or (name.startswith(".") and name.endswith("lock"))
-
-
-_ABSENT = (-1, -1)
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    """(size, mtime_ns); -1 for a file that is not there."""
-    try:
-        info = path.stat()
-    except (OSError, ValueError):
-        return _ABSENT
-    return info.st_size, info.st_mtime_ns
-
-
-class _Notes:
-    """What is known of the bucket, in SQLite: a million files need no memory, and a kill leaves it whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._run("pragma synchronous = off")
-        self._run("create table if not exists files (name text primary key, size int, mtime_ns int, mark int)")
-        self._run("create table if not exists owed (name text primary key)")
-        self._run("create table if not exists gone (name text primary key)")
-        self._run("create table if not exists copy (name text, number int)")
-        self._run("insert into copy select hex(randomblob(16)), 0 where not exists (select 1 from copy)")
-
-    def _run(self, command: str, *values: object) -> list[tuple[object, ...]]:
-        with self._lock:
-            return self._base.execute(command, values).fetchall()
-
-    def close(self) -> None:
-        with self._lock:
-            self._base.close()
-
-    def name(self) -> str:
-        return str(self._run("select name from copy")[0][0])
-
-    def number(self) -> int:
-        return int(str(self._run("select number from copy")[0][0]))
-
-    def hold(self, number: int) -> None:
-        self._run("update copy set number = ?", number)
-
-    def known(self, name: str) -> tuple[int, int, int]:
-        """(size, mtime_ns) of the file when both were the same, and the bucket's mark, 0 where it was not seen."""
-        rows = self._run("select size, mtime_ns, mark from files where name = ?", name)
-        size, mtime_ns, mark = rows[0] if rows else (-2, -2, 0)
-        return int(str(size)), int(str(mtime_ns)), int(str(mark))
-
-    def note(self, name: str, size: int, mtime_ns: int, mark: int) -> None:
-        self._run("insert or replace into files values (?, ?, ?, ?)", name, size, mtime_ns, mark)
-
-    def owe(self, name: str) -> None:
-        self._run("insert or ignore into owed values (?)", name)
-
-    def arrived(self, name: str) -> None:
-        self._run("delete from owed where name = ?", name)
-
-    def owed(self) -> list[str]:
-        return [str(name) for (name,) in self._run("select name from owed")]
-
-    def forget(self, name: str) -> None:
-        self._run("insert or ignore into gone values (?)", name)
-        self._run("delete from files where name = ?", name)
-
-    def forgotten(self, name: str) -> None:
-        self._run("delete from gone where name = ?", name)
-
-    def gone(self) -> list[str]:
-        return [str(name) for (name,) in self._run("select name from gone")]
-
-
-# --- data sets ---------------------------------------------------------------------------------------------------
-
-
-def bring(place: Path | None, lazily: bool = False) -> None:
-    """A file, or all files of a folder, of a bucket, brought up to date here. lazily: of a folder the folder alone.
-
-    Raises AugmentError where the bucket has no such file or folder.
-    """
-    url = url_of(place) if place is not None else None
-    if place is None or url is None:
-        return
-    bucket = Bucket(url, hurry=True)
-    try:
-        about = bucket.info()
-    except FileNotFoundError:
-        raise AugmentError(f"{url} not found: check the URL") from None
-    if about is not None:
-        _make(place.parent)
-        if _stat(place) != (about.size, about.mark):
-            fetch(place, mark=True)
-        return
-    _make(place)
-    if lazily:
-        return
-    there = {}
-    for found in Bucket(url).list():
-        there[found.name] = found
-    for folder, _, files in os.walk(place):
-        for name in files:
-            path = Path(folder) / name
-            found_there = there.get(path.relative_to(place).as_posix())
-            if found_there is None or _stat(path) != (found_there.size, found_there.mark):
-                path.unlink()
-    missing = [place / name for name in there if _plain(name) and not (place / name).is_file()]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda path: fetch(path, mark=True), missing))
-
-
-def _plain(name: str) -> bool:
-    """A key that a file can have: "a//b" and "../b" are keys as well."""
-    return not any(part in ("", ".", "..") for part in name.split("/"))
-
-
-def stats(root: Path, paths: Iterable[str], when: str) -> Iterator[tuple[int, int]] | None:
-    """(size, mark) of pictures below a folder of a bucket, -1 where there is none; None for a folder of this machine.
-
-    when: names a moment; the bucket is listed once for each. A copy that is no longer the bucket's is removed.
-    """
-    url = url_of(root)
-    if url is None:
-        return None
-    return _stats(root, paths, _listed(url, when))
-
-
-def _stats(root: Path, paths: Iterable[str], listed: dict[str, tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for path in paths:
-        found = listed.get(path, _ABSENT)
-        here = _stat(root / path)
-        if here not in (_ABSENT, found) and _plain(path):
-            (root / path).unlink(missing_ok=True)
-        yield found
-
-
-@functools.lru_cache(2)
-def _listed(url: str, when: str) -> dict[str, tuple[int, int]]:
-    return {found.name: (found.size, found.mark) for found in Bucket(url).list()}

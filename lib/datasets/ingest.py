@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.core import mirror
+from lib.core import bucket_sets
 from lib.core.images import PictureError, PictureInfo, glance, inside, inspect
 from lib.datasets.formats.tables import outside
 from lib.records.requests import Request, parsed
@@ -80,9 +80,9 @@ def _columns(images: pd.DataFrame) -> Columns:
 
 
 def stat_pictures(root: Path, paths: Iterable[str], when: str = "") -> np.ndarray:
-    """int64 (n, 2): size and mtime_ns of pictures below a folder; -1 for missing files. when: as core.mirror.stats."""
+    """int64 (n, 2): size and mtime_ns of pictures below a folder; -1 for missing files. when: as bucket_sets.stats."""
     # Strings, not Paths: for a hundred thousand files making those takes longer than the calls.
-    stats = mirror.stats(root, paths, when) or (_stat(f"{root}/{path}") for path in paths)
+    stats = bucket_sets.stats(root, paths, when) or (_stat(f"{root}/{path}") for path in paths)
     return np.array(list(stats), np.int64).reshape(-1, 2)
 
 

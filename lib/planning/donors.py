@@ -9,19 +9,18 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from lib.core.geometry import IntBox, Polygons, clip_xyxy, most_covered, outer_pixels, xywh_to_xyxy
 from lib.core.keys import hash_draw
+from lib.planning.former import Former, Identity, former_donors
 from lib.planning.outlines import Outlines
 from lib.planning.surroundings import Room, Spot, Surroundings
 from lib.records.labels import polygons_of
 from lib.records.requests import Donor
 from lib.records.rows import OK
 
-Identity = tuple[str, str]  # digest of the donor's picture, key of its annotation
 Fits = Callable[[np.ndarray], np.ndarray]  # (N, 2) float64 widths and heights, pixels → (N,) bool
 
 
@@ -316,44 +315,6 @@ def crop_of(row: Any) -> IntBox:
 
 def _polygons(row: Any) -> Polygons | None:
     return polygons_of(row.record, int(row.height), int(row.width)) if row.polygon else None
-
-
-@dataclass(frozen=True)
-class Former:
-    """What a pass of an earlier plan pasted, and where."""
-
-    identity: Identity
-    box: IntBox
-    around: bool
-
-
-def former_donors(requests: Iterable[bytes]) -> dict[int, Former]:
-    """The donor that each pass of an earlier plan took, by the pass's seed. requests: of PlanRows that are ok."""
-    passes = [step for request in requests for step in _FORMER.decode(request).passes]
-    return {
-        step.seed: Former((step.donor.digest, step.donor.annotation), step.region[0], step.donor.around)
-        for step in passes
-        if step.donor is not None and step.region
-    }
-
-
-class _FormerDonor(msgspec.Struct):
-    digest: str
-    annotation: str
-    around: bool = False
-
-
-class _FormerPass(msgspec.Struct):
-    seed: int
-    region: list[IntBox]
-    donor: _FormerDonor | None = None
-
-
-class _FormerRequest(msgspec.Struct):
-    passes: list[_FormerPass]
-
-
-_FORMER = msgspec.json.Decoder(_FormerRequest)
 
 
 # Columns of a donor that a plan depends on.

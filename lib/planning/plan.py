@@ -28,8 +28,9 @@ from lib.core.keys import canonical, hash_draw, key_of
 from lib.core.registry import Member
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import Donors, Former
+from lib.planning.donors import Donors
 from lib.planning.edits import EDITS, Box, Draft, LabelledPicture, Target
+from lib.planning.former import Former
 from lib.planning.outlines import Outlines
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics

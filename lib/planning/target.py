@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from lib.core.errors import AugmentError, nearest
-from lib.planning.donors import Former
 from lib.planning.edits import EDITS
+from lib.planning.former import Former
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe

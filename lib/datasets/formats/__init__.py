@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 import msgspec
 import pyarrow as pa
 
-from lib.core.mirror import bring
+from lib.core.bucket_sets import bring
 from lib.core.registry import Family
 from lib.records.settings import DatasetSettings
 
