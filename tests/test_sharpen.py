@@ -80,7 +80,7 @@ def test_a_grown_autoencoder_starts_with_the_latents_of_the_halved_picture():
 
 def test_a_grown_autoencoder_starts_by_doubling_what_the_former_one_draws():
     torch.manual_seed(0)
-    former = (load_vae(MINI / "vae") if _levels(MINI / "vae") == 3 else make_vae(SIZE)).eval()
+    former = load_vae(MINI / "vae").eval()
     with torch.no_grad():
         latents = encode(former, [cv2.GaussianBlur(scenes(1)[0].pixels, (0, 0), 1)])
         small, doubled = (decode(vae, latents)[0].astype(float) for vae in (former, grown(former).eval()))
