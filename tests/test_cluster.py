@@ -23,7 +23,8 @@ from lib.core.stopping import Stopped
 from lib.records.manifest import read_manifest
 from lib.records.rows import PictureRow
 
-MINI = {"preset": "gligen-inpainting", "models": "mini", "edit": {"min_window": 64}, "limit": 3}
+SMALL = {"size": 64, "steps": 2}
+MINI = {"preset": "gligen-inpainting", "models": "mini", "painter": SMALL, "edit": {"min_window": 64}, "limit": 3}
 
 
 @pytest.fixture(scope="module")
