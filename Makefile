@@ -46,4 +46,5 @@ serve: install
 
 # After a change of pyproject.toml's ranges.
 lock: install
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra dask --extra proof --extra s3 --no-header --no-annotate pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra dask --extra proof --extra s3 \
+		--no-header --no-annotate pyproject.toml -o requirements.lock
