@@ -18,7 +18,7 @@ from buckets import NAME, BucketServer, files_below, objects, use_bucket
 from flows.python import augment_dataset
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "data" / "demo"
-CHOICES = {"preset": "copy-paste", "variants": 4, "evaluate": {"extractor": None}}
+CHOICES = {"preset": "copy-paste", "variants": 2, "evaluate": {"extractor": None}}
 
 
 @pytest.mark.benchmark
