@@ -68,12 +68,12 @@ def dask_engine(settings: EngineSettings, root: Path, images: Path, progress: Pr
         if context is not None:
             runner = DaskTaskRunner(address=place) if settings.address else DaskTaskRunner(cluster=place)
             runner = stack.enter_context(runner)
-            client: Client = _asked(settings, lambda: runner.client)
+            client: Client = _connected(settings, lambda: runner.client)
             # The flow is sent along with each task, for its name: a flow by reference, whose module every worker has.
             named = Flow(_sent, name=context.flow.name if context.flow else None)
             context = context.model_copy(update={"task_runner": runner, "flow": named})
         else:
-            client = stack.enter_context(_asked(settings, lambda: Client(place, set_as_default=False)))
+            client = stack.enter_context(_connected(settings, lambda: Client(place, set_as_default=False)))
             client.forward_logging("augment", level=logging.INFO)
         one = _Dask(client, context, settings, str(root))
         stack.callback(one.leave)
@@ -85,7 +85,7 @@ def _sent() -> None:
     """Stands for the flow in a worker."""
 
 
-def _asked(settings: EngineSettings, connect: Callable[[], R]) -> R:
+def _connected(settings: EngineSettings, connect: Callable[[], R]) -> R:
     try:
         return connect()
     except (OSError, TimeoutError, ValueError) as error:
@@ -241,8 +241,8 @@ class _Dask(Engine):
         self.client.subscribe_topic(topic, lambda event: self.counts.put(event[1]))
 
         def pump() -> None:
-            while (told := self.counts.get()) is not None:
-                what, stage, count = told
+            while (event := self.counts.get()) is not None:
+                what, stage, count = event
                 (progress.start if what == "start" else progress.advance)(stage, count)
 
         context = contextvars.copy_context()

@@ -28,7 +28,8 @@ from tasks.inputs import (
     requests_by_part,
     sources_of,
 )
-from tasks.jobs import Job, Stage, Staged, count_parts, make_job, prune_parts, run_stage, split_parts, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
+from tasks.parts import count_parts, prune_parts, split_parts
 from tasks.run import Run
 
 

@@ -33,7 +33,8 @@ from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.engine import kept, step
 from tasks.inputs import Boxes
-from tasks.jobs import Job, Stage, join_parts, make_job, prune_parts, run_jobs, split_objects, split_parts
+from tasks.jobs import Job, Stage, make_job, run_jobs
+from tasks.parts import join_parts, prune_parts, row_places, split_objects, split_parts
 from tasks.run import Work
 
 VERSION = 1
@@ -72,7 +73,7 @@ def ingest_dataset(run: Work) -> Ingested:
     stage = Stage(check_part, ImageRow, ("images", ImageRow), by="key", valid=lambda part: False)
     checked = [ref for ref, _ in run_jobs(jobs, stage)]
     run.progress.finish("ingest")
-    ref = write_batches(last, join_parts(run, checked, ImageRow, by="key"), ImageRow)
+    ref = write_batches(last, join_parts(run, checked, ImageRow, row_places(run, checked, ImageRow, "key")), ImageRow)
     boxes = _settle(run, ref, annotated.objects)
     prune_parts(run, "ingest", checked)
     prune_parts(run, "annotated", parts)

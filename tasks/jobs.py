@@ -9,7 +9,6 @@ trust the serializer that a result's file names, and so run code that somebody w
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -32,29 +30,23 @@ from lib.core.keys import key_of
 from lib.core.storage import lasting
 from lib.records.kept import note_ref, noted_ref
 from lib.records.manifest import (
-    GROUP,
     Ref,
-    read_batches,
     read_manifest,
     read_table,
-    read_tables,
     row_marks,
     to_table,
     write_batches,
     write_manifest,
 )
-from lib.records.parts import part_count, part_name, part_number
-from lib.records.rows import MAY_PASS, OK, ObjectRow, Row, lost_rows
-from lib.records.sorting import sorted_rows
+from lib.records.rows import MAY_PASS, Row, lost_rows
 from lib.records.store import Store
 from lib.screening.pictures import set_aside_equal
 from tasks.artifacts import show_counts
 from tasks.engine import Step, WorkerDied, engine, step, wait_for
 from tasks.models import release_models
+from tasks.parts import in_turn, join_parts, prune_parts, row_places
 from tasks.progress import advance, check_run
 from tasks.run import Work
-
-_PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.(parquet|json)")  # as Job.out and split_parts name them
 
 
 class Job(BaseModel):
@@ -218,101 +210,6 @@ def settled(rows: pd.DataFrame) -> bool:
     return not rows.reason.isin(MAY_PASS).any()
 
 
-def count_parts(rows: int) -> int:
-    """Into how many parts rows are split, so that no worker of the engine is idle."""
-    return part_count(rows, engine().parts)
-
-
-def split_parts(
-    run: Work, stage: str, rows: Ref, row_type: type[Row], by: str = "key", only_ok: bool = False
-) -> list[Ref]:
-    """A manifest's rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
-    total = rows.rows
-    if only_ok:
-        total = sum(int((some.status == OK).sum()) for some in read_batches(rows.file, Row, ("status",)))
-    if not total:
-        return []
-    tables = read_tables(rows.file, row_type)
-    wanted = (table.filter(pc.equal(table["status"], OK)) for table in tables) if only_ok else tables
-    return deal(run.root / "parts" / stage, wanted, row_type, total, count_parts(total), by)
-
-
-def deal(
-    folder: Path, tables: Iterable[pa.Table], row_type: type[Row], total: int, count: int, by: str = "key"
-) -> list[Ref]:
-    """Rows, about `total`, dealt out to `count` parts by the hash of column `by`; a part without rows has no file."""
-
-    def part_of(table: pa.Table) -> np.ndarray:
-        return np.array([part_number(key, count) for key in table[by].to_pylist()], np.int64)
-
-    return [
-        write_manifest(folder / part_name(number, count), part, row_type)
-        for places, group in sorted_rows(tables, part_of, count, total, folder)
-        for number, part in _cut(places, group)
-    ]
-
-
-def split_objects(run: Work, objects: Ref) -> int:
-    """The ObjectRows that are ok as parts, by the part of their picture among all; returns how many parts there are."""
-    count, folder = count_parts(len(run.order)), run.root / "parts" / "objects"
-    numbers = np.array([part_number(key, count) for key in run.order.to_pylist()] or [0], np.int64)
-
-    def part_of(table: pa.Table) -> np.ndarray:
-        return numbers[pc.index_in(table["image_key"], value_set=run.order).to_numpy()]
-
-    tables = read_tables(objects.file, ObjectRow, size=8 * GROUP)
-    usable = (table.filter(pc.equal(table["status"], OK)) for table in tables)  # their pictures are known
-    run.objects = {
-        number: write_manifest(folder / part_name(number, count), part, ObjectRow)
-        for places, group in sorted_rows(usable, part_of, count, objects.rows, folder, 2 * GROUP)
-        for number, part in _cut(places, group)
-    }
-    for number in set(range(count)) - run.objects.keys():
-        run.objects[number] = write_manifest(folder / part_name(number, count), [], ObjectRow)
-    prune_parts(run, "objects", list(run.objects.values()))
-    return count
-
-
-def _cut(places: np.ndarray, rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """(place, its rows) of rows sorted by place."""
-    starts = np.flatnonzero(np.diff(places, prepend=-1))
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(places)], strict=True):
-        yield int(places[start]), rows.slice(start, end - start)
-
-
-def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> Iterator[pa.Table]:
-    """Rows of all parts, in the order of the data set, some at a time; `by` names the column with the image key."""
-    places = _places(run, parts, row_type, by)
-    place_of = _in_turn(places)
-    tables = (read_table(ref.file, row_type) for ref in parts)
-    for _, rows in sorted_rows(tables, place_of, len(run.order) + 1, len(places), run.root / "parts"):
-        yield rows
-
-
-def joined(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> pd.DataFrame:
-    """`join_parts` at once, for what needs all rows."""
-    return pa.concat_tables([to_table([], row_type), *join_parts(run, parts, row_type, by)]).to_pandas()
-
-
-def _places(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str) -> np.ndarray:
-    """(N,) position of each row's picture in the data set; the rows of all parts, as they lie there."""
-    keys = [chunk for ref in parts for chunk in read_table(ref.file, row_type, (by,))[by].chunks]
-    found = pc.index_in(pa.chunked_array(keys, pa.string()), value_set=run.order)
-    return pc.fill_null(found, len(run.order)).to_numpy()
-
-
-def _in_turn(values: np.ndarray) -> Callable[[pa.Table], np.ndarray]:
-    """Gives each table that is asked for, one after the other, the values of its rows."""
-    start = 0
-
-    def of(table: pa.Table) -> np.ndarray:
-        nonlocal start
-        start += len(table)
-        return values[start - len(table) : start]
-
-    return of
-
-
 class Staged(NamedTuple):
     """A finished stage."""
 
@@ -355,9 +252,10 @@ def close_stage(run: Work, stage: Stage, done: Sequence[Done], seconds: float | 
     name, row_type = stage.work.name, stage.row_type
     parts, path = [ref for ref, _ in done], run.manifest(name)
     fresh = [ref for ref, now in done if now]
-    rows = join_parts(run, parts, row_type, stage.by)
+    places = row_places(run, parts, row_type, stage.by)
+    rows = join_parts(run, parts, row_type, places)
     with atomic_path(path) as new:  # the former manifest stays until the two were compared
-        made = write_batches(new, rows if stage.equal is None else _set_aside(run, stage, parts, rows), row_type)
+        made = write_batches(new, rows if stage.equal is None else _set_aside(stage, parts, places, rows), row_type)
         painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, new, row_type, fresh)
         entries = stage.more(path, new)
     manifest = made.model_copy(update={"path": str(path)})
@@ -368,10 +266,12 @@ def close_stage(run: Work, stage: Stage, done: Sequence[Done], seconds: float | 
     return Staged(manifest, parts)
 
 
-def _set_aside(run: Work, stage: Stage, parts: Sequence[Ref], tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """ScreenRows in the order of the data set, of equal pictures the first alone ok."""
+def _set_aside(
+    stage: Stage, parts: Sequence[Ref], places: np.ndarray, tables: Iterable[pa.Table]
+) -> Iterator[pa.Table]:
+    """ScreenRows in the order of the data set, of equal pictures the first alone ok. places: of `row_places`."""
     assert stage.equal is not None
-    order = np.argsort(_places(run, parts, stage.row_type, stage.by), kind="stable")
+    order = np.argsort(places, kind="stable")
 
     def column(names: Sequence[str]) -> pa.Table:
         return pa.concat_tables([read_table(ref.file, stage.row_type, names) for ref in parts]).take(order)
@@ -380,7 +280,7 @@ def _set_aside(run: Work, stage: Stage, parts: Sequence[Ref], tables: Iterable[p
     firsts = np.unique(equal[equal >= 0])
     named_first = column(("name",)).take(firsts)["name"].to_pylist() if len(firsts) else []
     names = dict(zip(firsts.tolist(), named_first, strict=True))
-    equal_of = _in_turn(equal)
+    equal_of = in_turn(equal)
     for table in tables:
         named = [names.get(place) for place in equal_of(table).tolist()]
         yield to_table(set_aside_equal(table.to_pandas(), named), stage.row_type) if any(named) else table
@@ -396,12 +296,3 @@ def _new_rows(before: Path, now: Path, row_type: type[Row], fresh: Sequence[Ref]
     if former is None or rows is None:
         return again
     return int((~np.isin(rows, former)).sum()) or again
-
-
-def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
-    """Remove parts of a stage that this run did not use, and their records; folders of such names are left alone."""
-    used = {ref.path for ref in keep}
-    for path in (run.root / "parts" / stage).glob("*"):
-        ours = _PART.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())
-        if ours and str(path.with_suffix(".parquet")) not in used:
-            mirror.remove(path)

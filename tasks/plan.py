@@ -25,7 +25,8 @@ from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.engine import kept as kept_result
 from tasks.ingest import Ingested
 from tasks.inputs import Boxes, donors_of, sources_of, statistics_of, survey_of, usable_objects
-from tasks.jobs import Job, Stage, Staged, deal, make_job, run_stage, stage_task
+from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
+from tasks.parts import deal
 from tasks.run import Run
 
 VERSION = 4

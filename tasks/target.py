@@ -39,18 +39,19 @@ from lib.planning.target import (
     wanted_boxes,
 )
 from lib.records.kept import typed
-from lib.records.manifest import Ref, read_manifest, read_table, to_table
+from lib.records.manifest import Ref, read_manifest, read_table
 from lib.records.requests import Outcome
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
 from lib.screening.accepted import count_accepted
 from lib.screening.boxes import BoxRules
-from lib.screening.pictures import equal_before, set_aside_equal
+from lib.screening.pictures import equal_before, mark_duplicates
 from tasks.artifacts import show_target
 from tasks.engine import log, step
 from tasks.generate import generate_jobs, generate_stage, note_whole
 from tasks.ingest import Ingested
 from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
-from tasks.jobs import Done, Stage, Staged, close_stage, joined, may_pass, run_part
+from tasks.jobs import Done, Stage, Staged, close_stage, may_pass, run_part
+from tasks.parts import joined
 from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
 from tasks.screen import screen_jobs, screen_stage
@@ -185,8 +186,7 @@ class Rounds:
         self.screened += done
         rows = joined(self.run, [ref for ref, _ in self.screened], ScreenRow)
         if stage.equal is not None:
-            equal = stage.equal(to_table(rows, ScreenRow)).tolist()
-            rows = set_aside_equal(rows, [None if place < 0 else rows.name.iloc[place] for place in equal])
+            rows = mark_duplicates(rows, stage.equal)
         self._enter(plans, parts, rows)
 
     def _enter(self, plans: list[Ref], pictures: list[Ref], screened: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.core.errors import AugmentError
-from lib.datasets.formats import Irregular, coco, coco_blocks, read_dataset, store_dataset
+from lib.datasets.formats import Irregular, coco_blocks, coco_pieces, read_dataset, store_dataset
 from lib.records.manifest import to_table
 from lib.records.rows import ImageRow, ObjectRow
 from lib.records.settings import DatasetSettings
@@ -36,7 +36,7 @@ def documents(draw):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(coco, "LARGE", 0)
+    monkeypatch.setattr(coco_pieces, "LARGE", 0)
 
 
 def both(folder, text, chunk, monkeypatch):
@@ -45,10 +45,10 @@ def both(folder, text, chunk, monkeypatch):
     path.write_text(text)
     chosen = DatasetSettings(images=folder, annotations=path)
     monkeypatch.setattr(coco_blocks, "CHUNK", chunk)
-    monkeypatch.setattr(coco, "LARGE", 0)
+    monkeypatch.setattr(coco_pieces, "LARGE", 0)
     whole = read_dataset(chosen)
     try:
-        pieces = coco.read_pieces(chosen)
+        pieces = coco_pieces.read_pieces(chosen)
         images, objects = list(pieces.images), list(pieces.objects)
     except Irregular:
         return None, whole
@@ -106,5 +106,5 @@ def test_no_more_than_a_block_is_held(tmp_path, small, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(FINE))
     monkeypatch.setattr(coco_blocks, "CHUNK", 100)
-    pieces = coco.read_pieces(DatasetSettings(images=tmp_path, annotations=path))
+    pieces = coco_pieces.read_pieces(DatasetSettings(images=tmp_path, annotations=path))
     assert max(len(rows) for rows in pieces.images) <= 3

@@ -11,7 +11,7 @@ import pytest
 
 from lib.core.errors import AugmentError
 from lib.datasets.formats import Dataset, read_dataset
-from lib.datasets.write_coco import final_objects
+from lib.datasets.write_coco import Sources
 from lib.records.rows import ImageRow, ObjectRow, arrow_schema
 from lib.records.settings import DatasetSettings
 
@@ -129,7 +129,8 @@ def test_what_no_layout_holds_is_left_out_with_a_reason(tmp_path: Path, record: 
 def test_the_final_set_holds_the_layout_alone(tmp_path: Path) -> None:
     small = thing(9, bbox=[0, 0, 2, 2])
     write(tmp_path, [thing(1), thing(2), small], [stuff(), stuff(1002, category_id=183)])
-    assert final_objects(*read(tmp_path)).key.tolist() == ["1", "2", "1001"]
+    (objects,) = Sources(*read(tmp_path), b"{}", tmp_path).final_objects()
+    assert objects.key.tolist() == ["1", "2", "1001"]
 
 
 def test_small_objects_do_not_count_and_alone_make_no_layout(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from lib.datasets.formats import read_dataset
 from lib.datasets.ids import Ids
 from lib.datasets.ingest import check_pictures, settle_objects
 from lib.datasets.names import final_names
-from lib.datasets.write_coco import Sources, final_objects
+from lib.datasets.write_coco import Sources
 from lib.records.manifest import to_table
 from lib.records.requests import Label, Request
 from lib.records.rle import encode_rle
@@ -115,8 +115,8 @@ class Folder:
         """The finalise stage."""
         sources = self.ingest()
         reviewed = to_table(self.reviewed, ReviewRow).to_pandas()
-        objects = final_objects(sources.images, sources.objects)
-        self.ids = self.ids.assign(self.requests, sources.images.key, objects.key)
+        (objects,) = sources.final_objects()
+        self.ids = assigned(self.ids, self.requests, sources.images.key, objects.key)
         rows = [
             *finalise(
                 self.final,
@@ -163,8 +163,16 @@ def unique(records):
 # Ids
 
 
+def assigned(ids, requests, image_ids, annotation_ids):
+    """Ids for all these requests, in their order, as finalise gives them."""
+    ids = ids.beyond(image_ids, annotation_ids)
+    for key, request in requests.items():
+        ids.give(key, request)
+    return ids
+
+
 def assign(known=None, keys=(), originals=()):
-    ids = Ids(known or {}, {}).assign(dict.fromkeys(keys, Bare()), originals, [])
+    ids = assigned(Ids(known or {}, {}), dict.fromkeys(keys, Bare()), originals, [])
     return ids.images
 
 
@@ -219,7 +227,7 @@ def test_an_id_beyond_64_bits_is_still_counted_up(largest, tmp_path):
 
 
 def test_annotations_have_an_id_per_label():
-    ids = Ids({}, {}).assign({"a": Request.model_construct(labels=("x", "y"))}, ["1"], ["40"])
+    ids = assigned(Ids({}, {}), {"a": Request.model_construct(labels=("x", "y"))}, ["1"], ["40"])
     assert ids.annotations == {"a:0": 41, "a:1": 42}
 
 

@@ -24,7 +24,7 @@ from lib.core.files import file_digest
 from lib.datasets.ids import Ids
 from lib.records.manifest import read_manifest, write_manifest
 from lib.records.rows import ScreenRow
-from tasks.jobs import prune_parts
+from tasks.parts import prune_parts
 
 
 @pytest.fixture(scope="module")

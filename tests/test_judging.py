@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from test_journey import run, tree
 from lib.core.errors import AugmentError
 from lib.core.images import PictureError, encode_png
 from lib.core.keys import key_of
-from lib.core.registry import MemberSettings
 from lib.judges.clip import RegionScorer
-from lib.painting.painters import PAINTERS, Paint
+from lib.painting.painters import PAINTERS
 from lib.records.requests import Label, Outcome, Request
 from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
@@ -318,32 +316,8 @@ DEMO = Path(__file__).parents[1] / "data" / "demo"
 DATASET = {"images": str(DEMO / "images"), "annotations": str(DEMO / "annotations.json")}
 
 
-class Grey:
-    """Paints nothing that anyone could recognise."""
-
-    VERSION, EDITS, MODEL, LICENCE = 1, frozenset({"replace"}), None, "none needed"
-    MAX_BOXES, READS_PHRASES, HAS_DECODER, NEEDS_DONOR, batch_size = None, False, False, False, 1
-
-    class Settings(MemberSettings):
-        pass
-
-    def __init__(self, settings):
-        self.settings = settings
-
-    def check(self):
-        pass
-
-    shape = staticmethod(lambda settings, width, height: (height, width))
-
-    def paint(self, batch):
-        return [Paint(np.full_like(item.canvas, 128)) for item in batch]
-
-
 @pytest.fixture
-def grey(monkeypatch):
-    module = type(sys)("grey")
-    module.Grey = Grey
-    monkeypatch.setitem(sys.modules, "grey", module)
+def grey():
     with PAINTERS.adding("grey", "grey:Grey"):
         yield
 

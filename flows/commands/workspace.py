@@ -16,7 +16,7 @@ from flows.commands import CHECKOUT
 from flows.commands.console import OUT, bars, make_table, print_table
 from flows.commands.values import path, place
 from lib.core.errors import AugmentError
-from lib.core.places import url_of
+from lib.core.places import is_url, url_of
 
 
 class Status:
@@ -54,7 +54,7 @@ def status_file(run: str, whole: bool = False) -> Path:
     whole: of a bucket the files of single pictures are brought here too.
     """
     places = [Path(run), Path("data/runs") / run, CHECKOUT / "data" / "runs" / run]
-    if "://" in run:
+    if is_url(run):
         from lib.core.mirror import look
 
         look(root := place(run), whole)
@@ -68,7 +68,7 @@ def status_file(run: str, whole: bool = False) -> Path:
 def folder_of(run: str, command: str) -> Path:
     """The workspace of a run, for a command that works on folders of this machine alone; raises AugmentError for a run
     in a bucket, and where there is none."""
-    if "://" in run or url_of(Path(run)):
+    if is_url(run) or url_of(Path(run)):
         raise AugmentError(
             f"augment {command} works on a folder of this machine: copy {run} into one, and name that; what it changes "
             "there is to be copied back"

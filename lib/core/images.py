@@ -50,9 +50,11 @@ def source_loader(paths: Mapping[str, str], keep: int = 512 * 2**20) -> Load:
             data = here(path, mark=True).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise PictureError("image_missing", f"{path}: {error.strerror}") from None
-        if digest(data) != wanted and fetch(path, mark=True):  # the copy of a bucket's former picture
+        found = digest(data)
+        if found != wanted and fetch(path, mark=True):  # the copy of a bucket's former picture
             data = path.read_bytes()
-        if digest(data) != wanted:
+            found = digest(data)
+        if found != wanted:
             raise PictureError("image_changed", f"{path} changed since ingest: run again")
         pixels = load_rgb(data, frame)
         pixels.flags.writeable = False

@@ -89,13 +89,13 @@ class Lease:
 
 
 @contextlib.contextmanager
-def leased(bucket: Bucket, copy: str = "", told: Callable[[str], object] = print) -> Iterator[Lease]:
+def leased(bucket: Bucket, copy: str = "", report: Callable[[str], object] = print) -> Iterator[Lease]:
     """Hold what a URL names. copy: a name of the working copy, which this process alone uses: of a former holder with
-    the same one it is known that it is dead. told: is told where there is something to wait for.
+    the same one it is known that it is dead. report: receives a sentence where there is something to wait for.
 
     Raises AugmentError where another holder is alive.
     """
-    lease = _acquired(bucket, copy, told)
+    lease = _acquired(bucket, copy, report)
     try:
         yield lease
     finally:
@@ -111,14 +111,14 @@ def alive(bucket: Bucket) -> bool:
     return _changes(bucket, number, note, 2.5 * BEAT)
 
 
-def _acquired(bucket: Bucket, copy: str, told: Callable[[str], object]) -> Lease:
+def _acquired(bucket: Bucket, copy: str, report: Callable[[str], object]) -> Lease:
     while True:
         numbers = _numbers(bucket)
         last = max(numbers, default=0)
         former = _read(bucket, last) if last else None
         dead = former is not None and (former.released or (copy != "" and former.copy == copy))
         if last and not dead:
-            told(f"{bucket.url} has a holder: looking whether it is alive, for up to {SILENCE:.0f} s")
+            report(f"{bucket.url} has a holder: looking whether it is alive, for up to {SILENCE:.0f} s")
             if _changes(bucket, last, former, SILENCE):
                 where = f" on {former.where}" if former else ""
                 raise AugmentError(

@@ -79,12 +79,6 @@ def exists(path: Path) -> bool:
         return False
 
 
-def names(folder: Path) -> list[str]:
-    """Names of all files that the bucket has below a folder, relative to it; none of a folder of this machine."""
-    url = url_of(folder)
-    return [] if url is None else [found.name for found in Bucket(url).list()]
-
-
 def send(path: Path) -> None:
     """An item of the store, which never changes, on its way to the bucket."""
     if (mirror := _mirror_of(path)) is not None:
@@ -127,17 +121,17 @@ def _mirror_of(path: Path) -> Mirror | None:
 
 
 @contextlib.contextmanager
-def held(root: Path, told: Callable[[str], object]) -> Iterator[None]:
+def held(root: Path, report: Callable[[str], object]) -> Iterator[None]:
     """Hold a workspace across machines, where it lies in a bucket or on a disk that machines share.
 
-    The caller holds it on this machine. told: is told where this takes time. Raises AugmentError where another run
+    The caller holds it on this machine. report: receives a sentence where this takes time. Raises AugmentError where another run
     holds it, or the bucket cannot be used.
     """
     url = url_of(root)
     if url is None and not on_shared_disk(root):
         yield
         return
-    with leased(Bucket(url or f"file://{root}"), copy=_copy_of(root) if url else "", told=told) as lease:
+    with leased(Bucket(url or f"file://{root}"), copy=_copy_of(root) if url else "", report=report) as lease:
         _leases[root] = lease
         try:
             if url is None:

@@ -30,6 +30,11 @@ _SECRETS = (  # in a sentence: user:password@, user@ where no URL has it otherwi
 )
 
 
+def is_url(text: str) -> bool:
+    """Does a text begin as a URL, of whatever scheme?"""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
 def place_of(value: object) -> object:
     """The path for a path or a URL; other values as they are.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from lib.core.places import place_of, shown
+from lib.core.places import is_url, place_of, shown
 
 LONGEST_PATH, LONGEST_NAME = 2000, 255  # bytes of a path and of each of its parts, with room for what is put below
 _LARGEST = 2**63 - 1
@@ -24,7 +23,6 @@ _DEEPEST = 64
 
 # A setting that may be a URL: the program sees the path of its working copy, a person and a file the URL.
 Place = Annotated[Path, BeforeValidator(place_of), PlainSerializer(shown, when_used="json")]
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def check_value(value: Any, depth: int = 0) -> Any:
@@ -65,7 +63,7 @@ def check_path(text: str) -> Path:
     """A path as a person gives it; raises ValueError for one that no file can have, the empty one too."""
     if not text.strip():
         raise ValueError("expected a path, not an empty text")
-    if _URL.match(text):
+    if is_url(text):
         raise ValueError("expected a path of this machine: URLs are for dataset.images, dataset.annotations, workspace")
     check_value(path := Path(text))
     return path

@@ -72,13 +72,6 @@ class Ids:
         for position in range(len(request.labels)):
             self.annotation(key, position)
 
-    def assign(self, requests: Mapping[str, Outcome], image_ids: Iterable[str], annotation_ids: Iterable[str]) -> Ids:
-        """Ids for all these requests, in their order; an id that an original now uses is given anew."""
-        ids = self.beyond(image_ids, annotation_ids)
-        for key, request in requests.items():
-            ids.give(key, request)
-        return ids
-
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         kept.write(path, _Ids(self.images, self.annotations), durable=True)

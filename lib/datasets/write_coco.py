@@ -31,13 +31,8 @@ from lib.records.rows import OK, FinalRow
 _STAYS = ("box_empty", "box_malformed", "box_outside", "category_unknown", "image_rejected")
 
 
-def final_objects(images: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
-    """The source annotations that the final set holds: those of kept pictures, with a unique id and a category."""
-    return _final_objects(pa.array(images.key[kept_pictures(images)], pa.string()), objects)
-
-
 def _final_objects(pictures: pa.Array, objects: pd.DataFrame) -> pd.DataFrame:
-    """`final_objects` of pictures by their keys."""
+    """Those of some ObjectRows that belong to these pictures, by their keys, and have a unique id and a category."""
     kept = pc.is_in(pa.array(objects.image_key, pa.string()), value_set=pictures).to_numpy(zero_copy_only=False)
     stays = objects.reason.isin(_STAYS)
     # Tools that read COCO trip over a record without a category; few rows have to be looked at.
@@ -84,7 +79,8 @@ class SourceRows(ABC):
         return sorted({split for rows in self.image_rows() for split in rows.split[kept_pictures(rows)].unique()})
 
     def final_objects(self) -> Iterator[pd.DataFrame]:
-        """`final_objects`, some at a time."""
+        """The annotations that the final set holds, some ObjectRows at a time: those of kept pictures, with a unique id
+        and a category."""
         return (_final_objects(self.kept, rows) for rows in self.object_rows())
 
 
@@ -119,7 +115,7 @@ class Shapes:
         self.masks, self.listed = False, False
 
     def look(self, objects: pd.DataFrame) -> None:
-        """ObjectRows of `final_objects`."""
+        """ObjectRows of `SourceRows.final_objects`."""
         self.masks = self.masks or has_masks(objects.record[~objects.crowd.to_numpy(bool)])
         self.listed = self.listed or any(b'"segmentation"' in record for record in objects.record)
 

@@ -207,8 +207,8 @@ def lost_rows(source: pd.DataFrame, row_type: type[Row], reason: str, detail: st
     hints = typing.get_type_hints(row_type)
     empty = {f.name: [hints[f.name]() if isinstance(hints[f.name], type) else []] * len(rows) for f in fields(row_type)}
     shared = {name: rows[name].to_list() for name in empty if name in rows}
-    told = {"status": [REJECTED] * len(rows), "reason": [reason] * len(rows), "detail": [detail] * len(rows)}
-    return pd.DataFrame(empty | shared | told)
+    rejected = {"status": [REJECTED] * len(rows), "reason": [reason] * len(rows), "detail": [detail] * len(rows)}
+    return pd.DataFrame(empty | shared | rejected)
 
 
 _ARROW = {

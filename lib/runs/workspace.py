@@ -19,6 +19,7 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import ModelRef, resolve, weights_of
 from lib.core.errors import AugmentError
 from lib.core.mirror import held
+from lib.core.places import url_of
 from lib.core.registry import Family, Member
 from lib.core.storage import explained
 from lib.evaluation.detectors import DETECTORS
@@ -65,7 +66,8 @@ def locked(
             raise AugmentError(f"{file} is not a file ({why}), so no run can hold its workspace: remove it") from None
         raise AugmentError(f"workspace {root} cannot be written ({why}): set `workspace` to another folder") from None
     with lock, explained(root), held(root, _log.warning):
-        check_workspace(root, inputs or {}, more, readable)  # again: now the copy of a bucket is up to date
+        if url_of(root):
+            check_workspace(root, inputs or {}, more, readable)  # again: now the copy of the bucket is up to date
         _sweep(root, models)
         yield
 

@@ -156,7 +156,10 @@ def set_aside_equal(rows: pd.DataFrame, names: Sequence[str | None]) -> pd.DataF
     return marked
 
 
-def mark_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
-    """ScreenRows with every picture but the first of equal ones set aside, in the order of the rows."""
-    found = equal_before(pa.Table.from_pandas(rows[["status", "pixels"]], preserve_index=False))
+def mark_duplicates(rows: pd.DataFrame, equal: Callable[[pa.Table], np.ndarray] = equal_before) -> pd.DataFrame:
+    """ScreenRows with every picture but the first of equal ones set aside, in the order of the rows.
+
+    equal: finds which are equal, from the columns key, status and pixels.
+    """
+    found = equal(pa.Table.from_pandas(rows[["key", "status", "pixels"]], preserve_index=False))
     return set_aside_equal(rows, [None if place < 0 else rows.name.iloc[place] for place in found.tolist()])

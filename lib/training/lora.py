@@ -27,11 +27,11 @@ from torch import nn
 from lib.core.checkpoints import ModelRef, reading, resolve
 from lib.core.compute import device
 from lib.core.errors import unknown
-from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion
+from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion, tokens_of
 from lib.painting.painters.denoise import denoise, paint_cells
 from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.schedulers import make_scheduler
-from lib.painting.painters.words import FOLDER, Words, encoded, tokens
+from lib.painting.painters.words import FOLDER, Words, encoded
 from lib.training import loop
 from lib.training.gligen import DROPPED, conditions, kept_cells
 from lib.training.latents import WindowsObjective, boxed, encoded_windows, stacked
@@ -225,7 +225,7 @@ class LoraObjective(WindowsObjective):
             return model
 
         def read(text: str) -> tuple[torch.Tensor, torch.Tensor]:
-            row = tokens(model, words.spelled(text))[None]
+            row = tokens_of(model.text_encoder, model.tokenizer, words.spelled(text))
             return row, row
 
         return replace(model, encode_text=read)

@@ -29,31 +29,6 @@ SIZES = [int(size) for size in os.environ.get("MILLION", "10000,30000").split(",
 WIDTH, HEIGHT, BOXES, FOLDER = 56, 40, 7, 1000  # pixels; boxes of a picture; pictures of a folder
 SLICE = 10_000
 
-PAINTER = """
-import numpy as np
-from lib.core.registry import MemberSettings
-from lib.painting.painters import Paint
-
-
-class Plain:
-    VERSION, EDITS, MODEL, LICENCE = 1, frozenset({"replace"}), None, "none needed"
-    MAX_BOXES, READS_PHRASES, HAS_DECODER, NEEDS_DONOR, batch_size = None, False, False, False, 1
-
-    class Settings(MemberSettings):
-        pass
-
-    def __init__(self, settings):
-        self.settings = settings
-
-    def check(self):
-        pass
-
-    shape = staticmethod(lambda settings, width, height: (height, width))
-
-    def paint(self, batch):
-        return [Paint(np.full_like(item.canvas, 40 + item.step.seed % 180)) for item in batch]
-"""
-
 
 def make_pictures(folder: Path, numbers: range) -> None:
     """PNGs that are all different: a few squares in colours made of the number."""
@@ -123,13 +98,13 @@ class Watch:
 
 def child(folder: Path, annotations: Path, workspace: Path) -> None:
     """One run; prints what was seen as a line of JSON."""
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from flows.augment import augment
     from lib.painting.painters import PAINTERS
     from tasks import jobs
     from tasks.run import Work
 
-    with PAINTERS.adding("plain", "plain_painter:Plain"):
+    with PAINTERS.adding("plain", "grey:Shades"):
 
         def run(annotations: Path, workspace: Path) -> None:
             state = augment(
@@ -203,7 +178,6 @@ def table(rows: int, found: dict) -> None:
 
 def test_memory_and_time_by_stage(tmp_path: Path, prefect_server: str) -> None:
     folder = Path(os.environ.get("MILLION_FOLDER", tmp_path))
-    (folder / "plain_painter.py").write_text(PAINTER)
     make_annotations(folder / "few.json", 20)
     made = 0
     for rows in SIZES:

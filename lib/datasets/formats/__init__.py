@@ -75,6 +75,10 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     From a bucket they are brought here first.
     """
     bring_dataset(settings)
+    return _read(settings)
+
+
+def _read(settings: DatasetSettings) -> Dataset:
     read = cast("Callable[[DatasetSettings], Dataset]", FORMATS[settings.format])
     return read(settings)
 
@@ -94,7 +98,7 @@ class Irregular(Exception):
 
 
 # Readers of pieces, for formats whose files may be larger than memory.
-PIECES = Family("format", {"coco": "lib.datasets.formats.coco:read_pieces"})
+PIECES = Family("format", {"coco": "lib.datasets.formats.coco_pieces:read_pieces"})
 
 T = TypeVar("T")
 
@@ -111,5 +115,5 @@ def store_dataset(settings: DatasetSettings, write: Callable[[str, Iterable[pa.T
             read = cast("Callable[[DatasetSettings], Pieces]", PIECES[settings.format])
             pieces = read(settings)
             return write("images", pieces.images), write("objects", pieces.objects), pieces.envelope
-    data = read_dataset(settings)
+    data = _read(settings)
     return write("images", [data.images]), write("objects", [data.objects]), data.envelope

@@ -7,14 +7,13 @@ become columns, and each fault a row with its JSON path.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
@@ -23,14 +22,12 @@ from lib.core.documents import MAX_DEPTH, deep_rows, shallow
 from lib.core.errors import AugmentError
 from lib.core.files import is_hidden
 from lib.core.images import inside, plain_path
-from lib.datasets.formats import Dataset, Irregular, Pieces
-from lib.datasets.formats.coco_blocks import Blocks, read_blocks
+from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco_json import (
     NULL,
     Annotation,
     Image,
     category_names,
-    check_utf8,
     decode_annotations,
     decode_images,
     decode_top,
@@ -96,7 +93,7 @@ def read_document(
     by default `file_name` and `settings.split`.
     """
     buffer = bytearray(data) if isinstance(data, bytes) else data
-    with _no_garbage_collection():
+    with no_garbage_collection():
         try:
             return _read(buffer, where, settings, locate, split)
         except RecursionError:  # nested by the hundreds, as nothing in earnest is
@@ -109,112 +106,19 @@ def _read(
     top = top_level(buffer, where)
     envelope, names = envelope_of(top, where), category_names(top["categories"], where)
     image_raws, object_raws = (decode_top(top[n], list[Raw], f"$.{n}", where) for n in ("images", "annotations"))
-    images = _image_columns(image_raws, top["images"], settings, where, locate, split)
-    objects = _object_columns(object_raws, top["annotations"], _Known.of(images), names)
+    images = image_columns(image_raws, top["images"], settings, where, locate, split)
+    objects = object_columns(object_raws, top["annotations"], Pictures.of(images), names)
     # Last: what points into the buffer is lost by it.
     images["record"], objects["record"] = packed_column(image_raws, buffer), packed_column(object_raws, buffer)
     return Dataset(
-        _without_deep(make_table(ImageRow, images), "images"),
-        _without_deep(make_table(ObjectRow, objects), "annotations"),
+        without_deep(make_table(ImageRow, images), "images"),
+        without_deep(make_table(ObjectRow, objects), "annotations"),
         envelope,
     )
 
 
-# --- some records at a time --------------------------------------------------------------------------------------
-
-
-def read_pieces(settings: DatasetSettings) -> Pieces:
-    """`read`, some records at a time. Raises Irregular, at any time, for a file that is to be read at once."""
-    root = images_folder(settings)
-    path = settings.annotations or find_json(root)
-    if path.stat().st_size < LARGE:
-        raise Irregular
-    blocks, where = read_blocks(path), str(path)
-    with _regular():
-        top = top_level(blocks.top, where)
-        envelope, names = envelope_of(top, where), category_names(top["categories"], where)
-    known: list[_Known] = []
-
-    def images() -> Iterator[pa.Table]:
-        for start, raws, block in _blocks(blocks, "images", where):
-            columns = _image_columns(raws, block, settings, where, None, None, start)
-            known.append(_Known.of(columns))
-            yield _piece(ImageRow, columns, raws, block, "images", start)
-        _check_unique(one.keys for one in known)
-
-    def objects() -> Iterator[pa.Table]:
-        pictures, ids = _Known.joined(known), list[np.ndarray]()
-        for start, raws, block in _blocks(blocks, "annotations", where):
-            columns = _object_columns(raws, block, pictures, names, start)
-            ids.append(_hashes(columns["key"]))
-            yield _piece(ObjectRow, columns, raws, block, "annotations", start)
-        _check_hashes(ids)
-
-    return Pieces(_regularly(images()), _regularly(objects()), envelope)
-
-
-LARGE = 1 << 26  # bytes of a file that is read in pieces
-
-
-def _blocks(blocks: Blocks, name: str, where: str) -> Iterator[tuple[int, list[Raw], bytearray]]:
-    """(number of the first record, the records, and the JSON list that they are pieces of) of each block."""
-    start = 0
-    for block in blocks.of(name):
-        check_utf8(block, where)
-        raws = decode_top(block, list[Raw], f"$.{name}", where)
-        yield start, raws, block
-        start += len(raws)
-
-
-def _piece(
-    row_type: type[ImageRow] | type[ObjectRow],
-    columns: dict[str, Any],
-    raws: list[Raw],
-    block: bytearray,
-    name: str,
-    start: int,
-) -> pa.Table:
-    columns["record"] = packed_column(raws, block)
-    return _without_deep(make_table(row_type, columns), name, start)
-
-
-@contextmanager
-def _regular() -> Iterator[None]:
-    """Around decoding: whatever is wrong is told by reading the file at once."""
-    try:
-        yield
-    except (AugmentError, RecursionError):
-        raise Irregular from None
-
-
-def _regularly(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    while True:
-        with _regular(), _no_garbage_collection():
-            piece = next(pieces, None)
-        if piece is None:
-            return
-        yield piece
-
-
-def _hashes(keys: pa.Array) -> np.ndarray:
-    """(N,) uint64, of ids as `plain_ids` has them; raises Irregular for records without an id."""
-    return np.asarray(pd.util.hash_array(plain_ids(keys).to_numpy(zero_copy_only=False)), np.uint64)
-
-
-def _check_unique(keys: Iterable[pa.Array]) -> None:
-    _check_hashes([_hashes(some) for some in keys])
-
-
-def _check_hashes(ids: list[np.ndarray]) -> None:
-    """Raises Irregular where an id may come twice: then its records are compared."""
-    joined = np.concatenate([np.zeros(0, np.uint64), *ids])
-    joined.sort()
-    if (joined[1:] == joined[:-1]).any():
-        raise Irregular
-
-
 @dataclass(frozen=True)
-class _Known:
+class Pictures:
     """Of all pictures, what annotations are compared with."""
 
     keys: pa.Array
@@ -222,11 +126,11 @@ class _Known:
     height: np.ndarray
 
     @classmethod
-    def of(cls, columns: dict[str, Any]) -> _Known:
+    def of(cls, columns: dict[str, Any]) -> Pictures:
         return cls(columns["key"], columns["width"], columns["height"])
 
     @classmethod
-    def joined(cls, known: list[_Known]) -> _Known:
+    def joined(cls, known: list[Pictures]) -> Pictures:
         none = np.zeros(0, np.int64)
         return cls(
             pa.concat_arrays([pa.array([], pa.string()), *(one.keys for one in known)]),
@@ -235,7 +139,7 @@ class _Known:
         )
 
 
-def _without_deep(rows: pa.Table, name: str, start: int = 0) -> pa.Table:
+def without_deep(rows: pa.Table, name: str, start: int = 0) -> pa.Table:
     """Rows whose record is nested too deep are rejected, and keep of it what is not."""
     (records,) = rows["record"].chunks
     offsets = np.frombuffer(records.buffers()[1], np.int64)[: len(rows) + 1] if len(rows) else np.zeros(1, np.int64)
@@ -256,7 +160,7 @@ def _without_deep(rows: pa.Table, name: str, start: int = 0) -> pa.Table:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A million small objects without cycles are made and dropped: looking for cycles among them costs a third."""
     was_on = gc.isenabled()
     gc.disable()
@@ -297,7 +201,7 @@ def _mask(n: int, rows: Sequence[int]) -> np.ndarray:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _image_columns(
+def image_columns(
     raws: list[Raw],
     block: Raw | bytearray,
     settings: DatasetSettings,
@@ -404,8 +308,8 @@ def _pixels(values: list[float | None]) -> np.ndarray:
 # --- annotations -------------------------------------------------------------------------------------------------
 
 
-def _object_columns(
-    raws: list[Raw], block: Raw | bytearray, images: _Known, names: dict[str, str], start: int = 0
+def object_columns(
+    raws: list[Raw], block: Raw | bytearray, images: Pictures, names: dict[str, str], start: int = 0
 ) -> dict[str, Any]:
     """start: number of the first record in the file."""
     records, faults = decode_annotations(raws, block, start)
@@ -464,7 +368,7 @@ def _judge_boxes(
     verdicts: Verdicts,
     boxes: np.ndarray,
     faults: dict[int, str],
-    images: _Known,
+    images: Pictures,
     image_rows: np.ndarray,
     start: int,
 ) -> None:

@@ -226,10 +226,8 @@ def text_encoding(
 
     @lru_cache(maxsize=kept)
     def encode(text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         with torch.no_grad():
-            out = encoder(tokens.input_ids.to(where), output_hidden_states=states is not None)
+            out = encoder(tokens_of(encoder, tokenizer, text).to(where), output_hidden_states=states is not None)
         hidden = out.last_hidden_state if states is None else out.hidden_states[states]
         return hidden, out.text_embeds if "text_embeds" in out else out.pooler_output
 
@@ -240,6 +238,14 @@ def text_encoding(
             return encode(text)
 
     return one_by_one
+
+
+def tokens_of(encoder: Any, tokenizer: Any, text: str) -> torch.Tensor:
+    """(1, T) tokens of a text, cut or filled up to what the encoder takes."""
+    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    found = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = found.input_ids
+    return ids
 
 
 def _paired(

@@ -104,14 +104,6 @@ def encoded(model: LatentDiffusion, ids: torch.Tensor) -> tuple[torch.Tensor, to
     return out.last_hidden_state[places], out.pooler_output[places]
 
 
-def tokens(model: LatentDiffusion, text: str) -> torch.Tensor:
-    """(T,) tokens of a text, as `text_encoding` gives them to the encoder."""
-    length = min(model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings)
-    found = model.tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    ids: torch.Tensor = found.input_ids[0]
-    return ids
-
-
 def _table(known: torch.nn.Module, first: int, vectors: torch.Tensor) -> torch.nn.Module:
     """A table of embeddings whose rows from `first` on are `vectors`, (K, D), which may learn."""
     import torch
