@@ -39,15 +39,15 @@ from tasks.draw import draw_images
 from tasks.engine import THREADS, log
 from tasks.evaluate import evaluate_pictures
 from tasks.finalise import finalise_dataset
-from tasks.generate import generate_images
+from tasks.generate import painting
 from tasks.ingest import Ingested, ingest_dataset
-from tasks.jobs import Staged
-from tasks.plan import plan_pictures
+from tasks.plan import planning
 from tasks.progress import Progress
 from tasks.review import review_images
 from tasks.run import Run, open_run
-from tasks.screen import check_detector, learn_limits, screen_images
+from tasks.screen import check_detector, learn_limits, screening
 from tasks.select import select_images
+from tasks.stages import Staged, run_chain
 from tasks.target import Rounds
 from tasks.verify import verify_store
 from tasks.waiting import wait_for_reviewer
@@ -121,10 +121,15 @@ Painted = tuple[Staged, Staged]  # the plan, and the screened pictures
 
 
 def paint_all(run: Run, ingested: Ingested, selected: Staged, captions: Staged, limits: BoxRules | None) -> Painted:
-    """Every selected picture, in all its variants."""
-    plan = plan_pictures(run, ingested, selected, captions)
-    pictures = generate_images(run, ingested, plan)
-    return plan, screen_images(run, ingested, plan, pictures, limits)
+    """Every selected picture, in all its variants: a part is painted once it is planned, and then screened."""
+    wanted = run.settings.variants * captions.manifest.rows
+    chain = [
+        planning(run, ingested, selected, captions),
+        painting(run, ingested, wanted),
+        screening(run, ingested, limits, wanted),
+    ]
+    plan, _, screened = run_chain(run, chain, len(captions.parts))
+    return plan, screened
 
 
 def paint_rounds(run: Run, ingested: Ingested, selected: Staged, captions: Staged, limits: BoxRules | None) -> Painted:

@@ -14,9 +14,10 @@ from lib.records.rows import CaptionRow, ImageRow, SelectRow
 from tasks.engine import kept
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of
-from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
+from tasks.jobs import Job, make_job, stage_task
 from tasks.models import use_member
 from tasks.run import Run
+from tasks.stages import Stage, Staged, run_stage, settled
 
 VERSION = 1
 

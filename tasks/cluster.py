@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import math
 import os
 import queue
 import threading
@@ -39,7 +40,6 @@ from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
 from lib.core.mirror import remove, settle
 from lib.core.places import shown, url_of
-from lib.core.stopping import ask_to_stop
 from lib.records.engine import EngineSettings
 from lib.runs.engine import cluster_class, code_digest
 from tasks.engine import Engine, Step, WorkerDied, log
@@ -165,7 +165,7 @@ class Sent:
     future: Any  # a PrefectDaskFuture, or a distributed.Future
 
     @property
-    def bare(self) -> distributed.Future:
+    def wrapped_future(self) -> distributed.Future:
         """The cluster's own future."""
         return getattr(self.future, "wrapped_future", self.future)
 
@@ -187,6 +187,7 @@ class _Dask(Engine):
     ) -> None:
         self.client, self.context, self.settings, self.workspace = client, context, settings, workspace
         self.seat: Seat | None = None
+        self.room = math.inf  # its scheduler knows what comes first, and what waits makes a cluster grow
         self.counts: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self.pump: threading.Thread | None = None
 
@@ -279,10 +280,15 @@ class _Dask(Engine):
         kwargs: Mapping[str, Any] = MappingProxyType({}),
         model: bool = False,
         here: bool = False,
+        priority: int = 0,
     ) -> Any:
         if here:
             return super().submit(one, args, kwargs)
-        with dask.annotate(resources={GPU: 1}) if model and self._with_gpu() else contextlib.nullcontext():
+        # A device is what should not wait.
+        wanted: dict[str, Any] = {"priority": 1 if model else priority}
+        if model and self._with_gpu():
+            wanted["resources"] = {GPU: 1}
+        with dask.annotate(**wanted):
             if self.context is None:
                 return Sent(one.name, self.client.submit(one.tried, *args, pure=False, **kwargs))
             with self.context.model_copy():
@@ -298,11 +304,14 @@ class _Dask(Engine):
         super().wait([one for one in futures if not isinstance(one, Sent)])
         try:
             with self.client.as_current(), contextlib.suppress(FutureCancelledError, FuturesCancelledError):
-                distributed.wait([one.bare for one in sent])  # the errors are told by `result`
+                distributed.wait([one.wrapped_future for one in sent])  # the errors are told by `result`
         except BaseException:
-            ask_to_stop()
-            self._stop([one.bare for one in sent])
+            self.stop(sent)
             raise
+
+    def stop(self, futures: Sequence[Any]) -> None:
+        super().stop([one for one in futures if not isinstance(one, Sent)])
+        self._stop([one.wrapped_future for one in futures if isinstance(one, Sent)])
 
     def _stop(self, futures: Sequence[distributed.Future]) -> None:
         """What runs ends at its next picture, what waits never begins; the workspace stays locked until then."""

@@ -28,9 +28,10 @@ from tasks.inputs import (
     requests_by_part,
     sources_of,
 )
-from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
+from tasks.jobs import Job, make_job, stage_task
 from tasks.parts import count_parts, prune_parts, split_parts
 from tasks.run import Run
+from tasks.stages import Stage, Staged, run_stage
 
 
 def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) -> None:

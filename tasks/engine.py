@@ -116,6 +116,7 @@ class Engine:
     """Threads of this process."""
 
     parts = 1  # that even little work is split into
+    room: float = THREADS  # pieces of work that it takes at once; of what waits, its caller knows what comes first
 
     def call(self, one: Step[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A step now."""
@@ -128,8 +129,13 @@ class Engine:
         kwargs: Mapping[str, Any] = MappingProxyType({}),
         model: bool = False,
         here: bool = False,
+        priority: int = 0,
     ) -> Result:
-        """A step beside others. model: it runs a model; here: it does nothing, so nobody else need be asked."""
+        """A step beside others.
+
+        model: it runs a model; here: it does nothing, so nobody else need be asked; priority: what waits with a higher
+        one is begun first, where work waits in the engine.
+        """
         made: Result = one.task.submit(*args, **kwargs) if in_flow() else _pool().submit(one.tried, *args, **kwargs)
         return made
 
@@ -139,14 +145,29 @@ class Engine:
         try:
             (wait_for_threads if all(isinstance(one, Future) for one in futures) else wait_for_tasks)(list(futures))
         except BaseException:
-            ask_to_stop()
-            threads: list[Future[Any]] = [getattr(one, "wrapped_future", one) for one in futures]
-            wait_for_threads([one for one in threads if not one.cancel()])
+            self.stop(futures)
             raise
+
+    def stop(self, futures: Sequence[Any]) -> None:
+        """End those that run at their next picture, and let those that wait never begin."""
+        ask_to_stop()
+        threads: list[Future[Any]] = [_bare(one) for one in futures]
+        wait_for_threads([one for one in threads if not one.cancel()])
+
+    def when_done(self, future: Any, call: Callable[[], None]) -> None:
+        """Call it, in some thread, once the work has ended, well or not."""
+        _bare(future).add_done_callback(lambda _: call())
 
     def everywhere(self, function: Callable[[], R]) -> dict[str, R]:
         """What a function returns in each process that works for this run, by the process's name."""
         return {"": function()}
+
+
+def _bare(future: Any) -> Any:
+    """The future of the thread or of the cluster, behind Prefect's."""
+    while hasattr(future, "wrapped_future"):
+        future = future.wrapped_future
+    return future
 
 
 _ENGINE: ContextVar[Engine] = ContextVar("engine", default=Engine())  # noqa: B039  # it holds nothing

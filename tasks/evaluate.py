@@ -25,9 +25,10 @@ from lib.records.verified import keep_shown
 from tasks.artifacts import only_shown, show_text, verdict_markdown
 from tasks.engine import step
 from tasks.ingest import Ingested
-from tasks.jobs import Staged, may_pass
+from tasks.jobs import may_pass
 from tasks.progress import Progress, advance, begin, watch_workspace
 from tasks.run import Run
+from tasks.stages import Staged
 
 VERSION = 4
 

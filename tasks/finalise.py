@@ -39,9 +39,10 @@ from tasks.artifacts import show_counts
 from tasks.engine import step
 from tasks.ingest import Ingested
 from tasks.inputs import outcomes_of
-from tasks.jobs import Staged, may_pass
+from tasks.jobs import may_pass
 from tasks.progress import advance
 from tasks.run import Run
+from tasks.stages import Staged
 
 V = TypeVar("V")
 

@@ -11,29 +11,31 @@ from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of
-from tasks.jobs import Job, Stage, Staged, make_job, run_stage, settled, stage_task
+from tasks.jobs import Job, make_job, stage_task
 from tasks.models import use_member
 from tasks.run import Run
+from tasks.stages import Link, Stage, Staged, settled
 
 VERSION = 1
 
 
-def generate_images(run: Run, ingested: Ingested, plan: Staged) -> Staged:
-    """PictureRows of the planned requests."""
-    stage = generate_stage(run)
-    staged = run_stage(run, stage, generate_jobs(run, ingested, plan.parts), plan.manifest.rows)
-    note_whole(run, staged)
-    return staged
+def painting(run: Run, ingested: Ingested, total: int) -> Link:
+    """PictureRows of the planned requests, of which there are `total` at most."""
+
+    def job(_: int, made: Sequence[Ref]) -> Job:
+        return generate_job(run, ingested, made[0])
+
+    return Link(generate_stage(run), job, total, lambda staged: note_whole(run, staged))
 
 
-def generate_jobs(run: Run, ingested: Ingested, plan: Sequence[Ref]) -> list[Job]:
-    """A job for each part of the plan."""
+def generate_job(run: Run, ingested: Ingested, plan: Ref) -> Job:
+    """The job of a part of the plan."""
     where = {"images": ingested.images.model_dump(), "painter": run.recipe.painter.model_dump(mode="json")}
-    return [make_job(run, "generate", VERSION, {"plan": part}, where=where) for part in plan]
+    return make_job(run, "generate", VERSION, {"plan": plan}, where=where)
 
 
 def generate_stage(run: Run) -> Stage:
-    """The stage, whose jobs are those of `generate_jobs`."""
+    """The stage, whose jobs are `generate_job`s."""
     store, verified = run.store, run.verified
     return Stage(
         generate_part,

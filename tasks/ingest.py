@@ -33,9 +33,10 @@ from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.engine import kept, step
 from tasks.inputs import Boxes
-from tasks.jobs import Job, Stage, make_job, run_jobs
+from tasks.jobs import Job, make_job
 from tasks.parts import join_parts, prune_parts, row_places, split_objects, split_parts
 from tasks.run import Work
+from tasks.stages import Stage, run_jobs
 
 VERSION = 1
 

@@ -25,19 +25,20 @@ from lib.records.rows import OK, CaptionRow, PlanRow, SelectRow
 from tasks.engine import kept as kept_result
 from tasks.ingest import Ingested
 from tasks.inputs import Boxes, donors_of, sources_of, statistics_of, survey_of, usable_objects
-from tasks.jobs import Job, Stage, Staged, make_job, run_stage, stage_task
+from tasks.jobs import Job, make_job, stage_task
 from tasks.parts import deal
 from tasks.run import Run
+from tasks.stages import Link, Stage, Staged
 
 VERSION = 4
 
 
-def plan_pictures(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Staged:
+def planning(run: Run, ingested: Ingested, selected: Staged, captions: Staged) -> Link:
     """PlanRows: one for each captioned picture and variant."""
+    stage = plan_stage(run, ingested)
     jobs = plan_jobs(run, ingested, selected, captions, run.settings.variants)
-    staged = run_stage(run, plan_stage(run, ingested), jobs, sum(part.rows for part in captions.parts))
-    planned(run, ingested)
-    return staged
+    total = sum(part.rows for part in captions.parts)
+    return Link(stage, lambda part, _: jobs[part], total, lambda staged: planned(run, ingested))
 
 
 def plan_stage(run: Run, ingested: Ingested) -> Stage:

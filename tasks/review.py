@@ -17,8 +17,8 @@ from tasks.artifacts import show_counts
 from tasks.engine import log, step
 from tasks.ingest import Ingested
 from tasks.inputs import boxes_of, judged_outcomes, outcomes_of
-from tasks.jobs import Staged
 from tasks.run import Run
+from tasks.stages import Staged
 
 
 def review_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) -> Ref:

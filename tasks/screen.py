@@ -25,10 +25,11 @@ from lib.screening.unlabelled import Sought, find_unlabelled
 from tasks.engine import log, step
 from tasks.ingest import Ingested
 from tasks.inputs import Boxes, Requests, boxes_digest, boxes_of, frames_of, sources_of
-from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, settled, stage_task
+from tasks.jobs import Job, make_job, may_pass, stage_task
 from tasks.models import judge_for, use_member
 from tasks.progress import advance, begin
 from tasks.run import Run
+from tasks.stages import Link, Stage, settled
 
 _MODEL = TypeAdapter(ModelRef)
 
@@ -129,33 +130,26 @@ def names_known(detector: Member, names: list[str]) -> list[str]:
         return [name for name, known in zip(names, built.knows(names), strict=True) if known]
 
 
-def screen_images(run: Run, ingested: Ingested, plan: Staged, pictures: Staged, rules: BoxRules | None) -> Staged:
-    """ScreenRows of the generated pictures; duplicates are marked once all parts are known."""
-    jobs = screen_jobs(run, ingested, plan.parts, pictures.parts, rules)
-    return run_stage(run, screen_stage(run, rules), jobs, pictures.manifest.rows)
+def screening(run: Run, ingested: Ingested, rules: BoxRules | None, total: int) -> Link:
+    """ScreenRows of the generated pictures, `total` at most; duplicates are marked once all parts are known."""
+    job = screen_jobs(run, ingested, rules)
+    return Link(screen_stage(run, rules), lambda _, made: job(made[0], made[1]), total)
 
 
-def screen_jobs(
-    run: Run, ingested: Ingested, plans: Sequence[Ref], pictures: Sequence[Ref], rules: BoxRules | None
-) -> list[Job]:
-    """A job for each part of the pictures; plans: PlanRows that hold the requests of each part."""
+def screen_jobs(run: Run, ingested: Ingested, rules: BoxRules | None) -> Callable[[Ref, Ref], Job]:
+    """Makes the job of a part, of the PlanRows that hold its requests and of its PictureRows."""
     where: dict[str, Any] = {"images": ingested.images.model_dump(), "objects": ingested.objects.model_dump()}
     sought = sought_of(run, ingested)
     if run.detector is not None:
         where["detector"] = run.detector.model_dump(mode="json")
     if rules is not None and run.judge is not None:
         where["judge"] = _MODEL.dump_python(run.judge, mode="json")
-    return [
-        make_job(
-            run,
-            "screen",
-            VERSION,
-            {"pictures": part},
-            _settings(run, ingested, rules, sought, part),
-            where | {"plan": plan.model_dump()},
-        )
-        for plan, part in zip(plans, pictures, strict=True)
-    ]
+
+    def job(plan: Ref, pictures: Ref) -> Job:
+        settings = _settings(run, ingested, rules, sought, pictures)
+        return make_job(run, "screen", VERSION, {"pictures": pictures}, settings, where | {"plan": plan.model_dump()})
+
+    return job
 
 
 def screen_stage(

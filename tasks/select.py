@@ -22,10 +22,11 @@ from lib.records.store import ReadOnlyStore, Store
 from tasks.engine import step
 from tasks.ingest import Ingested
 from tasks.inputs import sources_of, statistics_of, usable_objects
-from tasks.jobs import Job, Stage, Staged, make_job, may_pass, run_stage, stage_task
+from tasks.jobs import Job, make_job, may_pass, stage_task
 from tasks.models import use_member
 from tasks.parts import count_parts, prune_parts, split_parts
 from tasks.run import Run
+from tasks.stages import Stage, Staged, run_stage
 from tasks.target import goals_of
 
 VERSION = 1

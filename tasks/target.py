@@ -47,14 +47,15 @@ from lib.screening.boxes import BoxRules
 from lib.screening.pictures import equal_before, mark_duplicates
 from tasks.artifacts import show_target
 from tasks.engine import log, step
-from tasks.generate import generate_jobs, generate_stage, note_whole
+from tasks.generate import generate_job, generate_stage, note_whole
 from tasks.ingest import Ingested
 from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
-from tasks.jobs import Done, Stage, Staged, close_stage, may_pass, run_part
+from tasks.jobs import may_pass
 from tasks.parts import joined
 from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
 from tasks.screen import screen_jobs, screen_stage
+from tasks.stages import Done, Stage, Staged, close_stage, run_part
 
 
 def goals_of(run: Run, ingested: Ingested) -> dict[str, int]:
@@ -170,7 +171,7 @@ class Rounds:
     def generate(self) -> None:
         """Paint them."""
         parts = [ref for ref, _ in self.round[0]]
-        jobs = generate_jobs(self.run, self.ingested, parts)
+        jobs = [generate_job(self.run, self.ingested, part) for part in parts]
         with self._timed("generate"):
             done = run_part(self.run, generate_stage(self.run), jobs, sum(part.rows for part in parts))
         self.round = self.round[0], done
@@ -179,7 +180,7 @@ class Rounds:
     def screen(self) -> None:
         """Screen them, and enter what was accepted."""
         plans, parts = ([ref for ref, _ in done] for done in self.round)
-        jobs = screen_jobs(self.run, self.ingested, plans, parts, self.rules)
+        jobs = list(map(screen_jobs(self.run, self.ingested, self.rules), plans, parts))
         stage = self._screening()
         with self._timed("screen"):
             done = run_part(self.run, stage, jobs, sum(part.rows for part in parts))

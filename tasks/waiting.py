@@ -28,8 +28,8 @@ from lib.runs.account import former_account
 from lib.screening.decisions import NAME, DecisionLog, digest_of, submitted
 from tasks.artifacts import only_shown
 from tasks.engine import in_flow, log
-from tasks.jobs import Staged
 from tasks.run import Run
+from tasks.stages import Staged
 
 WAITING = "Waiting for review"
 _LOOK = 0.5  # seconds between two looks for a submission

@@ -6,7 +6,7 @@ import pytest
 from conftest import MadeSet
 
 from flows.python import augment_dataset
-from tasks import jobs
+from tasks import stages
 
 STAGES = ("caption", "plan", "generate", "screen", "draw")
 PICTURES = 130  # four parts
@@ -15,14 +15,13 @@ PICTURES = 130  # four parts
 @pytest.fixture
 def ran(monkeypatch):
     """Stage → (jobs that ran, all jobs) of the last run."""
-    found, real = {}, jobs.run_jobs
+    found, real = {}, stages.close_stage
 
-    def run_jobs(some, stage):
-        done = real(some, stage)
+    def close_stage(run, stage, done, *more, **named):
         found[stage.work.name] = sum(fresh for _, fresh in done), len(done)
-        return done
+        return real(run, stage, done, *more, **named)
 
-    monkeypatch.setattr(jobs, "run_jobs", run_jobs)
+    monkeypatch.setattr(stages, "close_stage", close_stage)
     return found
 
 

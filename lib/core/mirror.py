@@ -124,8 +124,8 @@ def _mirror_of(path: Path) -> Mirror | None:
 def held(root: Path, report: Callable[[str], object]) -> Iterator[None]:
     """Hold a workspace across machines, where it lies in a bucket or on a disk that machines share.
 
-    The caller holds it on this machine. report: receives a sentence where this takes time. Raises AugmentError where another run
-    holds it, or the bucket cannot be used.
+    The caller holds it on this machine. report: receives a sentence where this takes time. Raises AugmentError where
+    another run holds it, or the bucket cannot be used.
     """
     url = url_of(root)
     if url is None and not on_shared_disk(root):

@@ -101,7 +101,7 @@ def child(folder: Path, annotations: Path, workspace: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from flows.augment import augment
     from lib.painting.painters import PAINTERS
-    from tasks import jobs
+    from tasks import stages
     from tasks.run import Work
 
     with PAINTERS.adding("plain", "grey:Shades"):
@@ -123,19 +123,18 @@ def child(folder: Path, annotations: Path, workspace: Path) -> None:
         watch = Watch()
         base = watch.process.memory_info().rss
         parts: dict[str, int] = {}
-        before_count, before_jobs = Work.count, jobs.run_jobs
+        before_count, before_close = Work.count, stages.close_stage
 
         def count(self, stage, *args, **more):
             before_count(self, stage, *args, **more)
             watch.stage(stage)
 
-        def run_jobs(some, stage):
-            done = before_jobs(some, stage)
+        def close_stage(run, stage, done, *more, **named):
             name = stage.work.name
             parts[name] = parts.get(name, 0) + sum(fresh for _, fresh in done)
-            return done
+            return before_close(run, stage, done, *more, **named)
 
-        Work.count, jobs.run_jobs = count, run_jobs
+        Work.count, stages.close_stage = count, close_stage
         start = time.perf_counter()
         run(annotations, workspace)
         watch.stage("end")
