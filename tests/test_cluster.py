@@ -20,8 +20,11 @@ import tasks.cluster
 from flows import augment_dataset
 from lib.core.errors import AugmentError
 from lib.core.stopping import Stopped
+from lib.records.engine import EngineSettings
 from lib.records.manifest import read_manifest
 from lib.records.rows import PictureRow
+from tasks.engine import step
+from tasks.progress import Progress
 
 SMALL = {"size": 64, "steps": 2}
 MINI = {"preset": "gligen-inpainting", "models": "mini", "painter": SMALL, "edit": {"min_window": 64}, "limit": 3}
@@ -241,3 +244,28 @@ def test_a_killed_run_leaves_no_worker_behind_and_goes_on_where_it_was(made, thr
     assert workers and not alive
     run(made, workspace, "threads")
     assert final_set(workspace) == threads
+
+
+@step(name="note")
+def note(path: str, name: str, seconds: float) -> None:
+    with Path(path).open("a") as file:
+        print(name, file=file, flush=True)
+    time.sleep(seconds)
+
+
+def test_work_with_a_model_and_then_of_a_higher_priority_begins_first(cluster, engine, tmp_path):
+    grow(cluster, 1)
+    (tmp_path / "images").mkdir()
+    with tasks.cluster.dask_engine(EngineSettings(**engine), tmp_path, tmp_path / "images", Progress()) as dask:
+        first = [dask.submit(note, [str(tmp_path / "order"), "first", 1.0])]
+        rest = [
+            dask.submit(note, [str(tmp_path / "order"), name, 0.0], model=model, priority=priority)
+            for name, model, priority in (
+                ("second", False, 0),  # handed to the worker while it is busy, before the scheduler knows the others
+                ("screen", False, -2),
+                ("plan", False, 0),
+                ("paint", True, -1),
+            )
+        ]
+        dask.wait(first + rest)
+    assert (tmp_path / "order").read_text().split() == ["first", "second", "paint", "plan", "screen"]
