@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from grey import Grey
 from test_captioners import selected
 from test_journey import run
-from test_judging import Grey
 
 from lib.captioning.caption import caption_pictures, make_caption_form
 from lib.captioning.captioners import CAPTIONERS
