@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 def shared(*parts: str) -> Path:
     """A file or folder of the shared data; skips the test, with a reason, where it is missing."""
-    path = _DATA.joinpath(*parts)
+    path = DATA.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"real pictures not here: {'/'.join(parts)} is missing from the shared data folder")
     return path
