@@ -3,10 +3,10 @@
 FOLDER=DIR .venv/bin/pytest -m benchmark -s tests/benchmarks/test_advice.py
 
 A cell is a data set, a number of real pictures and a detector. The advice sees the training pictures alone; the proof
-trains on them, with copy-paste (D) and with more objects a picture, other hues and more pictures (E), three paired seeds
-each. "Right": the answer is yes and the better of D and E gains 1 AP or more, it is no and neither does,
-or it advises D instead and D gains as much. "perhaps" is counted apart. With FOLDER, what is done is kept, and a
-run that was ended goes on. An hour or two; asserts nothing of the share that is right.
+trains on them, with copy-paste (D) and with more objects a picture, other hues and more pictures (E), three paired
+seeds each. Right is a yes where the better of D and E gains 1 AP or more, a no where neither does, and D instead where
+D gains as much; "perhaps" is counted apart. With FOLDER, what is done is kept, and a run that was ended goes on. An
+hour or two; asserts nothing of the share that is right.
 """
 
 import json
