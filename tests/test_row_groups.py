@@ -1,0 +1,65 @@
+"""Manifests of many row groups, as those of millions of pictures are, give the bytes of manifests of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MadeSet
+
+from flows import augment_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = 40
+
+SMALL_GROUPS = """
+import importlib.util, json, sys
+spec = importlib.util.find_spec("lib.records.manifest")
+source = spec.loader.get_source(spec.name)
+assert source.count("GROUP = 8192 ") == 1
+module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
+exec(compile(source.replace("GROUP = 8192 ", "GROUP = 3 "), spec.origin, "exec"), module.__dict__)
+import lib.records
+lib.records.manifest = module
+from flows import augment_dataset
+from lib.records.manifest import GROUP
+from lib.records.sorting import sorted_rows
+assert GROUP == 3 and 3 in sorted_rows.__defaults__
+given = json.loads(sys.argv[1])
+print(json.dumps(augment_dataset(**given).account))
+"""
+
+
+def final_set(workspace):
+    folder = workspace / "final"
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def in_small_groups(given):
+    command = [sys.executable, "-c", SMALL_GROUPS, json.dumps(given, default=str)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return MadeSet(tmp_path_factory.mktemp("made"), PICTURES, size=(96, 64))
+
+
+def given_for(made, workspace):
+    return {"dataset": made.dataset, "workspace": workspace, "variants": 2, "evaluate": {"extractor": None}}
+
+
+def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_path):
+    whole = augment_dataset(**given_for(made, tmp_path / "whole")).account
+    account = in_small_groups(given_for(made, tmp_path / "groups"))
+    assert account["stages"] == whole["stages"] and whole["stages"]["generate"]["painted"] == 2 * PICTURES
+    assert final_set(tmp_path / "groups") == final_set(tmp_path / "whole")
+    # Of manifests in one piece on, and in pieces again: what one has made, the other knows.
+    assert augment_dataset(**given_for(made, tmp_path / "groups")).account["painted"] == 0
+    assert in_small_groups(given_for(made, tmp_path / "whole"))["painted"] == 0
+    assert final_set(tmp_path / "groups") == final_set(tmp_path / "whole")
