@@ -238,7 +238,7 @@ def loras(folders, tmp_path_factory):
 
 def with_lora(folder, lora, **settings):
     given = {"steps": 2, "size": 64, "lora": str(lora), **settings}
-    return PAINTERS.build(PAINTERS.member(NAME, given, resolve(str(folder), {}), resolve(str(lora), {})))
+    return PAINTERS.build(PAINTERS.member(NAME, given, resolve(str(folder), {}), lora=resolve(str(lora), {})))
 
 
 @pytest.mark.parametrize("family", ["flux", "sdxl"])

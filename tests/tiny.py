@@ -22,6 +22,7 @@ Each is complete, of safetensors, equal bytes every time; one that is there alre
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,6 +129,31 @@ def tiny_pipeline(folder: Path, family: str) -> Path:
     return folder
 
 
+def tiny_control(folder: Path, family: str, base: Path) -> Path:
+    """A ControlNet for a pipeline of `tiny_sd`, `tiny_sdxl` or `tiny_pipeline` in the folder `base`."""
+    import diffusers
+
+    with _seeded(8), torch.no_grad():
+        if family in ("sd", "sdxl"):
+            unet = diffusers.UNet2DConditionModel.from_pretrained(base / "unet")
+            made: Any = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8,) * 4)
+        else:
+            name = {"sd3": "SD3ControlNetModel", "flux": "FluxControlNetModel", "qwen": "QwenImageControlNetModel"}[
+                family
+            ]
+            kind = getattr(diffusers, name)
+            config = json.loads((base / "transformer" / "config.json").read_bytes())
+            known = inspect.signature(kind.__init__).parameters
+            config = {name: value for name, value in config.items() if name in known}
+            made = kind(
+                **config,
+                **{"sd3": {"extra_conditioning_channels": 1}, "qwen": {"extra_condition_channels": 4}}.get(family, {}),
+            )
+        _fill(made)
+        made.save_pretrained(folder)
+    return folder
+
+
 def _fill(model: Any) -> None:
     """Random weights that a step notices; some of these models leave a part as it was in memory."""
     for weight in model.parameters():
@@ -157,7 +183,7 @@ def _sd3() -> tuple[str, dict[str, Any]]:
     from diffusers import SD3Transformer2DModel
 
     transformer = SD3Transformer2DModel(
-        sample_size=32, patch_size=1, in_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        sample_size=32, patch_size=1, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=2,
         joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=16,
     )  # fmt: skip
     texts = {f"text_encoder{part}": _clip_text(16, projected=True) for part in ("", "_2")}

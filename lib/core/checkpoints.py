@@ -74,8 +74,10 @@ def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
 
 
 def weights_of(name: str, member: Any, settings: Any, models: str) -> dict[str, str]:
-    """All that it loads, by the setting that names it: `model`, as `model_of`, and `lora`; without those not needed."""
-    found = {"model": model_of(name, member, settings, models), "lora": getattr(settings, "lora", None)}
+    """All that it loads, by the setting that names it: `model`, as `model_of`, and what stands beside it; without what
+    is not needed."""
+    found = {one: getattr(settings, one, None) for one in ("lora", "controlnet")}
+    found = {"model": model_of(name, member, settings, models)} | found
     return {setting: text for setting, text in found.items() if text}
 
 

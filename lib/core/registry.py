@@ -43,8 +43,10 @@ class MemberSettings(Storable):
 
 
 # Settings that change where and how fast a member runs, not its results: they are not part of a key.
-_NOT_IDENTITY = {"batch_size", "model", "device", "compile", "lora"}
-_OF_LORA = {"lora_file", "lora_scale"}
+_NOT_IDENTITY = {"batch_size", "model", "device", "compile", "lora", "controlnet"}
+# What stands beside a model, by the setting that names it → settings that count where it is there alone, so that keys
+# are as before there was one.
+_BESIDE = {"lora": {"lora_file", "lora_scale"}, "controlnet": {"hint", "control_scale"}}
 
 
 class Member(BaseModel):
@@ -57,16 +59,17 @@ class Member(BaseModel):
     settings: dict[str, Any]
     model: ModelRef | None = None
     lora: ModelRef | None = None  # what is added to the model's weights
+    controlnet: ModelRef | None = None  # what stands beside the model
 
     def identity(self) -> dict[str, Any]:
         """What its results depend on; part of their keys."""
         identity: dict[str, Any] = {"name": self.name, "version": self.version}
-        left = _NOT_IDENTITY if self.lora else _NOT_IDENTITY | _OF_LORA  # so that keys are as before there was one
+        left = _NOT_IDENTITY.union(*(own for name, own in _BESIDE.items() if getattr(self, name) is None))
         identity["settings"] = {k: v for k, v in self.settings.items() if k not in left}
-        if self.model is not None:
-            identity["model"] = {"id": self.model.id, "revision": self.model.revision}
-        if self.lora is not None:
-            identity["lora"] = {"id": self.lora.id, "revision": self.lora.revision}
+        for name in ("model", *_BESIDE):
+            ref: ModelRef | None = getattr(self, name)
+            if ref is not None:
+                identity[name] = {"id": ref.id, "revision": ref.revision}
         return identity
 
 
@@ -84,15 +87,15 @@ class Family(Registry[Any]):
         return checked(self[name].Settings, values, f"{self.kind} {name!r}, setting")
 
     def member(
-        self, name: str, values: Mapping[str, Any], model: ModelRef | None = None, lora: ModelRef | None = None
+        self, name: str, values: Mapping[str, Any], model: ModelRef | None = None, **beside: ModelRef | None
     ) -> Member:
-        """A member by name with its settings checked."""
+        """A member by name with its settings checked. beside: `lora` and `controlnet`."""
         given = self.settings(name, values)
         settings = given.model_dump(mode="json")
         for later in given.LATER:
             if getattr(given, later) == type(given).model_fields[later].default:
                 del settings[later]
-        return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model, lora=lora)
+        return Member(kind=self.kind, name=name, version=self[name].VERSION, settings=settings, model=model, **beside)
 
     def choose(self, name: str, values: Mapping[str, Any], lock: Mapping[str, str] | None = None) -> Member:
         """`member`, its checkpoint pinned: that of its setting `model`, else the published one, else none.
@@ -109,6 +112,7 @@ class Family(Registry[Any]):
         """The member itself. Nothing heavy happens before its first use."""
         kind, settings = self[member.name], self.settings(member.name, member.settings)
         made = kind(settings) if member.model is None else kind(settings, member.model)
-        if member.lora is not None:
-            made.lora = member.lora
+        for name in _BESIDE:
+            if (ref := getattr(member, name)) is not None:
+                setattr(made, name, ref)
         return made

@@ -57,9 +57,9 @@ _OVERWRITTEN = (
 _TRACES = (".lock", "manifests/ingest.parquet", "store/picture")  # any of them: runs have been here before
 _LINKS = (*FOLDERS, "final/images", "final/labels", ".lock")
 
-_INPUTS = frozenset(
-    {"images", "annotations", "path", "start", "real", "generated", "boxes", "model", "judge", "advice", "lora", "base"}
-)
+_DATA = {"images", "annotations", "path", "start", "real", "generated", "boxes", "advice"}
+_MODELS = {"model", "judge", "lora", "controlnet", "base"}
+_INPUTS = frozenset(_DATA | _MODELS)
 _TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}(\.[A-Za-z0-9]+)?")  # as lib.core.files.atomic_path names them
 
 

@@ -287,7 +287,10 @@ class _Bench:
         """Paint the pictures by some settings, and judge their boxes, those of another trial where one is given."""
         painter = copy.copy(self.painter)  # with the model that it has loaded
         painter.settings = self._settings(values)
-        member = PAINTERS.member(self.member.name, painter.settings.model_dump(), self.member.model, self.member.lora)
+        known = self.member
+        member = PAINTERS.member(
+            known.name, painter.settings.model_dump(), known.model, lora=known.lora, controlnet=known.controlnet
+        )
         texts = [parsed(Request, text).model_copy(update={"painter": member.identity()}) for text in plan.request]
         plan = plan.assign(request=[canonical(request) for request in texts])
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:

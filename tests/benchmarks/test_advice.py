@@ -61,7 +61,7 @@ def looked_at(folder: Path, name: str, cell: dict[str, Any]) -> dict[str, Any]:
     common = {"detector": SMALL, "schedule": FEW_STEPS, "trainings": str(folder / "trainings")} | cell
     own = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
     own.mkdir(parents=True, exist_ok=True)
-    advice = common | {"folds": {"count": 3}, "workspace": str(own / "advice")}
+    advice = common | {"folds": {"count": 2}, "workspace": str(own / "advice")}
     proof = common | {
         "arms": ["A", "D", "E"],
         "ratios": [4],

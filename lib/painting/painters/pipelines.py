@@ -27,6 +27,7 @@ from lib.core.quantize import Quantize, check_quantize, quantized
 from lib.core.registry import MemberSettings
 from lib.core.stopping import check_stop
 from lib.painting.painters import INPAINTING, Paint, PassInput
+from lib.painting.painters.control import ControlChoice, Controlled, controlled, hint_of, load_control
 from lib.painting.painters.denoise import DiffusionPainter, Size, aspect_shape
 from lib.painting.painters.lora import LoraChoice, lora_file
 from lib.painting.painters.words import FOLDER
@@ -61,7 +62,7 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # where a p
 LARGE = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")  # what is quantized
 
 
-class DiffusersInpaintSettings(LoraChoice):
+class DiffusersInpaintSettings(LoraChoice, ControlChoice):
     """Where `steps` or `guidance` are none, they are the pipeline's own."""
 
     model: str | None = Field(None, description="folder, or hub id with or without @revision; none: the published one")
@@ -111,6 +112,7 @@ class DiffusersInpaint(DiffusionPainter):
     def __init__(self, settings: Any, model: ModelRef) -> None:
         super().__init__(settings, model)
         self.lora: ModelRef | None = None  # given by the family's `build`
+        self.controlnet: ModelRef | None = None  # likewise
         self._pipeline: Any = None
 
     @staticmethod
@@ -125,12 +127,19 @@ class DiffusersInpaint(DiffusionPainter):
 
     def check(self) -> None:
         """Raises AugmentError for a pipeline that cannot inpaint, or where quantization is not possible here."""
-        _inpainting_class(self.ref, _index(self.ref))
+        control, name = self._control(), _inpainting_name(self.ref, _index(self.ref))
+        _pipeline_class(self.ref, control.pipeline if control else name)
         check_quantize(self.settings.quantize)
+
+    def _control(self) -> Controlled | None:
+        """The pipeline with a ControlNet, where there is to be one."""
+        if self.controlnet is None:
+            return None
+        return controlled(_inpainting_name(self.ref, _index(self.ref)), self.settings.hint)
 
     def _loaded(self) -> Any:
         if self._pipeline is None:
-            self._pipeline = _load(self.ref, self.settings, self.lora)
+            self._pipeline = _load(self.ref, self.settings, self.lora, self.controlnet, self._control())
         return self._pipeline
 
     def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
@@ -156,8 +165,11 @@ class DiffusersInpaint(DiffusionPainter):
             "_auto_resize": False,  # Kontext would paint at a size of its own
         }
         values |= _chosen(type(pipeline), self.settings)
+        if (control := self._control()) is not None:
+            values |= hint_of(item, control, self.settings)
         known = inspect.signature(type(pipeline).__call__).parameters
-        with torch.no_grad(), silent():
+        with torch.no_grad(), silent(), torch.random.fork_rng():
+            torch.manual_seed(item.step.seed)  # Qwen-Image's with a ControlNet encodes without the generator
             image = pipeline(**{name: value for name, value in values.items() if name in known}).images[0]
         painted = np.asarray(image.convert("RGB"))
         if painted.shape[:2] != (height, width):
@@ -190,32 +202,47 @@ def _index(ref: ModelRef) -> dict[str, Any]:
     return dict(read_json(local_path(ref, [INDEX]) / INDEX, "a model_index.json of diffusers", dict))
 
 
-def _inpainting_class(ref: ModelRef, index: Mapping[str, Any]) -> Any:
-    """The pipeline that inpaints with a checkpoint. Raises AugmentError where none does, or diffusers lacks it."""
-    import diffusers
-
+def _inpainting_name(ref: ModelRef, index: Mapping[str, Any]) -> str:
+    """The pipeline that inpaints with a checkpoint. Raises AugmentError where none does."""
     name = str(index.get("_class_name"))
     inpaints = PIPELINES.get(name, name if name in PIPELINES.values() else None)
     if inpaints is None:
         raise AugmentError(f"model {ref} cannot inpaint: {unknown('pipeline', name, sorted(PIPELINES))}")
-    kind = getattr(diffusers, inpaints, None)
+    return inpaints
+
+
+def _pipeline_class(ref: ModelRef, name: str) -> Any:
+    """A class of diffusers. Raises AugmentError where the installed version lacks it."""
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
     if kind is None:
         lacks = f"diffusers {version('diffusers')} lacks"
-        raise AugmentError(f"model {ref} needs {inpaints}, which {lacks}: install a newer one")
+        raise AugmentError(f"model {ref} needs {name}, which {lacks}: install a newer one")
     return kind
 
 
-def _load(ref: ModelRef, settings: DiffusersInpaintSettings, lora: ModelRef | None) -> Any:
-    """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint or LoRA."""
+def _load(
+    ref: ModelRef,
+    settings: DiffusersInpaintSettings,
+    lora: ModelRef | None,
+    controlnet: ModelRef | None,
+    control: Controlled | None,
+) -> Any:
+    """The pipeline, on its device. Raises as `check` does, and for an incomplete or broken checkpoint, LoRA, or
+    ControlNet."""
     import torch
 
     index, where = _index(ref), device()
-    kind = _inpainting_class(ref, index)
+    kind = _pipeline_class(ref, control.pipeline if control else _inpainting_name(ref, index))
     check_quantize(settings.quantize)
     name = settings.dtype if settings.dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
-    folder = local_path(ref, [INDEX], ALSO, NEVER)
+    dtype, folder = getattr(torch, name), local_path(ref, [INDEX], ALSO, NEVER)
+    beside = {}
+    if control and controlnet:
+        beside["controlnet"] = load_control(controlnet, control, _denoiser(folder), dtype)
     with reading(ref):
-        pipeline = kind(**_components(folder, kind, index, getattr(torch, name), settings.quantize))
+        pipeline = kind(**_components(folder, kind, index | beside, dtype, settings.quantize))
     if kind.__name__ == "ChromaInpaintPipeline":  # reads this of its transformer, which does not have it
         pipeline.transformer.register_to_config(guidance_embeds=False)
     if lora is not None:
@@ -226,6 +253,14 @@ def _load(ref: ModelRef, settings: DiffusersInpaintSettings, lora: ModelRef | No
     pipeline.set_progress_bar_config(disable=True)
     _place(pipeline, where, settings.offload)
     return pipeline
+
+
+def _denoiser(folder: Path) -> dict[str, Any]:
+    """Configuration of a checkpoint's U-Net or transformer."""
+    from lib.core.documents import read_json
+
+    files = [folder / name / "config.json" for name in ("unet", "transformer")]
+    return dict(read_json(next(filter(Path.exists, files), files[0]), "a config.json of diffusers", dict))
 
 
 def _components(
@@ -244,7 +279,7 @@ def _components(
             library, made = entry
             parts[name] = _part(folder / name, library, made, dtype, quantize if name in LARGE else "no")
         elif entry is not None:
-            parts[name] = entry  # a switch of the pipeline
+            parts[name] = entry  # a switch of the pipeline, or what stands beside the checkpoint
         elif not optional:
             raise ValueError(f"its {INDEX} lacks {name}, which {kind.__name__} needs")
     return parts
