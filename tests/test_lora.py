@@ -63,7 +63,7 @@ def made(tmp_path_factory):
 def painter_of(name, base, lora=None, **settings):
     given = {"steps": 2, "size": 64, **settings} | ({"lora": str(lora)} if lora else {})
     return PAINTERS.build(
-        PAINTERS.member(name, given, resolve(str(base), {}), resolve(str(lora), {}) if lora else None)
+        PAINTERS.member(name, given, resolve(str(base), {}), lora=resolve(str(lora), {}) if lora else None)
     )
 
 
@@ -130,7 +130,7 @@ def test_its_digest_and_scale_are_part_of_the_key_and_its_place_is_not(made, tmp
     moved.mkdir()
     (moved / WEIGHTS).write_bytes((lora / WEIGHTS).read_bytes())
     identity = lambda **given: PAINTERS.member(  # noqa: E731
-        "gligen-inpaint", {key: value for key, value in given.items() if key != "ref"}, None, given.get("ref")
+        "gligen-inpaint", {key: value for key, value in given.items() if key != "ref"}, lora=given.get("ref")
     ).identity()
     plain = identity()
     assert not {"lora", "lora_file", "lora_scale"} & plain["settings"].keys()

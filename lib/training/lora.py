@@ -12,33 +12,30 @@ text: what lies around objects is learned apart from them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.core.checkpoints import ModelRef, reading, resolve
 from lib.core.compute import device
 from lib.core.errors import unknown
 from lib.painting.painters.blocks import LatentDiffusion, load_latent_diffusion, tokens_of
-from lib.painting.painters.denoise import denoise, paint_cells
-from lib.painting.painters.lora import WEIGHTS
+from lib.painting.painters.denoise import denoise
 from lib.painting.painters.schedulers import make_scheduler
 from lib.painting.painters.words import FOLDER, Words, encoded
 from lib.training import loop
-from lib.training.gligen import DROPPED, conditions, kept_cells
-from lib.training.latents import WindowsObjective, boxed, encoded_windows, stacked
+from lib.training.gligen import DROPPED, conditions
+from lib.training.latents import boxed, encoded_windows, stacked
 from lib.training.loop import LoopSettings
-from lib.training.texts import listing
+from lib.training.lora_base import LoraExamples, LoraSettings, Matrices
+from lib.training.lora_flow import FlowLora, flow_objective, flow_of
 from lib.training.vae import decode
-from lib.training.windows import Things, TrainingPicture, Window
+from lib.training.windows import TrainingPicture, Window
 
 # Layers by the end of their names: attention (of the gates too), and all that has weights of any size.
 TARGETS = {
@@ -50,44 +47,7 @@ TARGETS = {
 }
 
 
-LEARNED = 0.7  # share of the examples with a category of `learn` in which one such object alone is painted
-
-
-class LoraSettings(LoopSettings):
-    base: str = Field(
-        "mini:gligen-inpaint", description="the checkpoint that learns: a folder, or a hub id with or without @revision"
-    )
-    rank: int = Field(16, ge=1, le=256, description="width of the small matrices")
-    targets: Literal["attention", "all"] = Field(
-        "attention", description="layers that learn: attention, or convolutions and feed-forward layers too"
-    )
-    background: float = Field(
-        0.15, ge=0, le=1, description="share of the examples that paint a place without an object"
-    )
-    windows: int = Field(
-        16, ge=1, le=256, description="windows of each picture: half of them whole, the others around an object"
-    )
-    zoom: float = Field(
-        1.0,
-        ge=1,
-        le=8,
-        description="how many times what stands around a small object is enlarged, at most; such objects are painted "
-        "best in windows as small: an edit's `min_window` is `size` divided by it",
-    )
-    learn: list[str] = Field(
-        [],
-        description="categories that are new to the base: most windows and examples are of these, the others keep what "
-        "it knows; none: all alike",
-    )
-    words: bool = Field(
-        False, description="a new word for each category, whose embedding learns too: for names that say another thing"
-    )
-    steps: int = Field(1500, ge=0, description="optimiser steps")
-    batch: int = Field(8, ge=1, description="examples a step on each device")
-    rate: float = Field(3e-4, gt=0, description="learning rate of AdamW after the warm-up")
-
-
-class LoraObjective(WindowsObjective):
+class LoraObjective(LoraExamples):
     """Denoise latents of windows by a frozen U-Net with learning matrices beside its layers."""
 
     def __init__(
@@ -96,7 +56,6 @@ class LoraObjective(WindowsObjective):
         super().__init__()
         from diffusers import DDPMScheduler
         from diffusers.models.attention_processor import AttnProcessor
-        from peft import LoraConfig
 
         self.words = None
         if settings.words:
@@ -112,11 +71,8 @@ class LoraObjective(WindowsObjective):
         unet = model.unet
         if device().type == "cpu":
             unet.set_attn_processor(AttnProcessor())  # see gligen.py
-        unet.requires_grad_(False)
-        targets = list(TARGETS[settings.targets])
-        unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=targets))
-        learning = {name.replace(".", "/"): weight for name, weight in unet.named_parameters() if weight.requires_grad}
-        self.matrices = nn.ParameterDict(learning)
+        self.beside = Matrices(unet, "unet", settings.rank, TARGETS[settings.targets])
+        self.matrices = self.beside.weights
         self.gated = unet.config.get("attention_type") == "gated"
         self.inpaint = unet.config.in_channels == 9
         self.noise = DDPMScheduler.from_config(dict(model.scheduler_config))
@@ -139,34 +95,17 @@ class LoraObjective(WindowsObjective):
     def load(self, folder: Path) -> None:
         """Go on from the matrices in a folder. Raises AugmentError for those of other layers, or of another rank."""
         with reading(ModelRef("folder", "", folder)):
-            state = load_file(folder / WEIGHTS)
-            own = {f"unet.{name.replace('/', '.').replace('.default', '')}": one for name, one in self.matrices.items()}
-            shapes, wanted = ({name: tuple(one.shape) for name, one in some.items()} for some in (state, own))
-            if shapes != wanted:
-                raise ValueError("it has matrices of other layers, or of another rank: give its base, rank and targets")
+            self.beside.load(folder)
             known = Words.read(folder / FOLDER)
             if (known and known.categories) != (self.words and self.words.categories):
                 raise ValueError("it has words for other categories: give its pictures, and `words` as it was")
-            with torch.no_grad():
-                for name, weight in own.items():
-                    weight.copy_(state[name])
-                if known:
+            if known:
+                with torch.no_grad():
                     self.vectors.copy_(known.vectors)
 
     def save(self, folder: Path) -> None:
-        """The matrices in diffusers' form. Equal ones are equal files, which its own function does not give: it writes
-        two entries of metadata, whose order is another each time."""
-        import json
-
-        from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-        from peft import get_peft_model_state_dict
-
-        unet = self.model.unet
-        layers = get_peft_model_state_dict(unet, adapter_name="default")
-        state = {f"unet.{name}": weight.detach().cpu().half().contiguous() for name, weight in layers.items()}
-        facts = {f"unet.{name}": value for name, value in unet.peft_config["default"].to_dict().items()}
-        facts = {name: sorted(value) if isinstance(value, set) else value for name, value in facts.items()}
-        save_file(state, folder / WEIGHTS, {LORA_ADAPTER_METADATA_KEY: json.dumps(facts, sort_keys=True)})
+        """The matrices, and the words."""
+        self.beside.save(folder)
         if self.words:
             self.words.save(folder / FOLDER)
 
@@ -257,43 +196,18 @@ class LoraObjective(WindowsObjective):
         self, window: Window, rng: np.random.Generator, background: float | None = None, dropped: float = DROPPED
     ) -> dict[str, torch.Tensor]:
         """Conditions of one window."""
-        cells = self.latents.shape[-1]
-        background = self.background if background is None else background
-        empty = _free_cells(window.things, cells, rng) if self.inpaint and rng.random() < background else None
-        if empty is not None:
-            window = Window(window.pixels, "", window.things.take([]))
-        elif self.inpaint and rng.random() < LEARNED:
-            new = [row for row, name in enumerate(window.things.categories) if name in self.learn]
-            if new:
-                window = Window(window.pixels, window.caption, window.things.take([new[rng.integers(len(new))]]))
+        window, empty = self._chosen(window, rng, background)
         if self.gated:
-            row = conditions(self.reader, window, cells, rng, 0.0 if self.inpaint else None, dropped)
+            row = conditions(self.reader, window, self.latents.shape[-1], rng, 0.0 if self.inpaint else None, dropped)
             return row if empty is None else row | {"keep": empty}
-        # Without boxes the text alone says what is painted.
-        things, keep = window.things, torch.zeros(1, cells, cells)
-        if self.inpaint:
-            things, keep = kept_cells(things, cells, rng)
-        text = window.caption if not self.inpaint and rng.random() < 0.5 else listing(things) if len(things) else ""
+        text, keep = self._listed(window, empty, rng)
         hidden, pooled = self.reader.encode_text("" if rng.random() < dropped else text)
-        plain = {"keep": keep if empty is None else empty, "text": hidden[0].cpu()}
+        plain = {"keep": keep, "text": hidden[0].cpu()}
         if self.inpaint:
             plain["pixels"] = torch.from_numpy(np.ascontiguousarray(window.pixels)).permute(2, 0, 1)
         if self.model.unet.config.get("addition_embed_type") == "text_time":
             plain["pooled"] = pooled[0].cpu()
         return plain
-
-
-def _free_cells(things: Things, cells: int, rng: np.random.Generator, tries: int = 8) -> torch.Tensor | None:
-    """(1, h, w) with 0 in a rectangle that no box touches, 1 elsewhere; None where none was found."""
-    taken = paint_cells([_mask(things, cells)], 1, torch.device("cpu"))[0, 0].numpy() > 0
-    for _ in range(tries):
-        height, width = rng.integers(math.ceil(cells / 8), math.ceil(cells / 2) + 1, 2)
-        y, x = rng.integers(0, cells - height + 1), rng.integers(0, cells - width + 1)
-        if not taken[y : y + height, x : x + width].any():
-            keep = torch.ones(1, cells, cells)
-            keep[:, y : y + height, x : x + width] = 0
-            return keep
-    return None
 
 
 def _check_learned(learn: Sequence[str], pictures: Sequence[TrainingPicture]) -> None:
@@ -304,22 +218,13 @@ def _check_learned(learn: Sequence[str], pictures: Sequence[TrainingPicture]) ->
             raise unknown("category", name, known)
 
 
-def _mask(things: Things, cells: int) -> np.ndarray:
-    mask = np.zeros((cells, cells), bool)
-    for box in things.boxes:
-        x0, y0 = np.floor(box[:2] * cells).astype(int).clip(0)
-        x1, y1 = np.ceil(box[2:] * cells).astype(int)
-        mask[y0:y1, x0:x1] = True
-    return mask
-
-
 class LoraTrainer:
     """The trainer of a LoRA for one of the painters."""
 
     VERSION: ClassVar[int] = 1
     NEEDS: ClassVar[tuple[str, ...]] = ()
     DETAIL: ClassVar[float] = 2
-    ABOUT: ClassVar[str] = "LoRA of a painter: small matrices beside the layers of its U-Net, which know these objects"
+    ABOUT: ClassVar[str] = "LoRA of a painter: small matrices beside its layers, which know these objects"
     Settings: ClassVar[type[LoopSettings]] = LoraSettings
 
     @staticmethod
@@ -336,13 +241,18 @@ class LoraTrainer:
         models: Path,
         start: Path | None,
         work: Path,
-    ) -> LoraObjective:
+    ) -> LoraObjective | FlowLora:
         """Matrices beside the base, fresh or those of `start`. Raises AugmentError where one cannot be loaded."""
         ref = resolve(settings.base, {})
-        model = load_latent_diffusion(ref, {}, torch.float32)
         needed = pictures if settings.steps else pictures[:8]
         torch.manual_seed(settings.seed)
         _check_learned(settings.learn, pictures)
+        if (flow := flow_of(ref)) is not None:
+            transformer = flow_objective(ref, flow, settings, needed, size, work)
+            if start is not None:
+                transformer.load(start)
+            return transformer
+        model = load_latent_diffusion(ref, {}, torch.float32)
         how = {"zoom": settings.zoom, "learn": settings.learn}
         windows = encoded_windows(model.vae, needed, size, work, settings.windows, **how)
         with reading(ref):  # its text encoder may not take words

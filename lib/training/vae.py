@@ -117,16 +117,18 @@ def to_pictures(pixels: torch.Tensor) -> list[np.ndarray]:
 
 
 def encode(vae: Any, pictures: Sequence[np.ndarray], scaled: bool = True) -> torch.Tensor:
-    """(N, C, h, w) latents: the mode, no draw."""
+    """(N, C, h, w) latents, shifted and scaled as the denoiser takes them: the mode, no draw."""
     device = next(vae.parameters()).device
     latents: torch.Tensor = vae.encode(to_tensor(pictures).to(device)).latent_dist.mode()
-    return latents * vae.config.scaling_factor if scaled else latents
+    return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor if scaled else latents
 
 
 def decode(vae: Any, latents: torch.Tensor) -> list[np.ndarray]:
     """Scaled latents → uint8 (H, W, 3) pictures."""
     where = next(vae.parameters()).device
-    return to_pictures(vae.decode(latents.to(where) / vae.config.scaling_factor).sample)
+    return to_pictures(
+        vae.decode(latents.to(where) / vae.config.scaling_factor + (vae.config.shift_factor or 0)).sample
+    )
 
 
 def psnr(wrong: torch.Tensor) -> torch.Tensor:

@@ -202,6 +202,19 @@ def _index(ref: ModelRef) -> dict[str, Any]:
     return dict(read_json(local_path(ref, [INDEX]) / INDEX, "a model_index.json of diffusers", dict))
 
 
+def pipeline_name(ref: ModelRef) -> str | None:
+    """The pipeline that a checkpoint was saved from; None where it does not say so."""
+    try:
+        return str(_index(ref)["_class_name"])
+    except (AugmentError, KeyError):
+        return None
+
+
+def load_pipeline(ref: ModelRef, settings: DiffusersInpaintSettings) -> Any:
+    """The pipeline that inpaints with a checkpoint, on its device. Raises AugmentError where it cannot be loaded."""
+    return _load(ref, settings, None, None, None)
+
+
 def _inpainting_name(ref: ModelRef, index: Mapping[str, Any]) -> str:
     """The pipeline that inpaints with a checkpoint. Raises AugmentError where none does."""
     name = str(index.get("_class_name"))
