@@ -110,6 +110,7 @@ QUICK: dict[str, dict[str, int]] = {
 def check_advice(values: Mapping[str, Any]) -> AdviseSettings:
     """Parameters of the flow `advise` from plain values; raises AugmentError that names the wrong one."""
     settings = checked(AdviseSettings, values)
+    settings = settings.model_copy(update={"schedule": settings.schedule.of(settings.member)})
     if settings.quick:
         lower = {
             name: {key: min(getattr(getattr(settings, name), key), value) for key, value in limits.items()}
@@ -118,7 +119,6 @@ def check_advice(values: Mapping[str, Any]) -> AdviseSettings:
         settings = settings.model_copy(
             update={name: getattr(settings, name).model_copy(update=lower[name]) for name in lower} | {"copy_paste": {}}
         )
-    _ = settings.member
     for name in ("paint", "copy_paste"):
         try:
             resolve_parameters(_with(settings, getattr(settings, name)), Path())

@@ -28,11 +28,11 @@ from pydantic import Field
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.core.keys import key_of
-from lib.core.registry import MemberSettings
+from lib.core.registry import Member, MemberSettings
 from lib.evaluation.detectors import Detections
 from lib.proof.arms import shifted_boxes
 from lib.proof.detectors import TRAINABLE
-from lib.proof.detectors.weights import save_weights, settings_key
+from lib.proof.detectors.weights import FILES, save_weights, settings_key
 from lib.proof.pictures import Pool, joined, read_arrays
 from lib.proof.training import Augmentation
 from lib.records import kept
@@ -48,11 +48,27 @@ class Schedule(MemberSettings):
 
     steps: int = Field(400, ge=1, description="optimiser steps of every arm")
     batch: int = Field(8, ge=1, description="pictures a step")
-    rate: float = Field(2e-3, gt=0, description="learning rate of AdamW after the warm-up")
+    rate: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of AdamW after the warm-up; none: .002, or .0005 where detector or backbone start "
+        "from weights",
+    )
     warmup: int = Field(30, ge=0, description="steps over which the rate rises")
     cooldown: float = Field(0.6, ge=0, le=1, description="last share of the steps, over which the rate falls to 0")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     max_norm: float = Field(5.0, gt=0, description="largest norm of the gradients")
+
+
+    def of(self, detector: Member) -> Schedule:
+        """With the rate of a detector, where none is given."""
+        started = any(detector.settings.get(name) for name in FILES)
+        return self if self.rate else self.model_copy(update={"rate": RATES[started]})
+
+
+# By whether there are weights already: on 24 pictures of steel Faster R-CNN with ImageNet's backbone reached 15.7 AP at
+# .0007, and 5.7 at .002.
+RATES = {False: 2e-3, True: 5e-4}
 
 
 class PartFile(Settings):

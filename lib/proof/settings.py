@@ -139,7 +139,7 @@ QUICK: dict[str, Any] = {
 def check_proof(values: dict[str, Any]) -> ProveSettings:
     """Parameters of the flow `prove` from plain values; raises AugmentError that names the wrong one."""
     settings = checked(ProveSettings, values)
-    _ = settings.member
+    settings = settings.model_copy(update={"schedule": settings.schedule.of(settings.member)})
     for claim in settings.claims():
         for arm, ratio in map(arm_of, claim.names):
             if ratio is not None and ratio not in settings.ratios:
