@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from lib.captioning.caption import CaptionForm, caption_pictures
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.registry import Member
-from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_pictures
+from lib.datasets.select import IMAGE_COLUMNS, OBJECT_COLUMNS, in_order_of_limit, select_pictures
 from lib.planning.enough import enough, planned
 from lib.planning.recipe import Recipe
 from lib.planning.target import sources_needed
@@ -144,5 +144,5 @@ def select_all(job: Job) -> Ref:
 
 
 def _selected(images: Ref, objects: Ref, settings: SelectSettings, seed: int, limit: int | None) -> pa.Table:
-    table, boxes = read_table(images.file, ImageRow), read_table(objects.file, ObjectRow, OBJECT_COLUMNS)
+    table, boxes = read_table(images.file, ImageRow, IMAGE_COLUMNS), read_table(objects.file, ObjectRow, OBJECT_COLUMNS)
     return select_pictures(table, boxes, settings, seed, limit)

@@ -67,7 +67,9 @@ def goals_of(run: Run, ingested: Ingested) -> dict[str, int]:
     if target is None:
         return {}
     objects = read_table(ingested.objects.file, ObjectRow, OBJECT_COLUMNS)
-    boxes = count_boxes(read_table(ingested.images.file, ImageRow), objects, run.settings.select.split)
+    boxes = count_boxes(
+        read_table(ingested.images.file, ImageRow, ("key", "status", "split")), objects, run.settings.select.split
+    )
     check_target(target, run.recipe, boxes, ingested.categories, selected)
     return wanted_boxes(target, boxes, paintable(run.recipe, boxes, selected))
 

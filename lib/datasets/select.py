@@ -17,6 +17,7 @@ from lib.core.keys import hash_draw
 from lib.records.rows import OK, REJECTED, SelectRow, arrow_schema
 from lib.records.settings import SelectSettings
 
+IMAGE_COLUMNS = ("key", "status", "file_name", "digest", "frame", "split", "group", "width", "height")
 OBJECT_COLUMNS = ("key", "status", "image_key", "category", "x", "y", "w", "h", "crowd")
 
 
@@ -37,7 +38,8 @@ def select_pictures(
 ) -> pa.Table:
     """A SelectRow for every readable picture.
 
-    images: ImageRow table; objects: at least OBJECT_COLUMNS of ObjectRow; limit: pictures after selection.
+    images: at least IMAGE_COLUMNS of ImageRow; objects: at least OBJECT_COLUMNS of ObjectRow; limit: pictures after
+    selection.
     """
     images = images.filter(pc.equal(images["status"], OK))
     columns = _columns(images, objects, settings)

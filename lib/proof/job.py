@@ -59,7 +59,6 @@ class Schedule(MemberSettings):
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     max_norm: float = Field(5.0, gt=0, description="largest norm of the gradients")
 
-
     def of(self, detector: Member) -> Schedule:
         """With the rate of a detector, where none is given."""
         started = any(detector.settings.get(name) for name in FILES)
