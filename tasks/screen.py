@@ -180,7 +180,7 @@ def _settings(run: Run, ingested: Ingested, rules: BoxRules | None, sought: Soug
     screen = run.settings.screen.model_dump(mode="json", exclude={"boxes", "unlabelled"})
     settings: dict[str, Any] = {"pictures": screen}
     if rules is not None:
-        settings["boxes"] = rules.model_dump(mode="json")
+        settings["boxes"] = rules.identity()
     if sought is not None:
         settings["unlabelled"] = sought.model_dump(mode="json")
     if rules is None and sought is None:

@@ -23,7 +23,7 @@ from lib.records.store import Store
 from lib.runs.tidy import tidy
 from lib.screening import labels as fates
 from lib.screening import verdicts as reasons
-from lib.screening.boxes import judge_pictures, learn_rules, painted_key, real_boxes, rule_keys
+from lib.screening.boxes import judge_pictures, learn_rules, painted_keys, real_boxes, rule_keys
 from lib.screening.labels import BoxVerdict, count_verdicts, judged_labels
 
 RED, GREEN, GREY = (250, 0, 0), (0, 250, 0), (128, 128, 128)
@@ -194,6 +194,49 @@ def test_what_is_less_clear_than_real_boxes_is_ignored(store):
     assert entries(row) == [(0, "ignore", "doubtful")] and row.status == OK
 
 
+class Somewhere(ColourJudge):
+    """Recognises a colour that is anywhere in the crop."""
+
+    identity = "somewhere 1"
+
+    def score(self, crops, names):
+        return super().score([np.full_like(crop, self._clearest(crop)) for crop in crops], names)
+
+    @staticmethod
+    def _clearest(crop):
+        rows = crop.reshape(-1, 3).astype(int)
+        return rows[np.abs(rows[:, 0] - rows[:, 1]).argmax()]
+
+
+@pytest.mark.parametrize("side", ["left", "right", "upper", "lower"])
+def test_a_box_of_which_one_half_is_empty_is_ignored_where_that_is_asked(store, side):
+    x, y, w, h = box = (40.0, 10.0, 32.0, 32.0)
+    half = {
+        "left": (x, y, 14, h), "right": (x + 18, y, 14, h), "upper": (x, y, w, 14), "lower": (x, y + 18, w, 14)
+    }[side]  # fmt: skip
+    pixels, judge = painted((half, RED)), Somewhere()
+    given = {"store": store, "judge": judge}
+    rules, asked = learned(**given), learned(**given, filled=2)
+    assert rules.filled == () and "filled" not in rules.identity() and len(asked.filled) == len(asked.names)
+    row, outcomes = row_of(store, pixels), {"r": outcome_of(new("1", box))}
+    found = [judge_pictures([row], outcomes, OBJECTS, one, judge, store)[0] for one in (rules, asked)]
+    assert [entries(one) for one in found] == [[(0, "keep", "recognised")], [(0, "ignore", "not_filled")]]
+
+
+def test_real_boxes_fill_themselves_and_what_is_painted_like_them_is_kept(store):
+    row = judged(store, painted((OBJECTS["1"][1], RED)), new("1", OBJECTS["1"][1]), filled=2)
+    assert entries(row) == [(0, "keep", "recognised")]
+
+
+def test_the_keys_of_halves_are_found_too(store):
+    row, real = judged(store, painted(), new("1"), filled=2), real_boxes(objects_of(30), images_of(30), "train", 8)
+    of_judge = NAMES, BoxScreenSettings(filled=2), ColourJudge.identity
+    limits, shares = rule_keys(real, *of_judge)
+    shares += painted_keys(row, outcome_of(new("1")), OBJECTS, *of_judge)
+    kept = {item for item in store.items() if item[0] != "picture"}
+    assert kept == {("limits", limits), *(("shares", key) for key in shares)} and len(kept) == 2 * 31 + 1
+
+
 def test_a_picture_of_which_nothing_is_recognised_is_set_aside(store):
     row = judged(store, painted(), new("1"), new("2"))
     assert (row.status, row.reason) == (REJECTED, "nothing_recognised")
@@ -235,10 +278,10 @@ def test_the_keys_of_what_is_kept_are_found_without_a_judge(store):
     row, real = judged(store, painted(), new("1"), too_small), real_boxes(objects_of(30), images_of(30), "train", 8)
     of_judge = NAMES, BoxScreenSettings(), ColourJudge.identity
     limits, shares = rule_keys(real, *of_judge)
-    shares.append(painted_key(row, outcome_of(new("1"), too_small), OBJECTS, *of_judge))
+    shares += painted_keys(row, outcome_of(new("1"), too_small), OBJECTS, *of_judge)
     kept = {item for item in store.items() if item[0] != "picture"}
     assert kept == {("limits", limits), *(("shares", key) for key in shares)} and len(kept) == 32
-    assert painted_key(row, outcome_of(too_small), OBJECTS, *of_judge) is None
+    assert painted_keys(row, outcome_of(too_small), OBJECTS, *of_judge) == []
 
 
 def test_a_picture_that_left_the_store_is_a_reason(store):
@@ -303,7 +346,7 @@ def test_verdicts_are_counted_by_action_and_reason():
 def test_every_reason_stands_in_the_docs():
     page = (Path(__file__).parents[1] / "docs" / "workspace.md").read_text()
     words = set(re.findall(r"`([a-z_]+)`", page))
-    names = ("RECOGNISED", "TOO_SMALL", "TOO_FEW_REAL", "DOUBTFUL", "NOT_RECOGNISED")
+    names = ("RECOGNISED", "TOO_SMALL", "TOO_FEW_REAL", "DOUBTFUL", "NOT_FILLED", "NOT_RECOGNISED")
     assert {getattr(reasons, name) for name in names} | set(fates._DONE) | {
         "nothing_recognised",
         fates.UNLABELLED,
@@ -318,7 +361,7 @@ DATASET = {"images": str(DEMO / "images"), "annotations": str(DEMO / "annotation
 
 @pytest.fixture
 def grey():
-    with PAINTERS.adding("grey", "grey:Grey"):
+    with PAINTERS.adding("grey", "plain_painters:Grey"):
         yield
 
 

@@ -233,7 +233,7 @@ def test_a_second_holder_is_refused_while_the_first_beats(place, quick):
     with (
         lease.leased(place),
         pytest.raises(AugmentError, match="in use by another run on "),
-        lease.leased(place, told=lambda text: None),
+        lease.leased(place, report=lambda text: None),
     ):
         pass
     assert not lease.alive(place)
@@ -251,7 +251,7 @@ def test_a_killed_holder_is_followed_after_its_silence_and_cannot_write_any_more
     slow = silent(place)
     slow.check()
     told = []
-    with lease.leased(place, told=told.append) as held:
+    with lease.leased(place, report=told.append) as held:
         assert held.number == slow.number + 1 and len(told) == 1
         slow._seen -= 10  # it was stopped, and goes on
         with pytest.raises(AugmentError, match="taken over by another run"):
@@ -289,7 +289,7 @@ def test_of_many_who_want_to_follow_one_alone_does(place, quick):
 def test_clocks_that_differ_do_not_matter(place, quick, monkeypatch):
     with lease.leased(place):
         monkeypatch.setattr(time, "time", lambda: 0.0)  # this machine is in another year than the holder
-        with pytest.raises(AugmentError, match="in use"), lease.leased(place, told=lambda text: None):
+        with pytest.raises(AugmentError, match="in use"), lease.leased(place, report=lambda text: None):
             pass
     with lease.leased(place) as held:
         held.check()
@@ -301,7 +301,7 @@ def test_a_run_that_was_taken_over_writes_nothing_more(files, quick, tmp_path):
         held = mirror._leases[root]
         held._end.set()
         held._thread.join()
-        with lease.leased(Bucket(WORKSPACE), told=lambda text: None):
+        with lease.leased(Bucket(WORKSPACE), report=lambda text: None):
             held._seen -= 10
             (root / "ids.json").write_text("{}")
             mirror.push(root)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from grey import Grey
+from plain_painters import Grey
 from test_captioners import selected
 from test_journey import run
 

@@ -145,6 +145,14 @@ class BoxScreenSettings(Settings):
     )
     min_side: float = Field(MIN_SIDE, ge=0, description="boxes with a shorter visible side, pixels, are kept unjudged")
     context: float = Field(CONTEXT, ge=0, description="share of a box's longer side that is shown around it")
+    filled: float = Field(
+        0,
+        ge=0,
+        le=50,
+        description="a box is ignored whose halves show its category less than those of this percentile of its "
+        "category's real boxes, as it is larger than its object; 0: not asked; 2 is a good value, and the judge looks "
+        "at five times as many crops",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> BoxScreenSettings:

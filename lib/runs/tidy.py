@@ -49,7 +49,7 @@ from lib.records.store import Store
 from lib.runs.account import read_account
 from lib.runs.parameters import Resolved
 from lib.runs.workspace import locked
-from lib.screening.boxes import painted_key, real_boxes, rule_keys
+from lib.screening.boxes import painted_keys, real_boxes, rule_keys
 from lib.screening.pictures import Verdict, verdict_key
 from lib.screening.thumbnails import thumbnail_key
 from lib.screening.unlabelled import found_key
@@ -272,8 +272,8 @@ def _of_screen(last: _Last) -> Iterator[Item]:
     places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
     boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
     for row in passed:
-        if painted := painted_key(row, last.requests[row.key], boxes, names, settings.boxes, judge):
-            yield "shares", painted
+        painted = painted_keys(row, last.requests[row.key], boxes, names, settings.boxes, judge)
+        yield from (("shares", key) for key in painted)
 
 
 def _of_detector(last: _Last) -> Iterator[Item]:

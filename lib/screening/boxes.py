@@ -11,6 +11,7 @@ judge only for new boxes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
 from lib.records.store import Store
 from lib.screening.labels import BoxVerdict, Objects, named
-from lib.screening.verdicts import Thresholds, Verdict, thresholds, verdicts
+from lib.screening.verdicts import Thresholds, Verdict, filled_limits, filling, held_to_filling, thresholds, verdicts
 
 VERSION = 1
 MOST = 500  # real boxes of a category that limits are learned from
@@ -57,12 +58,18 @@ class BoxRules(BaseModel):
     known: bool
     min_side: float  # pixels
     context: float
+    filled: tuple[float, ...] = ()  # one a name; none: not asked
 
     @property
     def limits(self) -> Thresholds:
         """As verdicts.py takes them."""
         keep, drop, boxes, pooled = (np.array(v) for v in (self.keep, self.drop, self.boxes, self.pooled))
-        return Thresholds(keep, drop, boxes, pooled, self.percentiles, self.known)
+        filled = np.array(self.filled) if self.filled else None
+        return Thresholds(keep, drop, boxes, pooled, self.percentiles, self.known, filled)
+
+    def identity(self) -> dict[str, Any]:
+        """What verdicts depend on; part of keys, which are as before there was `filled` where it is not asked."""
+        return self.model_dump(mode="json", exclude=set() if self.filled else {"filled"})
 
 
 # --- real boxes --------------------------------------------------------------------------------------------------
@@ -115,8 +122,8 @@ def learn_rules(
     if known is not None:
         advance(len(real))
         return known
-    shares, labels, whole = _judge_real(real, names, settings.context, judge, load, store, advance)
-    rules = _rules(shares, labels, names, settings, judge.identity)
+    shares, halves, labels, whole = _judge_real(real, names, settings, judge, load, store, advance)
+    rules = _rules(shares, halves, labels, names, settings, judge.identity)
     if whole:
         store.put("limits", key, canonical(rules))
     return rules
@@ -131,9 +138,8 @@ def rule_keys(
     """
     names = _choices(names, settings)
     questions = _real_questions(real, names, settings.context)
-    return _limits_key(real, names, settings, judge), [
-        question.key(_xyxy(boxes), judge) for question, boxes in questions
-    ]
+    keys = [key for question, boxes in questions for key in question.keys(_xyxy(boxes), judge, settings.filled > 0)]
+    return _limits_key(real, names, settings, judge), keys
 
 
 def _choices(names: Sequence[str], settings: BoxScreenSettings) -> list[str]:
@@ -142,7 +148,7 @@ def _choices(names: Sequence[str], settings: BoxScreenSettings) -> list[str]:
 
 
 def _limits_key(real: pd.DataFrame, names: list[str], settings: BoxScreenSettings, judge: str) -> str:
-    fields = settings.model_dump(mode="json", exclude={"judge"})
+    fields = settings.model_dump(mode="json", exclude={"judge"} if settings.filled else {"judge", "filled"})
     return key_of("limits", VERSION, fields, judge, names, real.to_numpy().tolist())
 
 
@@ -151,25 +157,38 @@ def _known_rules(store: Store, key: str, names: Sequence[str], judge: str) -> Bo
         rules = BoxRules.model_validate_json(store.get("limits", key) or b"", strict=True)
     except ValidationError:
         return None
-    columns = (rules.keep, rules.drop, rules.boxes, rules.pooled)
+    columns = [rules.keep, rules.drop, rules.boxes, rules.pooled, *([rules.filled] if rules.filled else [])]
     whole = rules.judge == judge and rules.names == tuple(names) and all(len(one) == len(names) for one in columns)
     return rules if whole else None
 
 
 def _judge_real(
-    real: pd.DataFrame, names: Sequence[str], context: float, judge: Judge, load: Load, store: Store, advance: Advance
-) -> tuple[NDArray[np.float64], list[int], bool]:
-    """(N, C) shares of the real boxes in readable pictures, N numbers of their categories, whether all were read."""
-    shares, labels, whole = [np.empty((0, len(names)))], [], True
-    for question, boxes in _real_questions(real, names, context):
+    real: pd.DataFrame,
+    names: Sequence[str],
+    settings: BoxScreenSettings,
+    judge: Judge,
+    load: Load,
+    store: Store,
+    advance: Advance,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int], bool]:
+    """(N, C) shares of the real boxes in readable pictures, (N, 4, C) of their halves, N numbers of their categories,
+    whether all were read. The halves are NaN where they are not asked for."""
+    shares, halves = [np.empty((0, len(names)))], [np.empty((0, 4, len(names)))]
+    labels, whole = list[int](), True
+    for question, boxes in _real_questions(real, names, settings.context):
         _, digest, frame = question.what
+        picture = partial(load, digest, frame)
         try:
-            shares.append(_shares(question, _xyxy(boxes), judge, partial(load, digest, frame), store))
-            labels += [names.index(category) for category in boxes.category]
+            own = _shares(question, _xyxy(boxes), judge, picture, store)
+            parts = _shares_of_halves(question, _xyxy(boxes), judge, picture, store, settings.filled > 0)
         except PictureError:
             whole = False
+        else:
+            shares.append(own)
+            halves.append(parts)
+            labels += [names.index(category) for category in boxes.category]
         advance(len(boxes))
-    return np.concatenate(shares), labels, whole
+    return np.concatenate(shares), np.concatenate(halves), labels, whole
 
 
 def _real_questions(
@@ -185,8 +204,17 @@ def _xyxy(boxes: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _rules(
-    shares: NDArray[np.float64], labels: list[int], names: Sequence[str], settings: BoxScreenSettings, judge: str
+    shares: NDArray[np.float64],
+    halves: NDArray[np.float64],
+    labels: list[int],
+    names: Sequence[str],
+    settings: BoxScreenSettings,
+    judge: str,
 ) -> BoxRules:
+    filled: tuple[float, ...] = ()
+    if settings.filled:
+        limits = filled_limits(filling(halves, labels), labels, len(names), settings.filled, settings.least)
+        filled = tuple(limits.tolist())
     found = thresholds(shares, np.array(labels, np.int64), settings.keep, settings.drop, settings.least, settings.most)
     columns = {name: getattr(found, name).tolist() for name in ("keep", "drop", "boxes", "pooled")}
     return BoxRules(
@@ -197,6 +225,7 @@ def _rules(
         known=found.known,
         min_side=settings.min_side,
         context=settings.context,
+        filled=filled,
     )
 
 
@@ -211,6 +240,14 @@ class _Question:
     def key(self, xyxy: NDArray[np.float64], judge: str) -> str:
         """The key in the store of the shares for (N, 4) boxes, pixels; judge: its identity."""
         return key_of("shares", VERSION, self.what, xyxy.tolist(), judge, list(self.names), self.context)
+
+    def of_halves(self) -> _Question:
+        """The same, for parts of boxes: without what lies around them."""
+        return replace(self, context=0.0)
+
+    def keys(self, xyxy: NDArray[np.float64], judge: str, halves: bool) -> list[str]:
+        """Of the boxes, and where it is asked of their halves."""
+        return [self.key(xyxy, judge), *([self.of_halves().key(halves_of(xyxy), judge)] if halves else [])]
 
 
 def _shares(
@@ -228,6 +265,29 @@ def _shares(
         known = [[float(f"{share:.6g}") for share in row] for row in scores.tolist()]
         store.put("shares", key, canonical(known))
     return np.array(known, np.float64).reshape(shape)
+
+
+def halves_of(xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4 N, 4): left, right, upper and lower half of each of (N, 4) boxes."""
+    x0, y0, x1, y1 = xyxy.T
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    parts = ((x0, y0, x, y1), (x, y0, x1, y1), (x0, y0, x1, y), (x0, y, x1, y1))
+    return np.stack([np.stack(part, 1) for part in parts], 1).reshape(-1, 4)
+
+
+def _shares_of_halves(
+    question: _Question,
+    xyxy: NDArray[np.float64],
+    judge: Judge,
+    load: Callable[[], Pixels],
+    store: Store,
+    asked: bool,
+) -> NDArray[np.float64]:
+    """(N, 4, C) of the halves of (N, 4) boxes, NaN where they are not asked for."""
+    shape = (len(xyxy), 4, len(question.names))
+    if not asked:
+        return np.full(shape, np.nan)
+    return _shares(question.of_halves(), halves_of(xyxy), judge, load, store).reshape(shape)
 
 
 # --- painted boxes -----------------------------------------------------------------------------------------------
@@ -271,17 +331,18 @@ def _judge(
     return replace(row, boxes=entries)
 
 
-def painted_key(
+def painted_keys(
     row: Any, outcome: Outcome, objects: Objects, names: Sequence[str], settings: BoxScreenSettings, judge: str
-) -> str | None:
-    """Key in the store of the shares that `judge_pictures` keeps of a PictureRow; None where it shows the judge no box.
+) -> list[str]:
+    """Keys in the store of the shares that `judge_pictures` keeps of a PictureRow; none where it shows no box to the
+    judge.
 
     names: as for `learn_rules`; judge: its identity.
     """
     _, _, xyxy = _painted(outcome, objects)
     shown = _large_enough(visible_sides(xyxy, outcome.width, outcome.height), settings.min_side)
     question = _Question(["painted", row.picture, row.sha256], _choices(names, settings), settings.context)
-    return question.key(xyxy[shown], judge) if shown.any() else None
+    return question.keys(xyxy[shown], judge, settings.filled > 0) if shown.any() else []
 
 
 def _painted(outcome: Outcome, objects: Objects) -> tuple[list[int], list[str], NDArray[np.float64]]:
@@ -321,7 +382,12 @@ def _verdicts(
     sides = visible_sides(xyxy, outcome.width, outcome.height)
     enough = _large_enough(sides, rules.min_side)
     shares = np.full((len(xyxy), len(rules.names)), np.nan)
+    halves = np.full((len(xyxy), 4, len(rules.names)), np.nan)
     if enough.any():
         question = _Question(["painted", row.picture, row.sha256], rules.names, rules.context)
-        shares[enough] = _shares(question, xyxy[enough], judge, load, store)
-    return verdicts(shares, [rules.names.index(name) for name in names], rules.limits, sides, rules.min_side)
+        picture = functools.cache(load)
+        shares[enough] = _shares(question, xyxy[enough], judge, picture, store)
+        halves[enough] = _shares_of_halves(question, xyxy[enough], judge, picture, store, bool(rules.filled))
+    labels, limits = [rules.names.index(name) for name in names], rules.limits
+    found = verdicts(shares, labels, limits, sides, rules.min_side)
+    return held_to_filling(found, filling(halves, labels), labels, limits)

@@ -13,7 +13,7 @@ studies in the field agree on; `ignore` is for what is better neither learned fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +29,10 @@ RECOGNISED = "recognised"  # keep: as real boxes are
 TOO_SMALL = "too_small_to_judge"  # keep: too few pixels to recognise anything, in real boxes too
 TOO_FEW_REAL = "too_few_real_boxes"  # keep: no limits could be learned
 DOUBTFUL = "doubtful"  # ignore: less recognisable than real boxes, but not something else either
+NOT_FILLED = "not_filled"  # ignore: the object does not fill its box
 NOT_RECOGNISED = "not_recognised"  # drop: another name fits better, and its category hardly at all
 _DEFAULTS = BoxScreenSettings()
+_LEAST_SHARE = 1e-9  # a judge's 0 is not less than this, so that means of logarithms exist
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class Thresholds:
     pooled: NDArray[np.bool_]  # (C,) too few of this category, so those of all categories helped
     percentiles: tuple[float, float]  # (keep, drop)
     known: bool  # False: too few real boxes in all; the limits are 0 and hold nothing back
+    filled: Floats | None = None  # (C,) limits of `filling`; None: not asked
 
     def by_name(self, names: Sequence[str]) -> dict[str, Any]:
-        """{name: {"keep", "drop", "boxes", "pooled"}} of C names, as JSON takes it."""
-        columns = ("keep", "drop", "boxes", "pooled")
+        """{name: {"keep", "drop", "boxes", "pooled"}} of C names, and "filled" where it is asked, as JSON takes it."""
+        columns = ("keep", "drop", "boxes", "pooled", *(["filled"] if self.filled is not None else []))
         rows = zip(names, *(getattr(self, column).tolist() for column in columns), strict=True)
         return {name: dict(zip(columns, values, strict=True)) for name, *values in rows}
 
@@ -116,6 +119,39 @@ def thresholds(
     boxes = np.bincount(labels, minlength=shares.shape[1])
     limits = [np.minimum(_limits(scores, labels, boxes, percentile, least), most) for percentile in (keep, drop)]
     return Thresholds(limits[0], limits[1], boxes, boxes < least, (float(keep), float(drop)), len(scores) >= least)
+
+
+def filling(shares: Any, labels: Any) -> Floats:
+    """(N,) how far each of N boxes shows its category on all sides, 0 .. 1: the geometric mean over its halves.
+
+    shares: (N, 4, C) of the left, right, upper and lower half of each; NaN for a box with a half that was not judged.
+    Of an object that fills half of its box one half shows the background: that one alone makes the mean small, where
+    the whole box is still recognised.
+    """
+    shares, labels = np.asarray(shares, np.float64), np.asarray(labels, np.int64)
+    own = np.take_along_axis(shares, labels[:, None, None], 2)[..., 0]
+    found = np.exp(np.log(np.maximum(own, _LEAST_SHARE)).mean(1))
+    return np.array([float(f"{value:.6g}") for value in found])  # as shares are kept: equal on every machine
+
+
+def filled_limits(found: Any, labels: Any, count: int, percentile: float, least: int = _DEFAULTS.least) -> Floats:
+    """(C,) the limits of `filling` at a percentile of N real boxes, for `count` categories; as in `thresholds`."""
+    found, labels = np.asarray(found, np.float64), np.asarray(labels, np.int64)
+    judged = np.isfinite(found)
+    found, labels = found[judged], labels[judged]
+    return _limits(found, labels, np.bincount(labels, minlength=count), percentile, least)
+
+
+def held_to_filling(given: Sequence[Verdict], found: Any, labels: Any, limits: Thresholds) -> list[Verdict]:
+    """Those that are kept become ignored where their boxes are not filled. found: of `filling`, one a verdict."""
+    if limits.filled is None:
+        return list(given)
+    return [
+        replace(one, action="ignore", reason=NOT_FILLED)
+        if one.action == "keep" and value < limits.filled[label]
+        else one
+        for one, value, label in zip(given, np.asarray(found, np.float64), labels, strict=True)
+    ]
 
 
 def verdicts(

@@ -104,7 +104,7 @@ def child(folder: Path, annotations: Path, workspace: Path) -> None:
     from tasks import stages
     from tasks.run import Work
 
-    with PAINTERS.adding("plain", "grey:Shades"):
+    with PAINTERS.adding("plain", "plain_painters:Shades"):
 
         def run(annotations: Path, workspace: Path) -> None:
             state = augment(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
@@ -17,6 +16,7 @@ from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from lib.painting.painters import PassInput
@@ -109,6 +109,7 @@ def load_control(ref: ModelRef, kind: Controlled, base: Mapping[str, Any], dtype
 
 def hint_of(item: PassInput, kind: Controlled, settings: ControlChoice) -> dict[str, Any]:
     """Arguments for a pipeline: the hint of a pass, and how much it counts."""
+    import numpy as np
     from PIL import Image
 
     found: dict[str, Any] = {"controlnet_conditioning_scale": settings.control_scale}
@@ -123,6 +124,7 @@ def hint_of(item: PassInput, kind: Controlled, settings: ControlChoice) -> dict[
 def edges(canvas: np.ndarray) -> np.ndarray:
     """Uint8 (H, W, 3): white lines on black."""
     import cv2
+    import numpy as np
 
     lines = cv2.Canny(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), *_EDGES)
     return np.repeat(lines[..., None], 3, 2)
@@ -130,6 +132,7 @@ def edges(canvas: np.ndarray) -> np.ndarray:
 
 def _surroundings(item: PassInput) -> torch.Tensor:
     """(1, 3, H, W): 0 to 1, and -1 where is painted, as the published ControlNets that inpaint have learned it."""
+    import numpy as np
     import torch
 
     pixels = torch.from_numpy(np.where(item.mask[..., None], -255.0, item.canvas.astype(np.float32)) / 255)
