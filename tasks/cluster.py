@@ -42,7 +42,7 @@ from lib.core.mirror import remove, settle
 from lib.core.places import shown, url_of
 from lib.records.engine import EngineSettings
 from lib.runs.engine import cluster_class, code_digest
-from tasks.engine import Engine, Step, WorkerDied, log
+from tasks.engine import Engine, Step, WorkerDied, bare, log
 from tasks.progress import Progress
 from tasks.worker import Probe, Seat, busy, faults, process_name, stop_seat
 
@@ -162,17 +162,12 @@ class Sent:
     """Work that a worker does."""
 
     name: str  # the step's
-    future: Any  # a PrefectDaskFuture, or a distributed.Future
-
-    @property
-    def wrapped_future(self) -> distributed.Future:
-        """The cluster's own future."""
-        return getattr(self.future, "wrapped_future", self.future)
+    wrapped_future: Any  # a PrefectDaskFuture, or a distributed.Future
 
     def result(self) -> Any:
         """What came of it. Raises WorkerDied where every worker that had it ended, AugmentError for a lost cluster."""
         try:
-            return self.future.result()
+            return self.wrapped_future.result()
         except KilledWorker as error:
             raise WorkerDied(f"{self.name}: {error.allowed_failures + 1} workers ended in the middle of it") from None
         except (FutureCancelledError, FuturesCancelledError, NoValidWorkerError) as error:
@@ -304,14 +299,14 @@ class _Dask(Engine):
         super().wait([one for one in futures if not isinstance(one, Sent)])
         try:
             with self.client.as_current(), contextlib.suppress(FutureCancelledError, FuturesCancelledError):
-                distributed.wait([one.wrapped_future for one in sent])  # the errors are told by `result`
+                distributed.wait([bare(one) for one in sent])  # the errors are told by `result`
         except BaseException:
             self.stop(sent)
             raise
 
     def stop(self, futures: Sequence[Any]) -> None:
         super().stop([one for one in futures if not isinstance(one, Sent)])
-        self._stop([one.wrapped_future for one in futures if isinstance(one, Sent)])
+        self._stop([bare(one) for one in futures if isinstance(one, Sent)])
 
     def _stop(self, futures: Sequence[distributed.Future]) -> None:
         """What runs ends at its next picture, what waits never begins; the workspace stays locked until then."""

@@ -151,19 +151,19 @@ class Engine:
     def stop(self, futures: Sequence[Any]) -> None:
         """End those that run at their next picture, and let those that wait never begin."""
         ask_to_stop()
-        threads: list[Future[Any]] = [_bare(one) for one in futures]
+        threads: list[Future[Any]] = [bare(one) for one in futures]
         wait_for_threads([one for one in threads if not one.cancel()])
 
     def when_done(self, future: Any, call: Callable[[], None]) -> None:
         """Call it, in some thread, once the work has ended, well or not."""
-        _bare(future).add_done_callback(lambda _: call())
+        bare(future).add_done_callback(lambda _: call())
 
     def everywhere(self, function: Callable[[], R]) -> dict[str, R]:
         """What a function returns in each process that works for this run, by the process's name."""
         return {"": function()}
 
 
-def _bare(future: Any) -> Any:
+def bare(future: Any) -> Any:
     """The future of the thread or of the cluster, behind Prefect's."""
     while hasattr(future, "wrapped_future"):
         future = future.wrapped_future

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from test_journey import run
 from test_painters import item
+from test_pipelines import FAMILIES
 from tiny import tiny_control, tiny_pipeline, tiny_sd, tiny_sdxl
 
 from lib.core.checkpoints import resolve
@@ -51,18 +52,7 @@ def paint(base, control, **settings):
 def test_a_picture_is_that_of_the_pipeline_called_by_hand(folders, family):
     base, control = folders(family)
     made, work = paint(base, control, hint=HINTS[family]), item(NAME, seed=7)
-    kind = next(
-        one
-        for name, one in CONTROLLED.items()
-        if name
-        == {
-            "sd": "StableDiffusionInpaintPipeline",
-            "sdxl": "StableDiffusionXLInpaintPipeline",
-            "flux": "FluxInpaintPipeline",
-            "sd3": "StableDiffusion3InpaintPipeline",
-            "qwen": "QwenImageInpaintPipeline",
-        }[family]
-    )
+    kind = CONTROLLED[FAMILIES[family]]
     network = getattr(diffusers, kind.network).from_pretrained(control)
     more = {"safety_checker": None, "requires_safety_checker": False} if family == "sd" else {}
     if family == "sd3":

@@ -73,11 +73,14 @@ def model_of(name: str, member: Any, settings: Any, models: str) -> str | None:
     return str(member.MODEL) if models == "full" else f"mini:{getattr(member, 'MINI_MODEL', name)}"
 
 
+BESIDE = ("lora", "controlnet")  # settings that name what stands beside a model
+
+
 def weights_of(name: str, member: Any, settings: Any, models: str) -> dict[str, str]:
     """All that it loads, by the setting that names it: `model`, as `model_of`, and what stands beside it; without what
     is not needed."""
-    found = {one: getattr(settings, one, None) for one in ("lora", "controlnet")}
-    found = {"model": model_of(name, member, settings, models)} | found
+    found = {"model": model_of(name, member, settings, models)}
+    found |= {one: getattr(settings, one, None) for one in BESIDE}
     return {setting: text for setting, text in found.items() if text}
 
 

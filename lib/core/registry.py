@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lib.core.checkpoints import ModelRef, resolve
+from lib.core.checkpoints import BESIDE, ModelRef, resolve
 from lib.core.errors import AugmentError, checked
 from lib.core.lazy import Registry
 from lib.core.values import Storable
@@ -46,7 +46,7 @@ class MemberSettings(Storable):
 _NOT_IDENTITY = {"batch_size", "model", "device", "compile", "lora", "controlnet"}
 # What stands beside a model, by the setting that names it → settings that count where it is there alone, so that keys
 # are as before there was one.
-_BESIDE = {"lora": {"lora_file", "lora_scale"}, "controlnet": {"hint", "control_scale"}}
+_BESIDE = dict(zip(BESIDE, ({"lora_file", "lora_scale"}, {"hint", "control_scale"}), strict=True))
 
 
 class Member(BaseModel):
@@ -61,16 +61,18 @@ class Member(BaseModel):
     lora: ModelRef | None = None  # what is added to the model's weights
     controlnet: ModelRef | None = None  # what stands beside the model
 
+    @property
+    def beside(self) -> dict[str, ModelRef]:
+        """What stands beside the model, by the setting that names it."""
+        return {name: ref for name in _BESIDE if (ref := getattr(self, name)) is not None}
+
     def identity(self) -> dict[str, Any]:
         """What its results depend on; part of their keys."""
         identity: dict[str, Any] = {"name": self.name, "version": self.version}
-        left = _NOT_IDENTITY.union(*(own for name, own in _BESIDE.items() if getattr(self, name) is None))
+        left = _NOT_IDENTITY.union(*(own for name, own in _BESIDE.items() if name not in self.beside))
         identity["settings"] = {k: v for k, v in self.settings.items() if k not in left}
-        for name in ("model", *_BESIDE):
-            ref: ModelRef | None = getattr(self, name)
-            if ref is not None:
-                identity[name] = {"id": ref.id, "revision": ref.revision}
-        return identity
+        refs = ({"model": self.model} if self.model else {}) | self.beside
+        return identity | {name: {"id": ref.id, "revision": ref.revision} for name, ref in refs.items()}
 
 
 def licence_of(member: Any, model: str) -> str:
@@ -89,7 +91,7 @@ class Family(Registry[Any]):
     def member(
         self, name: str, values: Mapping[str, Any], model: ModelRef | None = None, **beside: ModelRef | None
     ) -> Member:
-        """A member by name with its settings checked. beside: `lora` and `controlnet`."""
+        """A member by name with its settings checked. beside: of BESIDE."""
         given = self.settings(name, values)
         settings = given.model_dump(mode="json")
         for later in given.LATER:
@@ -112,7 +114,6 @@ class Family(Registry[Any]):
         """The member itself. Nothing heavy happens before its first use."""
         kind, settings = self[member.name], self.settings(member.name, member.settings)
         made = kind(settings) if member.model is None else kind(settings, member.model)
-        for name in _BESIDE:
-            if (ref := getattr(member, name)) is not None:
-                setattr(made, name, ref)
+        for name, ref in member.beside.items():
+            setattr(made, name, ref)
         return made

@@ -288,9 +288,7 @@ class _Bench:
         painter = copy.copy(self.painter)  # with the model that it has loaded
         painter.settings = self._settings(values)
         known = self.member
-        member = PAINTERS.member(
-            known.name, painter.settings.model_dump(), known.model, lora=known.lora, controlnet=known.controlnet
-        )
+        member = PAINTERS.member(known.name, painter.settings.model_dump(), known.model, **known.beside)
         texts = [parsed(Request, text).model_copy(update={"painter": member.identity()}) for text in plan.request]
         plan = plan.assign(request=[canonical(request) for request in texts])
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:

@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -127,10 +128,10 @@ class DiffusersInpaint(DiffusionPainter):
 
     def check(self) -> None:
         """Raises AugmentError for a pipeline that cannot inpaint, or where quantization is not possible here."""
-        control, name = self._control(), _inpainting_name(self.ref, _index(self.ref))
-        _pipeline_class(self.ref, control.pipeline if control else name)
+        _load_class(self.ref, _index(self.ref), self._control)
         check_quantize(self.settings.quantize)
 
+    @cached_property
     def _control(self) -> Controlled | None:
         """The pipeline with a ControlNet, where there is to be one."""
         if self.controlnet is None:
@@ -139,7 +140,7 @@ class DiffusersInpaint(DiffusionPainter):
 
     def _loaded(self) -> Any:
         if self._pipeline is None:
-            self._pipeline = _load(self.ref, self.settings, self.lora, self.controlnet, self._control())
+            self._pipeline = _load(self.ref, self.settings, self.lora, self.controlnet, self._control)
         return self._pipeline
 
     def _paint(self, batch: Sequence[PassInput]) -> list[Paint]:
@@ -165,8 +166,8 @@ class DiffusersInpaint(DiffusionPainter):
             "_auto_resize": False,  # Kontext would paint at a size of its own
         }
         values |= _chosen(type(pipeline), self.settings)
-        if (control := self._control()) is not None:
-            values |= hint_of(item, control, self.settings)
+        if self._control is not None:
+            values |= hint_of(item, self._control, self.settings)
         known = inspect.signature(type(pipeline).__call__).parameters
         with torch.no_grad(), silent(), torch.random.fork_rng():
             torch.manual_seed(item.step.seed)  # Qwen-Image's with a ControlNet encodes without the generator
@@ -224,10 +225,11 @@ def _inpainting_name(ref: ModelRef, index: Mapping[str, Any]) -> str:
     return inpaints
 
 
-def _pipeline_class(ref: ModelRef, name: str) -> Any:
-    """A class of diffusers. Raises AugmentError where the installed version lacks it."""
+def _load_class(ref: ModelRef, index: Mapping[str, Any], control: Controlled | None) -> Any:
+    """The class of the pipeline. Raises AugmentError where none inpaints, or the installed diffusers lacks it."""
     import diffusers
 
+    name = control.pipeline if control else _inpainting_name(ref, index)
     kind = getattr(diffusers, name, None)
     if kind is None:
         lacks = f"diffusers {version('diffusers')} lacks"
@@ -247,7 +249,7 @@ def _load(
     import torch
 
     index, where = _index(ref), device()
-    kind = _pipeline_class(ref, control.pipeline if control else _inpainting_name(ref, index))
+    kind = _load_class(ref, index, control)
     check_quantize(settings.quantize)
     name = settings.dtype if settings.dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
     dtype, folder = getattr(torch, name), local_path(ref, [INDEX], ALSO, NEVER)
