@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MadeSet
+from test_journey import tree
 
 from flows import augment_dataset
 
@@ -33,11 +34,6 @@ print(json.dumps(augment_dataset(**given).account))
 """
 
 
-def final_set(workspace):
-    folder = workspace / "final"
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def in_small_groups(given):
     command = [sys.executable, "-c", SMALL_GROUPS, json.dumps(given, default=str)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
@@ -58,8 +54,8 @@ def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_
     whole = augment_dataset(**given_for(made, tmp_path / "whole")).account
     account = in_small_groups(given_for(made, tmp_path / "groups"))
     assert account["stages"] == whole["stages"] and whole["stages"]["generate"]["painted"] == 2 * PICTURES
-    assert final_set(tmp_path / "groups") == final_set(tmp_path / "whole")
+    assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final")
     # Of manifests in one piece on, and in pieces again: what one has made, the other knows.
     assert augment_dataset(**given_for(made, tmp_path / "groups")).account["painted"] == 0
     assert in_small_groups(given_for(made, tmp_path / "whole"))["painted"] == 0
-    assert final_set(tmp_path / "groups") == final_set(tmp_path / "whole")
+    assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final")

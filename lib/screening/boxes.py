@@ -177,7 +177,7 @@ def _judge_real(
     labels, whole = list[int](), True
     for question, boxes in _real_questions(real, names, settings.context):
         _, digest, frame = question.what
-        picture = partial(load, digest, frame)
+        picture = functools.cache(partial(load, digest, frame))
         try:
             own = _shares(question, _xyxy(boxes), judge, picture, store)
             parts = _shares_of_halves(question, _xyxy(boxes), judge, picture, store, settings.filled > 0)

@@ -29,7 +29,7 @@ from lib.painting.painters.gligen import MAX_BOXES
 from lib.painting.painters.schedulers import make_scheduler
 from lib.training import loop
 from lib.training.clip import text_tower
-from lib.training.latents import WINDOWS, WindowsObjective, boxed, encoded_windows, stacked
+from lib.training.latents import WINDOWS, WindowsObjective, encoded_windows, sheet_of, stacked
 from lib.training.layout_loss import LayoutLoss
 from lib.training.loop import LoopSettings
 from lib.training.texts import listing
@@ -144,7 +144,7 @@ class GligenObjective(WindowsObjective):
         batch = stacked(rows)
         batch["latents"] = self.latents[: 8 * WINDOWS : WINDOWS].float()
         made = decode(self.model.vae, self._sampled(batch))
-        return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
+        return sheet_of(windows, made)
 
     def _sampled(self, batch: dict[str, torch.Tensor], guidance: float = 2.5) -> torch.Tensor:
         model, where = self.model, next(self.unet.parameters()).device

@@ -60,11 +60,21 @@ class WindowsObjective(nn.Module):
         by_v = self.noise.config.prediction_type == "v_prediction"
         target = self.noise.get_velocity(latents, noise, times) if by_v else noise
         error = (out.float() - target).square().mean(1, keepdim=True)
-        weight = 1 - (1 - KEPT) * keep
-        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        wrong = painted_error(error, keep)
         kept = self.noise.alphas_cumprod.to(latents.device)[times]
         snr = kept / (1 - kept)
         return (wrong * snr.clamp(max=SNR_LIMIT) / (snr + 1 if by_v else snr)).mean(), wrong.detach()
+
+
+def painted_error(error: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """N means of an error (N, 1, h, w), for the most part where something is painted: where keep is 0."""
+    weight = 1 - (1 - KEPT) * keep
+    return (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+
+
+def sheet_of(windows: Sequence[Window], made: Sequence[np.ndarray]) -> np.ndarray:
+    """Windows with their boxes in a row, and below what was made of them."""
+    return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
 
 
 def stacked(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -30,7 +30,7 @@ from lib.painting.painters.schedulers import make_scheduler
 from lib.painting.painters.words import FOLDER, Words, encoded
 from lib.training import loop
 from lib.training.gligen import DROPPED, conditions
-from lib.training.latents import boxed, encoded_windows, stacked
+from lib.training.latents import encoded_windows, sheet_of, stacked
 from lib.training.loop import LoopSettings
 from lib.training.lora_base import LoraExamples, LoraSettings, Matrices
 from lib.training.lora_flow import FlowLora, flow_objective, flow_of
@@ -118,7 +118,7 @@ class LoraObjective(LoraExamples):
         batch["latents"] = self.latents[: 8 * self.each : self.each].float()
         with torch.no_grad():
             made = decode(self.model.vae, self._sampled(self._encoded(batch)))
-        return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
+        return sheet_of(windows, made)
 
     def _sampled(self, batch: dict[str, torch.Tensor], guidance: float = 2.5) -> torch.Tensor:
         model, where = self.model, self.model.device

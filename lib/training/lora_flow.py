@@ -23,18 +23,16 @@ from lib.core.errors import AugmentError
 from lib.painting.painters.pipelines import DiffusersInpaintSettings, load_pipeline, pipeline_name
 from lib.training import loop
 from lib.training.gligen import DROPPED
-from lib.training.latents import KEPT, boxed, encoded_windows, stacked
+from lib.training.latents import encoded_windows, painted_error, sheet_of, stacked
 from lib.training.lora_base import LoraExamples, LoraSettings, Matrices
 from lib.training.vae import decode
 from lib.training.windows import TrainingPicture, Window
 
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 TARGETS = {
-    "attention": (
-        *("to_q", "to_k", "to_v", "to_out.0", "attention.to_out.0"),
-        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-    ),
+    "attention": _ATTENTION,
     "all": (
-        *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        *_ATTENTION,
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out"),
         *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
     ),
@@ -178,7 +176,7 @@ class FlowLora(LoraExamples):
         self.background, self.each, self.learn = settings.background, settings.windows, settings.learn
         self.inpaint = flow.inpaint
         self.beside = Matrices(pipe.transformer, "transformer", settings.rank, TARGETS[settings.targets])
-        self.matrices = nn.ParameterDict(self.beside.weights)
+        self.matrices = self.beside.weights
         if device().type == "cuda":
             pipe.transformer.enable_gradient_checkpointing()
         self._known: dict[str, int] = {}
@@ -191,8 +189,7 @@ class FlowLora(LoraExamples):
         share = t[:, None, None, None]
         out = self._velocity((1 - share) * latents + share * noise, t, batch)
         error = (out.float() - (noise - latents)).square().mean(1, keepdim=True)
-        weight = 1 - (1 - KEPT) * batch["keep"]
-        wrong = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        wrong = painted_error(error, batch["keep"])
         return {"loss": wrong.mean(), "error": wrong.detach().mean()}
 
     def load(self, folder: Path) -> None:
@@ -217,7 +214,7 @@ class FlowLora(LoraExamples):
                 t = torch.full((len(z),), 1 - step / loop.SAMPLED, device=z.device)
                 z = z - self._velocity(z, t, batch).float() / loop.SAMPLED
             made = decode(self.pipe[0].vae, z)
-        return np.concatenate([np.concatenate([boxed(w) for w in windows], 1), np.concatenate(made, 1)])
+        return sheet_of(windows, made)
 
     def _velocity(self, noisy: torch.Tensor, t: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         pipe, where = self.pipe[0], noisy.device
