@@ -17,10 +17,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.augment import journey
 from lib.core.errors import AugmentError
 from lib.proof.advising import check_advice, copy_parameters
+from lib.proof.augmentation import Augmentation
 from lib.proof.folds import FoldSettings
 from lib.proof.job import Schedule
 from lib.proof.split import SplitSettings
-from lib.proof.training import Augmentation
 from lib.records.settings import Choice, DatasetSettings
 from tasks.advise import Advising, copy_dataset, draw_folds, jobs_of, open_advice, write_results
 from tasks.engine import THREADS, log

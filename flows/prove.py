@@ -21,11 +21,11 @@ from flows.augment import journey
 from flows.train import train
 from lib.core.errors import AugmentError
 from lib.proof.arms import POOLS
+from lib.proof.augmentation import Augmentation
 from lib.proof.job import Schedule
 from lib.proof.protocol import open_test, write_protocol
 from lib.proof.settings import check_proof
 from lib.proof.split import SplitSettings
-from lib.proof.training import Augmentation
 from lib.records.settings import Choice, DatasetSettings
 from tasks.engine import THREADS
 from tasks.ingest import ingest_dataset

@@ -24,7 +24,7 @@ from conftest import PATIENCE
 TESTS = Path(__file__).resolve().parent
 CONTEXT = multiprocessing.get_context("forkserver")
 NEEDED = [  # by a run of augment or train; a name that is not there costs time, no more
-    *("forked", "flows.augment", "flows.cli", "flows.commands.run", "flows.train"),
+    *("forked", "flows.augment", "flows.cli", "flows.commands.run", "flows.train", "distributed", "tasks.cluster"),
     *("lib.training.card", "lib.training.clip", "lib.training.stay"),
     *("diffusers.training_utils", "diffusers.models.autoencoders.autoencoder_kl"),
     *("transformers.models.clip.modeling_clip", "transformers.models.clip.processing_clip"),
@@ -43,14 +43,19 @@ def start_command(server: str, folder: Path, *arguments: str, before: Callable[[
 
 
 def _start(server: str, work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    ready(server)
+    process = CONTEXT.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def ready(server: str) -> None:
+    """The process to fork from is there, also for others who fork from Python's one: a cluster of Dask's."""
     with pytest.MonkeyPatch.context() as patch:  # of the process that is forked, which the first call starts
         patch.setenv("PREFECT_API_URL", server)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
         CONTEXT.set_forkserver_preload(NEEDED)
         forkserver.ensure_running()
-    process = CONTEXT.Process(target=work, args=arguments)
-    process.start()
-    return process
 
 
 def _run(flow: str, values: dict[str, Any], before: Callable[[], None] | None) -> None:

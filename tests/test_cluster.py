@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from conftest import PATIENCE, MadeSet
 from distributed import LocalCluster
-from forked import kill_when, start_flow
+from forked import kill_when, ready, start_flow
 from seats import Slow
 
 import tasks.cluster
@@ -44,16 +45,20 @@ def threads(made, tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """One worker; tests may let it grow."""
-    with LocalCluster(
-        1,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-        scheduler_kwargs={"allowed_failures": 0},
-    ) as one:
+def cluster(prefect_server):
+    """One worker; tests may let it grow. Its processes are forked: many are killed, and imports take seconds."""
+    ready(prefect_server)
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        LocalCluster(
+            1,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+            scheduler_kwargs={"allowed_failures": 0},
+        ) as one,
+    ):
         yield one
 
 

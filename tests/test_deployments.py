@@ -1,5 +1,7 @@
 """prefect.yaml: what it deploys is what its flow takes, and nothing in it belongs to one machine."""
 
+import subprocess
+import sys
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -158,3 +160,11 @@ def test_one_parameter_of_a_training_can_be_overridden_alone_in_the_run_form(giv
     parameters = {**DEPLOYMENTS["mini"]["parameters"], **given}
     assert form_errors(FLOWS["flows/train.py:train"], parameters) == []
     check_training(parameters)
+
+
+def test_flows_are_imported_without_torch():
+    """As `make serve` does for every deployment, and a worker for every run that then waits for another."""
+    modules = sorted({PurePath(one["entrypoint"].partition(":")[0]).stem for one in DEPLOYMENTS.values()})
+    code = f"import sys; from flows import {', '.join(modules)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert len(modules) > 2 and done.stdout.strip() == "False"

@@ -15,9 +15,10 @@ from PIL import Image
 from lib.core.errors import AugmentError
 from lib.evaluation.sides import Entry, Labels, Side
 from lib.proof.arms import ARMS, mix_of, repeat_factors, shifted_boxes
+from lib.proof.augmentation import Augmentation, augmented
 from lib.proof.pictures import FILL, Pool, joined, pool_of
 from lib.proof.split import SplitSettings, split_pictures
-from lib.proof.training import Augmentation, Sampler, augmented
+from lib.proof.training import Sampler
 
 NAMES = ("forklift", "pallet")
 

@@ -13,7 +13,7 @@ from test_journey import tree
 from flows import augment_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = 40
+PICTURES = 14
 
 SMALL_GROUPS = """
 import importlib.util, json, sys

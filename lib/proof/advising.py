@@ -18,12 +18,12 @@ from lib.core.errors import AugmentError, checked, unknown
 from lib.core.registry import Member
 from lib.core.values import Place
 from lib.proof.advice import Advice
+from lib.proof.augmentation import Augmentation
 from lib.proof.detectors import TRAINABLE
 from lib.proof.folds import FoldSettings
 from lib.proof.job import Schedule
 from lib.proof.settings import ProveSettings
 from lib.proof.split import SplitSettings
-from lib.proof.training import Augmentation
 from lib.records.settings import Choice, DatasetSettings, Settings
 from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
 

@@ -31,10 +31,10 @@ from lib.core.keys import key_of
 from lib.core.registry import Member, MemberSettings
 from lib.evaluation.detectors import Detections
 from lib.proof.arms import shifted_boxes
+from lib.proof.augmentation import Augmentation
 from lib.proof.detectors import TRAINABLE
 from lib.proof.detectors.weights import FILES, save_weights, settings_key
 from lib.proof.pictures import Pool, joined, read_arrays
-from lib.proof.training import Augmentation
 from lib.records import kept
 from lib.records.settings import Settings
 from lib.training.loop import LOGGED, Progress

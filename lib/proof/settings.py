@@ -14,11 +14,11 @@ from lib.core.errors import AugmentError, checked, unknown
 from lib.core.registry import Member
 from lib.core.values import Place
 from lib.proof.arms import ARMS
+from lib.proof.augmentation import Augmentation
 from lib.proof.detectors import TRAINABLE
 from lib.proof.job import Schedule
 from lib.proof.split import SplitSettings
 from lib.proof.statistics import Contrast, arm_of
-from lib.proof.training import Augmentation
 from lib.records.settings import Choice, DatasetSettings, Settings
 from lib.runs.parameters import Parameters, check_parameters
 

@@ -61,7 +61,7 @@ def looked_at(folder: Path, name: str, cell: dict[str, Any]) -> dict[str, Any]:
     common = {"detector": SMALL, "schedule": FEW_STEPS, "trainings": str(folder / "trainings")} | cell
     own = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
     own.mkdir(parents=True, exist_ok=True)
-    advice = common | {"folds": {"count": 2}, "workspace": str(own / "advice")}
+    advice = common | {"folds": {"count": 2}}
     proof = common | {
         "arms": ["A", "D", "E"],
         "ratios": [4],
@@ -72,9 +72,9 @@ def looked_at(folder: Path, name: str, cell: dict[str, Any]) -> dict[str, Any]:
         "paint": {"preset": "insert", "edit": {"count": 3}, "painter": {"hue": 180}, "variants": 4},
         "workspace": str(own / "proof"),
     }
-    for command, values in (("advise", advice), ("prove", proof)):
+    for command, values, more in (("advise", advice, ("--out", "advice")), ("prove", proof, ())):
         (own / f"{command}.yaml").write_text(json.dumps(values))
-        augment(own, command, f"{command}.yaml")
+        augment(own, command, f"{command}.yaml", *more)
     said = json.loads((own / "advice/advice.json").read_bytes())["advice"]
     trained = json.loads((own / "proof/proof.json").read_bytes())["trainings"]
     values = {arm: {one["seed"]: one["value"] for one in trained if one["arm"] == arm} for arm in "ADE"}
