@@ -60,9 +60,7 @@ LONGEST = (
     "test_review_page.py",
     "test_kill.py",
     "test_stop.py",
-    "test_cluster.py",
     "test_train_flow.py",
-    "test_grid.py",
     "test_hostile_workspace.py",
     "test_stay_training.py",
     "test_perceptual.py",
@@ -87,6 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # server and one process to fork from.
 TOGETHER = (
     "test_attacks.py",
+    "test_cluster.py",
     "test_evaluate_flow.py",
     "test_hostile_workspace.py",
     "test_kill.py",

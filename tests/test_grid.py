@@ -44,7 +44,7 @@ def grid(made_set, tmp_path):
 
 
 def tiny(folder):
-    return {"model": folder, "steps": 2, "guidance": 1}
+    return {"model": folder, "steps": 2, "guidance": 1, "size": 64}
 
 
 def paints(workspace):

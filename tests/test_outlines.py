@@ -5,7 +5,7 @@ import pytest
 
 from lib.core.images import PictureError
 from lib.planning.outlines import Outlines, grab_cut, outline_key
-from lib.records.store import Store
+from lib.records.store import ReadOnlyStore, Store
 
 BOX = (16, 16, 48, 48)
 
@@ -60,6 +60,18 @@ def test_an_outline_is_found_once_and_kept(tmp_path):
     assert first == second and loads == ["d1"]
     corners = np.reshape(first[0], (-1, 2))
     assert (corners.min(axis=0) >= 16).all() and (corners.max(axis=0) <= 48).all()  # in the picture's pixels
+
+
+def test_without_a_store_that_keeps_it_an_outline_is_found_once_too(tmp_path):
+    loads = []
+
+    def load(digest, frame):
+        loads.append(digest)
+        return disc()[0]
+
+    found = Outlines(load, ReadOnlyStore(tmp_path))
+    assert found("d1", "upright", BOX) == found("d1", "upright", BOX) != ()
+    assert loads == ["d1"] and not list(tmp_path.iterdir())
 
 
 def test_no_outline_is_kept_too(tmp_path):

@@ -143,6 +143,7 @@ def test_a_workspace_that_a_run_holds_is_left_alone(made_set, tmp_path):
 def test_the_command_writes_what_augment_run_takes(tmp_path, inpaint, capsys, monkeypatch):
     """A tiny model without any training: the judge must be made to accept what it paints."""
     monkeypatch.setattr("lib.runs.tune.SCHEDULERS", ("dpm++2m",))
+    monkeypatch.setattr("lib.runs.tune.REUSE", (2,))
     made = MadeSet(tmp_path / "made", 24)
     file, workspace = tmp_path / "mine.yaml", tmp_path / "ws"
     painter = {"name": "gligen-inpaint", "model": inpaint, "size": 64, "steps": 6, "guidance": 1}

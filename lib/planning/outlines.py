@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ _ROUNDS = 5
 _AGREE = 0.8  # intersection over union of two runs that start from different guesses
 _REACH = 0.1  # of a box's side: how far the object may stay away from each side of a box that is drawn around it
 _FILLS = 0.2, 0.95  # share of the box that an object covers; above, nothing would be gained
+_KNOWN = 4096  # outlines that one plan keeps in memory
 _CONTRAST = 2.0  # the outline's gradient, as a multiple of the median of the box and its surroundings
 
 
@@ -27,15 +28,19 @@ def outline_key(digest: str, frame: str, box: IntBox) -> str:
     return key_of("outline", VERSION, digest, frame, box)
 
 
-@dataclass(frozen=True)
 class Outlines:
     """Finds the outline of an object that has no mask, once: what was found, or not, is kept."""
 
-    load: Load
-    store: Store
+    def __init__(self, load: Load, store: Store) -> None:
+        self.load, self.store = load, store
+        # Many objects try the same donors, and a dry run writes nothing into the store.
+        self._known = lru_cache(_KNOWN)(self._find)
 
     def __call__(self, digest: str, frame: str, box: IntBox) -> Polygons | None:
         """Polygons (x, y, x, y, … pixels of the picture) around what a box (xyxy) shows; None: not sure."""
+        return self._known(digest, frame, box)
+
+    def _find(self, digest: str, frame: str, box: IntBox) -> Polygons | None:
         key = outline_key(digest, frame, box)
         polygons = _decoded(self.store.get("outline", key))
         if polygons is None:
