@@ -22,7 +22,7 @@ from lib.training.train import read_facts
 every_model = pytest.mark.parametrize("name", sorted(TRAINED))
 
 
-PICTURES = {"demo": 12, "demo-generation": 24}  # objects painted one by one take longest: half of the scenes
+PICTURES = {"demo": 8, "demo-generation": 24}  # objects painted one by one take longest: a third of the scenes
 
 
 @pytest.fixture(scope="module", params=PICTURES)

@@ -25,7 +25,17 @@ from lib.proof.results import read_proof
 from lib.proof.settings import check_proof, quick
 from lib.proof.trainers import Trainer
 
-ARMS = list("ADFX")  # each training is a process, which takes seconds to start
+CHECKOUT = Path(__file__).parents[1]
+ARMS = list("ADFX")
+STARTER = """
+import sys
+from pathlib import Path
+from lib.proof.job import TrainingJob
+from lib.proof.trainers import Trainer
+trainer = Trainer()
+for name in ("3.json", "10000000.json"):
+    list(trainer.train(TrainingJob.model_validate_json((Path(sys.argv[1]) / name).read_bytes())))
+"""
 
 
 def parameters(made: MadeSet, workspace: Path, **more: Any) -> dict[str, Any]:
@@ -129,7 +139,8 @@ def test_a_process_trains_one_after_another_and_ends_with_its_starter(proven, tm
     endless = first.model_copy(update={"schedule": first.schedule.model_copy(update={"steps": 10_000_000})})
     for job in (first, endless):
         (tmp_path / f"{job.schedule.steps}.json").write_text(job.model_dump_json())
-    with subprocess.Popen([sys.executable, __file__, str(tmp_path)], stdout=subprocess.DEVNULL) as starter:
+    command = [sys.executable, "-c", STARTER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=CHECKOUT) as starter:
         wait = time.monotonic() + PATIENCE
         while trained(first) is None and starter.poll() is None and time.monotonic() < wait:
             time.sleep(0.02)
@@ -242,10 +253,3 @@ class TestCards:
         (tmp_path / "hub").mkdir()
         (note,) = check_models({"painter": tmp_path / "hub"}, split)
         assert "not known" in note
-
-
-if __name__ == "__main__":  # the starter that is killed
-    trainer = Trainer()
-    for name in ("3.json", "10000000.json"):
-        for _ in trainer.train(TrainingJob.model_validate_json((Path(sys.argv[1]) / name).read_bytes())):
-            pass

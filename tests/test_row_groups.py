@@ -29,12 +29,12 @@ from flows import augment_dataset
 from lib.records.manifest import GROUP
 from lib.records.sorting import sorted_rows
 assert GROUP == 3 and 3 in sorted_rows.__defaults__
-given = json.loads(sys.argv[1])
-print(json.dumps(augment_dataset(**given).account))
+print(json.dumps([augment_dataset(**given).account for given in json.loads(sys.argv[1])]))
 """
 
 
-def in_small_groups(given):
+def in_small_groups(*given):
+    """The accounts of runs, one after another in a process of their own."""
     command = [sys.executable, "-c", SMALL_GROUPS, json.dumps(given, default=str)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -52,10 +52,9 @@ def given_for(made, workspace):
 
 def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_path):
     whole = augment_dataset(**given_for(made, tmp_path / "whole")).account
-    account = in_small_groups(given_for(made, tmp_path / "groups"))
-    assert account["stages"] == whole["stages"] and whole["stages"]["generate"]["painted"] == 2 * PICTURES
-    assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final")
-    # Of manifests in one piece on, and in pieces again: what one has made, the other knows.
-    assert augment_dataset(**given_for(made, tmp_path / "groups")).account["painted"] == 0
-    assert in_small_groups(given_for(made, tmp_path / "whole"))["painted"] == 0
-    assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final")
+    final = tree(tmp_path / "whole" / "final")
+    # The second goes on from manifests in one piece: what one has made, the other knows.
+    first, second = in_small_groups(*(given_for(made, tmp_path / name) for name in ("groups", "whole")))
+    assert first["stages"] == whole["stages"] and whole["stages"]["generate"]["painted"] == 2 * PICTURES
+    assert second["painted"] == augment_dataset(**given_for(made, tmp_path / "groups")).account["painted"] == 0
+    assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final") == final
