@@ -39,7 +39,7 @@ from lib.core.compute import available_cores
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
 from lib.core.mirror import remove, settle
-from lib.core.places import shown, url_of
+from lib.core.places import cache_root, shown, url_of
 from lib.records.engine import EngineSettings
 from lib.runs.engine import cluster_class, code_digest
 from tasks.engine import Engine, Step, WorkerDied, bare, log
@@ -194,7 +194,8 @@ class _Dask(Engine):
         note = Path(self.workspace) / f".probe-{uuid.uuid4().hex}"
         source, size = _some_picture(images)
         server = (PREFECT_API_URL.value() or "") if self.context is not None else ""
-        probe = Probe(code_digest(), shown(note.parent), str(note), uuid.uuid4().hex, source, size, server)
+        copies = str(cache_root()) if url_of(note) or url_of(images) else ""
+        probe = Probe(code_digest(), shown(note.parent), str(note), uuid.uuid4().hex, source, size, server, copies)
         own = self.settings.address is None and self.settings.cluster is None
         workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
         self.parts = 2 * max(workers, self.settings.adapt.maximum if self.settings.adapt else 1)

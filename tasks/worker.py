@@ -21,7 +21,7 @@ from distributed import Worker, WorkerPlugin
 from lib.core.compute import share_cores
 from lib.core.errors import AugmentError
 from lib.core.mirror import fetch
-from lib.core.places import CACHE
+from lib.core.places import CACHE, cache_root
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop
 from lib.runs.engine import code_digest
 from tasks.models import release_models
@@ -41,6 +41,7 @@ class Probe:
     source: str  # path of one source picture; "" where there is none
     size: int  # its bytes
     server: str  # URL of Prefect's API; "" outside of a flow
+    copies: str  # folder of the working copies of buckets; "" where none is in use
 
     def fault(self) -> str:
         """Why this process cannot work for the run; empty where it can."""
@@ -49,6 +50,11 @@ class Probe:
             return (
                 f"a worker on {host} has another version of this program than the run: install the same on all "
                 "machines, and start the workers again"
+            )
+        if self.copies and str(cache_root()) != self.copies:
+            return (
+                f"a worker on {host} keeps the working copies of buckets in {cache_root()}, this run in {self.copies}: "
+                f"set {CACHE} to the same path on all machines"
             )
         if _text(Path(self.note)) != self.text:
             return (

@@ -206,6 +206,20 @@ def test_a_bucket_that_vanishes_in_the_middle_is_a_sentence_and_gets_at_the_next
     assert len(kept) == PICTURES
 
 
+def test_workers_of_a_cluster_make_the_same_and_are_refused_where_their_working_copies_lie_elsewhere(
+    files, demo, final, tmp_path, monkeypatch
+):
+    from distributed import LocalCluster
+
+    with LocalCluster(1, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0) as cluster:
+        engine = {"name": "dask", "address": cluster.scheduler_address}
+        augment_dataset(dataset=demo, workspace=WORKSPACE, engine=engine, **CHOICES)
+        assert objects(files, "runs/one/final") == final
+        monkeypatch.setenv("AUGMENT_CACHE", str(tmp_path / "elsewhere"))
+        with pytest.raises(AugmentError, match=f"in {tmp_path}/cache.*: set AUGMENT_CACHE to the same path"):
+            augment_dataset(dataset=demo, workspace=WORKSPACE, engine=engine, **CHOICES)
+
+
 # --- one holder --------------------------------------------------------------------------------------------------
 
 
