@@ -117,6 +117,13 @@ def test_what_is_free_and_gives_as_much_is_advised_instead(arm):
     assert FREE[arm] in advice.sentence and "use it instead" in advice.sentence
 
 
+def test_where_copy_paste_gained_nothing_a_steep_curve_is_a_perhaps_that_says_what_would_have_to_help():
+    advice = advise(findings(free={"D": Estimate(value=0.4, low=-2.0, high=2.0)}))
+    assert advice.answer == "perhaps"
+    assert "copy-paste, which shows the same objects again, gave +0.4 AP" in advice.sentence
+    assert advise(findings(free={"D": Estimate(value=1.6, low=-2.0, high=2.0)})).answer == "yes"
+
+
 def test_of_two_free_ones_the_better_is_advised():
     free = {"C": Estimate(value=3.0, low=1.0, high=5.0), "D": Estimate(value=4.0, low=2.0, high=6.0)}
     assert advise(findings(free=free)).instead == "D"
@@ -129,8 +136,10 @@ def test_a_detector_that_does_not_fit_its_own_pictures_is_to_be_trained_longer()
     assert advise(findings(fitted=42.0, quick=True)).answer != "no", "so few steps are the quick look's own"
 
 
-def test_boxes_that_are_badly_placed_are_no_reason_to_paint():
-    advice = advise(findings(gains={"badly_placed": 20.0, "missed": 4.0}))
+def test_boxes_that_are_badly_placed_are_no_reason_to_paint_where_more_pictures_do_not_surely_help():
+    placed = {"badly_placed": 20.0, "missed": 4.0}
+    assert advise(findings(gains=placed)).answer == "yes", "more pictures teach it"
+    advice = advise(findings(gains=placed, doubling=(3.0, -1.0, 7.0)))
     assert advice.answer == "no"
     assert "placing of boxes" in advice.sentence
     replace = next(one for one in advice.edits if one.edit == "replace")

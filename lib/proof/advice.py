@@ -5,8 +5,10 @@ advice.answer, advice.sentence          # "yes", "perhaps" or "no", and why in a
 advice.target                           # {"per_category": {"forklift": 500}}
 
 Painting is advised against where little is lacking, where the detector does not yet fit the pictures that it has, where
-twice as many real pictures give nothing, where what is lacking is the placing of boxes, and where repeat-factor
-sampling or copy-paste, which are free, give as much as twice the pictures. docs/proof.md states the rules.
+twice as many real pictures give nothing, where what is lacking is the placing of boxes and more pictures do not surely
+help, and where repeat-factor sampling or copy-paste, which are free, give as much as twice the pictures. A yes also
+needs copy-paste to have gained: it is painted too, and what it cannot show is that other paint would do better.
+docs/proof.md states the rules.
 """
 
 from __future__ import annotations
@@ -73,8 +75,7 @@ class Advice(_Model):
 def advise(found: Findings) -> Advice:
     """By the rules of this module's head."""
     free, against = free_arm(found), _against(found)
-    hopeful = found.doubling.value >= CLEAR and (found.doubling.low or 0) > 0 and found.ap >= WEAK
-    answer: Answer = "no" if against else "yes" if hopeful else "perhaps"
+    answer: Answer = "no" if against else "yes" if _rises(found) and not _pasted_in_vain(found) else "perhaps"
     ratio = 2.0 if found.pictures < FEW_PICTURES else 1.0
     classes = _classes(found, ratio)
     reasons = [_headroom(found), _fit(found), _curve(found), *_free_arms(found, free), _kinds(found)]
@@ -101,6 +102,17 @@ def free_arm(found: Findings) -> Free | None:
     enough = max(FLAT, doubling.value - noise)
     able = [arm for arm, gain in found.free.items() if gain.value >= enough and gain.value > 0.5 * doubling.value]
     return max(able, key=lambda arm: found.free[arm].value, default=None)
+
+
+def _rises(found: Findings) -> bool:
+    """Do more real pictures surely help?"""
+    return found.doubling.value >= CLEAR and (found.doubling.low or 0) > 0 and found.ap >= WEAK
+
+
+def _pasted_in_vain(found: Findings) -> bool:
+    """Was copy-paste tried, and gained nothing?"""
+    pasted = found.free.get("D")
+    return pasted is not None and pasted.value < FLAT
 
 
 def _unfitted(found: Findings) -> bool:
@@ -138,7 +150,7 @@ def _against(found: Findings) -> list[str]:
             f"the learning curve is flat: twice as many real pictures gave {found.doubling}, and painted ones "
             "are worth no more than real ones"
         )
-    elif (share := _placing(found)) is not None and share >= PLACING:
+    elif (share := _placing(found)) is not None and share >= PLACING and not _rises(found):
         lines.append(
             f"{100 * share:.0f} % of what can be mended is the placing of boxes, which painted pictures do not teach: "
             "look whether the labels are tight, and train with larger pictures"
@@ -164,6 +176,11 @@ def _sentence(found: Findings, answer: Answer, against: Sequence[str], classes: 
         return f"{look}Yes, painting is likely to pay: {_and(because)}; {what}."
     noise = (found.doubling.low or 0) <= 0
     doubt = "this cannot be told from noise" if noise else "this is little"
+    if _rises(found):
+        doubt = (
+            f"copy-paste, which shows the same objects again, gave {found.free['D']}: what would have to help is a "
+            "painter that makes objects and surfaces of new looks, or further real pictures"
+        )
     if _unfitted(found):
         doubt = "so few steps do not show what pictures give"
     if found.ap < WEAK:
@@ -253,7 +270,7 @@ def _kinds(found: Findings) -> Reason:
     counts = ", ".join(f"{kind.replace('_', ' ')} {errors.counts[kind]}" for kind in KINDS)
     share = _placing(found)
     return Reason(
-        speaks="against" if share is not None and share >= PLACING else "neither",
+        speaks="against" if share is not None and share >= PLACING and not _rises(found) else "neither",
         text=f"Of {errors.boxes} boxes {errors.counts[RIGHT]} were found rightly, at the score with the best F1; "
         f"errors: {counts}. Mending one kind alone would gain (AP points): {listed or 'not measured'}",
     )
