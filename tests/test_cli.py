@@ -19,6 +19,7 @@ from lib.core.errors import AugmentError
 from lib.core.registry import licence_of
 from lib.painting.painters import PAINTERS
 from lib.runs.account import write_account
+from lib.runs.listing import preset_rows
 from lib.runs.presets import PRESETS
 
 DEPLOYMENTS = yaml.safe_load((cli.CHECKOUT / "prefect.yaml").read_text())["deployments"]
@@ -493,11 +494,18 @@ def cells(printed):
     return [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
 
 
-def test_on_a_narrow_terminal_no_word_is_cut_off_and_every_preset_stands_on_one_line(terminal):
+def test_on_a_narrow_terminal_no_word_is_cut_off_and_every_preset_begins_a_line(terminal):
     file = terminal(100)
     cli.main(["presets"])
-    assert "…" not in file.getvalue() and set(PRESETS) <= set(cells(file.getvalue()))
-    assert all(len(line) <= 100 for line in file.getvalue().splitlines())
+    lines = file.getvalue().splitlines()
+    assert "…" not in file.getvalue() and all(len(line) <= 100 for line in lines)
+    begun = [line.split()[0] for line in lines if line[:1].isalnum()]
+    assert begun == list(PRESETS)
+    words = file.getvalue().split()
+    for row in preset_rows():
+        about = row["about"].split()
+        assert any(words[at : at + len(about)] == about for at in range(len(words))), row["preset"]
+    assert words.count("checkpoints:") == len(PRESETS)
 
 
 @pytest.mark.parametrize("width", [1, 20, 80, 500])
