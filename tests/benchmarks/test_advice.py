@@ -1,12 +1,13 @@
 """Is the advice right? What `augment advise` says of a few pictures, beside what a proof of the same then finds.
 
-FOLDER=DIR .venv/bin/pytest -m benchmark -s tests/benchmarks/test_advice.py
+FOLDER=DIR SEEDS=6 .venv/bin/pytest -m benchmark -s tests/benchmarks/test_advice.py
 
 A cell is a data set, a number of real pictures and a detector. The advice sees the training pictures alone; the proof
 trains on them, with copy-paste (D) and with more objects a picture, other hues and more pictures (E), three paired
-seeds each. Right is a yes where the better of D and E gains 1 AP or more, a no where neither does, and D instead where
-D gains as much; "perhaps" is counted apart. With FOLDER, what is done is kept, and a run that was ended goes on. An
-hour or two; asserts nothing of the share that is right.
+seeds each, or as many as SEEDS says; ± is the standard error of a mean. Right is a yes where the better of D and E
+gains 1 AP or more, a no where neither does, and D instead where D gains as much; "perhaps" is counted apart. With
+FOLDER, what is done is kept, and a run that was ended goes on. An hour or two; asserts nothing of the share that is
+right.
 """
 
 import json
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from shared import DATA
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(4 * 3600)]
 
+SEEDS = int(os.environ.get("SEEDS", "3"))
 CLEAR = 1.0  # AP points: what two trainings differ by that differ in their seed alone
 SMALL = {"name": "compact", "size": 128, "stride": 8}
 FEW_STEPS = {"steps": 400, "rate": 0.003, "warmup": 30}
@@ -66,20 +69,23 @@ def looked_at(folder: Path, name: str, cell: dict[str, Any]) -> dict[str, Any]:
         "arms": ["A", "D", "E"],
         "ratios": [4],
         "fade": 1,
-        "seeds": 3,
+        "seeds": SEEDS,
         "contrasts": [],
         "copy_paste": {"preset": "insert", "variants": 4},
         "paint": {"preset": "insert", "edit": {"count": 3}, "painter": {"hue": 180}, "variants": 4},
-        "workspace": str(own / "proof"),
+        "workspace": str(own / f"proof-{SEEDS}"),
     }
     for command, values, more in (("advise", advice, ("--out", "advice")), ("prove", proof, ())):
         (own / f"{command}.yaml").write_text(json.dumps(values))
         augment(own, command, f"{command}.yaml", *more)
     said = json.loads((own / "advice/advice.json").read_bytes())["advice"]
-    trained = json.loads((own / "proof/proof.json").read_bytes())["trainings"]
+    trained = json.loads((own / f"proof-{SEEDS}/proof.json").read_bytes())["trainings"]
     values = {arm: {one["seed"]: one["value"] for one in trained if one["arm"] == arm} for arm in "ADE"}
-    gains = {arm: sum(values[arm][seed] - values["A"][seed] for seed in values["A"]) / 3 for arm in "DE"}
-    return {"answer": said["answer"], "instead": said["instead"], "real": sum(values["A"].values()) / 3, **gains}
+    gains = {arm: [values[arm][seed] - real for seed, real in values["A"].items()] for arm in "DE"}
+    found: dict[str, Any] = {"answer": said["answer"], "instead": said["instead"], "real": mean(values["A"].values())}
+    for arm, some in gains.items():
+        found |= {arm: mean(some), f"{arm} error": stdev(some) / len(some) ** 0.5}
+    return found
 
 
 def right(one: dict[str, Any]) -> bool | None:
@@ -107,5 +113,6 @@ def test_advice_beside_proof(tmp_path):
         judged.append(right(one))
         word = {None: "open", True: "right", False: "wrong"}[judged[-1]]
         said = one["answer"] + (f", {one['instead']} instead" if one["instead"] else "")
-        print(f"| {name} | {one['real']:.1f} | {one['D']:+.1f} | {one['E']:+.1f} | {said} | {word} |", flush=True)
+        gains = " | ".join(f"{one[arm]:+.1f} ± {one[f'{arm} error']:.1f}" for arm in "DE")
+        print(f"| {name} | {one['real']:.1f} | {gains} | {said} | {word} |", flush=True)
     print(f"{judged.count(True)} right, {judged.count(False)} wrong, {judged.count(None)} left open")
