@@ -103,8 +103,3 @@ def objects(files: Any, prefix: str) -> dict[str, bytes]:
     """Objects by their names below a prefix."""
     top = f"{NAME}/{prefix}/"
     return {path.removeprefix(top): files.cat_file(path) for path in files.find(top)}
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    """Files by their names below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

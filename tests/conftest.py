@@ -206,6 +206,15 @@ def made_set(tmp_path: Path) -> MadeSet:
     return MadeSet(tmp_path / "made", 6)
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """Files by their names below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def final_set(workspace: Path) -> dict[str, bytes]:
+    return tree(workspace / "final")
+
+
 def pixels_of(path: Path) -> np.ndarray:
     """uint8 (H, W, 3)."""
     return np.asarray(Image.open(path).convert("RGB"))

@@ -12,7 +12,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from conftest import PATIENCE, MadeSet
+from conftest import PATIENCE, MadeSet, final_set
 from distributed import LocalCluster
 from forked import kill_when, ready, start_flow
 from seats import Slow
@@ -80,11 +80,6 @@ def run(made: MadeSet, workspace: Path, engine: Any, **more: Any) -> dict[str, A
     """Its account."""
     given = {"dataset": made.dataset, "workspace": workspace, "variants": 2, "evaluate": {"extractor": None}, **more}
     return augment_dataset(engine=engine, **given).account
-
-
-def final_set(workspace: Path) -> dict[str, bytes]:
-    folder = workspace / "final"
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def images(final: dict[str, bytes]) -> dict[str, bytes]:

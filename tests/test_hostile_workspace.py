@@ -16,8 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import MadeSet
-from test_journey import run, tree
+from conftest import MadeSet, tree
+from test_journey import run
 
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest

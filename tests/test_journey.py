@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MadeSet, pixels_of
+from conftest import MadeSet, pixels_of, tree
 from PIL import Image
 from pycocotools.coco import COCO
 from shared import shared
@@ -35,10 +35,6 @@ def run(workspace: Path, dataset, **parameters):
     account = json.loads((workspace / "status.json").read_bytes())
     assert state.is_completed() and account["state"] == "completed", state.message
     return account
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def assert_outside_untouched(final: Path, margin: int) -> int:

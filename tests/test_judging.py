@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_journey import run, tree
+from conftest import tree
+from test_journey import run
 
 from lib.core.errors import AugmentError
 from lib.core.images import PictureError, encode_png

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MadeSet
+from conftest import MadeSet, final_set
 from forked import exit_code, kill_when, start_flow
 
 # (stage, what to count, how many there must be before the kill)
@@ -51,11 +51,6 @@ def run(made: MadeSet, workspace: Path) -> None:
 def test_a_flow_on_a_server_makes_what_it_makes_as_a_plain_function(made, whole, tmp_path):
     run(made, tmp_path / "ws")
     assert final_set(tmp_path / "ws") == whole
-
-
-def final_set(workspace: Path) -> dict[str, bytes]:
-    folder = workspace / "final"
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(("stage", "pattern", "count"), STAGES, ids=[s[0] for s in STAGES])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from buckets import NAME, BucketServer, files_below, forget_clients, objects, use_bucket
+from buckets import NAME, BucketServer, forget_clients, objects, use_bucket
+from conftest import tree
 
 from flows.cli import main
 from flows.python import augment_dataset
@@ -96,7 +97,7 @@ def final(tmp_path_factory, small):
     root = tmp_path_factory.mktemp("folder")
     dataset = {"images": str(small / "images"), "annotations": str(small / "annotations.json")}
     augment_dataset(dataset=dataset, workspace=str(root / "run"), **CHOICES)
-    return files_below(root / "run" / "final")
+    return tree(root / "run" / "final")
 
 
 def journey(dataset, workspace=WORKSPACE):

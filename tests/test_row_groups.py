@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MadeSet
-from test_journey import tree
+from conftest import MadeSet, tree
 
 from flows import augment_dataset
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import MadeSet
-from test_journey import run, tree
+from conftest import MadeSet, tree
+from test_journey import run
 from test_judging import OBJECTS, new, outcome_of, painted, row_of
 
 from lib.core.errors import AugmentError

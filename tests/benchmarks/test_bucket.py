@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from buckets import NAME, BucketServer, files_below, objects, use_bucket
+from buckets import NAME, BucketServer, objects, use_bucket
+from conftest import tree
 
 from flows.python import augment_dataset
 
@@ -35,14 +36,14 @@ def test_the_journey_in_a_bucket_beside_a_folder(tmp_path, monkeypatch):
         folder = _shown("a folder", server, here, tmp_path / "run")
         _shown("a folder, again", server, here, tmp_path / "run")
         _shown("a bucket", server, there, f"s3://{NAME}/run")
-        assert objects(files, "run/final") == files_below(folder / "final")
+        assert objects(files, "run/final") == tree(folder / "final")
         _shown("a bucket, again", server, there, f"s3://{NAME}/run")
         shutil.rmtree(tmp_path / "cache")
         _shown("a bucket, again, no working copy", server, there, f"s3://{NAME}/run")
         server.failing(one_in=20)
         _shown("a bucket, 5 % fail or are slow", server, there, f"s3://{NAME}/other")
         server.mood = lambda request, number: ""
-        assert objects(files, "other/final") == files_below(folder / "final")
+        assert objects(files, "other/final") == tree(folder / "final")
     server.close()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import MadeSet
+from conftest import MadeSet, final_set
 from test_journey_speed import bare_loop, run
 
 from lib.painting.painters import PAINTERS
@@ -36,11 +36,6 @@ import counting
 from flows import augment_dataset
 augment_dataset(**json.loads(sys.argv[1]))
 """
-
-
-def final_set(workspace: Path) -> dict[str, bytes]:
-    folder = workspace / "final"
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 class Killed:
