@@ -6,9 +6,8 @@ advice.target                           # {"per_category": {"forklift": 500}}
 
 Painting is advised against where little is lacking, where the detector does not yet fit the pictures that it has, where
 twice as many real pictures give nothing, where what is lacking is the placing of boxes and more pictures do not surely
-help, and where repeat-factor sampling or copy-paste, which are free, give as much as twice the pictures. A yes also
-needs copy-paste to have gained: it is painted too, and what it cannot show is that other paint would do better.
-docs/proof.md states the rules.
+help, and where repeat-factor sampling or copy-paste, which are free, give as much as twice the pictures. Where
+copy-paste surely gained nothing there is no yes: it is painted too. docs/proof.md states the rules.
 """
 
 from __future__ import annotations
@@ -110,9 +109,9 @@ def _rises(found: Findings) -> bool:
 
 
 def _pasted_in_vain(found: Findings) -> bool:
-    """Was copy-paste tried, and gained nothing?"""
+    """Was copy-paste tried, and surely gained nothing?"""
     pasted = found.free.get("D")
-    return pasted is not None and pasted.value < FLAT
+    return pasted is not None and pasted.high is not None and pasted.high < FLAT
 
 
 def _unfitted(found: Findings) -> bool:
