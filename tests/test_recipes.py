@@ -55,7 +55,8 @@ class Bench:
         """`run` of a picture with two boxes and a donor for each; tests that look at the same picture share it."""
         key = edit, name, size
         if key not in self.runs:
-            recipe = self.recipe(edit, name, edit_settings={"min_side": 4} if edit == "insert" else {})
+            one_step = {"steps": 1} if PAINTERS[name].MODEL else {}  # sizes and reach are those of many
+            recipe = self.recipe(edit, name, edit_settings={"min_side": 4} if edit == "insert" else {}, **one_step)
             boxes = boxes_for(size)
             self.runs[key] = self.run(recipe, size, boxes, donors=[(0, 0, w, h) for _, _, w, h in boxes])
         return self.runs[key]

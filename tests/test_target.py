@@ -526,12 +526,12 @@ def test_a_budget_ends_a_run_as_painted_less(tmp_path):
 
 def test_a_limit_is_topped_up_where_screening_sets_pictures_aside(tmp_path, monkeypatch):
     refuse_some(monkeypatch, 0.5)
-    made = MadeSet(tmp_path / "made", 12)
-    _, without = run(tmp_path / "without", made.dataset, limit=5)
-    state, account = run(tmp_path / "ws", made.dataset, limit=5, target="limit")
-    assert without["stages"]["screen"]["ok"] < 5
-    assert state.name == "Completed" and account["stages"]["screen"]["ok"] == 5
-    assert account["target"]["pictures"]["accepted"] == account["target"]["pictures"]["wanted"] == 5
+    made = MadeSet(tmp_path / "made", 9)
+    _, without = run(tmp_path / "without", made.dataset, limit=3)
+    state, account = run(tmp_path / "ws", made.dataset, limit=3, target="limit")
+    assert without["stages"]["screen"]["ok"] < 3
+    assert state.name == "Completed" and account["stages"]["screen"]["ok"] == 3
+    assert account["target"]["pictures"]["accepted"] == account["target"]["pictures"]["wanted"] == 3
 
 
 def test_balance_paints_the_rare_category_alone(tmp_path):
