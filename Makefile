@@ -1,8 +1,8 @@
 # make demo: install and run the whole journey on the demo set. make test: everything CI runs
-# (make test WORKERS=8 on a machine with four cores, and 2 GB for each worker; some wait for processes that they start).
+# (make test WORKERS=6 on a machine with four cores, and 2 GB for each worker; some wait for processes that they start).
 PYTHON ?= python3.11
 BIN := .venv/bin
-WORKERS ?= 4
+WORKERS ?= 3
 
 .PHONY: install demo test loaders serve lock benchmark attack
 .DEFAULT_GOAL := install
