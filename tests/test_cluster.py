@@ -246,6 +246,13 @@ def test_a_killed_run_leaves_no_worker_behind_and_goes_on_where_it_was(made, thr
     assert final_set(workspace) == threads
 
 
+def test_workers_of_this_machine_keep_memory_that_a_painter_wants_again():
+    with tasks.cluster._started(EngineSettings(name="dask", workers=1)) as own, own.get_client() as client:
+        client.wait_for_workers(1)
+        (found,) = client.run(lambda: os.environ.get("MALLOC_TRIM_THRESHOLD_")).values()
+    assert found is None
+
+
 @step(name="note")
 def note(path: str, name: str, seconds: float) -> None:
     with Path(path).open("a") as file:
