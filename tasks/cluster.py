@@ -49,6 +49,9 @@ from tasks.worker import Probe, Seat, busy, faults, process_name, stop_seat
 R = TypeVar("R")
 
 GPU = "GPU"  # the resource that a worker with a device has
+# Dask has its workers' memory given back at once: a painter on a CPU, which takes and gives megabytes a layer, took
+# twice as long.
+_ENVIRON, _TRIM = "distributed.nanny.pre-spawn-environ", "MALLOC_TRIM_THRESHOLD_"
 RETRIES = {"allowed_failures": 3}  # a part that so many workers and one died of has its turn alone, and no more
 PROCESSES = 2  # on a CPU, where nobody says how many
 _JOIN = 60.0  # seconds that a worker of a running cluster has to be there
@@ -100,11 +103,6 @@ def _started(settings: EngineSettings) -> Iterator[Any]:
     """A cluster of this run's own."""
     with dask.config.set({_ENVIRON: dask.config.get(_ENVIRON) | {_TRIM: None}}):
         yield from _cluster(settings)
-
-
-# Dask has its workers' memory given back at once: a painter on a CPU, which takes and gives megabytes a layer, took
-# twice as long.
-_ENVIRON, _TRIM = "distributed.nanny.pre-spawn-environ", "MALLOC_TRIM_THRESHOLD_"
 
 
 def _cluster(settings: EngineSettings) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from standins import GLIGEN, SD2, SDXL
+from standins import GLIGEN, SD2, SDXL, VAE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -87,12 +87,7 @@ def autoencoder(side: int) -> Call:
     """A picture encoded and decoded."""
     from diffusers import AutoencoderKL
 
-    model = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-    )
+    model = AutoencoderKL(**VAE)
     pixels, latents = torch.empty(1, 3, side, side), torch.empty(1, 4, side // 8, side // 8)
     return lambda: (model.encode(pixels), model.decode(latents))
 
