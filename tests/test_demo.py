@@ -22,27 +22,24 @@ from lib.training.train import read_facts
 every_model = pytest.mark.parametrize("name", sorted(TRAINED))
 
 
-PICTURES = {"demo": 8, "demo-generation": 24}  # objects painted one by one take longest: a third of the scenes
-
-
-@pytest.fixture(scope="module", params=PICTURES)
+@pytest.fixture(scope="module", params=["demo", "demo-generation"])
 def demo(request, tmp_path_factory):
     """The workspace of one run, in 3 of the 10 denoising steps that the deployment takes."""
     values, name, base = load_parameters(request.param)
     root = tmp_path_factory.mktemp(name) / name
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
-        state = augment.fn(**{**values, "painter": {"steps": 3}, "limit": PICTURES[name], "workspace": root})
+        state = augment.fn(**{**values, "painter": {"steps": 3}, "workspace": root})
     assert state.is_completed(), state.message
     return root
 
 
 def test_every_scene_gets_a_new_picture(demo):
     stages = json.loads((demo / "status.json").read_text())["stages"]
-    assert stages["generate"]["ok"] == stages["screen"]["ok"] == PICTURES[demo.name]
+    assert stages["generate"]["ok"] == stages["screen"]["ok"] == 24
     final = COCO(str(demo / "final" / "annotations.json"))
     made = [image for image in final.loadImgs(final.getImgIds()) if "source_image_id" in image]
-    assert len(made) == PICTURES[demo.name]
+    assert len(made) == 24
     for image in made:
         with Image.open(demo / "final" / "images" / image["file_name"]) as picture:
             assert picture.size == (256, 256) and np.asarray(picture).std() > 20

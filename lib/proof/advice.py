@@ -124,10 +124,12 @@ def _flat(found: Findings) -> bool:
 
 
 def _placing(found: Findings) -> float | None:
-    """Share of the placing of boxes in all that mending single kinds of errors would gain."""
+    """Share of the placing of boxes in all that mending single kinds of errors would gain; None where that is not what
+    is lacking."""
     gains = {kind: max(0.0, one.ap) for kind, one in found.errors.gains.items()}
     total = sum(gains.values())
-    return gains["badly_placed"] / total if total else None
+    share = gains["badly_placed"] / total if total else 0.0
+    return share if share >= PLACING and not _rises(found) else None
 
 
 def _against(found: Findings) -> list[str]:
@@ -149,7 +151,7 @@ def _against(found: Findings) -> list[str]:
             f"the learning curve is flat: twice as many real pictures gave {found.doubling}, and painted ones "
             "are worth no more than real ones"
         )
-    elif (share := _placing(found)) is not None and share >= PLACING and not _rises(found):
+    elif (share := _placing(found)) is not None:
         lines.append(
             f"{100 * share:.0f} % of what can be mended is the placing of boxes, which painted pictures do not teach: "
             "look whether the labels are tight, and train with larger pictures"
@@ -267,9 +269,8 @@ def _kinds(found: Findings) -> Reason:
     gains = sorted(errors.gains.items(), key=lambda item: -item[1].ap)
     listed = ", ".join(f"{kind.replace('_', ' ')} {one.ap:.1f}" for kind, one in gains)
     counts = ", ".join(f"{kind.replace('_', ' ')} {errors.counts[kind]}" for kind in KINDS)
-    share = _placing(found)
     return Reason(
-        speaks="against" if share is not None and share >= PLACING and not _rises(found) else "neither",
+        speaks="neither" if _placing(found) is None else "against",
         text=f"Of {errors.boxes} boxes {errors.counts[RIGHT]} were found rightly, at the score with the best F1; "
         f"errors: {counts}. Mending one kind alone would gain (AP points): {listed or 'not measured'}",
     )
