@@ -1,6 +1,7 @@
 """A real browser for tests, where there is one, and a small run to review in it.
 
-Debian's chromium through Playwright, which downloads nothing here: `apt-get install chromium`, or CHROMIUM=PATH.
+Debian's chromium through Playwright, which downloads nothing here: `apt-get install chromium-headless-shell` (it opens
+no windows, and takes half of the time of `chromium`, which does as well), or CHROMIUM=PATH.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ HOSTILE_FILE = "a\"'><script>window.hacked=1<!--.png"
 
 def chromium() -> str | None:
     """The browser's path; None where there is none."""
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    names = (os.environ.get("CHROMIUM"), "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
@@ -34,7 +35,7 @@ def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = chromium()
     if path is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium, or set CHROMIUM to its path")
+        pytest.skip("no chromium on this machine: apt-get install chromium-headless-shell, or set CHROMIUM to its path")
     root = os.geteuid() == 0
     with playwright.sync_playwright() as one:
         started = one.chromium.launch(executable_path=path, args=["--no-sandbox"] if root else [])

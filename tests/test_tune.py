@@ -12,7 +12,7 @@ from flows.cli import main
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
 from lib.runs.parameters import Parameters, check_parameters
-from lib.runs.tune import FEW, GUIDED, REUSE, Trial, Tuning, _Bench, _Search, tune
+from lib.runs.tune import GUIDED, REUSE, Trial, Tuning, _Bench, _Search, tune
 from lib.runs.workspace import locked
 
 TEMPLATE = {"captioner": "template"}
@@ -144,7 +144,8 @@ def test_the_command_writes_what_augment_run_takes(tmp_path, inpaint, capsys, mo
     """A tiny model without any training: the judge must be made to accept what it paints."""
     monkeypatch.setattr("lib.runs.tune.SCHEDULERS", ("dpm++2m",))
     monkeypatch.setattr("lib.runs.tune.REUSE", (2,))
-    made = MadeSet(tmp_path / "made", 24)
+    monkeypatch.setattr("lib.runs.tune.FEW", few := 8)
+    made = MadeSet(tmp_path / "made", 10)
     file, workspace = tmp_path / "mine.yaml", tmp_path / "ws"
     painter = {"name": "gligen-inpaint", "model": inpaint, "size": 64, "steps": 6, "guidance": 1}
     values = {
@@ -156,7 +157,7 @@ def test_the_command_writes_what_augment_run_takes(tmp_path, inpaint, capsys, mo
         "screen": {"boxes": {"judge": "mini:clip", "keep": 0, "drop": 0}},
     }
     file.write_text(yaml.safe_dump(values))
-    assert main(["tune", str(file), "--boxes", str(FEW)]) == 0
+    assert main(["tune", str(file), "--boxes", str(few)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     read = yaml.safe_load((workspace / "tuned.yaml").read_text())
     assert read["painter"].items() >= {**painter, "steps": 4}.items()
@@ -164,5 +165,5 @@ def test_the_command_writes_what_augment_run_takes(tmp_path, inpaint, capsys, mo
         key: value for key, value in values.items() if key != "painter"
     }
     assert "times as fast: " in said
-    assert f"{FEW} boxes a trial" in said
+    assert f"{few} boxes a trial" in said
     assert [path.name for path in workspace.iterdir() if path.is_dir()] == []  # no trial's pictures are left
