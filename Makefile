@@ -1,8 +1,8 @@
 # make demo: install and run the whole journey on the demo set. make test: everything CI runs
-# (make test WORKERS=6 on a machine with four cores, and 2 GB for each worker; some wait for processes that they start).
+# (make test WORKERS=2 where there is less memory than 2 GB for each of four workers, some of which wait for processes).
 PYTHON ?= python3.11
 BIN := .venv/bin
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: install demo test loaders serve lock benchmark attack
 .DEFAULT_GOAL := install

@@ -351,7 +351,7 @@ def test_reconstruct_brings_the_known_pixels_back_and_keeps_the_unknown(decoder)
     step = make_pass()
     mask, picture, paint = region_mask(step, FRAME), smooth(0), painted(decoder, step.shape)
     before, _ = errors(paint.image, picture, paint.image, mask)
-    strong = {"iterations": 60, "learning_rate": 1e-3}
+    strong = {"iterations": 30, "learning_rate": 1e-3}
     full = errors(compose(picture, paint, step, built("reconstruct", **strong)), picture, paint.image, mask)
     lite = errors(compose(picture, paint, step, built("reconstruct", **strong, lite=True)), picture, paint.image, mask)
     assert full[0] < before / 2 and full[0] < lite[0] < before
