@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from lib.core.errors import AugmentError
 from lib.core.places import shown
-from lib.records.engine import EngineSettings
+from lib.records.engine_settings import EngineSettings
 from lib.records.settings import (
     BudgetSettings,
     CaptionSettings,

@@ -40,8 +40,8 @@ from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
 from lib.core.mirror import remove, settle
 from lib.core.places import cache_root, shown, url_of
-from lib.records.engine import EngineSettings
-from lib.runs.engine import cluster_class, code_digest
+from lib.records.engine_settings import EngineSettings
+from lib.runs.engine_checks import cluster_class, code_digest
 from tasks.engine import Engine, Step, WorkerDied, bare, log
 from tasks.progress import Progress
 from tasks.worker import Probe, Seat, busy, faults, process_name, stop_seat

@@ -42,7 +42,7 @@ from lib.records.settings import DatasetSettings
 from lib.records.store import Store
 from lib.records.verified import VerifiedFiles
 from lib.runs.account import former_account, write_account, write_failure
-from lib.runs.engine import check_engine
+from lib.runs.engine_checks import check_engine
 from lib.runs.outcome import STATES, outcome_of
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.workspace import Pins, captioner_of, detector_of, judge_of, locked, recipe_of

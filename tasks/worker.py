@@ -23,7 +23,7 @@ from lib.core.errors import AugmentError
 from lib.core.mirror import fetch
 from lib.core.places import CACHE, cache_root
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop
-from lib.runs.engine import code_digest
+from lib.runs.engine_checks import code_digest
 from tasks.models import release_models
 from tasks.progress import leave_workspace, watch_workspace
 

@@ -21,7 +21,7 @@ import tasks.cluster
 from flows import augment_dataset
 from lib.core.errors import AugmentError
 from lib.core.stopping import Stopped
-from lib.records.engine import EngineSettings
+from lib.records.engine_settings import EngineSettings
 from lib.records.manifest import read_manifest
 from lib.records.rows import PictureRow
 from tasks.engine import step

@@ -8,10 +8,10 @@ import pytest
 
 from lib.core.compute import available_cores, share_cores
 from lib.core.errors import AugmentError
-from lib.records.engine import EngineSettings
+from lib.records.engine_settings import EngineSettings
 from lib.records.manifest import to_table
 from lib.records.rows import MAY_PASS, STAGES, lost_rows
-from lib.runs.engine import check_engine, cluster_class, code_digest
+from lib.runs.engine_checks import check_engine, cluster_class, code_digest
 from lib.runs.parameters import check_parameters
 from tasks.jobs import Job
 

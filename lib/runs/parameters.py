@@ -21,7 +21,7 @@ from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
 from lib.planning.edits import EDITS
 from lib.planning.recipe import check_triple
-from lib.records.engine import EngineSettings
+from lib.records.engine_settings import EngineSettings
 from lib.records.settings import (
     BoxScreenSettings,
     BudgetSettings,

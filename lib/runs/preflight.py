@@ -38,7 +38,7 @@ from lib.records.outputs import check_workspace, inputs_of
 from lib.records.rows import OK
 from lib.records.settings import Choice, EvaluateSettings
 from lib.runs.account import former_account
-from lib.runs.engine import check_engine
+from lib.runs.engine_checks import check_engine
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
 from lib.runs.presets import PRESETS
 from lib.runs.unchanged import unchanged

@@ -18,7 +18,7 @@ from conftest import MadeSet, final_set
 from test_journey_speed import bare_loop, run
 
 from lib.painting.painters import PAINTERS
-from lib.records.engine import EngineSettings
+from lib.records.engine_settings import EngineSettings
 from tasks.engine import Engine, step, working_on
 from tasks.progress import Progress
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from lib.core.errors import AugmentError, nearest
 from lib.core.files import digest
 from lib.core.keys import key_of
-from lib.records.engine import EngineSettings
+from lib.records.engine_settings import EngineSettings
 
 EXTRA = "dask"  # of pyproject.toml
 _ANSWER = 5.0  # seconds that a scheduler has to take a connection
