@@ -6,7 +6,6 @@ prefect deployment run prove/pcb --watch           # after `make serve`
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -113,17 +112,10 @@ def _train_models(run: Proof, real: DatasetSettings) -> None:
 def _paint(run: Proof, real: DatasetSettings) -> None:
     """The pools of synthetic pictures that the arms need."""
     settings, needed = run.settings, run.settings.pools()
-    variants = {"variants": math.ceil(max(settings.ratios))}
-    plans: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-        "copy": ("copy-paste", settings.copy_paste, {"screen": {}}),
-        "all": ("paint", settings.paint, {"screen": {}}),
-        "screened": ("paint", settings.paint, {"screen": settings.screen}),
-        "targeted": ("targeted", {**settings.paint, **settings.targeted}, {"screen": settings.screen}),
-    }
-    for pool, (folder, given, more) in plans.items():
+    for pool, (folder, given) in settings.pool_runs().items():
         if pool in needed:
             workspace = run.root / "runs" / folder
-            parameters = settings.painting({**variants, **given}, real, run.root, **more, workspace=workspace)
+            parameters = settings.painting(given, real, run.root, workspace=workspace)
             began = time.monotonic()
             with open_run(parameters, f"{run.name}-{pool}", run.progress) as painting:
                 check_painters(run, painting)

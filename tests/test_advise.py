@@ -157,9 +157,26 @@ def test_the_weak_rare_class_is_the_target():
 def test_no_class_gets_more_than_four_new_boxes_a_real_one_and_all_not_more_than_the_ratio():
     flat = [a_class("truck", 300, 60.0, slope=0.01), a_class("fork", 50, 15.0, slope=0.01)]
     assert advise(findings(classes=flat)).target == {"per_category": {"fork": 200}}
-    alike = [a_class("a", 100, 30.0, slope=0.01), a_class("b", 100, 31.0, slope=0.01)]
+    alike = [a_class("a", 100, 30.0, slope=0.01), a_class("b", 100, 30.0, slope=0.01)]
     assert advise(findings(classes=alike)).target == {"per_category": {"a": 100, "b": 100}}
     assert advise(findings(classes=alike, pictures=60)).target == {"per_category": {"a": 200, "b": 200}}
+
+
+def test_each_new_box_goes_where_it_gains_most_and_not_to_the_weakest_class_alone():
+    """The next box of a class gains e b n^b / (n + m)^(b + 1), which is equal for all that get any."""
+    classes = [
+        a_class("truck", 14, 40.0),
+        a_class("pallet", 6, 1.0),
+        a_class("fork", 2, 8.0),
+        a_class("cart", 400, 60.0),
+    ]
+    given = {one.name: one.new_boxes for one in advise(findings(classes=classes, pictures=60)).classes}
+    assert "cart" not in given, "400 are many"
+    assert given["fork"] == 8, "four new ones a real one at most"
+    after = {one.name: one.boxes + given.get(one.name, 0) for one in classes}
+    gains = {one.name: (100 - one.ap) * one.boxes**0.3 / after[one.name] ** 1.3 for one in classes}
+    assert gains["truck"] == pytest.approx(gains["pallet"], rel=0.1)
+    assert gains["cart"] < gains["truck"] < gains["fork"], "beyond what it may get"
 
 
 def test_a_class_of_few_boxes_is_named_before_all_else():
@@ -362,9 +379,9 @@ def test_the_advised_run_is_one_that_augment_run_takes(made_set, tmp_path):
     classes = [a_class("forklift", 6, 15.0), a_class("pallet", 6, 60.0)]
     advice = advise(findings(classes=classes))
     values = run_of(made_set, tmp_path, advice)
-    assert values["target"] == advice.target == {"per_category": {"forklift": 10}}
+    assert values["target"] == advice.target == {"per_category": {"forklift": 8, "pallet": 2}}
     plan = dry_run(check_parameters(values), tmp_path / "other")
-    assert plan.boxes["forklift"] >= 10 and not (tmp_path / "run").exists()
+    assert plan.boxes["forklift"] >= 8 and plan.boxes["pallet"] >= 2 and not (tmp_path / "run").exists()
 
 
 def test_the_user_s_own_way_to_paint_is_kept_where_it_paints_objects(made_set, tmp_path):

@@ -1,7 +1,10 @@
 """Parameters of proofs and of advice, as they are checked."""
 
+from pathlib import Path
+
 import pytest
 
+from lib.core.errors import AugmentError
 from lib.proof.advising import check_advice
 from lib.proof.settings import check_proof
 
@@ -26,3 +29,23 @@ def test_a_detector_that_starts_from_weights_learns_more_slowly(check, detector,
 def test_a_rate_that_is_given_stays(check):
     detector = {"name": "faster-rcnn", "backbone_weights": "imagenet", "backbone": "efficientnet-lite0"}
     assert check(DATA | {"detector": detector, "schedule": {"rate": 0.003}}).schedule.rate == 0.003
+
+
+@pytest.mark.parametrize("paint", [{}, {"variants": 4}])
+@pytest.mark.parametrize("target", ["balance", {"per_category": {"forklift": 8}}])
+def test_a_target_decides_itself_how_many_pictures_of_each_source_arm_t_has(paint, target):
+    given = {"paint": {"preset": "insert"} | paint, "targeted": {"target": target}, "ratios": [3]}
+    settings = check_proof(DATA | given)
+    runs = {
+        pool: settings.painting(one, settings.dataset, Path("proof")) for pool, (_, one) in settings.pool_runs().items()
+    }
+    assert runs["targeted"].target is not None and runs["targeted"].variants == 1
+    assert {runs[pool].variants for pool in ("all", "screened")} == {paint.get("variants", 3)}
+    assert runs["copy"].variants == 3 and runs["copy"].target is None
+
+
+def test_a_run_that_cannot_be_made_is_refused_by_the_name_of_its_parameter():
+    with pytest.raises(AugmentError, match="^targeted: variants is 2: with a target"):
+        check_proof(DATA | {"targeted": {"target": "balance", "variants": 2}})
+    with pytest.raises(AugmentError, match="^screen: parameter 'screen.boxs' is not known"):
+        check_proof(DATA | {"screen": {"boxs": {}}})

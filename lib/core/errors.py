@@ -86,11 +86,13 @@ _ALTERNATIVES = ("str", "Choice", "dict[str,any]")  # what pydantic puts into th
 def _explained(error: ValidationError, model: type[BaseModel], what: str) -> str:
     # Of the alternatives for one value the one that got furthest: {"name": 3} is a wrong name, not a wrong text.
     first = max(error.errors(), key=lambda e: len(e["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # of the values together: it names them itself
+        return message
     place = f"{what} {'.'.join(str(part) for part in first['loc'] if part not in _ALTERNATIVES)!r}"
     if first["type"] == "extra_forbidden":
         name, known = str(first["loc"][-1]), _fields_at(model, first["loc"][:-1])
         return f"{place} is not known{nearest(name, known)}; known are: {', '.join(known) or 'none'}"
-    message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" + ("" if first["type"] == "missing" else f" (got {_given(first['input'])})")
 
 

@@ -32,7 +32,8 @@ PLACING = 0.6  # share of what can be mended from which the placing of boxes is 
 FEWER_ERRORS = 0.75  # a class is given as many boxes as would leave so much of its error, by its learning curve
 MOST = 4.0  # new boxes of a class per real one
 FEW_PICTURES = 100  # below, 2 new boxes per real one in all, else 1
-EVEN = 5.0  # AP points: classes that differ by less are all painted
+EVEN = 5.0  # AP points: classes that differ by less are all weak
+LEAST_SLOPE = 0.01  # of a class's learning curve: where none rises, boxes go to the rare and weak ones still
 
 Answer = Literal["yes", "perhaps", "no"]
 FREE: dict[Free, str] = {"C": "repeat-factor sampling", "D": "copy-paste (preset insert, not screened)"}
@@ -280,19 +281,41 @@ def _kinds(found: Findings) -> Reason:
 
 
 def _classes(found: Findings, ratio: float) -> list[ClassAdvice]:
-    """Those below the mean AP, and rare ones; as many new boxes as take a quarter of the error by the class's curve."""
+    """In all as many new boxes as take a quarter of the error of the weak classes, those below the mean AP and rare
+    ones; each box where it gains most, be the class weak or not."""
     mean = sum(one.ap for one in found.classes) / len(found.classes)
     usual = found.boxes / len(found.classes)
     even = max(one.ap for one in found.classes) - min(one.ap for one in found.classes) < EVEN
     weak = [one for one in found.classes if even or one.ap < mean or (one.boxes < usual / 2 and one.ap < HIGH)]
-    weak = sorted(weak, key=lambda one: (one.ap, one.name))
-    wanted = {one.name: one.boxes * _growth(one.slope) for one in weak}
-    most = ratio * found.boxes
-    scale = min(1.0, most / max(sum(wanted.values()), 1e-9))
+    total = min(ratio * found.boxes, sum(one.boxes * _growth(one.slope) for one in weak))
+    given = zip(found.classes, _allocated(found.classes, total), strict=True)
     return [
-        ClassAdvice(name=one.name, boxes=one.boxes, new_boxes=_round(wanted[one.name] * scale), why=_why(one, found))
-        for one in weak
+        ClassAdvice(name=one.name, boxes=one.boxes, new_boxes=_round(count), why=_why(one, found))
+        for one, count in sorted(given, key=lambda item: (item[0].ap, item[0].name))
+        if count >= 1
     ]
+
+
+def _allocated(classes: Sequence[ClassFinding], total: float) -> list[float]:
+    """New boxes of each class that make the sum of all errors least, at most MOST a real one.
+
+    A class's error e falls as (n / (n + m))^b with m new boxes, so the next one gains e b n^b / (n + m)^(b + 1): equal
+    for all classes that get any. The gain at which the total is spent is found by bisection of its logarithm.
+    """
+
+    def counts(gain: float) -> list[float]:
+        found = []
+        for one in classes:
+            slope, error = max(one.slope, LEAST_SLOPE), max(100 - one.ap, 1e-9)
+            size = (error * slope * one.boxes**slope / gain) ** (1 / (slope + 1))
+            found.append(min(max(0.0, size - one.boxes), MOST * one.boxes))
+        return found
+
+    low, high = -30.0, 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(counts(math.exp(middle))) > total else (low, middle)
+    return counts(math.exp(high))
 
 
 def _growth(slope: float) -> float:

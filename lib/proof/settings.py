@@ -5,6 +5,7 @@ settings = check_proof({"dataset": {...}, "paint": {"preset": "insert"}})
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,22 @@ class ProveSettings(Settings):
         """Names of the pools that the arms need."""
         return {pool for arm in self.arms for pool in ARMS[arm].pools()}
 
+    def pool_runs(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Pool → name of the run that paints it, and that run's parameters.
+
+        A target says itself how many there are of each picture, so a run with one has no `variants`.
+        """
+        aimed = "target" in self.targeted
+        paint = {name: value for name, value in self.paint.items() if not (aimed and name == "variants")}
+        runs: dict[str, tuple[str, dict[str, Any]]] = {
+            "copy": ("copy-paste", {**self.copy_paste, "screen": {}}),
+            "all": ("paint", {**self.paint, "screen": {}}),
+            "screened": ("paint", {**self.paint, "screen": self.screen}),
+            "targeted": ("targeted", {**paint, **self.targeted, "screen": self.screen}),
+        }
+        variants = {"variants": math.ceil(max(self.ratios))}
+        return {pool: (run, given if "target" in given else variants | given) for pool, (run, given) in runs.items()}
+
     def painting(self, given: dict[str, Any], dataset: DatasetSettings, root: Path, **more: Any) -> Parameters:
         """Parameters of a run that paints from the real training pictures into a workspace of its own."""
         models = str(root / "models")
@@ -154,7 +171,12 @@ def check_proof(values: dict[str, Any]) -> ProveSettings:
         for one in given:
             if one not in Parameters.model_fields:
                 raise unknown(f"parameter of {name}", one, Parameters.model_fields)
-        settings.painting({**settings.paint, **given}, settings.dataset, Path())
+    names = {"copy": "copy_paste", "all": "paint", "screened": "screen", "targeted": "targeted"}
+    for pool, (_, given) in settings.pool_runs().items():
+        try:
+            settings.painting(given, settings.dataset, Path())
+        except AugmentError as error:
+            raise AugmentError(f"{names[pool]}: {error}") from None
     return settings
 
 
