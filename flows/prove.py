@@ -76,7 +76,7 @@ def prove(
         paint: parameters of the flow `augment` for the synthetic pictures.
         screen: its parameter `screen` for the screened ones.
         targeted: what differs in the run for the targeted ones.
-        contrasts: claims, in the order in which they are tested.
+        contrasts: claims that are tested together.
         workers: trainings at once; none: one a core.
         trainings: folder of finished trainings that several proofs share; none: in the workspace.
         workspace: folder of the proof; none: data/runs/NAME of the deployment.

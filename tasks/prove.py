@@ -25,7 +25,8 @@ from lib.evaluation.metrics.layout import Truth
 from lib.evaluation.sides import side_of
 from lib.proof.arms import ARMS, mix_of
 from lib.proof.cards import check_models
-from lib.proof.job import TrainingJob, read_detections, trained
+from lib.proof.detectors.weights import settings_key
+from lib.proof.job import VERSION, TrainingJob, read_detections, trained
 from lib.proof.pictures import pool_of, truth_of
 from lib.proof.protocol import Opened, Protocol
 from lib.proof.report import report_markdown, write_proof
@@ -135,18 +136,20 @@ def check_painters(run: Proof, painting: Run) -> None:
 def protocol_of(run: Proof) -> Protocol:
     """What will be compared, before anything is seen of the test pictures."""
     settings, member = run.settings, run.settings.member
-    fade = {"fade": settings.fade} if settings.fade else {}
+    more = {"fade": settings.fade} if settings.fade else {}
+    # Protocols of the version that named none stay as they are.
+    more |= {"version": VERSION} if VERSION > 2 else {}
     return Protocol(
         detector=member.name,
         detector_version=member.version,
-        detector_settings=member.settings,
+        detector_settings=settings_key(member.settings),
         arms=tuple(settings.arms),
         ratios=tuple(settings.ratios),
         seeds=tuple(range(settings.seeds)),
         steps=settings.schedule.steps,
         batch=settings.schedule.batch,
         rate=settings.schedule.rate,
-        schedule=settings.schedule.model_dump(mode="json", exclude={"steps", "batch", "rate"}) | fade,
+        schedule=settings.schedule.model_dump(mode="json", exclude={"steps", "batch", "rate"}) | more,
         augmentation=settings.augmentation.model_dump(mode="json"),
         contrasts=tuple(map(str, settings.claims())),
         pools={name: digest for name, (_, digest) in run.files.items()},

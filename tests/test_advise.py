@@ -13,6 +13,7 @@ import yaml
 from conftest import MadeSet
 from shared import shared
 
+import tasks.advise
 from flows import cli
 from flows.advise import advise as advise_flow
 from lib.core.errors import AugmentError
@@ -382,6 +383,54 @@ def test_the_advised_run_is_one_that_augment_run_takes(made_set, tmp_path):
     assert values["target"] == advice.target == {"per_category": {"forklift": 8, "pallet": 2}}
     plan = dry_run(check_parameters(values), tmp_path / "other")
     assert plan.boxes["forklift"] >= 8 and plan.boxes["pallet"] >= 2 and not (tmp_path / "run").exists()
+
+
+def test_the_target_is_confined_to_what_the_users_own_way_paints_and_the_rest_is_named(made_set, tmp_path):
+    advice = advise(findings(classes=[a_class("forklift", 6, 15.0), a_class("pallet", 6, 60.0)]))
+    for paint in (
+        {"preset": "insert", "edit": {"name": "insert", "category": "forklift"}},
+        {"preset": "insert", "select": {"categories": ["forklift"]}},
+    ):
+        settings = check_advice({"dataset": made_set.dataset, "paint": paint})
+        values = run_parameters(advice, settings, DatasetSettings(**made_set.dataset), 6, tmp_path / "run")
+        assert values["target"] == {"per_category": {"forklift": 8}}
+        assert "does not paint them: pallet (2)" in run_yaml(advice, values)
+        assert dry_run(check_parameters(values), tmp_path / "other").boxes["forklift"] >= 8
+
+
+def test_a_data_set_in_a_bucket_stays_there(tmp_path):
+    dataset = DatasetSettings.model_validate({"images": "s3://bucket/photos", "annotations": "s3://bucket/notes.json"})
+    values = run_parameters(advise(findings()), check_advice({"dataset": DATASET}), dataset, 6, tmp_path)
+    assert values["dataset"] == {"images": "s3://bucket/photos", "annotations": "s3://bucket/notes.json"}
+
+
+def test_where_very_few_boxes_do_the_most_lacking_class_gets_one():
+    few = [a_class("a", 30, 60.0, slope=0.8), a_class("b", 24, 58.0, slope=0.8), a_class("c", 2, 30.0, slope=0.8)]
+    target = advise(findings(classes=few, pictures=15)).target["per_category"]
+    assert target and min(target.values()) >= 1
+
+
+def test_a_detector_that_does_not_fit_its_pictures_gives_no_yes():
+    advice = advise(findings(fitted=41.0, quick=True))
+    assert advice.answer == "perhaps" and "so few steps do not show what pictures give" in advice.sentence
+
+
+def test_nothing_free_is_advised_by_a_detector_that_has_learned_nothing():
+    advice = advise(findings(ap=4.0, free={"C": Estimate(value=4.0, low=3.0, high=5.0)}))
+    assert advice.answer == "perhaps" and advice.instead is None
+
+
+@pytest.mark.parametrize("name", ["paint", "copy_paste"])
+def test_a_text_where_parameters_are_expected_is_a_sentence(name):
+    with pytest.raises(AugmentError, match=f"parameter '{name}': expected parameters"):
+        advice_values({"dataset": DATASET, name: "insert"})
+
+
+def test_without_half_of_the_pictures_nothing_is_called_a_doubling(dozen, tmp_path, monkeypatch):
+    cell = tasks.advise._cell
+    monkeypatch.setattr(tasks.advise, "_cell", lambda *given: None if given[3] == 0.5 else cell(*given))
+    state = advise_it(tiny(dozen, tmp_path / "w", folds={"count": 2, "curve": 3}))
+    assert state.is_failed() and "there is no learning curve" in state.message
 
 
 def test_the_user_s_own_way_to_paint_is_kept_where_it_paints_objects(made_set, tmp_path):

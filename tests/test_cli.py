@@ -111,6 +111,10 @@ def test_a_deployments_parameters_are_those_of_prefect_yaml(deployment):
     assert cli.load_parameters(name, flow) == (deployment["parameters"], name, cli.CHECKOUT)
 
 
+def test_a_name_of_several_flows_is_that_of_one_that_will_do():
+    assert cli.load_parameters("loco", "prove", ("augment",)) == cli.load_parameters("loco", "augment")
+
+
 def test_a_file_gives_its_values_its_name_and_the_folder_one_stands_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("dataset: {images: é}\nseed: 3\n", "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from lib.core.checkpoints import FACTS
 from lib.core.errors import AugmentError
 from lib.proof.cards import check_models
 from lib.proof.job import TrainingJob, read_detections, trained
-from lib.proof.protocol import opened
+from lib.proof.protocol import Protocol, opened
 from lib.proof.results import read_proof
 from lib.proof.settings import check_proof, quick
 from lib.proof.trainers import Trainer
+from tasks.progress import Progress
+from tasks.prove import open_proof, protocol_of
 
 CHECKOUT = Path(__file__).parents[1]
 ARMS = list("ADFX")
@@ -176,6 +179,24 @@ def test_a_changed_protocol_is_refused_once_the_test_was_opened(made, proven):
     state = prove_it(parameters(made, proven, seeds=3))
     assert state.is_failed()
     assert "seeds: 0, 1 → 0, 1, 2" in state.message
+
+
+def test_the_protocol_holds_what_weights_are_and_not_where(made, proven, tmp_path):
+    """The file that a training left is one to start from."""
+
+    def protocol(name: str) -> Protocol:
+        one = parameters(made, tmp_path / "w", detector={**parameters(made, tmp_path)["detector"], "weights": name})
+        with open_proof(check_proof(one), "w", Progress()) as run:
+            run.names = ["forklift"]
+            return protocol_of(run)
+
+    trained, other = (job.place.with_suffix(".safetensors") for job in jobs(proven)[:2])
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(trained, tmp_path / name)
+    first = protocol(str(tmp_path / "a.safetensors"))
+    assert protocol(str(tmp_path / "b.safetensors")) == first
+    shutil.copy(other, tmp_path / "a.safetensors")
+    assert protocol(str(tmp_path / "a.safetensors")) != first
 
 
 def test_an_arm_without_pictures_is_refused(made, tmp_path):

@@ -38,6 +38,7 @@ class Prove:
         from lib.runs.account import read_account
 
         if options.quick:
+            check_proof(values)  # `quick` merges what has been checked
             values = quick(values) | {"workspace": f"{values['workspace']}-quick"}
         settings = check_proof(values)
         connection.run_flow("prove", name, values)

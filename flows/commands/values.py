@@ -115,8 +115,9 @@ def load_parameters(what: str, flow: str | None = None, others: Sequence[str] = 
     file = Path(what)
     if file.suffix in (".yaml", ".yml") or os.path.isfile(file):  # noqa: PTH113
         return _read_yaml(file), file.stem, Path.cwd()
-    # Several flows may use a name: that of this flow comes last.
-    ordered = sorted(_deployments(), key=lambda one: _flow_of(one) == (flow or "augment"))
+    # Several flows may use a name: one that will do comes after others, and that of this flow last.
+    rank = {**dict.fromkeys(others, 1), flow or "augment": 2}
+    ordered = sorted(_deployments(), key=lambda one: rank.get(_flow_of(one), 0))
     deployments = {f"{_flow_of(one)}/{one['name']}": one for one in ordered}
     deployments |= {one["name"]: one for one in ordered}
     if what not in deployments:

@@ -16,6 +16,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from lib.proof.advised_edits import EditAdvice, edits_of
@@ -29,7 +31,7 @@ SURELY = 3.0  # AP points: a doubling whose interval ends below gives nothing th
 CLEAR = 2.0  # AP points of a doubling from which painting is likely to pay
 UNFITTED = 5.0  # AP points by which pictures learned from are found better, below which more of them do not help
 PLACING = 0.6  # share of what can be mended from which the placing of boxes is what is lacking
-FEWER_ERRORS = 0.75  # a class is given as many boxes as would leave so much of its error, by its learning curve
+FEWER_ERRORS = 0.75  # in all as many boxes as would leave so much of the weak classes' error, by their learning curves
 MOST = 4.0  # new boxes of a class per real one
 FEW_PICTURES = 100  # below, 2 new boxes per real one in all, else 1
 EVEN = 5.0  # AP points: classes that differ by less are all weak
@@ -75,7 +77,8 @@ class Advice(_Model):
 def advise(found: Findings) -> Advice:
     """By the rules of this module's head."""
     free, against = free_arm(found), _against(found)
-    answer: Answer = "no" if against else "yes" if _rises(found) and not _pasted_in_vain(found) else "perhaps"
+    clear = _rises(found) and not _pasted_in_vain(found) and not _unfitted(found)
+    answer: Answer = "no" if against else "yes" if clear else "perhaps"
     ratio = 2.0 if found.pictures < FEW_PICTURES else 1.0
     classes = _classes(found, ratio)
     reasons = [_headroom(found), _fit(found), _curve(found), *_free_arms(found, free), _kinds(found)]
@@ -96,7 +99,10 @@ def advise(found: Findings) -> Advice:
 
 
 def free_arm(found: Findings) -> Free | None:
-    """The one that gives as much as twice the pictures, as far as can be told; of two the better one."""
+    """The one that gives as much as twice the pictures, as far as can be told; of two the better one. None where the
+    detector has hardly learned anything."""
+    if found.ap < WEAK:
+        return None
     doubling = found.doubling
     noise = (doubling.high - doubling.low) / 2 if doubling.low is not None and doubling.high is not None else 0.0
     enough = max(FLAT, doubling.value - noise)
@@ -178,7 +184,7 @@ def _sentence(found: Findings, answer: Answer, against: Sequence[str], classes: 
         return f"{look}Yes, painting is likely to pay: {_and(because)}; {what}."
     noise = (found.doubling.low or 0) <= 0
     doubt = "this cannot be told from noise" if noise else "this is little"
-    if _rises(found):
+    if _rises(found) and _pasted_in_vain(found):
         doubt = (
             f"copy-paste, which shows the same objects again, gave {found.free['D']}: what would have to help is a "
             "painter that makes objects and surfaces of new looks, or further real pictures"
@@ -288,11 +294,12 @@ def _classes(found: Findings, ratio: float) -> list[ClassAdvice]:
     even = max(one.ap for one in found.classes) - min(one.ap for one in found.classes) < EVEN
     weak = [one for one in found.classes if even or one.ap < mean or (one.boxes < usual / 2 and one.ap < HIGH)]
     total = min(ratio * found.boxes, sum(one.boxes * _growth(one.slope) for one in weak))
-    given = zip(found.classes, _allocated(found.classes, total), strict=True)
+    counts = _allocated(found.classes, total)
+    most = max(counts)
     return [
         ClassAdvice(name=one.name, boxes=one.boxes, new_boxes=_round(count), why=_why(one, found))
-        for one, count in sorted(given, key=lambda item: (item[0].ap, item[0].name))
-        if count >= 1
+        for one, count in sorted(zip(found.classes, counts, strict=True), key=lambda item: (item[0].ap, item[0].name))
+        if count >= min(1.0, most)
     ]
 
 
@@ -303,19 +310,20 @@ def _allocated(classes: Sequence[ClassFinding], total: float) -> list[float]:
     for all classes that get any. The gain at which the total is spent is found by bisection of its logarithm.
     """
 
-    def counts(gain: float) -> list[float]:
-        found = []
-        for one in classes:
-            slope, error = max(one.slope, LEAST_SLOPE), max(100 - one.ap, 1e-9)
-            size = (error * slope * one.boxes**slope / gain) ** (1 / (slope + 1))
-            found.append(min(max(0.0, size - one.boxes), MOST * one.boxes))
-        return found
+    n = np.array([one.boxes for one in classes], np.float64)
+    slope = np.maximum([one.slope for one in classes], LEAST_SLOPE)
+    first = np.log(np.maximum([100 - one.ap for one in classes], 1e-9) * slope) - np.log(np.maximum(n, 1))
+    # Logarithm of the first box's gain. The size (n + m) / n at which it has fallen to another one:
 
-    low, high = -30.0, 10.0
+    def counts(gain: float) -> NDArray[np.float64]:
+        size = np.exp(np.clip((first - gain) / (slope + 1), 0, math.log(1 + MOST)))
+        return n * (size - 1)
+
+    low, high = float(first.min()) - 10.0 * float(slope.max() + 1), float(first.max())
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(counts(math.exp(middle))) > total else (low, middle)
-    return counts(math.exp(high))
+        low, high = (middle, high) if counts(middle).sum() > total else (low, middle)
+    return [float(count) for count in counts(high)]
 
 
 def _growth(slope: float) -> float:
@@ -341,7 +349,7 @@ def _why(one: ClassFinding, found: Findings) -> str:
     if one.doubling is not None:
         parts.append(f"the last doubling gave {one.doubling}")
     if one.boxes < FEW:
-        parts.append("too few to be measured: chosen as it is rare; label more of it first")
+        parts.append("too few to be measured; label more of it first")
     elif one.boxes < found.boxes / len(found.classes) / 2:
         parts.append("rare")
     return ", ".join(parts)

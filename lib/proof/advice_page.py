@@ -169,8 +169,9 @@ def tables_of(advice: Advice, found: Findings) -> list[Table]:
 def _targets(advice: Advice) -> Table:
     rows = [[one.name, one.why, str(one.boxes), str(one.new_boxes)] for one in advice.classes]
     note = (
-        f"At most {advice.ratio:g} new boxes per real one in all. For each class as many as would take a quarter of "
-        "its error away by its learning curve, if a new box were worth a real one, and at most 4 per real one."
+        "In all as many as would take a quarter of the weak classes' error away by their learning curves, if a new box "
+        f"were worth a real one, and at most {advice.ratio:g} per real one. Each where it gains most by those curves: "
+        "in rare and weak classes first, and at most 4 per real one of a class."
     )
     title = "Which classes, how many boxes" + (", if it is done all the same" if advice.answer == "no" else "")
     return Table(title, ["class", "why", "boxes", "new boxes"], rows, note, words=2)

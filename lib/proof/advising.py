@@ -15,8 +15,10 @@ import yaml
 from pydantic import Field
 
 from lib.core.errors import AugmentError, checked, unknown
+from lib.core.places import shown
 from lib.core.registry import Member
 from lib.core.values import Place
+from lib.planning.target import paintable
 from lib.proof.advice import Advice
 from lib.proof.augmentation import Augmentation
 from lib.proof.detectors import TRAINABLE
@@ -26,6 +28,7 @@ from lib.proof.settings import ProveSettings
 from lib.proof.split import SplitSettings
 from lib.records.settings import Choice, DatasetSettings, Settings
 from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
+from lib.runs.preflight import recipe_without_models
 
 # What a run that paints has of its own, or gets from the advice.
 _NOT_PAINT = {
@@ -86,6 +89,9 @@ def advice_values(values: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if name in Parameters.model_fields and name not in own}
     if isinstance(given.get("models"), Mapping):  # what a proof trains
         del given["models"]
+    for name in ("paint", "copy_paste"):
+        if not isinstance(values.get(name, {}), Mapping | None):
+            raise AugmentError(f"parameter {name!r}: expected parameters of `augment run`, got {values[name]!r}")
     paint = _painting({**(values.get("paint") or {}), **given})
     if "{models}" in json.dumps(paint.get("screen"), default=str):
         del paint["screen"]
@@ -146,13 +152,13 @@ def run_parameters(
     Where copy-paste is advised instead, a run of it; else `paint`, with the advised target where its edit can have one,
     and where not, inserted objects.
     """
-    where = {"dataset": _plain(dataset), "workspace": str(workspace)}
+    where = {"dataset": _plain(dataset), "workspace": shown(workspace)}
     if advice.instead == "D":
         return {**where, **_painting(settings.copy_paste or PLAIN)}
-    paint = _painting(settings.paint)
+    paint, target = _painting(settings.paint), _painted(advice, settings, _painting(settings.paint))
+    if not target:
+        paint, target = dict(PLAIN), advice.target["per_category"]
     edit = resolve_parameters(_with(settings, paint), Path()).edit.name
-    if edit not in _WITH_NEW_OBJECTS:
-        paint, edit = dict(PLAIN), "insert"
     if edit == "insert":
         given = paint.get("edit") or {}
         given = {"name": given} if isinstance(given, str) else dict(given)
@@ -160,12 +166,23 @@ def run_parameters(
         count = min(_MOST_A_PICTURE, max(1, round(total / (advice.ratio * pictures))))
         found = next((one.settings for one in advice.edits if one.edit == "insert" and one.settings), {})
         paint["edit"] = {"name": "insert", "count": count, **found, **given}
-    return {**where, **paint, "target": advice.target}
+    return {**where, **paint, "target": {"per_category": target}}
+
+
+def _painted(advice: Advice, settings: AdviseSettings, paint: Mapping[str, Any]) -> dict[str, int]:
+    """New boxes of the advised classes that a run paints, as its edit and its selection have it."""
+    resolved = resolve_parameters(_with(settings, paint), Path())
+    if resolved.edit.name not in _WITH_NEW_OBJECTS:
+        return {}
+    real = {one.name: one.boxes for one in advice.classes}
+    able = paintable(recipe_without_models(resolved), real, resolved.select.categories)
+    return {one.name: one.new_boxes for one in advice.classes if one.name in able}
 
 
 def _plain(dataset: DatasetSettings) -> dict[str, Any]:
     values = dataset.model_dump(mode="json", exclude_defaults=True)
-    return values | {name: str(Path(values[name]).absolute()) for name in ("images", "annotations") if name in values}
+    places = {name: getattr(dataset, name) for name in ("images", "annotations")}
+    return values | {name: shown(place.absolute()) for name, place in places.items() if place is not None}
 
 
 def run_yaml(advice: Advice, parameters: Mapping[str, Any]) -> str:
@@ -174,6 +191,9 @@ def run_yaml(advice: Advice, parameters: Mapping[str, Any]) -> str:
     if advice.instead == "D":
         lines = [advice.sentence, "That is this run:"]
     lines += [f"Fits as well, with a model that paints it: {one}" for one in _others(advice, parameters)]
+    if left := [one for one in advice.classes if one.name not in parameters.get("target", {}).get("per_category", {})]:
+        names = ", ".join(f"{one.name} ({one.new_boxes})" for one in left)
+        lines += [f"Left out, as the given edit or selection does not paint them: {names}"] * (advice.instead != "D")
     head = "".join(f"# {line}\n" for line in lines)
     return head + yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True, width=100)
 

@@ -46,7 +46,7 @@ class Protocol(Storable):
     rate: float = Field(gt=0, description="learning rate")
     schedule: dict[str, Any] = Field(default_factory=dict, description="what else the training depends on: warm-up, …")
     augmentation: dict[str, Any] = Field(default_factory=dict, description="done to the pictures of every arm")
-    contrasts: tuple[str, ...] = Field((), description="in the order of their weight; none: a table alone")
+    contrasts: tuple[str, ...] = Field((), description="tested together, by Holm; none: a table alone")
     alpha: float = Field(0.05, ge=0.001, le=0.2, description="chance of any false claim")
     metric: Literal["ap"] = Field("ap", description="mean over IoU .5 to .95 and the categories, in points 0 .. 100")
     pools: dict[str, Digest] = Field(description="SHA-256 of each pool of pictures with its labels, the test set's too")

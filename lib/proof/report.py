@@ -115,7 +115,7 @@ def facts(proof: Proof) -> list[tuple[str, str]]:
     return [
         ("digest", proof.digest),
         ("test set opened", proof.opened),
-        ("contrasts, in their order", "; ".join(one.contrasts) or "none"),
+        ("contrasts", "; ".join(one.contrasts) or "none"),
         ("seeds, ratios, alpha", f"{_listed(one.seeds)}; {_listed(one.ratios)}; {one.alpha:g}"),
         ("detector", f"{one.detector}, version {one.detector_version}{f' ({settings})' if settings else ''}"),
         ("training", f"{one.steps} steps of {one.batch} pictures, rate {one.rate:g}{schedule}, in every arm"),

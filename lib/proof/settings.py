@@ -21,9 +21,14 @@ from lib.proof.job import Schedule
 from lib.proof.split import SplitSettings
 from lib.proof.statistics import Contrast, arm_of
 from lib.records.settings import Choice, DatasetSettings, Settings
-from lib.runs.parameters import Parameters, check_parameters
+from lib.runs.parameters import Parameters, check_parameters, resolve_parameters
+from lib.runs.preflight import recipe_without_models
+from lib.training.train import check_training
 
-_OWN = ("dataset", "workspace", "finalise", "evaluate", "review")  # what `prove` sets itself for a run that paints
+# What `prove` sets itself for a run that paints, and for one that trains what paints or judges.
+_OWN = dict.fromkeys(("dataset", "workspace", "finalise", "evaluate", "review"), "")
+_OWN["screen"] = ", by `screen` for arm F"
+_OWN_OF_MODELS = ("dataset", "workspace", "output")
 CONTRASTS = ["T > B, C, D", "F > A", "F > D", "F > G"]
 CHECKS = ["A > X", "Y > A"]
 
@@ -68,7 +73,7 @@ class ProveSettings(Settings):
     )
     contrasts: list[str] = Field(
         CONTRASTS,
-        description="claims, in the order in which they are tested; those of arms that do not run are left out",
+        description="claims that are tested together; those of arms that do not run are left out",
     )
     workers: int | None = Field(None, ge=1, description="trainings at once, each with one thread; none: one a core")
     trainings: Path | None = Field(
@@ -101,7 +106,7 @@ class ProveSettings(Settings):
 
     def claims(self) -> list[Contrast]:
         """The contrasts, and the protocol's own checks, whose arms all run."""
-        found = [Contrast.of(text) for text in [*self.contrasts, *CHECKS]]
+        found = dict.fromkeys(Contrast.of(text) for text in [*self.contrasts, *CHECKS])
         return [one for one in found if {arm_of(name)[0] for name in one.names} <= set(self.arms)]
 
     def cells(self) -> list[tuple[str, float]]:
@@ -159,31 +164,46 @@ def check_proof(values: dict[str, Any]) -> ProveSettings:
     settings = settings.model_copy(update={"schedule": settings.schedule.of(settings.member)})
     for claim in settings.claims():
         for arm, ratio in map(arm_of, claim.names):
+            if ratio is not None and not ARMS[arm].graded:
+                raise AugmentError(f"contrast {str(claim)!r}: arm {arm} has no ratios: write {arm}")
             if ratio is not None and ratio not in settings.ratios:
                 raise AugmentError(
                     f"contrast {str(claim)!r}: {arm} has no ratio {ratio:g}; `ratios` are {settings.ratios}"
                 )
     for name in ("paint", "copy_paste", "targeted"):
         given = getattr(settings, name)
-        for own in _OWN:
+        for own, how in _OWN.items():
             if own in given:
-                raise AugmentError(f"{name}.{own} is set by the proof itself: leave it out")
+                raise AugmentError(f"{name}.{own} is set by the proof itself{how}: leave it out")
         for one in given:
             if one not in Parameters.model_fields:
                 raise unknown(f"parameter of {name}", one, Parameters.model_fields)
+    for own in _OWN_OF_MODELS:
+        if own in (settings.models or {}):
+            raise AugmentError(f"models.{own} is set by the proof itself: leave it out")
+    if settings.models is not None:
+        try:
+            check_training({**settings.models, "dataset": settings.dataset})
+        except AugmentError as error:
+            raise AugmentError(f"models: {error}") from None
     names = {"copy": "copy_paste", "all": "paint", "screened": "screen", "targeted": "targeted"}
     for pool, (_, given) in settings.pool_runs().items():
         try:
-            settings.painting(given, settings.dataset, Path())
+            recipe_without_models(resolve_parameters(settings.painting(given, settings.dataset, Path()), Path()))
         except AugmentError as error:
             raise AugmentError(f"{names[pool]}: {error}") from None
     return settings
 
 
 def quick(values: dict[str, Any]) -> dict[str, Any]:
-    """Parameters for a look at the whole path in minutes: few pictures, steps and seeds, and so no claim."""
+    """Parameters for a look at the whole path in minutes: few pictures, steps and seeds, and so no claim.
+
+    values: such as `check_proof` takes.
+    """
     merged = {**values, **QUICK}
     merged["arms"] = [arm for arm in QUICK["arms"] if arm in values.get("arms", QUICK["arms"])]
+    if "contrasts" in values:
+        merged["contrasts"] = [text for text in values["contrasts"] if "@" not in text]  # there is one ratio
     for name in ("split", "schedule"):
         given = dict(values.get(name) or {})
         merged[name] = {**given, **{key: min(given.get(key, value), value) for key, value in QUICK[name].items()}}
