@@ -309,14 +309,14 @@ def _allocated(classes: Sequence[ClassFinding], total: float) -> list[float]:
     A class's error e falls as (n / (n + m))^b with m new boxes, so the next one gains e b n^b / (n + m)^(b + 1): equal
     for all classes that get any. The gain at which the total is spent is found by bisection of its logarithm.
     """
-
     n = np.array([one.boxes for one in classes], np.float64)
     slope = np.maximum([one.slope for one in classes], LEAST_SLOPE)
-    first = np.log(np.maximum([100 - one.ap for one in classes], 1e-9) * slope) - np.log(np.maximum(n, 1))
-    # Logarithm of the first box's gain. The size (n + m) / n at which it has fallen to another one:
+    error = np.maximum([100 - one.ap for one in classes], 1e-9)
+    first = np.log(error * slope / np.maximum(n, 1))  # the first box's gain, its logarithm as of all gains here
 
     def counts(gain: float) -> NDArray[np.float64]:
-        size = np.exp(np.clip((first - gain) / (slope + 1), 0, math.log(1 + MOST)))
+        """Of each class as many as leave the next one this gain."""
+        size = np.exp(np.clip((first - gain) / (slope + 1), 0, math.log(1 + MOST)))  # (n + m) / n
         return n * (size - 1)
 
     low, high = float(first.min()) - 10.0 * float(slope.max() + 1), float(first.max())
