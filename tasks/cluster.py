@@ -206,7 +206,8 @@ class _Dask(Engine):
         probe = Probe(code_digest(), shown(note.parent), str(note), uuid.uuid4().hex, source, size, server, copies)
         own = self.settings.address is None and self.settings.cluster is None
         workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
-        self.parts = 2 * max(workers, self.settings.adapt.maximum if self.settings.adapt else 1)
+        coming = len(getattr(self.client.cluster, "worker_spec", ()))  # those of a queue start one after another
+        self.parts = 2 * max(workers, coming, self.settings.adapt.maximum if self.settings.adapt else 1)
         cores = max(1, available_cores() // workers) if own else None
         seat = Seat(self.workspace, f"augment-{uuid.uuid4().hex}", probe, cores)
         atomic_write(note, probe.text.encode())

@@ -24,7 +24,7 @@ from lib.screening.pictures import VERSION, equal_before, measure_pictures
 from lib.screening.unlabelled import Sought, find_unlabelled
 from tasks.engine import log, step
 from tasks.ingest import Ingested
-from tasks.inputs import Boxes, Requests, boxes_digest, boxes_of, frames_of, sources_of
+from tasks.inputs import Boxes, Requests, boxes_digest, boxes_of, frames_of, sources_of, survey_of
 from tasks.jobs import Job, make_job, may_pass, stage_task
 from tasks.models import judge_for, use_member
 from tasks.progress import advance, begin
@@ -59,7 +59,7 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
             sources=str(run.sources.absolute()),
             ingested=ingested,
             split=run.settings.select.split,
-            also={name for _, name in run.recipe.categories},
+            also=_paintable(run, ingested),
             settings=run.settings.screen.boxes,
             model=run.judge,
         )
@@ -72,6 +72,13 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
             run.settings.screen.boxes.least,
         )
     return rules
+
+
+def _paintable(run: Run, ingested: Ingested) -> set[str]:
+    """Categories that new labels may have: a pinned place may be of one that no box has any more."""
+    split, known = run.settings.select.split, ingested.categories
+    survey = survey_of(ingested.objects, ingested.images, run.root, split, known, pins=False)
+    return {*(name for _, name in run.recipe.categories), *survey.statistics(run.recipe).places}
 
 
 @step(name="limits", model=True, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
@@ -100,7 +107,7 @@ def sought_of(run: Run, ingested: Ingested) -> Sought | None:
     if run.detector is None or settings is None:
         return None
     rows = read_manifest(ingested.objects.file, ObjectRow, ("status", "category"))
-    own = {*rows.category[rows.status == OK], *(name for _, name in run.recipe.categories)}
+    own = {*rows.category[rows.status == OK], *_paintable(run, ingested)}
     with use_member(run.detector.model_dump(mode="json")) as detector:
         identity = detector.identity
     limits = settings.model_dump(include={"do", "score", "overlap", "inside"})

@@ -20,7 +20,6 @@ from distributed import Worker, WorkerPlugin
 
 from lib.core.compute import share_cores
 from lib.core.errors import AugmentError
-from lib.core.mirror import fetch
 from lib.core.places import CACHE, cache_root
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop
 from lib.runs.engine_checks import code_digest
@@ -59,7 +58,8 @@ class Probe:
         if _text(Path(self.note)) != self.text:
             return (
                 f"a worker on {host} does not see the workspace {self.workspace} of this run: it must lie on a disk "
-                f"that all machines share, under the same path, or in a bucket, with the same {CACHE} on all machines"
+                "that all machines share, under the same path; with one in a bucket all workers must be on the run's "
+                "machine"
             )
         if self.source and _size(self.source) != self.size:
             return (
@@ -75,15 +75,9 @@ class Probe:
 
 
 def _text(path: Path) -> str | None:
-    """A file's text, from the workspace's bucket where it is not here; None where it is not there either."""
-    brought = False
-    with contextlib.suppress(OSError, ValueError, AugmentError):
-        try:
-            brought = not path.exists() and fetch(path)
-            return path.read_text("utf-8")
-        finally:
-            if brought:
-                path.unlink(missing_ok=True)
+    """A file's text; None where it is not here."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text("utf-8")
     return None
 
 

@@ -278,6 +278,12 @@ def test_a_box_is_painted_wider_and_higher_by_the_padding():
     assert (x1 - x0, y1 - y0) == (1489, 914) and (x0 + 1489 // 2, y0 + 914 // 2) == (949, 692)
 
 
+def test_refine_paints_its_objects_as_wide_and_as_high_as_replace():
+    scene = scene_of(make_box(1, 20, 20, 30, 30))
+    (replaced,), refined = (edit(name, padding=0.2).draft(scene).targets for name in ("replace", "refine"))
+    assert refined[0].role == "object" and refined[0].region == replaced.region != ((20, 20, 50, 50),)
+
+
 @given(BOXES, st.floats(0, 0.5))
 def test_a_padded_region_still_holds_its_box_and_stays_in_the_frame(drawn, padding):
     for target in edit("replace", padding=padding, cover_limit=1).draft(drawn_scene(drawn)).targets:
@@ -430,11 +436,12 @@ def test_background_has_a_neutral_prompt_and_takes_the_objects_out_of_a_caption(
         ("a warehouse", "a warehouse"),
         ("two Pallet_Trucks beside a pallet truck", ""),
         ("a palletiser in a hall", "a palletiser in a hall"),
+        ("two people and a table, knives near a shelf", "a table near a shelf"),
         ("", ""),
     ],
 )
 def test_without_objects_a_caption_describes_the_place_alone(caption, left):
-    assert without_objects(caption, ["forklift", "pallet", "pallet_truck"]) == left
+    assert without_objects(caption, ["forklift", "pallet", "pallet_truck", "person", "knife"]) == left
 
 
 # mask

@@ -227,6 +227,16 @@ def test_what_was_done_to_boxes_stands_after_the_verdicts(log):
     assert counts.lost_boxes == 0
 
 
+def test_a_rejected_box_is_dropped_whatever_its_category_and_one_drawn_and_deleted_is_not_lost(log):
+    of = {"picture": PICTURES[0], "sha256": SHAS[0]}
+    box = box_id(0, *LABELS[0])
+    note(log, Shape(**of, box=box, category="zebra", xywh=(0, 0, 9, 9)), BoxMark(**of, box=box, status="reject"))
+    new = "new-" + "0" * 12
+    note(log, Shape(**of, box=new, category="pallet", xywh=(5, 5, 9, 9)), BoxMark(**of, box=new, status="reject"))
+    rows, counts = reviewed(log)
+    assert list(map(Correction.parse, rows.boxes[0])) == [Correction(0, "drop")] and counts.lost_boxes == 0
+
+
 def test_a_box_of_another_plan_and_an_unknown_category_are_counted_and_change_nothing(log):
     of = {"picture": PICTURES[0], "sha256": SHAS[0]}
     note(log, BoxMark(**of, box="f" * 16, status="reject"))

@@ -52,10 +52,16 @@ def test_it_draws_nothing_and_says_the_same_on_another_day(folders):
 def test_the_labels_are_part_of_the_question_and_of_the_captions_key(folders):
     made = captioner(folders["chat"], question="What surrounds {labels}?")
     assert made.caption(PICTURES[:1], [["car"]]) != made.caption(PICTURES[:1], [["dog"]])
-    car, dog = (
-        caption_key(SimpleNamespace(digest="d", frame="upright", labels=[n]), made, {}, None) for n in ("car", "dog")
-    )
+
+    def keys(question):
+        identity = {"name": "vision-language", "version": 1, "settings": {"question": question}}
+        rows = [SimpleNamespace(digest="d", frame="upright", labels=[name]) for name in ("car", "dog")]
+        return [caption_key(row, made, identity, None) for row in rows]
+
+    car, dog = keys("What surrounds {labels}?")
     assert car != dog
+    car, dog = keys("Describe the picture.")
+    assert car == dog, "labels that are not in the question change nothing of the answer"
 
 
 def test_the_question_stands_in_the_models_own_chat_form_or_as_it_is(folders):

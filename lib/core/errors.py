@@ -88,7 +88,7 @@ def _explained(error: ValidationError, model: type[BaseModel], what: str) -> str
     first = max(error.errors(), key=lambda e: len(e["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # of the values together: it names them itself
-        return message
+        return message if what == "parameter" else f"{what}: {message}"
     place = f"{what} {'.'.join(str(part) for part in first['loc'] if part not in _ALTERNATIVES)!r}"
     if first["type"] == "extra_forbidden":
         name, known = str(first["loc"][-1]), _fields_at(model, first["loc"][:-1])

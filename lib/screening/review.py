@@ -126,7 +126,9 @@ def _corrections(
     found: list[list[str]] = []
     for key, state in zip(rows.key, states, strict=True):
         own = corrections_of(state, labels[key], categories) if key in labels else []
-        lost += len(state.boxes.keys() | state.shapes.keys()) - len(own)
+        # Not lost: a box that was drawn and deleted again.
+        deleted = {box for box, mark in state.boxes.items() if mark == "reject" and box.startswith("new-")}
+        lost += len((state.boxes.keys() | state.shapes.keys()) - deleted) - len(own)
         found.append([str(one) for one in own])
     return found, max(0, lost)
 
@@ -144,11 +146,11 @@ def corrections_of(
         position, shape, mark = positions.get(box), state.shapes.get(box), state.boxes.get(box)
         if position is None and (shape is None or not box.startswith("new-")):
             continue
-        if shape is not None and shape.category not in categories:
-            continue
         if mark == "reject":
             if position is not None:
                 found.append(Correction(position, "drop"))
+        elif shape is not None and shape.category not in categories:
+            continue
         elif shape is None:
             found.append(Correction(position, "keep"))
         elif position is None:

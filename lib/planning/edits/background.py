@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from lib.core.geometry import outer_pixels
+from lib.core.words import plural, spoken
 from lib.planning.edits import Draft, EditSettings, LabelledPicture, Target, prompt_of
 
 NEUTRAL = "an empty place, plain background"
@@ -22,7 +23,7 @@ class Background:
     class Settings(EditSettings):
         """The prompt is a neutral one where none is set: one that names the objects has them painted once more, where
         no label says so. {caption} is filled in without its parts that name one of the picture's categories, as they
-        are called or with an s."""
+        are called or in their plural."""
 
         margin: int = Field(8, ge=0, description="pixels around each box that stay too, the composite's reach apart")
 
@@ -64,7 +65,8 @@ def without_objects(caption: str, categories: list[str]) -> str:
     "a forklift in a warehouse with two pallets" without forklift and pallet → "a warehouse".
     """
     parts = re.split(r"\s*,\s*|\s+(?=(?:and|with|in|on|at|near|next to|beside|under|behind|of)\s)", caption)
-    nouns = [re.escape(name.replace("_", " ").lower()) for name in categories if name.strip()]
+    words = {spoken(name).lower() for name in categories if name.strip()}
+    nouns = [re.escape(word) for word in sorted(words | {plural(word) for word in words})]
     named = re.compile(rf"(?<!\w)({'|'.join(nouns)})(s|es)?(?!\w)") if nouns else None
     kept = [part for part in parts if part and not (named and named.search(part.replace("_", " ").lower()))]
     text = " ".join(kept)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from lib.core.geometry import IntBox, outer_pixels
+from lib.core.geometry import IntBox, outer_pixels, padded
 from lib.core.keys import hash_draw
 from lib.planning.edits import Box, Draft, LabelledPicture, Target, WindowSettings, chosen, nothing, prompt_of
 from lib.planning.edits.replace import ReplaceSettings, replaceable
@@ -87,7 +87,7 @@ class Refine:
     def _object(self, box: Box, picture: LabelledPicture) -> Target:
         text = self.settings.object_prompt.replace("{category}", box.category).replace("{caption}", picture.prompt)
         return Target(
-            region=(outer_pixels(box.xyxy),),
+            region=(padded(box.xyxy, picture.width, picture.height, self.settings.padding),),
             boxes=(box.xyxy,),
             phrases=(box.category,),
             prompt=text,
