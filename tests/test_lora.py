@@ -173,7 +173,13 @@ def test_of_several_files_one_has_to_be_chosen(made, tmp_path):
         (tmp_path / name).write_bytes((lora / WEIGHTS).read_bytes())
     with pytest.raises(AugmentError, match=r"several files, a\.safetensors, b\.safetensors: choose one with lora_file"):
         painter_of("sd-inpaint", base, tmp_path).paint([item("sd-inpaint")])
-    painter_of("sd-inpaint", base, tmp_path, lora_file="b.safetensors").paint([item("sd-inpaint")])
+    with pytest.raises(AugmentError, match=r"several files"):
+        painter_of("sd-inpaint", base, tmp_path).check()
+    with pytest.raises(AugmentError, match=r"no c\.safetensors in"):
+        painter_of("sd-inpaint", base, tmp_path, lora_file="c.safetensors").check()
+    chosen = painter_of("sd-inpaint", base, tmp_path, lora_file="b.safetensors")
+    chosen.check()
+    chosen.paint([item("sd-inpaint")])
 
 
 def test_some_examples_paint_a_free_place_by_an_empty_text(made, monkeypatch):
