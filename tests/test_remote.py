@@ -417,6 +417,61 @@ def test_formats_that_look_which_files_there_are_get_them_all(files, small):
     assert (width, height) == (read.images["width"][1].as_py(), read.images["height"][1].as_py())
 
 
+@pytest.fixture
+def memory(tmp_path, monkeypatch):
+    """A bucket in memory, and an empty cache."""
+    monkeypatch.setenv("AUGMENT_CACHE", str(tmp_path / "cache"))
+    forget_clients()
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+
+
+XML = b"""<annotation><object><name>fork</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
+</object></annotation>"""
+SPLITS = {
+    "yolo": {
+        "images/train/scene_0001.jpg": b"",
+        "images/val/scene_0002.jpg": b"",
+        "labels/train/scene_0001.txt": b"0 .5 .5 .2 .2",
+        "labels/val/scene_0002.txt": b"0 .5 .5 .2 .2",
+        "data.yaml": b"train: train.txt\nval: images/val\nnames: [fork]",
+        "train.txt": b"images/train/scene_0001.jpg",
+    },
+    "voc": {
+        "images/scene_0001.jpg": b"",
+        "images/scene_0002.jpg": b"",
+        "Annotations/scene_0001.xml": XML,
+        "Annotations/scene_0002.xml": XML,
+        "ImageSets/Main/train.txt": b"scene_0001",
+        "ImageSets/Main/val.txt": b"scene_0002",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "annotations"), [("yolo", "data.yaml"), ("yolo", None), ("voc", "Annotations"), ("voc", None)]
+)
+def test_what_lies_beside_pictures_and_annotations_comes_from_the_bucket_too(memory, format, annotations):
+    for name, data in SPLITS[format].items():
+        memory.pipe_file(f"/y/set/{name}", data or (DEMO / "images" / Path(name).name).read_bytes())
+    place = f"memory://y/set/{annotations}" if annotations else None
+    settings = DatasetSettings(images="memory://y/set/images", annotations=place, format=format)
+    data = read_dataset(settings)
+    assert data.images["split"].to_pylist() == ["train", "val"] and len(data.objects) == 2
+    memory.rm([f"/y/set/{name}" for name in SPLITS[format] if name.startswith(("labels/val", "ImageSets"))])
+    data = read_dataset(settings)  # no copy stays of what was removed there
+    assert len(data.objects) == (1 if format == "yolo" else 2)
+    assert data.images["split"].to_pylist() == (["train", "val"] if format == "yolo" else ["train", "train"])
+
+
+def test_a_data_set_that_is_a_whole_bucket_reads_no_other_one(memory):
+    memory.pipe_file("/y/0.xml", XML)
+    memory.pipe_file("/ImageSets/Main/val.txt", b"0")
+    settings = DatasetSettings(images="memory://y", annotations="memory://y", format="voc")
+    assert read_dataset(settings).images["split"].to_pylist() == ["train"]
+
+
 def test_a_picture_of_the_bucket_that_changed_is_read_again_and_others_are_not(files, demo, server):
     settings, opened = DatasetSettings(**demo), []
     rows = read_dataset(settings).images.to_pandas()

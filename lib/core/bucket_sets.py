@@ -1,6 +1,7 @@
 """Data sets of a bucket: files that are read, and never written; a copy of each lies here.
 
 bring(place)                            # a file, or all files of a folder
+bring_beside(Beside(folder, ("*.txt",)))    # what need not be there
 stats(folder, ["a.png"], "today")       # sizes and marks of pictures, from one listing
 """
 
@@ -10,9 +11,11 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
-from lib.core.bucket import Bucket
+from lib.core.bucket import Bucket, Found
 from lib.core.copy_notes import ABSENT, make_folder, stat_of
 from lib.core.errors import AugmentError
 from lib.core.mirror import AT_ONCE, fetch
@@ -38,18 +41,58 @@ def bring(place: Path | None, lazily: bool = False) -> None:
             fetch(place, mark=True)
         return
     make_folder(place)
-    if lazily:
+    if not lazily:
+        _update(place, {found.name: found for found in Bucket(url).list()}, _files(place))
+
+
+class Beside(NamedTuple):
+    """Files that a format reads where neither pictures nor annotations are said to lie; there may be none."""
+
+    folder: Path
+    names: tuple[str, ...] = ()  # patterns of files directly in the folder; none: all that lies below it
+
+    def touches(self, root: Path) -> bool:
+        """Would bringing them change files of a folder?"""
+        return self.folder.is_relative_to(root) or (not self.names and root.is_relative_to(self.folder))
+
+    def _matches(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.names)
+
+
+def bring_beside(place: Beside) -> None:
+    """These files brought up to date here, where they lie in a bucket; of what the bucket no longer has, no copy stays.
+
+    Raises AugmentError where it cannot be read.
+    """
+    url = url_of(place.folder)
+    if url is None:
         return
-    there = {}
-    for found in Bucket(url).list():
-        there[found.name] = found
-    for folder, _, files in os.walk(place):
-        for name in files:
-            path = Path(folder) / name
-            found_there = there.get(path.relative_to(place).as_posix())
-            if found_there is None or stat_of(path) != (found_there.size, found_there.mark):
-                path.unlink()
-    missing = [place / name for name in there if _plain(name) and not (place / name).is_file()]
+    bucket, folder = Bucket(url, hurry=True), place.folder
+    if not place.names:
+        _update(folder, {found.name: found for found in bucket.list()}, _files(folder))
+        return
+    there = {name: found for name, found in bucket.top() if found is not None and place._matches(name)}
+    here = [path for path in folder.glob("*") if path.is_file() and place._matches(path.name)]
+    _update(folder, there, here)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of the files directly in a folder of a bucket, sorted; none of a folder of this machine."""
+    url = url_of(folder)
+    return sorted(name for name, found in Bucket(url, hurry=True).top() if found is not None) if url else []
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (Path(above) / name for above, _, files in os.walk(folder) for name in files)
+
+
+def _update(folder: Path, there: dict[str, Found], here: Iterable[Path]) -> None:
+    """Make the files of a folder those of the bucket. here: those that may go."""
+    for path in here:
+        found = there.get(path.relative_to(folder).as_posix())
+        if found is None or stat_of(path) != (found.size, found.mark):
+            path.unlink()
+    missing = [folder / name for name in there if _plain(name) and not (folder / name).is_file()]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda path: fetch(path, mark=True), missing))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
 import pyarrow as pa
 
-from lib.core.bucket_sets import bring
+from lib.core.bucket_sets import Beside, bring, bring_beside
+from lib.core.places import url_of
 from lib.core.registry import Family
 from lib.records.settings import DatasetSettings
 
@@ -62,11 +64,45 @@ def categories_of(envelope: bytes) -> dict[str, bytes]:
     return found
 
 
+# Of formats that read files beside the two places that settings name: which, as those files lie on a disk.
+BESIDE = Family(
+    "format",
+    {
+        "coco-stuff": "lib.datasets.formats.coco_stuff:beside",
+        "deep-pcb": "lib.datasets.formats.deep_pcb:beside",
+        "deep-pcb-layout": "lib.datasets.formats.deep_pcb:beside",
+        "voc": "lib.datasets.formats.voc:beside",
+        "vott": "lib.datasets.formats.vott:beside",
+        "yolo": "lib.datasets.formats.yolo:beside",
+    },
+)
+
+
 def bring_dataset(settings: DatasetSettings) -> None:
-    """What lies in a bucket brought here: annotations and, where their format finds out by looking which there are,
-    pictures. Raises AugmentError where the bucket has no such place, or cannot be used."""
+    """What lies in a bucket brought here: annotations, what their format reads beside them and, where it finds out by
+    looking which there are, pictures. Raises AugmentError where the bucket has no such place, or cannot be used."""
+    lazily = settings.format == "coco"
     bring(settings.annotations)
-    bring(settings.images, lazily=settings.format == "coco")
+    bring(settings.images, lazily)
+    brought = [settings.annotations] if lazily else [settings.annotations, settings.images]
+    for place in places_beside(settings):
+        if not any(place.folder.is_relative_to(one) for one in brought if one is not None):
+            bring_beside(place)
+
+
+def places_beside(settings: DatasetSettings) -> list[Beside]:
+    """What the format reads beside pictures and annotations, in the buckets of these."""
+    if settings.format not in BESIDE:
+        return []
+    beside = cast("Callable[[DatasetSettings], Iterable[Beside]]", BESIDE[settings.format])
+    given = (settings.images, settings.annotations)
+    buckets = {_bucket_of(place) for place in given if place is not None} - {""}
+    return [place for place in dict.fromkeys(beside(settings)) if _bucket_of(place.folder) in buckets]
+
+
+def _bucket_of(place: Path) -> str:
+    """A folder beside a whole bucket would be another bucket, which nobody named."""
+    return "/".join((url_of(place) or "").split("/")[:3])
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:

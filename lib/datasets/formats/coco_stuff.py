@@ -8,6 +8,7 @@ reads one; masks stay as they came. The rules are those of CocoSceneGraphDataset
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
 
+from lib.core.bucket_sets import Beside
 from lib.core.errors import AugmentError
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
@@ -63,6 +65,15 @@ def read(settings: DatasetSettings) -> Dataset:
 
 
 # --- files -------------------------------------------------------------------------------------------------------
+
+
+def beside(settings: DatasetSettings) -> Iterator[Beside]:
+    """The other one of the two files; where neither is named, both in `annotations` beside the pictures."""
+    given = settings.annotations
+    if given is None:
+        yield Beside(settings.images.parent / "annotations", (f"{_THINGS}*.json", f"{_STUFF}*.json"))
+    elif given.name.startswith((_THINGS, _STUFF)):
+        yield Beside(given.parent, tuple(path.name for path in _partners(given)))
 
 
 def _pair(given: Path | None, root: Path) -> tuple[Path, Path]:

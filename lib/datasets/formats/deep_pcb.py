@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lib.core.bucket_sets import Beside
 from lib.core.errors import AugmentError
 from lib.core.files import files_below, is_hidden
 from lib.datasets.formats import Dataset
@@ -121,10 +123,20 @@ def _pairs(root: Path, annotations: Path | None) -> list[_Pair]:
     return pairs
 
 
+def beside(settings: DatasetSettings) -> Iterator[Beside]:
+    """The neighbour of the folder itself; those of folders in it are in it as well."""
+    yield Beside(_neighbour(settings.annotations or settings.images))
+
+
 def _labels_folder(pictures: Path) -> Path:
     """12000_not beside the folder 12000, or the folder itself where it has no such neighbour."""
-    beside = pictures.with_name(f"{pictures.name}_not")
-    return beside if beside.is_dir() else pictures
+    neighbour = _neighbour(pictures)
+    return neighbour if neighbour.is_dir() else pictures
+
+
+def _neighbour(pictures: Path) -> Path:
+    pictures = pictures.absolute()  # "." has no name
+    return pictures.with_name(f"{pictures.name}_not")
 
 
 # --- records -----------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lib.core.bucket_sets import Beside
 from lib.core.documents import decode_xml
 from lib.core.errors import AugmentError
 from lib.core.files import files_below, is_hidden
@@ -39,7 +40,7 @@ from lib.records.settings import DatasetSettings
 _TEXTS = ("name", "filename", "folder", "path")  # never numbers, whatever they look like
 # Lists of ImageSets/Main and the split of a name in them; a later one counts more.
 _SPLITS = {"trainval": "train", "train": "train", "val": "val", "test": "test"}
-_XMLS, _PICTURES = "Annotations", "JPEGImages"  # folders of VOC's own layout
+_XMLS, _PICTURES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"  # folders of VOC's own layout
 
 
 def read(settings: DatasetSettings) -> Dataset:
@@ -68,8 +69,16 @@ def read(settings: DatasetSettings) -> Dataset:
     return with_rejected(read_document(document, str(folder), settings), broken, nameless)
 
 
+def beside(settings: DatasetSettings) -> Iterator[Beside]:
+    """Lists of splits beside the folder of the XMLs and, where that is not named, this folder beside the pictures."""
+    root, given = settings.images, settings.annotations
+    if given is None:
+        yield Beside(root.parent / _XMLS)
+    yield Beside((given or root).parent / _LISTS)
+
+
 def _find(given: Path | None, root: Path) -> Path:
-    folders = [given, given / "Annotations"] if given is not None else [root, root.parent / "Annotations"]
+    folders = [given, given / _XMLS] if given is not None else [root, root.parent / _XMLS]
     for folder in reversed(folders):
         if any(not is_hidden(path.relative_to(folder)) for path in folder.rglob("*.xml")):
             return folder
@@ -89,7 +98,7 @@ def _splits(folder: Path, names: list[str]) -> dict[str, str] | None:
     """
     below = dict[Path, dict[str, str]]()  # folder of XMLs, relative, to the names below it and their splits
     for inner in {_layout(name)[0] for name in names}:
-        below[inner] = _listed((folder / inner).parent / "ImageSets" / "Main")
+        below[inner] = _listed((folder / inner).parent / _LISTS)
     if not any(below.values()):
         return None
     found = {}

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Raw
 
+from lib.core.bucket_sets import Beside
 from lib.core.documents import MAX_DEPTH, depth_of, shallow
 from lib.core.errors import AugmentError
 from lib.core.files import files_below, is_hidden
@@ -39,7 +40,7 @@ from lib.datasets.formats.tables import (
 from lib.records.rows import ImageRow, ObjectRow
 from lib.records.settings import DatasetSettings
 
-_ASSETS = "-asset.json"
+_ASSETS, _PROJECT = "-asset.json", ".vott"
 _PATTERNS = ("*-export.json", "*-export.csv", f"*{_ASSETS}")
 _DEEP = MAX_DEPTH + 8  # levels of a file that are read: enough that lib/datasets/formats/coco finds a record too deep
 _COLUMNS = ("image", "xmin", "ymin", "xmax", "ymax", "label")
@@ -89,9 +90,16 @@ def read(settings: DatasetSettings) -> Dataset:
     return with_rejected(read_document(document, str(files[0]), settings), broken, rejected)
 
 
+def beside(settings: DatasetSettings) -> Iterator[Beside]:
+    """Of a project, its exports and assets, which lie beside it."""
+    given = settings.annotations
+    if given is not None and given.suffix == _PROJECT:
+        yield Beside(given.parent, _PATTERNS)
+
+
 def _find(given: Path | None, root: Path) -> list[Path]:
     """One export, or all of the *-asset.json files."""
-    if given is not None and given.suffix == ".vott":  # the project itself, which has the assets' regions beside it
+    if given is not None and given.suffix == _PROJECT:  # the project itself, which has the assets' regions beside it
         given = given.parent
     if given is not None and not given.is_dir():
         return [given]

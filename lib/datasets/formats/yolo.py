@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
 
+from lib.core.bucket_sets import Beside
 from lib.core.documents import read_yaml
 from lib.core.errors import AugmentError
 from lib.core.files import files_below, is_hidden
@@ -81,6 +83,18 @@ def read(settings: DatasetSettings) -> Dataset:
     document, rejected = _document(root, classes, named)
     others = [misnamed(item.name) for item in items if shown(item.name) != item.name]
     return with_rejected(read_document(document, str(source), settings), others, rejected)
+
+
+_TEXTS = ("*.txt", "*.names", "*.data", "*.yaml", "*.yml")
+
+
+def beside(settings: DatasetSettings) -> Iterator[Beside]:
+    """`labels` in place of `images`, and texts beside the file or the folder of annotations: names, lists."""
+    root, given = settings.images, settings.annotations
+    yield Beside(_label_of(root / "picture").parent)
+    if given is None:
+        yield Beside(root.parent / "labels")
+    yield Beside((given or root).parent, _TEXTS)
 
 
 _LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # text files that are not a picture's labels
