@@ -558,6 +558,34 @@ def test_pictures_and_workspace_lie_apart(files, demo):
         checked(demo, f"s3://{NAME}/demo/images/run")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "workspace"),
+    [
+        ({"annotations": "memory://y/set/xmls"}, "memory://y/set/xmls/run"),
+        ({"annotations": "memory://y/set/xmls"}, "memory://y/set"),
+        ({"annotations": "memory://y/set/xmls"}, "memory://y/set/ImageSets"),
+        ({"images": "memory://y/set/images", "format": "yolo"}, "memory://y/set/labels/run"),
+    ],
+)
+def test_a_workspace_in_or_around_what_a_data_set_reads_is_refused_before_anything_is_brought(
+    memory, dataset, workspace
+):
+    memory.pipe_file("/y/set/xmls/a.xml", XML)
+    memory.pipe_file("/p/images/a.jpg", (DEMO / "images" / "scene_0001.jpg").read_bytes())
+    mine = place_of(workspace) / "store.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("not sent yet")
+    with pytest.raises(AugmentError, match="lie one in the other"):
+        checked({"images": "memory://p/images", "format": "voc", **dataset}, workspace)
+    assert mine.read_text() == "not sent yet" and [path.name for path in mine.parent.iterdir()] == ["store.txt"]
+
+
+def test_a_workspace_beside_a_data_sets_folders_is_not_refused(memory):
+    for name, data in SPLITS["yolo"].items():
+        memory.pipe_file(f"/y/set/{name}", data or (DEMO / "images" / Path(name).name).read_bytes())
+    checked({"images": "memory://y/set/images", "format": "yolo"}, "memory://y/set/run")
+
+
 def test_a_name_that_leads_out_of_its_folder_is_no_picture_of_a_bucket(files, small):
     document = json.loads((small / "annotations.json").read_text())
     document["images"][0]["file_name"] = "../secret.jpg"

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from lib.captioning.caption import make_caption_form
 from lib.captioning.captioners import CAPTIONERS
+from lib.core.bucket_sets import Beside
 from lib.core.checkpoints import check_at_hand, weights_of
 from lib.core.errors import AugmentError, nearest, unknown
 from lib.core.mirror import look
@@ -24,7 +25,7 @@ from lib.core.places import url_of
 from lib.core.registry import Family, Member
 from lib.core.storage import free_space
 from lib.core.words import size_in_words
-from lib.datasets.formats import FORMATS, Dataset, bring_dataset, categories_of, read_dataset
+from lib.datasets.formats import FORMATS, Dataset, bring_dataset, categories_of, places_beside, read_dataset
 from lib.datasets.formats.tables import images_folder
 from lib.datasets.select import OBJECT_COLUMNS, select_pictures
 from lib.evaluation.features import EXTRACTORS, extractor_of
@@ -36,7 +37,7 @@ from lib.planning.recipe import Recipe
 from lib.planning.target import check_target, count_boxes
 from lib.records.outputs import check_workspace, inputs_of
 from lib.records.rows import OK
-from lib.records.settings import Choice, EvaluateSettings
+from lib.records.settings import Choice, DatasetSettings, EvaluateSettings
 from lib.runs.account import former_account
 from lib.runs.engine_checks import check_engine
 from lib.runs.parameters import Parameters, Resolved, resolve_parameters
@@ -81,15 +82,23 @@ def check_run(parameters: Parameters, workspace: Path) -> Resolved:
 
 
 def _look_at_buckets(settings: Resolved, root: Path) -> None:
-    """Raise AugmentError where a bucket is not there, may not be read, or has pictures and workspace in one folder."""
-    images = settings.dataset.images.absolute()
-    if url_of(root) and url_of(images) and (images.is_relative_to(root) or root.is_relative_to(images)):
-        raise AugmentError(
-            f"workspace {root} and dataset.images {images} lie one in the other: set `workspace` to another folder of "
-            "the bucket"
-        )
+    """Raise AugmentError where a bucket is not there, may not be read, or has data set and workspace in one folder."""
+    if url_of(root) is not None:
+        _check_apart(settings.dataset, root)
     look(root)
     bring_dataset(settings.dataset)
+
+
+def _check_apart(dataset: DatasetSettings, root: Path) -> None:
+    """Of the copy of a data set's folder goes what its bucket lacks: of a workspace there, what is not sent yet."""
+    named = {"dataset.images": dataset.images, "dataset.annotations": dataset.annotations}
+    places = [(name, Beside(path.absolute())) for name, path in named.items() if path is not None]
+    for name, place in [*places, *(("the data set's folder", one) for one in places_beside(dataset))]:
+        if place.touches(root):
+            raise AugmentError(
+                f"workspace {root} and {name} {place.folder} lie one in the other: set `workspace` to another folder "
+                "of the bucket"
+            )
 
 
 def recipe_without_models(settings: Resolved) -> Recipe:
