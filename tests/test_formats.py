@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -580,6 +581,72 @@ def test_voc_image_sets_are_the_official_split(tmp_path: Path) -> None:
     write(tmp_path / "ImageSets" / "Main" / "train.txt", "0\n")
     write(tmp_path / "ImageSets" / "Main" / "val.txt", "1\n")
     assert read_dataset(settings).images["split"].to_pylist() == ["train", "val", "unlisted"]
+
+
+# --- texts that a data set names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["link", "device", "pipe"])
+def test_a_yolo_label_file_that_leads_elsewhere_or_is_no_file_is_a_row(tmp_path: Path, where: str) -> None:
+    settings = bare(tmp_path / "set", "0 0.5 0.5 0.2 0.4")
+    write(tmp_path / "secret.txt", "0 0.5 0.5 0.2 0.4")
+    label = tmp_path / "set" / "labels" / "a.txt"
+    label.unlink()
+    if where == "pipe":
+        os.mkfifo(label)
+    else:
+        label.symlink_to("/dev/zero" if where == "device" else tmp_path / "secret.txt")
+    row = only(tables(read_dataset(settings))[1])
+    assert row.reason == "record_malformed"
+    assert ("a pipe" if where == "pipe" else "outside of dataset.images and dataset.annotations") in row.detail
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("data.yaml", "names: [cat]\ntrain: /dev/zero"),
+        ("data.yaml", "names: [cat]\ntrain: {}/secret.txt"),
+        ("data.yaml", "names: [cat]\ntrain: link.txt"),
+        ("obj.data", "names = obj.names\ntrain = link.txt"),
+        ("obj.data", "names = link.txt"),
+    ],
+)
+def test_a_yolo_list_that_lies_elsewhere_is_one_sentence(tmp_path: Path, file: str, text: str) -> None:
+    settings = bare(tmp_path / "set", "0 0.5 0.5 0.2 0.4")
+    write(tmp_path / "secret.txt", "images/a.png")
+    write(tmp_path / "set" / "obj.names", "cat")
+    (tmp_path / "set" / "link.txt").symlink_to(tmp_path / "secret.txt")
+    write(tmp_path / "set" / file, text.format(tmp_path))
+    given = settings.model_copy(update={"annotations": tmp_path / "set" / file})
+    with pytest.raises(AugmentError, match=r"outside of dataset\.images and dataset\.annotations: copy it"):
+        read_dataset(given)
+
+
+def test_absolute_paths_in_yolo_lists_and_labels_beside_images_are_read(tmp_path: Path) -> None:
+    settings = bare(tmp_path, "0 0.5 0.5 0.2 0.4")
+    write(tmp_path / "images" / "train.txt", str(tmp_path / "images" / "a.png"))
+    write(tmp_path / "cfg" / "data.yaml", f"names: [cat]\ntrain: {tmp_path}/images/train.txt")
+    given = settings.model_copy(update={"annotations": tmp_path / "cfg" / "data.yaml"})
+    assert only(tables(read_dataset(given))[1]).reason == ""
+
+
+def test_voc_files_that_lead_elsewhere_are_rows_and_lists_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    settings = voc(tmp_path / "set", OBJECT, OBJECT, OBJECT)
+    folder = tmp_path / "set" / "Annotations"
+    (folder / "0.xml").replace(tmp_path / "secret.xml")
+    (folder / "0.xml").symlink_to(tmp_path / "secret.xml")
+    (folder / "1.xml").unlink()
+    os.mkfifo(folder / "1.xml")
+    images, objects = tables(read_dataset(settings))
+    assert sorted(images.status) == ["ok", "rejected", "rejected"] and len(objects) == 1
+    assert sum("outside of dataset.images" in text for text in images.detail) == 1
+    assert sum("a pipe" in text for text in images.detail) == 1
+    write(tmp_path / "secret.txt", "2")
+    (tmp_path / "set" / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "set" / "ImageSets" / "Main" / "val.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(AugmentError, match=r"val\.txt lies, or leads by a link, outside of dataset\.images"):
+        read_dataset(settings)
 
 
 # --- all formats -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ recurse or grow. Each reader checks itself what its documents must hold.
 from __future__ import annotations
 
 import re
+import stat
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,9 +43,15 @@ T = TypeVar("T")
 
 
 def read_file(path: Path, remedy: str = "give another file", most: int | None = None) -> bytearray:
-    """A file's bytes; raises AugmentError where it cannot be read, or has more than `most`."""
+    """A file's bytes; raises AugmentError where it cannot be read, or has more than `most`.
+
+    Devices and pipes are refused before they are opened: their size is told as 0, and some never end.
+    """
     try:
-        size = path.stat().st_size
+        about = path.stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # of a folder the system's own reason
+            raise AugmentError(f"{path} is a device, a pipe or a socket: expected a file; {remedy}")
+        size = about.st_size
         if most is not None and size > most:
             raise AugmentError(f"{path} has {size:,} bytes: expected {most:,} at most; {remedy}")
         data = bytearray(size)

@@ -238,6 +238,18 @@ def picture_size(root: Path, name: str) -> tuple[int, int]:
         return 0, 0
 
 
+OUTSIDE = "lies, or leads by a link, outside of dataset.images and dataset.annotations: copy it into one of them"
+
+
+def lies_in(path: Path, folders: Iterable[Path]) -> bool:
+    """Does a path lie, once its links are followed, in one of these folders, whose links are followed already?"""
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a name that no file has
+        return False
+    return any(resolved.is_relative_to(folder) for folder in folders)
+
+
 def read_bytes(path: Path) -> bytearray:
     """The bytes of an annotation file; raises AugmentError where it cannot be read."""
     return read_file(path, "check dataset.annotations")

@@ -18,14 +18,16 @@ from typing import Any
 import msgspec
 
 from lib.core.bucket_sets import Beside
-from lib.core.documents import decode_xml
+from lib.core.documents import MAX_XML, decode_xml, read_file
 from lib.core.errors import AugmentError
 from lib.core.files import files_below, is_hidden
 from lib.core.images import SUFFIXES, inside
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
 from lib.datasets.formats.tables import (
+    OUTSIDE,
     images_folder,
+    lies_in,
     read_text,
     rejected_image,
     rejected_object,
@@ -51,7 +53,8 @@ def read(settings: DatasetSettings) -> Dataset:
     root = images_folder(settings)
     folder = _find(settings.annotations, root)
     files = files_below(folder, ".xml")
-    splits = _splits(folder, [_name(path, folder) for path in files])
+    folders = [path.resolve() for path in (root, settings.annotations or root.parent)]
+    splits = _splits(folder, [_name(path, folder) for path in files], folders)
     if settings.split is None and splits is not None:
         settings = settings.model_copy(update={"split": "official"})
     find = _Pictures(root)
@@ -59,8 +62,8 @@ def read(settings: DatasetSettings) -> Dataset:
     for path in files:
         name = _name(path, folder)
         try:
-            image, annotations = _records(path, name, find)
-        except (OSError, ValueError) as error:
+            image, annotations = _records(_xml(path, folders), name, find)
+        except (OSError, ValueError, AugmentError) as error:  # the last of a file that cannot be read
             broken.append(_broken(name, f"{shown(path.name)}: {error}"))
             continue
         images.append(image | ({"split": splits.get(name, "unlisted")} if splits is not None else {}))
@@ -91,14 +94,15 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _splits(folder: Path, names: list[str]) -> dict[str, str] | None:
-    """Name of an XML file, without suffix, to its split; None where there are no lists.
+def _splits(folder: Path, names: list[str], folders: list[Path]) -> dict[str, str] | None:
+    """Name of an XML file, without suffix, to its split; None where there are no lists. folders: as of `_xml`.
 
     The lists lie in ImageSets/Main beside the folder of the XMLs, or beside folders called Annotations below it.
     """
     below = dict[Path, dict[str, str]]()  # folder of XMLs, relative, to the names below it and their splits
     for inner in {_layout(name)[0] for name in names}:
-        below[inner] = _listed((folder / inner).parent / _LISTS)
+        beside = (folder / inner).parent
+        below[inner] = _listed(beside / _LISTS, [*folders, beside.resolve() / _LISTS])
     if not any(below.values()):
         return None
     found = {}
@@ -115,11 +119,13 @@ def _layout(name: str) -> tuple[Path, str]:
     return (Path(f"{before}/{_XMLS}".lstrip("/")), rest) if marked else (Path(), name)
 
 
-def _listed(folder: Path) -> dict[str, str]:
+def _listed(folder: Path, folders: list[Path]) -> dict[str, str]:
     """Split of each name in the lists of a folder; a line may end in a state, 1, 0 or -1, as those of a class do."""
     found, stated = dict[str, str](), dict[str, str]()
     for stem, split in _SPLITS.items():
         path = folder / f"{stem}.txt"
+        if path.is_file() and not lies_in(path, folders):
+            raise AugmentError(f"{path} {OUTSIDE}")
         for line in split_lines(read_text(path)) if path.is_file() else []:
             found[line] = split
             if name := re.fullmatch(r"(.*\S)\s+(-1|0|1)", line):
@@ -127,12 +133,18 @@ def _listed(folder: Path) -> dict[str, str]:
     return {**stated, **found}
 
 
-def _records(path: Path, name: str, find: _Pictures) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _xml(path: Path, folders: list[Path]) -> ET.Element:
+    """Raises ValueError or AugmentError for a file that is not to be read. folders: where it must lie, resolved."""
+    if not lies_in(path, folders):
+        raise ValueError(OUTSIDE)
+    return decode_xml(bytes(read_file(path, most=MAX_XML)))
+
+
+def _records(tree: ET.Element, name: str, find: _Pictures) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A picture's record and its objects', these with their category's `name` in place of an id.
 
     Raises ValueError with what is wrong.
     """
-    tree = decode_xml(path.read_bytes())
     if tree.tag != "annotation":
         raise ValueError(f"<{tree.tag[:80]}> where <annotation> was expected")
     fields = _fields(element for element in tree if element.tag != "object")

@@ -26,8 +26,10 @@ from lib.core.images import SUFFIXES, inside
 from lib.datasets.formats import Dataset
 from lib.datasets.formats.coco import read_document
 from lib.datasets.formats.tables import (
+    OUTSIDE,
     images_folder,
     label_lines,
+    lies_in,
     misnamed,
     picture_size,
     read_text,
@@ -70,17 +72,19 @@ def read(settings: DatasetSettings) -> Dataset:
     Category ids are class numbers + 1; ids of pictures and boxes are hashes of their names, stable under additions.
     """
     root = images_folder(settings)
-    source = _find(settings.annotations, root)
+    source, folders = _find(settings.annotations, root), _readable(settings.annotations, root)
+    if source != settings.annotations and not lies_in(source, folders):
+        raise AugmentError(f"{source} {OUTSIDE}")
     if source.suffix in (".yaml", ".yml"):
-        classes, items = _ultralytics(source, root)
+        classes, items = _ultralytics(source, root, folders)
     elif source.suffix == ".data":
-        classes, items = _darknet(source, root)
+        classes, items = _darknet(source, root, folders)
     else:
-        classes, items = _bare(source, root)
+        classes, items = _bare(source, root, folders)
     if settings.split is None and any(item.split for item in items):
         settings = settings.model_copy(update={"split": "official"})
     named = [item for item in items if shown(item.name) == item.name]
-    document, rejected = _document(root, classes, named)
+    document, rejected = _document(root, classes, named, folders)
     others = [misnamed(item.name) for item in items if shown(item.name) != item.name]
     return with_rejected(read_document(document, str(source), settings), others, rejected)
 
@@ -116,18 +120,27 @@ def _find(given: Path | None, root: Path) -> Path:
     raise AugmentError(f"no data.yaml, obj.data or label files in {tried}: set dataset.annotations to one of them")
 
 
+def _readable(given: Path | None, root: Path) -> list[Path]:
+    """Folders whose texts are read, links followed: a data set may name others, or have links to them."""
+    root = root.absolute()
+    named = root.parent if given is None else given if given.is_dir() else given.parent
+    labels = _label_of(root / "picture").parent
+    common = Path(os.path.commonpath([root, labels]))
+    return [root.resolve(), named.resolve(), common.resolve() / labels.relative_to(common)]
+
+
 # --- layouts -----------------------------------------------------------------------------------------------------
 
 
-def _darknet(source: Path, root: Path) -> tuple[_Classes, list[_Item]]:
+def _darknet(source: Path, root: Path, folders: list[Path]) -> tuple[_Classes, list[_Item]]:
     pairs = (line.partition("=") for line in split_lines(read_text(source)) if "=" in line)
     values = {key.strip(): value.strip()[:_LONGEST] for key, _, value in pairs}
     if "names" not in values:
         raise AugmentError(f"{source} has no line 'names = ...': found {', '.join(values) or 'nothing'}")
-    names = _class_names(_beside(source, values["names"]))
+    names = _class_names(_beside(source, values["names"]), folders)
     items = []
     for key, split in _SPLITS.items():
-        for line in _lines(_beside(source, values[key])) if key in values else []:
+        for line in _lines(_beside(source, values[key]), folders) if key in values else []:
             label = _beside(source, str(_text_of(PurePosixPath(line))))
             items.append(_Item(_shortened(root, line), label, split))
     return _Classes(names), items
@@ -154,7 +167,7 @@ def _tails(name: str) -> list[tuple[str, ...]]:
     return [parts[i:] for i in range(len(parts))] or [(name,)]
 
 
-def _ultralytics(source: Path, root: Path) -> tuple[_Classes, list[_Item]]:
+def _ultralytics(source: Path, root: Path, folders: list[Path]) -> tuple[_Classes, list[_Item]]:
     data, texts = read_yaml(source, "check dataset.annotations"), read_yaml(source, as_text=True)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise AugmentError(f"{source} has no 'names': expected a list or a mapping of class numbers to names")
@@ -164,7 +177,7 @@ def _ultralytics(source: Path, root: Path) -> tuple[_Classes, list[_Item]]:
         if not isinstance(entries, str | list):
             raise AugmentError(f"{source}: {key!r} is {entries!r:.80}: expected a folder or a list of them")
         for entry in [entries] if isinstance(entries, str) else entries:
-            pictures = _pictures(_entry(source, str(data.get("path") or ""), str(entry)))
+            pictures = _pictures(_entry(source, str(data.get("path") or ""), str(entry)), folders)
             items += [_Item(_relative(picture, root), _label_of(picture), key) for picture in pictures]
     names = texts.get("names", data["names"])  # as they are written: YAML makes True of yes, and 8 of 010
     return _Classes(_names(names, source), _keypoints(data.get("kpt_shape"), source)), items
@@ -205,10 +218,10 @@ def _entry(source: Path, base: str, entry: str) -> Path:
     raise AugmentError(f"{source}: {entry!r:.200} not found at {tries[0]} or {tries[1]}: correct the entry or 'path'")
 
 
-def _pictures(place: Path) -> list[Path]:
+def _pictures(place: Path, folders: list[Path]) -> list[Path]:
     if place.is_dir():
         return files_below(place, *SUFFIXES)
-    return [_listed(place.parent, line) for line in _lines(place)]
+    return [_listed(place.parent, line) for line in _lines(place, folders)]
 
 
 def _listed(folder: Path, line: str) -> Path:
@@ -237,7 +250,7 @@ def _relative(picture: Path, root: Path) -> str:
     return Path(os.path.relpath(picture.absolute(), root.absolute())).as_posix()
 
 
-def _bare(folder: Path, root: Path) -> tuple[_Classes, list[_Item]]:
+def _bare(folder: Path, root: Path, folders: list[Path]) -> tuple[_Classes, list[_Item]]:
     places = [folder / "classes.txt", folder.parent / "classes.txt", root / "classes.txt"]
     classes = next((p for p in places if p.is_file()), None)
     if classes is None:
@@ -246,18 +259,20 @@ def _bare(folder: Path, root: Path) -> tuple[_Classes, list[_Item]]:
     labels = {path for path in files_below(folder, ".txt") if path.name != "classes.txt"} - set(items.values())
     found = [_Item(p.relative_to(root).as_posix(), label, "") for p, label in items.items()]
     lost = [_Item(p.relative_to(folder).with_suffix(".jpg").as_posix(), p, "") for p in sorted(labels)]
-    return _Classes(_class_names(classes)), found + lost
+    return _Classes(_class_names(classes, [*folders, folder.parent.resolve()])), found + lost
 
 
-def _class_names(path: Path) -> list[str]:
+def _class_names(path: Path, folders: list[Path]) -> list[str]:
     """A name a line; a blank line counts, since labels have the lines' numbers, and is called by its number."""
-    names = _lines(path, blank=True)
+    names = _lines(path, folders, blank=True)
     while names and not names[-1]:
         names.pop()
     return [name or f"class_{number}" for number, name in enumerate(names)]
 
 
-def _lines(path: Path, blank: bool = False) -> list[str]:
+def _lines(path: Path, folders: list[Path], blank: bool = False) -> list[str]:
+    if not lies_in(path, folders):
+        raise AugmentError(f"{path} {OUTSIDE}")
     lines = [line for line in split_lines(read_text(path)) if line or blank]
     if (longest := max(map(len, lines), default=0)) > _LONGEST:
         raise AugmentError(f"{path} has a line of {longest:,} characters: expected a name a line, {_LONGEST:,} at most")
@@ -267,8 +282,8 @@ def _lines(path: Path, blank: bool = False) -> list[str]:
 # --- records -----------------------------------------------------------------------------------------------------
 
 
-def _document(root: Path, classes: _Classes, items: list[_Item]) -> tuple[bytes, list[ObjectRow]]:
-    """A COCO document, JSON bytes, and the rows of lines that cannot be in it."""
+def _document(root: Path, classes: _Classes, items: list[_Item], folders: list[Path]) -> tuple[bytes, list[ObjectRow]]:
+    """A COCO document, JSON bytes, and the rows of lines that cannot be in it. folders: those of labels."""
     images, annotations, rejected = [], list[dict[str, Any]](), list[ObjectRow]()
     done = set[str]()
     for item in items:
@@ -280,7 +295,7 @@ def _document(root: Path, classes: _Classes, items: list[_Item]) -> tuple[bytes,
             continue
         done.add(item.name)
         try:
-            lines = label_lines(item.label) if os.path.lexists(item.label) else []
+            lines = _labels(item.label, folders)
         except (ValueError, AugmentError) as error:  # the latter of a file that cannot be read
             record = {"id": stable_id(item.name, "labels"), "image_id": image_id}
             rejected.append(_bad_line(record, "", str(error), width))
@@ -294,6 +309,15 @@ def _document(root: Path, classes: _Classes, items: list[_Item]) -> tuple[bytes,
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes.names, 1)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     return msgspec.json.encode(document), rejected
+
+
+def _labels(path: Path, folders: list[Path]) -> list[tuple[int, str]]:
+    """None where there is no file; raises as `label_lines`."""
+    if not os.path.lexists(path):
+        return []
+    if not lies_in(path, folders):
+        raise ValueError(f"{path.name} {OUTSIDE}")
+    return label_lines(path)
 
 
 def _annotation(line: str, width: int, height: int, keypoints: tuple[int, int] | None) -> dict[str, Any]:
