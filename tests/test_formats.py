@@ -508,6 +508,20 @@ def test_ultralytics_swaps_images_for_labels_and_has_splits(tmp_path: Path, name
     assert images.split.tolist() == ["train", "val"] and objects.category.tolist() == ["dog", "dog"]
 
 
+@pytest.mark.parametrize("folder", ["images", "JPEGImages"])
+def test_darknet_swaps_images_for_labels_where_nothing_lies_beside_the_picture(tmp_path: Path, folder: str) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / folder / "train" / f"{name}.png")
+        write(tmp_path / "labels" / "train" / f"{name}.txt", "1 0.5 0.5 0.2 0.4")
+    write(tmp_path / folder / "train" / "b.txt", "0 0.5 0.5 0.2 0.4")
+    write(tmp_path / "obj.names", "cat\ndog")
+    write(tmp_path / "train.txt", f"/home/me/set/{folder}/train/a.png\n{folder}\\train\\b.png")
+    write(tmp_path / "obj.data", "names = obj.names\ntrain = train.txt")
+    images, objects = tables(read_dataset(DatasetSettings(images=tmp_path / folder, format="yolo")))
+    assert images.path.tolist() == ["train/a.png", "train/b.png"]
+    assert objects.category.tolist() == ["dog", "cat"]
+
+
 def test_yaml_that_is_not_a_data_set_is_refused(tmp_path: Path) -> None:
     for text in ("a: [", "- 1", "train: x", "names: [a]\ntrain: nowhere"):
         write(tmp_path / "data.yaml", text)

@@ -47,6 +47,8 @@ _CLASSES = 100_000  # more than any set has
 _BEYOND = 0.5  # share of its side by which a point of an outline may lie outside of its picture
 _LONGEST = 4096  # bytes of a path
 
+_SWAPPED = ("images", "JPEGImages")  # folders that darknet swaps for labels
+
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 
@@ -95,7 +97,7 @@ _TEXTS = ("*.txt", "*.names", "*.data", "*.yaml", "*.yml")
 def beside(settings: DatasetSettings) -> Iterator[Beside]:
     """`labels` in place of `images`, and texts beside the file or the folder of annotations: names, lists."""
     root, given = settings.images, settings.annotations
-    yield Beside(_label_of(root / "picture").parent)
+    yield from map(Beside, _labels_of(root))
     if given is None:
         yield Beside(root.parent / "labels")
     yield Beside((given or root).parent, _TEXTS)
@@ -124,9 +126,15 @@ def _readable(given: Path | None, root: Path) -> list[Path]:
     """Folders whose texts are read, links followed: a data set may name others, or have links to them."""
     root = root.absolute()
     named = root.parent if given is None else given if given.is_dir() else given.parent
-    labels = _label_of(root / "picture").parent
-    common = Path(os.path.commonpath([root, labels]))
-    return [root.resolve(), named.resolve(), common.resolve() / labels.relative_to(common)]
+    # A link that is itself called labels is one of the data set, not of its user.
+    shared = {labels: Path(os.path.commonpath([root, labels])) for labels in _labels_of(root)}
+    others = [common.resolve() / labels.relative_to(common) for labels, common in shared.items()]
+    return [root.resolve(), named.resolve(), *others]
+
+
+def _labels_of(root: Path) -> list[Path]:
+    """Where labels of pictures directly in a folder may lie."""
+    return [_label_of(root / "picture", swapped).parent for swapped in (_SWAPPED[:1], _SWAPPED)]
 
 
 # --- layouts -----------------------------------------------------------------------------------------------------
@@ -141,9 +149,17 @@ def _darknet(source: Path, root: Path, folders: list[Path]) -> tuple[_Classes, l
     items = []
     for key, split in _SPLITS.items():
         for line in _lines(_beside(source, values[key]), folders) if key in values else []:
-            label = _beside(source, str(_text_of(PurePosixPath(line))))
-            items.append(_Item(_shortened(root, line), label, split))
+            items.append(_Item(_shortened(root, line), _darknet_label(source, line), split))
     return _Classes(names), items
+
+
+def _darknet_label(source: Path, line: str) -> Path:
+    """Beside the picture or, where nothing lies there, in `labels` in place of `images`, as darknet looks for it."""
+    label = _beside(source, str(_text_of(PurePosixPath(line))))
+    if os.path.lexists(label):
+        return label
+    other = _beside(source, str(_label_of(PurePosixPath(line.replace("\\", "/")), _SWAPPED)))
+    return other if os.path.lexists(other) else label
 
 
 def _beside(source: Path, name: str) -> Path:
@@ -230,14 +246,14 @@ def _listed(folder: Path, line: str) -> Path:
     return path if "\\" not in line or os.path.lexists(path) else folder / line.replace("\\", "/")
 
 
-def _label_of(picture: Path) -> Path:
+def _label_of(picture: Pure, swapped: tuple[str, ...] = ("images",)) -> Pure:
     """Ultralytics' rule: the last folder called images becomes labels, the suffix .txt."""
     parts = list(picture.parts)
     for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
+        if parts[i] in swapped:
             parts[i] = "labels"
             break
-    return _text_of(Path(*parts))
+    return _text_of(type(picture)(*parts))
 
 
 def _text_of(picture: Pure) -> Pure:
