@@ -486,6 +486,41 @@ def test_a_folder_with_a_coco_file_is_found(made_set):
     assert (found.format, found.images, found.annotations) == ("coco", made_set.images, made_set.annotations)
 
 
+def write_coco(file, pictures):
+    """A COCO file with these records of pictures, and the pictures without their bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"id": i, **record} for i, record in enumerate(pictures)]
+    file.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+
+
+def test_locos_own_json_is_found_as_loco_and_a_path_of_other_tools_is_not(tmp_path):
+    records = [{"file_name": f"{i}.jpg", "path": f"/dataset/subset-{i}/{i}.jpg"} for i in (1, 2)]
+    for name in ("loco-all-v1", "loco-sub1-v1-val", "loco-sub2-v1-train"):
+        write_coco(tmp_path / "a" / f"{name}.json", records)
+    for i in (1, 2):
+        (tmp_path / "a" / "rgb" / f"subset-{i}").mkdir(parents=True)
+        (tmp_path / "a" / "rgb" / f"subset-{i}" / f"{i}.jpg").touch()
+    found = find_dataset(tmp_path / "a")
+    assert (found.format, found.images) == ("loco", tmp_path / "a" / "rgb")
+    assert found.annotations == tmp_path / "a" / "loco-all-v1.json"
+    for path in ("/datasets/mine/1.jpg", None, 7):
+        write_coco(tmp_path / "b" / "annotations.json", [{"file_name": "1.jpg", "path": path}])
+        (tmp_path / "b" / "1.jpg").touch()
+        assert find_dataset(tmp_path / "b").format == "coco"
+
+
+def test_the_pictures_of_a_coco_file_are_looked_for_from_the_first_to_the_last(tmp_path):
+    names = [f"train/{i}.jpg" for i in range(3)] + ["val/a.jpg"]
+    write_coco(tmp_path / "annotations.json", [{"file_name": name} for name in names])
+    for name in (*names[:3], *(f"images/{name}" for name in names)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_dataset(tmp_path).images == tmp_path / "images"
+    (tmp_path / "images" / "val" / "a.jpg").unlink()
+    with pytest.raises(AugmentError, match=rf"names the picture 'val/a\.jpg', which is not in {tmp_path}"):
+        find_dataset(tmp_path)
+
+
 def test_yolo_and_voc_folders_are_found(tmp_path):
     for name in ("y/images", "y/labels", "v/JPEGImages", "v/Annotations", "u/train"):
         (tmp_path / name).mkdir(parents=True)

@@ -7,8 +7,10 @@ Files are looked for where the formats' own tools put them; nothing is read but 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import msgspec
 
@@ -36,8 +38,24 @@ def find_dataset(folder: Path) -> DatasetSettings:
     )
 
 
+_LOCO_PATH = re.compile(r"/dataset/subset-\d+/")  # of a picture, in LOCO's own JSON
+_LOCO_ALL = "loco-all-v1.json"  # of LOCO's files the one with all pictures
+_SAMPLE = 5  # pictures of a file that are looked for
+
+
 class _Named(msgspec.Struct):
     file_name: str
+    path: Any = None  # LOCO's; others write there what they like
+
+    @property
+    def is_loco(self) -> bool:
+        return isinstance(self.path, str) and _LOCO_PATH.match(self.path) is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Under the images folder: those that the format tries."""
+        own = ("/".join(PurePosixPath(self.path).parts[2:]),) if self.is_loco else ()
+        return (*own, self.file_name)
 
 
 class _Coco(msgspec.Struct):
@@ -47,33 +65,44 @@ class _Coco(msgspec.Struct):
 
 def _coco(folder: Path) -> DatasetSettings | None:
     places = [folder, *_folders(folder, ("annotations", *_PICTURES))]
-    files = {file: names for place in places for file in _listed(place, "*.json") if (names := _names(file))}
+    files = {file: named for place in places for file in _listed(place, "*.json") if (named := _named(file))}
     chosen = _chosen(folder, list(files))
     if chosen is None:
         return None
     below = [path for path in sorted(folder.rglob("*")) if path.is_dir() and not is_hidden(path.relative_to(folder))]
     roots = [chosen.parent, folder, *_folders(folder, _PICTURES), *below]
-    root = next((one for one in roots if all(_exists(one, name) for name in files[chosen][:3])), None)
-    if root is None:
+    some = _spread(files[chosen])
+    missing = {root: [one for one in some if not _exists(root, one)] for root in dict.fromkeys(roots)}
+    root = min(missing, key=lambda one: len(missing[one]))  # the first of those that have as many
+    if missing[root]:
+        where = root if len(missing[root]) < len(some) else folder
         raise AugmentError(
-            f"{chosen} names the picture {files[chosen][0]!r}, which is not in {folder}: give a YAML file with "
+            f"{chosen} names the picture {missing[root][0].names[0]!r}, which is not in {where}: give a YAML file with "
             "dataset: {images: …, annotations: …}"
         )
-    return DatasetSettings(images=root, annotations=chosen)
+    return DatasetSettings(images=root, annotations=chosen, format="loco" if some[0].is_loco else "coco")
 
 
-def _names(file: Path) -> list[str]:
-    """Of the pictures of a COCO file; none of any other file."""
+def _spread(named: list[_Named]) -> list[_Named]:
+    """The first, the last and some between: pictures of one folder often stand together."""
+    last = len(named) - 1
+    return [named[i] for i in sorted({last * step // (_SAMPLE - 1) for step in range(_SAMPLE)})]
+
+
+def _named(file: Path) -> list[_Named]:
+    """The pictures of a COCO file; none of any other file."""
     try:
-        return [one.file_name for one in msgspec.json.decode(read_file(file), type=_Coco).images]
+        return msgspec.json.decode(read_file(file), type=_Coco).images
     except (ValueError, AugmentError, RecursionError):
         return []
 
 
 def _chosen(folder: Path, files: list[Path]) -> Path | None:
-    """The one file; of several that for training."""
+    """The one file; of several that of all of LOCO, or that for training."""
     if len(files) < 2:
         return files[0] if files else None
+    if loco := [file for file in files if file.name == _LOCO_ALL]:
+        return loco[0]
     train = [file for file in files if "train" in file.stem.lower()]
     if len(train) == 1:
         return train[0]
@@ -83,9 +112,9 @@ def _chosen(folder: Path, files: list[Path]) -> Path | None:
     )
 
 
-def _exists(root: Path, name: str) -> bool:
-    path = inside(root, name)
-    return path is not None and path.is_file()
+def _exists(root: Path, one: _Named) -> bool:
+    paths = [inside(root, name) for name in one.names]
+    return any(path is not None and path.is_file() for path in paths)
 
 
 def _loco(folder: Path) -> DatasetSettings | None:
