@@ -465,6 +465,29 @@ def test_what_lies_beside_pictures_and_annotations_comes_from_the_bucket_too(mem
     assert data.images["split"].to_pylist() == (["train", "val"] if format == "yolo" else ["train", "train"])
 
 
+@pytest.mark.parametrize("folder", ["images", "annotations"])
+def test_the_one_coco_file_beside_the_pictures_of_a_bucket_is_found_and_pictures_stay_there(memory, small, folder):
+    memory.pipe_file(f"/y/set/{folder}/old.json", b"{}")
+    for path in (small / "images").iterdir():
+        memory.pipe_file(f"/y/set/images/{path.name}", path.read_bytes())
+    settings = DatasetSettings(images="memory://y/set/images")
+    with pytest.raises(AugmentError, match=r"old\.json"):
+        read_dataset(settings)
+    document = (small / "annotations.json").read_bytes()
+    memory.pipe_file(f"/y/set/{folder}/new.json", document)
+    with pytest.raises(AugmentError, match=r"2 JSON files in .*: set dataset\.annotations"):
+        read_dataset(settings)
+    memory.rm(f"/y/set/{folder}/old.json")
+    assert len(read_dataset(settings).images) == 6
+    assert [path.suffix for path in settings.images.iterdir()] == [".json"] * (folder == "images")
+
+
+def test_a_bucket_without_a_coco_file_says_where_it_was_looked_for(memory):
+    memory.pipe_file("/y/set/images/a.jpg", b"")
+    with pytest.raises(AugmentError, match=r"no \*\.json in .*y/set/annotations: set dataset\.annotations"):
+        read_dataset(DatasetSettings(images="memory://y/set/images"))
+
+
 def test_a_data_set_that_is_a_whole_bucket_reads_no_other_one(memory):
     memory.pipe_file("/y/0.xml", XML)
     memory.pipe_file("/ImageSets/Main/val.txt", b"0")

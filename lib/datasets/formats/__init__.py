@@ -68,6 +68,7 @@ def categories_of(envelope: bytes) -> dict[str, bytes]:
 BESIDE = Family(
     "format",
     {
+        "coco": "lib.datasets.formats.coco_find:beside",
         "coco-stuff": "lib.datasets.formats.coco_stuff:beside",
         "deep-pcb": "lib.datasets.formats.deep_pcb:beside",
         "deep-pcb-layout": "lib.datasets.formats.deep_pcb:beside",

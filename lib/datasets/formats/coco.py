@@ -20,9 +20,9 @@ from msgspec import Raw
 
 from lib.core.documents import MAX_DEPTH, deep_rows, shallow
 from lib.core.errors import AugmentError
-from lib.core.files import is_hidden
 from lib.core.images import inside, plain_path
 from lib.datasets.formats import Dataset
+from lib.datasets.formats.coco_find import find_json
 from lib.datasets.formats.coco_json import (
     NULL,
     Annotation,
@@ -64,20 +64,6 @@ def read(settings: DatasetSettings) -> Dataset:
     root = images_folder(settings)
     path = settings.annotations or find_json(root)
     return read_document(read_bytes(path), str(path), settings)
-
-
-def find_json(root: Path) -> Path:
-    """The one JSON file in the images folder, or else in `annotations` beside it; raises AugmentError otherwise."""
-    for folder in (root, root.parent / "annotations"):
-        found = sorted(path for path in folder.glob("*.json") if not is_hidden(Path(path.name)))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(p.name for p in found[:5])
-            raise AugmentError(f"{len(found)} JSON files in {folder} ({names}): set dataset.annotations to one of them")
-    raise AugmentError(
-        f"no *.json in {root} or {root.parent / 'annotations'}: set dataset.annotations to the COCO file"
-    )
 
 
 def read_document(

@@ -22,13 +22,13 @@ from lib.core.errors import AugmentError
 from lib.datasets.formats import Irregular, Pieces
 from lib.datasets.formats.coco import (
     Pictures,
-    find_json,
     image_columns,
     no_garbage_collection,
     object_columns,
     without_deep,
 )
 from lib.datasets.formats.coco_blocks import Blocks, read_blocks
+from lib.datasets.formats.coco_find import find_json
 from lib.datasets.formats.coco_json import category_names, check_utf8, decode_top, envelope_of, plain_ids, top_level
 from lib.datasets.formats.tables import images_folder, make_table, packed_column
 from lib.records.rows import ImageRow, ObjectRow
