@@ -285,6 +285,34 @@ def test_two_reviewers_see_each_others_decisions_and_how_far_they_agree(run, rev
     assert summary["lines"][3] == "ann and ben <b>: 3 of 4 pictures alike, Cohen's kappa 0.50"
 
 
+def test_a_page_that_decides_itself_learns_what_another_decided_before(run, review):
+    with served(Session([run], "ann"), run) as link:
+        ann, ben = review(link), review(link)
+        ben.page.route("**/api/changes*", lambda route: route.abort())  # it asks too late
+        ann.press("p", "p")
+        ann.saved()
+        ben.press("End", "x")
+        ben.saved()
+        ben.until("document.querySelector('#progress').textContent.startsWith('2 kept, 1 rejected')")
+
+
+def test_a_decision_that_waits_stays_seen_while_the_one_before_it_is_answered(page):
+    held: list[Any] = []
+    page.page.route("**/api/decide", lambda route: held.append(route))
+    page.press("Enter", "1", "r", "a")  # the second waits for the first
+    page.until("document.querySelector('ol.boxes').textContent.includes('accepted by a person')")
+    while not held:
+        page.page.wait_for_timeout(20)
+    held[0].continue_()
+    page.until("JSON.parse(localStorage.getItem(`review ${location.pathname}`)).length === 1")
+    page.drawn()
+    assert "accepted by a person" in page.page.inner_text("ol.boxes")
+    while len(held) < 2:
+        page.page.wait_for_timeout(20)
+    held[1].continue_()
+    page.saved()
+
+
 def test_the_bar_shows_what_would_be_finalised_and_how_many_more_a_target_takes(page):
     row = 'tr[data-category="forklift"]'
     total = int(page.page.inner_text(f"{row} .total"))

@@ -161,6 +161,22 @@ def test_a_moved_box_is_cut_to_its_picture(session):
     assert shape.xywh == (0, 100, item.width, item.height - 100)
 
 
+def test_a_post_is_answered_with_all_that_was_decided_after_what_its_page_knows(link, session):
+    first, second, _ = items(session)
+    known = httpx.get(f"{link}api/catalogue").json()["versions"]
+    httpx.post(f"{link}api/decide", json=post_of(session, by="ben"), headers=own(link))
+    changes = [{"do": "picture", "picture": second.key, "status": "reject"}]
+    body = post_of(session, changes=changes)
+    only = httpx.post(f"{link}api/decide", json=body, headers=own(link)).json()  # a page that does not say
+    assert set(only["states"][0]) == {second.key}
+    both = httpx.post(f"{link}api/decide", json=body | {"versions": known}, headers=own(link)).json()
+    assert set(both["states"][0]) == {first.key, second.key} and both["versions"] == [2]
+    undo = {"by": "ann", "id": uuid4().hex, "versions": known}
+    told = httpx.post(f"{link}api/undo", json=undo, headers=own(link)).json()
+    assert set(told["states"][0]) == {first.key, second.key} and told["undone"] == [second.key]
+    assert httpx.post(f"{link}api/undo", json=undo | {"versions": [-1]}, headers=own(link)).status_code == 422
+
+
 def test_a_missing_picture_and_a_missing_source_say_what_to_do(link, session):
     item = items(session)[0]
     session.runs[0].store.path("picture", item.key).unlink()

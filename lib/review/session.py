@@ -43,6 +43,10 @@ _WORDS = {"keep": "kept", "reject": "rejected", "undecided": "undecided"}
 _KEPT = 64 * 2**20  # bytes of encoded source pictures that stay in memory
 
 
+# Versions of the runs' logs that a page knows: it is told what was decided after those; None: only what its post did.
+_Versions = Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=1000)] | None
+
+
 class Post(msgspec.Struct, forbid_unknown_fields=True):
     """A decision as the page sends it; `sha256` of its changes is filled in here."""
 
@@ -50,6 +54,7 @@ class Post(msgspec.Struct, forbid_unknown_fields=True):
     id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{8,64}\Z")]
     by: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     changes: Annotated[list[Change], msgspec.Meta(min_length=1, max_length=5000)]
+    versions: _Versions = None
 
 
 class UndoPost(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,6 +62,7 @@ class UndoPost(msgspec.Struct, forbid_unknown_fields=True):
 
     by: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{8,64}\Z")]
+    versions: _Versions = None
 
 
 class Missing(Exception):
@@ -201,7 +207,7 @@ class Session:
         shown, and AugmentError where the log cannot be written."""
         with self.lock:
             run = self._of(post.run)
-            before = [one.log.version for one in self.runs]
+            before = self._known(post.versions)
             changes = [_checked(run, change) for change in post.changes]
             run.log.append(new_decision(post.by, changes, post.id))
             told = self.changes(before)
@@ -212,7 +218,7 @@ class Session:
     def undo(self, post: UndoPost) -> dict[str, Any]:
         """Undo a reviewer's last decision on pictures, in all runs that it is part of."""
         with self.lock:
-            before = [run.log.version for run in self.runs]
+            before = self._known(post.versions)
             last = [(run, id) for run in self.runs if (id := run.log.refresh().undoable(post.by))]
             times = {id: run.log.time_of(id) for run, id in last}
             chosen = max(times, key=lambda id: times[id], default=None)
@@ -221,6 +227,10 @@ class Session:
                     run.log.append(new_decision(post.by, [Undo(decision=id)], f"{post.id}-u"))
             touched = [key for run, id in last if id == chosen for key in run.log.touched(id)]
             return {**self.changes(before), "undone": touched}
+
+    def _known(self, versions: Sequence[int] | None) -> Sequence[int]:
+        """Versions that the page has; of one that does not say: those of now."""
+        return [run.log.version for run in self.runs] if versions is None else versions
 
     # --- pictures
 

@@ -29,10 +29,11 @@ export const newId = () => {
 
 // Posts in their order, one after the other, again and again until the server has them. They outlive a reload.
 export class Queue {
-  constructor(onAnswer, onRefusal, onChange) {
+  // versions: gives those that the page knows; the server answers with what was decided after them, by others too.
+  constructor(onAnswer, onRefusal, onChange, versions) {
     this.name = `review ${location.pathname}`;
     this.waiting = JSON.parse(localStorage.getItem(this.name) ?? "[]");
-    Object.assign(this, {onAnswer, onRefusal, onChange, busy: false, failed: ""});
+    Object.assign(this, {onAnswer, onRefusal, onChange, versions, busy: false, failed: ""});
     if (this.waiting.length) this.send();
   }
 
@@ -54,7 +55,7 @@ export class Queue {
     while (this.waiting.length) {
       const {path, value} = this.waiting[0];
       try {
-        const answer = await post(path, value);
+        const answer = await post(path, {...value, versions: this.versions()});
         this.waiting.shift();
         this.failed = "";
         pause = 200;

@@ -179,7 +179,7 @@ function answered(answer, value) {
     }
   }
   // Decisions that still wait are newer than what was told.
-  for (const waiting of queue.waiting.slice(1)) {
+  for (const waiting of queue.waiting) {
     for (const change of waiting.value.changes ?? []) {
       const item = change.picture && model.byKey.get(`${waiting.value.run} ${change.picture}`);
       if (item) model.expect(item, change);
@@ -371,7 +371,7 @@ async function start() {
   single = new Single(model, pictures, {chosen: later, moved});
   compare = new Compare(model, pictures, opened => { if (opened) DO.view(); else later(); });
   grid = new Grid(model, (at, opened) => { const former = model.at; model.at = at; grid.show(former); if (opened) enter("single"); later(); });
-  queue = new Queue(answered, text => { say(`Not taken: ${text}`); banner(`Not taken: ${text}`); refetch(); }, waiting);
+  queue = new Queue(answered, text => { say(`Not taken: ${text}`); banner(`Not taken: ${text}`); refetch(); }, waiting, () => model.versions);
   document.title = `Review: ${model.runs.map(run => run.name).join(", ")}`;
   byId("title").textContent = document.title;
   byId("reviewer").value = me;
