@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from lib.core.errors import AugmentError
 from lib.review.label_tools import read_review, write_review
 from lib.review.samples import final_samples
 from lib.review.serve import served
-from lib.review.session import Post, Session
+from lib.review.session import Post, Session, UndoPost
 from lib.screening.decisions import BoxMark, Change, Mark, Shape
 
 
@@ -175,6 +176,57 @@ def test_a_post_is_answered_with_all_that_was_decided_after_what_its_page_knows(
     told = httpx.post(f"{link}api/undo", json=undo, headers=own(link)).json()
     assert set(told["states"][0]) == {first.key, second.key} and told["undone"] == [second.key]
     assert httpx.post(f"{link}api/undo", json=undo | {"versions": [-1]}, headers=own(link)).status_code == 422
+
+
+def statuses(session: Session) -> list[str | None]:
+    """Of the first picture, by run."""
+    key, sha256 = items(session)[0].key, items(session)[0].sha256
+    return [run.log.of(key, sha256).status for run in session.runs]
+
+
+@pytest.fixture
+def two(run: Path, prepared: Path, tmp_path: Path) -> Session:
+    """Two runs under review; ann decided on a picture of both at once, and then on one of the second."""
+    shutil.copytree(prepared, tmp_path / "other")
+    session = Session([run, tmp_path / "other"], "ann")
+    mark = Mark(picture=items(session)[0].key, status="keep")
+    for place, id in ((0, "of-both-1"), (1, "of-both-1"), (1, "of-one-2")):
+        session.decide(Post(run=place, id=id, by="ann", changes=[mark]))
+        time.sleep(0.002)  # times are noted in milliseconds
+    return session
+
+
+def test_an_undo_that_comes_again_undoes_no_other_decision(two):
+    undo, key = UndoPost(by="ann", id=uuid4().hex), items(two)[0].key
+    assert two.undo(undo)["undone"] == [key] == two.undo(undo)["undone"]
+    assert statuses(two) == ["keep", "keep"] and two.runs[1].log.undoable("ann") == "of-both-1"
+    later = UndoPost(by="ann", id=uuid4().hex)
+    assert two.undo(later)["undone"] == [key, key] == two.undo(undo)["undone"] * 2 == two.undo(later)["undone"]
+    assert statuses(two) == [None, None]
+    nothing = UndoPost(by="ann", id=uuid4().hex)
+    assert two.undo(nothing)["undone"] == [] == two.undo(nothing)["undone"]
+
+
+def test_an_undo_that_was_cut_short_is_finished_when_it_comes_again(two, monkeypatch):
+    two.undo(UndoPost(by="ann", id=uuid4().hex))
+    undo, append = UndoPost(by="ann", id=uuid4().hex), two.runs[1].log.append
+
+    def fails(decision: Any) -> bool:
+        raise AugmentError("held by another program")
+
+    monkeypatch.setattr(two.runs[1].log, "append", fails)
+    with pytest.raises(AugmentError):
+        two.undo(undo)
+    monkeypatch.setattr(two.runs[1].log, "append", append)
+    assert len(two.undo(undo)["undone"]) == 2 and statuses(two) == [None, None]
+
+
+def test_an_undo_of_an_id_that_leaves_no_room_is_refused(link, session):
+    decide(session, Mark(picture=items(session)[0].key, status="keep"))
+    for length, status in ((63, 422), (62, 200)):
+        answer = httpx.post(f"{link}api/undo", json={"by": "ann", "id": "u" * length}, headers=own(link))
+        assert answer.status_code == status
+    assert session.runs[0].log.damaged == 0 and statuses(session) == [None]
 
 
 def test_a_missing_picture_and_a_missing_source_say_what_to_do(link, session):

@@ -61,7 +61,7 @@ class UndoPost(msgspec.Struct, forbid_unknown_fields=True):
     """The last decision of a reviewer is undone."""
 
     by: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{8,64}\Z")]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{8,62}\Z")]  # "-u" is put behind it
     versions: _Versions = None
 
 
@@ -216,17 +216,23 @@ class Session:
         return told
 
     def undo(self, post: UndoPost) -> dict[str, Any]:
-        """Undo a reviewer's last decision on pictures, in all runs that it is part of."""
+        """Undo a reviewer's last decision on pictures, in all runs that it is part of. A post that comes again undoes
+        no other one, and finishes what it began."""
         with self.lock:
-            before = self._known(post.versions)
-            last = [(run, id) for run in self.runs if (id := run.log.refresh().undoable(post.by))]
-            times = {id: run.log.time_of(id) for run, id in last}
-            chosen = max(times, key=lambda id: times[id], default=None)
-            for run, id in last:
-                if id == chosen:
-                    run.log.append(new_decision(post.by, [Undo(decision=id)], f"{post.id}-u"))
-            touched = [key for run, id in last if id == chosen for key in run.log.touched(id)]
+            before, id = self._known(post.versions), f"{post.id}-u"
+            logs = [run.log.refresh() for run in self.runs]
+            earlier = next((undone for log in logs if (undone := log.undone_by(id))), None)
+            chosen = earlier or self._last_of(post.by)
+            parts = [log for log in logs if chosen and log.touched(chosen)]
+            for log in parts:
+                log.append(new_decision(post.by, [Undo(decision=chosen or "")], id))
+            touched = [key for log in parts for key in log.touched(chosen or "")]
             return {**self.changes(before), "undone": touched}
+
+    def _last_of(self, by: str) -> str | None:
+        """The id of a reviewer's last decision on pictures, in whichever runs it is."""
+        last = {id: run.log.time_of(id) for run in self.runs if (id := run.log.undoable(by))}
+        return max(last, key=lambda id: last[id], default=None)
 
     def _known(self, versions: Sequence[int] | None) -> Sequence[int]:
         """Versions that the page has; of one that does not say: those of now."""

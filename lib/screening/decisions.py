@@ -280,6 +280,11 @@ class DecisionLog:
                 return decision.id
         return None
 
+    def undone_by(self, id: str) -> str | None:
+        """The id of what the decision `id` undid; None where there is none, or it undid nothing."""
+        changes = self._seen[id].changes if id in self._seen else ()
+        return next((change.decision for change in changes if isinstance(change, Undo)), None)
+
     def time_of(self, id: str) -> str:
         """When a decision was made; "" where there is none."""
         return self._seen[id].at if id in self._seen else ""
