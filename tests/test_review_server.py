@@ -361,6 +361,47 @@ def test_cvats_tags_and_boxes_come_back_and_reach_the_final_set(prepared, run, s
     assert (HOSTILE, [1, 2, 30, 40]) in boxes
 
 
+def labelled(tasks: list[Any], item: Any) -> list[Any]:
+    """Boxes of a picture in Label Studio's tasks."""
+    (task,) = [one for one in tasks if one["data"]["picture"] == item.key]
+    return task["annotations"][0]["result"]
+
+
+def test_a_box_of_a_category_that_the_data_set_lacks_stays_as_it_was_and_is_counted(run, session, tmp_path, capsys):
+    first, second, _ = items(session)
+
+    def change(tasks: list[Any]) -> None:
+        labelled(tasks, first)[0]["value"] |= {"rectanglelabels": ["zebra"], "x": 1.0}
+        new = json.loads(json.dumps(labelled(tasks, second)[0])) | {"id": "AbC"}
+        new["value"]["rectanglelabels"] = ["zebra"]
+        labelled(tasks, second).extend([new, new | {"value": new["value"] | {"rectanglelabels": ["ape"]}}])
+
+    taken = go_out_and_back(session, tmp_path, "label-studio", change)
+    assert taken.unknown == {"zebra": 2, "ape": 1} and (taken.pictures, taken.same) == (0, 3)
+    assert session.runs[0].log.version == 0
+    assert main(["review", str(run), "--from", str(tmp_path / "back.json")]) == 0
+    assert "3 boxes not taken in" in (out := capsys.readouterr().out) and "zebra (2), ape (1)" in out
+    assert main(["review", str(run), "--from", str(tmp_path / "back.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown"] == {"zebra": 2, "ape": 1}
+
+
+def test_a_box_that_sticks_out_is_a_decision_once(session, tmp_path):
+    first, second, _ = items(session)
+
+    def change(tasks: list[Any]) -> None:
+        labelled(tasks, first)[0]["value"] |= {"x": -10.0, "y": 50.0, "width": 60.0, "height": 70.0}
+        new = json.loads(json.dumps(labelled(tasks, second)[0])) | {"id": "AbC"}
+        new["value"] |= {"x": 90.0, "width": 20.0}
+        labelled(tasks, second).append(new)
+
+    assert go_out_and_back(session, tmp_path, "label-studio", change).pictures == 2
+    log = session.runs[0].log
+    shape = log.of(first.key, first.sha256).shapes[first.boxes[0].id]
+    assert shape.xywh == (0, first.height / 2, first.width / 2, first.height / 2)
+    again = read_review(session, tmp_path / "back.json", "tool")
+    assert (again.pictures, again.same, log.version) == (0, 3, 2)
+
+
 @pytest.mark.parametrize(
     "data",
     [

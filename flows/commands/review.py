@@ -92,10 +92,13 @@ def _exchange(session: Session, root: Path, options: argparse.Namespace) -> int:
     lines = [f"{taken.pictures} pictures with other decisions than before, {taken.same} with the same"]
     if taken.strange:
         lines.append(f"{len(taken.strange)} pictures that this run does not have, such as {taken.strange[0]}")
+    if taken.unknown:
+        named = ", ".join(f"{name:.100} ({count})" for name, count in taken.unknown.most_common(10))
+        more = ", …" if len(taken.unknown) > 10 else ""
+        lines.append(f"{taken.unknown.total()} boxes not taken in, the data set has no such category: {named}{more}")
     lines += [session.told(), _next([root])]
-    return _tell(
-        {"lines": lines, "pictures": taken.pictures, "same": taken.same, "strange": taken.strange}, options.json
-    )
+    counts = {"pictures": taken.pictures, "same": taken.same, "strange": taken.strange, "unknown": taken.unknown}
+    return _tell({"lines": lines, **counts}, options.json)
 
 
 def _serve(session: Session, roots: list[Path], options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from lib.datasets.export.voc import element, number, xml_bytes
 from lib.records.kept import FAULTS
 from lib.records.requests import XYXY
 from lib.review.catalogue import Item, ReviewedRun
-from lib.review.session import Post, Session
+from lib.review.session import Post, Session, cut
 from lib.screening.decisions import BoxMark, Change, Mark, Reviewed, Shape, Status
 
 TOOLS = ("label-studio", "cvat")
@@ -221,6 +222,7 @@ class Taken:
     pictures: int = 0  # whose decisions changed
     same: int = 0
     strange: list[str] = field(default_factory=list)  # names that this run does not have
+    unknown: Counter[str] = field(default_factory=Counter)  # category that the data set lacks → boxes not taken in
 
 
 def read_review(session: Session, file: Path, reviewer: str) -> Taken:
@@ -236,7 +238,7 @@ def read_review(session: Session, file: Path, reviewer: str) -> Taken:
         if item is None:
             taken.strange.append(name)
             continue
-        changes = list(_differences(run, item, back))
+        changes = list(_differences(run, item, back, taken.unknown))
         if changes:
             id = hashlib.sha256(
                 msgspec.json.encode([item.key, [msgspec.to_builtins(one) for one in changes]])
@@ -319,15 +321,20 @@ def _of_cvat(box: ET.Element) -> tuple[str | None, str, XYXY]:
     return ids[0] if ids else None, box.attrib["label"], (x0, y0, x1 - x0, y1 - y0)
 
 
-def _differences(run: ReviewedRun, item: Item, back: _Back) -> Iterator[Change]:
-    """Changes that make of the decisions on a picture what came back."""
+def _differences(run: ReviewedRun, item: Item, back: _Back, unknown: Counter[str]) -> Iterator[Change]:
+    """Changes that make of the decisions on a picture what came back. unknown: boxes of categories that the data set
+    lacks are counted there; one that went out stays as it was."""
     state = run.log.of(item.key, item.sha256)
     if back.status in _STATUS and back.status != state.status:
         yield Mark(picture=item.key, status=back.status)  # type: ignore[arg-type]
     now = {box.id: box for box in _boxes(item, state)}
     seen = set()
     for id, category, (x, y, w, h) in back.boxes:
-        if category not in run.categories or w <= 0 or h <= 0:
+        if w <= 0 or h <= 0:
+            continue
+        if category not in run.categories:
+            unknown[category] += 1
+            seen.add(id)
             continue
         xywh = (round(x, 3), round(y, 3), round(w, 3), round(h, 3))
         if id is None or id not in now:
@@ -337,8 +344,7 @@ def _differences(run: ReviewedRun, item: Item, back: _Back) -> Iterator[Change]:
             seen.add(f"new-{key}")
             continue
         seen.add(id)
-        box = now[id]
-        if category != box.category or max(abs(a - b) for a, b in zip(xywh, box.xywh, strict=True)) > _SAME:
+        if category != now[id].category or _moved(xywh, now[id].xywh, item):
             yield Shape(picture=item.key, box=id, category=category, xywh=xywh)
     for id, box in now.items():
         if id not in seen and box.learned:
@@ -346,6 +352,11 @@ def _differences(run: ReviewedRun, item: Item, back: _Back) -> Iterator[Change]:
 
 
 _SAME = 0.05  # pixels: tools round
+
+
+def _moved(one: XYXY, other: XYXY, item: Item) -> bool:
+    """Do two boxes differ in the picture? What sticks out of it is cut off when it is decided on, and by some tools."""
+    return max(abs(a - b) for a, b in zip(cut(one, item), cut(other, item), strict=True)) > _SAME
 
 
 def _only(session: Session) -> ReviewedRun:

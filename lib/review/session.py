@@ -302,11 +302,11 @@ def _checked(run: ReviewedRun, change: Change) -> Change:
     if isinstance(change, Shape):
         if change.category not in run.categories:
             raise Missing(f"{change.category!r:.100} is no category of this data set; nothing was noted")
-        changed["xywh"] = _cut(change.xywh, run.items.get(change.picture))
+        changed["xywh"] = cut(change.xywh, run.items.get(change.picture))
     return msgspec.structs.replace(change, **changed)
 
 
-def _cut(xywh: Sequence[float], item: Item | None) -> tuple[float, float, float, float]:
+def cut(xywh: Sequence[float], item: Item | None) -> tuple[float, float, float, float]:
     """A box cut to its picture, at least a pixel wide and high."""
     x, y, w, h = xywh
     if item is None:
