@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from browser import HOSTILE, HOSTILE_FILE, Reviewer, browser, settings_of, small_run
+from msgspec.structs import replace
 
 from flows import augment_dataset
 from lib.review.serve import served
@@ -364,6 +365,36 @@ def test_names_with_quotes_and_html_are_text(page):
     page.saved()
     assert page.page.evaluate("window.hacked") is None
     assert page.page.evaluate("document.querySelectorAll('img[src=x], script:not([src])').length") == 0
+
+
+def test_names_that_every_object_of_javascript_has_are_names_as_others(run, review):
+    session = Session([run], "toString")
+    (only,) = session.runs
+    for key, item in only.items.items():
+        boxes = tuple(replace(box, category="constructor") for box in item.boxes)
+        only.items[key] = replace(item, boxes=boxes)
+    only.categories, only.real = ("__proto__", "constructor"), {"__proto__": 3}
+    count = sum(len(item.boxes) for item in only.items.values())
+    with served(session, run) as link:
+        page = review(link)
+        page.drawn()
+        totals = page.page.locator("#balance .total").all_inner_texts()
+        assert totals == ["3", str(count)]
+        page.page.select_option("select[name=whose]", "mine")
+        assert "not decided" in page.page.inner_text("#facts")
+        label = page.page.get_attribute(".cell.current", "aria-label")
+        assert label.endswith(("painted: constructor", "× constructor"))
+        for name in ("toString", "__proto__"):
+            page.page.fill("#reviewer", name)
+            page.page.press("#reviewer", "Enter")
+            page.page.focus("#grid")
+            page.press("Home", "p")
+            page.saved()
+            page.press("Home")
+            page.drawn()
+            assert f"{name}: kept" in page.page.inner_text("#facts")
+        page.open()
+        assert page.progress().startswith("1 kept, 0 rejected, 29 without")
 
 
 def test_no_script_but_the_servers_own_runs_in_the_page(page):

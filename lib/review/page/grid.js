@@ -1,7 +1,7 @@
 // The grid: as many cells as the window shows, and a few rows beyond, of however many pictures there are.
 
 import {element, byId} from "./dom.js";
-import {STATUS} from "./model.js";
+import {byName, STATUS} from "./model.js";
 
 const WIDE = 190, BEYOND = 2;   // least width of a cell in pixels; rows kept above and below the window
 
@@ -104,7 +104,7 @@ export class Grid {
 
 // A picture in words, for a screen reader.
 export function describe(model, item) {
-  const counts = {};
+  const counts = byName();
   for (const box of model.boxesOf(item)) if (box.painted && box.learned) counts[box.category] = (counts[box.category] ?? 0) + 1;
   const boxes = Object.entries(counts).map(([name, count]) => count > 1 ? `${count} × ${name}` : name).join(", ");
   const status = model.statusOf(item);

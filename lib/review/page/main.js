@@ -7,7 +7,7 @@ import {byId, element} from "./dom.js";
 import {filtersOf} from "./filters.js";
 import {describe, Grid} from "./grid.js";
 import {ACTIONS, KeyMap, keyOf, spoken} from "./keys.js";
-import {Model, STATUS} from "./model.js";
+import {BLANK, byName, Model, STATUS} from "./model.js";
 import {drawAgreement, drawBalance, drawFacts} from "./panel.js";
 import {Single} from "./single.js";
 import {Pictures} from "./stage.js";
@@ -138,7 +138,7 @@ function retarget(name, count) {
 
 function balanceAll() {
   const most = Math.max(...model.balance().map(one => one.total));
-  model.targets = Object.fromEntries(model.categories.map(name => [name, most]));
+  model.targets = byName(Object.fromEntries(model.categories.map(name => [name, most])));
   queue.add("api/decide", {run: 0, id: newId(), by: model.me, changes: [{do: "targets", boxes: model.targets}]});
   byId("balance").replaceChildren();
   later();
@@ -394,7 +394,7 @@ async function start() {
 
 async function refetch() {
   const answer = await get("api/changes?since=").catch(() => null);
-  if (answer) { model.items.forEach(item => { item.state = {status: null, by: "", at: "", marks: {}, boxes: {}, shapes: {}, note: ""}; }); model.told(answer); model.recount(); grid.markAll(); draw(); }
+  if (answer) { model.items.forEach(item => { item.state = BLANK; }); model.told(answer); model.recount(); grid.markAll(); draw(); }
 }
 
 start();

@@ -1,6 +1,9 @@
 // The pictures, what was decided on them, which are shown in which order, and the class balance that follows.
 
-const BLANK = Object.freeze({status: null, by: "", at: "", marks: {}, boxes: {}, shapes: {}, note: ""});
+// By names that persons chose: without what every object has, such as `constructor`.
+export const byName = found => Object.assign(Object.create(null), found);
+
+export const BLANK = Object.freeze({status: null, by: "", at: "", marks: byName(), boxes: {}, shapes: {}, note: ""});
 
 export const STATUS = {keep: "kept", reject: "rejected", undecided: "undecided"};
 
@@ -14,8 +17,8 @@ export class Model {
   take(catalogue) {
     this.runs = catalogue.runs;
     this.categories = catalogue.categories;
-    this.colours = catalogue.colours;
-    this.targets = catalogue.targets;
+    this.colours = byName(catalogue.colours);
+    this.targets = byName(catalogue.targets);
     this.items = [];
     this.byKey = new Map();
     this.groups = new Map();
@@ -28,8 +31,7 @@ export class Model {
       if (!this.groups.has(item.source)) this.groups.set(item.source, []);
       this.groups.get(item.source).push(item);
     }));
-    this.real = {};
-    for (const [name, count] of Object.entries(catalogue.runs[0].real)) this.real[name] = count;
+    this.real = byName(catalogue.runs[0].real);
     this.told(catalogue);
     this.recount();
     this.refilter();
@@ -46,7 +48,7 @@ export class Model {
     answer.states.forEach((states, run) => {
       for (const [key, state] of Object.entries(states)) {
         const item = this.byKey.get(`${run} ${key}`);
-        if (item) { item.state = state; changed.push(item); }
+        if (item) { item.state = {...state, marks: byName(state.marks)}; changed.push(item); }
       }
     });
     const rest = JSON.stringify(answer.rest);
@@ -59,6 +61,7 @@ export class Model {
   // Before the server answers: the same change, seen at once.
   expect(item, change) {
     const state = structuredClone(item.state);
+    state.marks = byName(state.marks);
     if (change.do === "picture") {
       state.status = change.status;
       state.by = this.me;
@@ -119,7 +122,7 @@ export class Model {
 
   recount() {
     this.counted = new Map();   // item → {category: boxes} that it adds to the final set
-    this.sums = {};
+    this.sums = byName();
     this.sources = new Map();   // source → pictures of it in the final set, where only used originals join
     this.tally = {keep: 0, reject: 0, undecided: 0, none: 0};
     this.items.forEach(item => this.count(item));
@@ -128,7 +131,7 @@ export class Model {
   count(item) {
     const former = this.counted.get(item);
     if (former) this.add(former, -1);
-    const boxes = {};
+    const boxes = byName();
     const final = this.isFinal(item);
     if (final) for (const box of this.boxesOf(item)) if (box.learned) boxes[box.category] = (boxes[box.category] ?? 0) + 1;
     const entry = {boxes, status: item.state.status ?? "none", final, item};
@@ -186,7 +189,7 @@ export class Model {
       });
     };
     const found = this.items.filter(fits);
-    const needs = Object.fromEntries(this.balance().map(one => [one.name, one.need]));
+    const needs = byName(Object.fromEntries(this.balance().map(one => [one.name, one.need])));
     const useful = item => this.boxesOf(item).reduce((sum, box) => sum + (box.learned && needs[box.category] > 0 ? 1 : 0), 0);
     if (f.order === "doubt") found.sort((a, b) => b.doubt - a.doubt || a.place - b.place);
     if (f.order === "need") {
