@@ -211,6 +211,30 @@ def test_of_what_was_made_of_a_source_the_best_is_picked_and_one_undo_takes_it_b
     assert marks(run) == {}
 
 
+def test_of_more_pictures_of_a_source_than_are_shown_at_once_the_current_one_is_kept(run, review):
+    session = Session([run], "ann")
+    (only,) = session.runs
+    source = next(iter(only.items.values())).source
+    only.items.update({key: replace(item, source=source) for key, item in only.items.items()})
+    with served(session, run) as link:
+        page = review(link)
+        page.page.select_option("select[name=order]", "run")
+        page.page.focus("#grid")
+        page.press("End")
+        last, current = page.name(), page.page.locator("#compare .stage.current img")
+        page.press("c")
+        assert page.page.locator("#compare .stage").count() == 12 and page.name() == last
+        assert current.get_attribute("alt") == last and page.said().startswith("30 pictures of")
+        page.press("ArrowRight", "ArrowRight", "ArrowLeft")  # after the last comes the first
+        names = [item.name for item in only.items.values()]
+        assert page.name() == names[0] == current.get_attribute("alt")
+        page.press("5", *["ArrowRight"] * 9)
+        assert page.name() == names[13] == current.get_attribute("alt")
+        page.press("1", "p")
+        page.saved()
+    assert marks(run) == {name: "keep" if name == names[2] else "reject" for name in names}
+
+
 def test_runs_of_several_presets_are_compared_and_each_keeps_its_own_decisions(prepared, run, review, tmp_path):
     shutil.copytree(prepared, tmp_path / "other")
     other = tmp_path / "other"

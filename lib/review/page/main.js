@@ -303,7 +303,7 @@ const DO = {
   compare: () => {
     if (view === "compare") return enter("single");
     if (!model.current) return;
-    if (compare.enter(model.current)) { enter("compare"); compare.draw(); say(`${compare.group.length} pictures of ${model.current.source_name}: ${spoken(keys.key("keep"))} keeps the one in the frame and rejects the others.`); }
+    if (compare.enter(model.current)) { enter("compare"); compare.draw(); say(`${compare.group.length} pictures of ${model.current.source_name}${compare.group.length > compare.stages.length ? `, ${compare.stages.length} at once` : ""}: ${spoken(keys.key("keep"))} keeps the one in the frame and rejects the others.`); }
     else say("Nothing else was made of this source: more variants, or several runs, are compared.");
   },
   targets: () => { byId("balance").querySelector("input")?.focus(); },
@@ -338,10 +338,7 @@ function pressed(event) {
 }
 
 function digit(number) {
-  if (view === "compare") {
-    if (number >= 1 && number <= compare.group.length) { compare.at = number - 1; compare.draw(); later(); }
-    return;
-  }
+  if (view === "compare") { compare.number(number); return later(); }
   if (!model.current) return;
   if (view === "grid") enter("single");
   if (!single.number(number)) say(`This picture has no box ${number}.`);
