@@ -338,6 +338,31 @@ def test_a_decision_that_waits_stays_seen_while_the_one_before_it_is_answered(pa
     page.saved()
 
 
+def test_a_start_that_names_the_reviewer_wins_over_a_name_that_was_typed_before(run, review):
+    def name_after(page: Reviewer, typed: str = "") -> str:
+        page.open()
+        if typed:
+            page.page.fill("#reviewer", typed)
+            page.page.press("#reviewer", "Enter")
+            page.open()
+        return page.page.input_value("#reviewer")
+
+    with served(Session([run], "account"), run) as link:
+        page = review(link)
+        assert page.page.evaluate("localStorage.getItem('reviewer')") is None  # nobody typed it
+        assert name_after(page) == "account" and name_after(page, "ben") == "ben"
+    with served(Session([run], "cleo", named=True), run) as again:
+        assert again == link and name_after(page) == "cleo"
+        page.press("p")
+        page.saved()
+        assert name_after(page, "dan") == "dan"
+    with served(Session([run], "cleo", named=True), run):
+        assert name_after(page) == "cleo"
+    with served(Session([run], "account"), run):
+        assert name_after(page) == "dan"
+    assert DecisionLog(run / "decisions.jsonl").refresh().reviewers() == ["cleo"]
+
+
 def test_the_bar_shows_what_would_be_finalised_and_how_many_more_a_target_takes(page):
     row = 'tr[data-category="forklift"]'
     total = int(page.page.inner_text(f"{row} .total"))

@@ -268,6 +268,16 @@ def test_a_run_without_pictures_is_a_sentence(prepared, tmp_path, capsys):
     assert "has no picture to review" in capsys.readouterr().err
 
 
+def test_the_catalogue_says_whether_the_start_names_the_reviewer(run, monkeypatch):
+    started: list[Session] = []
+    monkeypatch.setattr("lib.review.serve.serve_until_stopped", lambda session, *more: started.append(session))
+    for more in ((), ("--reviewer", "cleo"), ("--reviewer", "cleo")):
+        assert main(["review", str(run), "--no-open", *more]) == 0
+    told = [json.loads(session.catalogue()) for session in started]
+    assert told[0]["named"] == "" and [one["reviewer"] for one in told[1:]] == ["cleo", "cleo"]
+    assert len({one["named"] for one in told}) == 3  # each start is another
+
+
 def test_a_run_that_is_named_twice_is_refused(run, capsys):
     assert main(["review", str(run), str(run), "--summary"]) == 1
     assert "named twice" in capsys.readouterr().err

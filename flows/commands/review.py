@@ -47,7 +47,8 @@ class Review:
         roots = [folder_of(run, "review").absolute() for run in options.runs]
         if len({root.resolve() for root in roots}) < len(roots):
             raise AugmentError("a run is named twice: name each once")
-        session = Session(roots, options.reviewer or account_name(), lambda by: _submitted(by, roots))
+        reviewer, named = options.reviewer or account_name(), bool(options.reviewer)
+        session = Session(roots, reviewer, lambda by: _submitted(by, roots), named)
         if options.to or options.file:
             return _exchange(session, roots[0], options)
         if options.summary:

@@ -10,6 +10,7 @@ many threads.
 from __future__ import annotations
 
 import getpass
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,10 +81,18 @@ def account_name() -> str:
 class Session:
     """The runs under review."""
 
-    def __init__(self, roots: Sequence[Path], reviewer: str, submitted: Callable[[str], str] = lambda by: "") -> None:
-        """submitted: called with the reviewer's name once they are done; returns a sentence for them."""
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        reviewer: str,
+        submitted: Callable[[str], str] = lambda by: "",
+        named: bool = False,
+    ) -> None:
+        """submitted: called with the reviewer's name once they are done; returns a sentence for them. named: somebody
+        said who reviews, which holds against a name that a browser remembers."""
         self.runs: list[ReviewedRun] = [load_run(root) for root in roots]
         self.reviewer, self.submitted = reviewer, submitted
+        self.named = secrets.token_hex(8) if named else ""  # of this start: what is typed in the page after it holds
         self.lock = threading.RLock()
         self._sources: LRUCache[tuple[int, str], bytes] = LRUCache(_KEPT, getsizeof=len)
 
@@ -103,6 +112,7 @@ class Session:
                     "categories": (names := sorted({name for run in self.runs for name in run.categories})),
                     "colours": {name: "#{:02x}{:02x}{:02x}".format(*colour_of(name)) for name in names},
                     "reviewer": self.reviewer,
+                    "named": self.named,
                     "targets": self._targets(),
                     **self.changes([0] * len(logs)),
                 }

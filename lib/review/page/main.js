@@ -9,6 +9,7 @@ import {describe, Grid} from "./grid.js";
 import {ACTIONS, KeyMap, keyOf, spoken} from "./keys.js";
 import {BLANK, byName, Model, STATUS} from "./model.js";
 import {drawAgreement, drawBalance, drawFacts} from "./panel.js";
+import {remember, reviewerOf} from "./reviewer.js";
 import {Single} from "./single.js";
 import {Pictures} from "./stage.js";
 
@@ -348,7 +349,6 @@ function digit(number) {
 
 async function chooseReviewer(name) {
   model.me = name;
-  localStorage.setItem("reviewer", name);
   keys.set(await get(`api/keys?by=${encodeURIComponent(name)}`).catch(() => ({})));
   if (model.filters.whose === "mine") filter({});
 }
@@ -361,7 +361,7 @@ async function start() {
     banner(`${error.message} (is \`augment review\` still running?)`, () => location.reload(), "Try again");
     return;
   }
-  const me = localStorage.getItem("reviewer") || catalogue.reviewer;
+  const me = reviewerOf(catalogue);
   model = new Model(catalogue, me);
   await chooseReviewer(me);   // before anything is drawn: from then on no key is lost, and buttons show the right ones
   const pictures = new Pictures();
@@ -372,7 +372,7 @@ async function start() {
   document.title = `Review: ${model.runs.map(run => run.name).join(", ")}`;
   byId("title").textContent = document.title;
   byId("reviewer").value = me;
-  byId("reviewer").addEventListener("change", event => { const name = event.target.value.trim(); if (name) chooseReviewer(name); else event.target.value = model.me; });
+  byId("reviewer").addEventListener("change", event => { const name = event.target.value.trim(); if (name) { remember(name, model.named); chooseReviewer(name); } else event.target.value = model.me; });
   byId("submit-button").addEventListener("click", submit);
   byId("keys-button").addEventListener("click", DO.help);
   for (const [action, text] of [["previous", "◀"], ["keep", "Keep"], ["reject", "Reject"], ["undecided", "Undecided"], ["next", "▶"]]) {

@@ -16,6 +16,7 @@ export class Model {
 
   take(catalogue) {
     this.runs = catalogue.runs;
+    this.named = catalogue.named;
     this.categories = catalogue.categories;
     this.colours = byName(catalogue.colours);
     this.targets = byName(catalogue.targets);
