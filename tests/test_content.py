@@ -13,6 +13,7 @@ from lib.evaluation.boxes import BoxFigures, box_figures
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.metrics import Noted
 from lib.evaluation.metrics.crops import LENGTH, SIDE, Discriminant, auc, describe
+from lib.evaluation.metrics.fidelity import Hits
 from lib.evaluation.metrics.own_boxes import Accepted, ContentDetails, JudgedBox, judge_content
 from lib.evaluation.metrics.regions import RegionDetails
 from lib.evaluation.metrics.sets import Floor, Spread
@@ -169,11 +170,12 @@ def judged(n=40, **values):
     return ContentDetails(**usual | values)
 
 
-def recognised(fidelity, low, high):
+def recognised(fidelity, low, high, **values):
     shares = {"generated": 0.5, "real": 0.9, "shuffled": 0.3, "fidelity": fidelity, "interval": [low, high]}
     counts = {"n_real": 60, "n_generated": 40, "pictures_real": 20, "pictures_generated": 20}
     rest = {"by_category": {}, "by_size": {}, "resamples": 1000, "notes": [], "skipped": {}}
-    return RegionDetails(**counts, **shares, **rest, judge="j", context=0.1, min_side=8.0, seed=0)
+    usual = counts | shares | rest | {"judge": "j", "context": 0.1, "min_side": 8.0, "seed": 0}
+    return RegionDetails(**usual | values)
 
 
 def with_kid(extractor, at_m, mean=0.0, std=1.0):
@@ -236,6 +238,29 @@ def test_each_rule_of_the_judge_made_of_real_boxes_gives_its_level(content, leve
 )
 def test_a_judge_that_was_given_takes_the_place_of_accepted_boxes(regions, level):
     assert verdict_of(result_of(judged(ratio=0.1, interval=[0.0, 0.2]), regions)).level == level
+
+
+KINDS = {name: Hits(n_generated=20, hits_generated=18, n_real=30, hits_real=27) for name in "ab"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"n_real": 19}, "too few real boxes for the judge that was given, 19 in 20 pictures"),
+        ({"n_real": 2, "pictures_real": 1}, "2 in 1 pictures, where a verdict takes 20 in 5"),
+        ({"pictures_real": 4}, "60 in 4 pictures"),
+        ({"by_category": KINDS, "real_shuffled": 0.75}, "tells categories of real boxes hardly apart (90 % right)"),
+    ],
+)
+def test_a_judge_that_was_given_needs_real_boxes_that_show_what_it_knows(values, said):
+    for fidelity in (0.95, 0.1):
+        verdict = verdict_of(result_of(judged(), recognised(fidelity, fidelity - 0.05, fidelity + 0.05, **values)))
+        assert verdict.level == "unknown" and said in verdict.sentence
+
+
+def test_a_judge_that_knows_real_boxes_decides_and_one_category_has_nothing_to_exchange():
+    for values in ({"by_category": KINDS, "real_shuffled": 0.5}, {"real_shuffled": 0.9}, {"by_category": KINDS}):
+        assert verdict_of(result_of(judged(), recognised(0.9, 0.8, 1.0, **values))).level == "green"
 
 
 def test_pictures_as_a_whole_count_where_the_features_see_more_than_colours():

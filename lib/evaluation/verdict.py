@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Level = Literal["red", "unknown", "yellow", "green"]
 
 LEAST_PAINTED, LEAST_REAL = 10, 20  # boxes, below which nothing is said
+LEAST_PICTURES = 5  # real ones
 KNOWN = 0.2  # by so much a judge must accept more real boxes than with exchanged labels
 BAD, GOOD = 0.6, 0.85  # of what is accepted of real boxes
 BAD_FIDELITY, GOOD_FIDELITY = 0.4, 0.7
@@ -136,12 +137,17 @@ def _few(content: ContentDetails) -> str:
     if content.n_painted < LEAST_PAINTED:
         return f"too few painted boxes, {content.n_painted}, where a verdict takes {LEAST_PAINTED}"
     if content.n_real < LEAST_REAL or content.ratio is None:
-        return f"too few real boxes to learn from, {content.n_real}, where a judge takes {LEAST_REAL} in 5 pictures"
+        return (
+            f"too few real boxes to learn from, {content.n_real}, where a judge takes {LEAST_REAL} in {LEAST_PICTURES} "
+            "pictures"
+        )
     return ""
 
 
 def _by_given(regions: RegionDetails) -> tuple[Level, str]:
     """Of a CLIP or a classifier that was configured."""
+    if unknown := _unknown_of_given(regions):
+        return "unknown", unknown
     fidelity, (low, high) = regions.fidelity or 0.0, regions.interval or [0.0, 1.0]
     told = (
         f"the judge that was given recognises {_percent(regions.generated)} of {regions.n_generated} painted boxes and "
@@ -152,6 +158,20 @@ def _by_given(regions: RegionDetails) -> tuple[Level, str]:
     if low < BAD_FIDELITY and high > GOOD_FIDELITY:
         return "unknown", f"too few boxes to decide, {told}"
     return ("green" if fidelity >= GOOD_FIDELITY else "yellow"), told
+
+
+def _unknown_of_given(regions: RegionDetails) -> str:
+    """Why real boxes do not show what such a judge knows; "" where they do."""
+    if regions.n_real < LEAST_REAL or regions.pictures_real < LEAST_PICTURES:
+        return (
+            f"too few real boxes for the judge that was given, {regions.n_real} in {regions.pictures_real} pictures, "
+            f"where a verdict takes {LEAST_REAL} in {LEAST_PICTURES}"
+        )
+    # One category has no other to be exchanged with; results of former versions do not have the share.
+    several = sum(hits.n_real > 0 for hits in regions.by_category.values()) > 1
+    if several and regions.real_shuffled is not None and (regions.real or 0.0) - regions.real_shuffled < KNOWN:
+        return f"the judge that was given tells categories of real boxes hardly apart ({_percent(regions.real)} right)"
+    return ""
 
 
 def _by_content(content: ContentDetails, given: bool) -> Iterator[tuple[Level, str]]:

@@ -79,6 +79,7 @@ class Fidelity(Details):
     by_size: dict[str, Hits]
     resamples: int
     notes: list[str]
+    real_shuffled: float | None = None  # as shuffled, of the real ones: what chance gives there
 
 
 def compare(real: Judged, generated: Judged, names: Sequence[str], seed: int = 0) -> Fidelity:
@@ -100,6 +101,7 @@ def compare(real: Judged, generated: Judged, names: Sequence[str], seed: int = 0
         by_size=_by(list(SIZES), sides, sizes),
         resamples=RESAMPLES,
         notes=_notes(real, generated, shares, interval),
+        real_shuffled=_number(shuffled(real, len(names))),
     )
 
 
