@@ -24,10 +24,19 @@ def run(**parameters):
     return evaluate.fn(**parameters)
 
 
+def labelled(count: int, width: int, height: int) -> dict[str, object]:
+    """COCO of the fixture's pictures, a box in a corner of each."""
+    images = [{"id": i, "file_name": f"{i}.png", "width": width, "height": height} for i in range(count)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [4, 4, 9, 9]} for i in range(count)]
+    return {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+
+
 def test_it_ends_with_numbers_and_a_report(folders, tmp_path, prefect_server):
     from flows.evaluate import evaluate
 
-    given = {**folders, "return_state": True}
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(labelled(8, 64, 48)))
+    given = {**folders, "boxes": boxes, "return_state": True}
     state = evaluate(**given, extractor="pixels", metrics=["fid", "kid", {"name": "background", "margin": 0}])
     assert state.is_completed(), state.message
     metrics = json.loads((tmp_path / "ws" / "report" / "metrics.json").read_bytes())

@@ -322,7 +322,7 @@ def test_an_even_change_of_light_makes_no_seam_and_a_pasted_box_does():
     assert scored(painted(inside=False), "seam")["seam_edge"] < 0.01 < scored(painted(), "seam")["seam_edge"]
 
 
-@pytest.mark.parametrize("name", ["inside", "seam"])
+@pytest.mark.parametrize("name", ["background", "inside", "seam"])
 def test_without_boxes_there_is_a_sentence(name):
     bare = Pair(picture(1), picture(2), np.zeros((0, 4)))
     with pytest.raises(ValueError, match="no box in the picture: give --boxes"):

@@ -27,6 +27,8 @@ def boxed(pair: Pair) -> np.ndarray:
 class Background(_OfPairs):
     """How far the picture is its source, well outside the boxes."""
 
+    VERSION: ClassVar[int] = 2  # 1 took a picture without a box for background as a whole
+
     class Settings(MemberSettings):
         margin: int = Field(16, ge=0, description="pixels around each box that do not count")
 
@@ -60,6 +62,7 @@ class Background(_OfPairs):
     }
 
     def of_pair(self, pair: Pair) -> dict[str, float]:
+        boxed(pair)
         psnr = pixels.background_psnr(pair.source, pair.output, pair.boxes, self.settings.margin)
         if np.isinf(psnr):
             return {"background_mse": 0.0, "background_ssim": 1.0, "untouched": 1.0}
