@@ -15,7 +15,8 @@ from lib.core.checkpoints import ModelRef
 from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.core.registry import MemberSettings
-from lib.evaluation.evaluate import built
+from lib.evaluation.evaluate import built, score_sets
+from lib.evaluation.features import extractor_of
 from lib.evaluation.metrics import METRICS, AnnotatedPicture, Details, Kind, Noted, Number, Pair, listed, numbers_of
 from lib.evaluation.results import Evaluation, FeatureSets
 from lib.evaluation.sides import Labels
@@ -140,6 +141,14 @@ def test_numbers_of_sets_are_those_that_it_declares_and_finite(name):
 def test_as_few_as_it_declares_are_enough(name):
     random, least = np.random.default_rng(0), METRICS[name].LEAST
     assert metric(name).of_sets(random.normal(size=(least, 8)), random.normal(size=(least, 8)), 0)
+
+
+def test_more_neighbours_take_more_pictures_and_fewer_leave_that_metric_out():
+    random, chosen = np.random.default_rng(0), built([Choice(name="overlap", k=8), "fid"])
+    features = [random.normal(size=(6, 48)) for _ in range(2)]
+    result = score_sets(*features, extractor_of("pixels"), metrics=chosen)
+    assert result.left_out == {"overlap": "6 pictures on a side, it takes 9"} and "fid" in result.numbers
+    assert all(one.least == type(one).LEAST for _, one in built(["overlap", "fid", "kid", "twins"]))
 
 
 @of_pairs

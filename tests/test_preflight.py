@@ -117,6 +117,36 @@ def test_inception_weights_that_are_neither_here_nor_to_be_had_are_found_before_
     checked(made_set, tmp_path, **asked)
 
 
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ({"name": "layout", "detector": {"name": "torchvison"}}, "do you mean 'torchvision'"),
+        ({"name": "layout", "detector": {"name": "torchvision", "threshhold": 0.5}}, "do you mean 'threshold'"),
+        ({"name": "layout", "detector": {"name": "torchvision", "threshold": 3}}, "less than or equal to 1"),
+        ({"name": "layout", "detector": {"name": "zero-shot", "model": "no/where/at/all"}}, "neither a folder nor"),
+        ({"name": "layout", "detector": {"name": "zero-shot", "model": ""}}, "`model` is empty"),
+        ({"name": "regions", "model": ""}, "`model` is empty"),
+        ({"name": "lpips", "network": "alex"}, "AlexNet's weights are not at"),
+        ({"name": "diversity", "network": "alex"}, "AlexNet's weights are not at"),
+    ],
+    ids=str,
+)
+def test_what_a_metric_cannot_do_is_found_before_hours_of_painting(made_set, tmp_path, monkeypatch, metric, told):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    asked = {"evaluate": {"metrics": ["fid", metric]}}
+    with pytest.raises(AugmentError, match=told):
+        checked(made_set, tmp_path, **asked)
+    with pytest.raises(AugmentError, match=told):
+        dry_run(check_parameters({"dataset": made_set.dataset, **asked}), tmp_path / "ws")
+
+
+def test_metrics_with_all_that_they_take_pass(made_set, tmp_path):
+    detector = tmp_path / "detector"
+    detector.mkdir()
+    metrics = ["lpips", "diversity", {"name": "layout", "detector": {"model": str(detector), "threshold": 0.5}}]
+    checked(made_set, tmp_path, evaluate={"metrics": metrics})
+
+
 # nothing to do
 
 

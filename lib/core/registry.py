@@ -104,11 +104,19 @@ class Family(Registry[Any]):
 
         lock: as in lib.core.checkpoints.resolve. Raises AugmentError as `member` and `resolve` do.
         """
+        model = self.model_of(name, values)
+        return self.member(name, values, resolve(model, lock or {}) if model else None)
+
+    def model_of(self, name: str, values: Mapping[str, Any]) -> str | None:
+        """The member's checkpoint: that of its setting `model`, else the published one, else None; nothing is loaded.
+
+        Raises AugmentError as `member` does, and for an empty text.
+        """
         given = getattr(self.settings(name, values), "model", None)
         if given == "":
             raise AugmentError(f"{self.kind} {name!r}: `model` is empty: give a folder or a hub id, or leave it out")
         model = given or getattr(self[name], "MODEL", None)
-        return self.member(name, values, resolve(str(model), lock or {}) if model else None)
+        return str(model) if model else None
 
     def build(self, member: Member) -> Any:
         """The member itself. Nothing heavy happens before its first use."""

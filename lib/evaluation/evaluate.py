@@ -240,8 +240,8 @@ def score_sets(
     chosen = built(SETS) if metrics is None else metrics
     biased = few <= extractor.dimensions
     for name, metric in chosen:
-        if few < metric.LEAST:
-            left_out[name] = f"{few} pictures on a side, it takes {metric.LEAST}"
+        if few < metric.least:
+            left_out[name] = f"{few} pictures on a side, it takes {metric.least}"
             continue
         found |= metric.of_sets(real, generated, seed)
         warnings += [metric.warning(few, extractor.dimensions)] if biased else []

@@ -133,7 +133,7 @@ def _weights(place: str, family: Family, choice: Choice, models: str) -> list[tu
 
 
 def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
-    """Names and settings of the measures are checked here; those with a `model` say which."""
+    """Names and settings of the measures are checked here; those that take models say which."""
     if settings.extractor is None:
         return []
     if settings.extractor not in EXTRACTORS:
@@ -142,9 +142,9 @@ def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
     found = []
     for one in settings.metrics:
         choice = Choice(name=one) if isinstance(one, str) else one
-        own = METRICS.settings(choice.name, choice.values)
-        model = getattr(own, "model", None) or getattr(METRICS[choice.name], "MODEL", None)
-        found.append((f"evaluate.metrics {choice.name}: model", model and str(model)))
+        needs = getattr(METRICS.settings(choice.name, choice.values), "needs", dict)
+        models = {"model": METRICS.model_of(choice.name, choice.values), **needs()}
+        found += [(f"evaluate.metrics {choice.name}: {setting}", model) for setting, model in models.items()]
     return found
 
 

@@ -109,7 +109,13 @@ def detector_of(name: str, values: Mapping[str, Any], lock: Mapping[str, str] | 
 
     Raises AugmentError for an unknown name or setting, a missing checkpoint, or no `model` where none is published.
     """
-    member = DETECTORS.choose(name, values, lock)
-    if member.model is None:
+    checkpoint_of(name, values)
+    return DETECTORS.build(DETECTORS.choose(name, values, lock))
+
+
+def checkpoint_of(name: str, values: Mapping[str, Any]) -> str:
+    """The checkpoint of a detector, its settings checked; nothing is loaded. Raises AugmentError as `detector_of`."""
+    model = DETECTORS.model_of(name, values)
+    if model is None:
         raise AugmentError(f"detector {name!r} has no published checkpoint: give a folder with its weights as `model`")
-    return DETECTORS.build(member)
+    return model

@@ -126,7 +126,8 @@ class Noted:
 class Metric(Protocol):
     """What all have: the contract, to which tests/test_metrics_family.py holds every registered one.
 
-    A member whose Settings have a field `model` is built with that model, pinned, as its second argument.
+    A member whose Settings have a field `model` is built with that model, pinned, as its second argument. Where it
+    takes other models, Settings have a method `needs`: setting → model, and AugmentError for what cannot be taken.
     """
 
     VERSION: ClassVar[int]  # raised whenever the same pictures would get another number
@@ -164,7 +165,12 @@ class Metric(Protocol):
 class SetMetric(Metric, Protocol):
     """Of the features of all pictures of both sides."""
 
-    LEAST: ClassVar[int]  # pictures that it takes on each side
+    LEAST: ClassVar[int]  # pictures that it takes on each side, at its default settings
+
+    @property
+    def least(self) -> int:
+        """The same at its own settings."""
+        ...
 
     @staticmethod
     def warning(pictures: int, dimensions: int) -> str:

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from lib.core.geometry import area_xyxy, xywh_to_xyxy, xyxy_to_xywh
 from lib.core.registry import MemberSettings
-from lib.evaluation.detectors import Detections, detector_of
+from lib.evaluation.detectors import Detections, checkpoint_of, detector_of
 from lib.evaluation.metrics import AnnotatedPicture, Base, Details, Kind, Noted, Number, Table
 from lib.records.settings import Choice
 
@@ -295,12 +295,19 @@ class Layout(Base):
             "zero-shot", description="transformers, torchvision or zero-shot, or one with its settings"
         )
 
+        def chosen(self) -> tuple[str, dict[str, Any]]:
+            """Name and settings of the detector; without a name it is the usual one."""
+            choice = Choice(name=self.detector) if isinstance(self.detector, str) else self.detector
+            return choice.name or type(self)().chosen()[0], choice.values
+
+        def needs(self) -> dict[str, str]:
+            """The detector's checkpoint."""
+            return {"detector: model": checkpoint_of(*self.chosen())}
+
     @cached_property
     def detector(self) -> Any:
         """Built once; its weights are read at the first picture."""
-        chosen = self.settings.detector
-        choice = Choice(name=chosen) if isinstance(chosen, str) else chosen
-        return detector_of(choice.name or type(self.settings)().detector, choice.values)
+        return detector_of(*self.settings.chosen())
 
     @property
     def identity(self) -> str:

@@ -39,6 +39,7 @@ NETWORKS = Family(
 )
 ALEX_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 ALEX_DIGEST = "7be5be79"  # its SHA-256 begins with this
+MINI_VAE = "mini:vae"
 ALEX_LINEAR = Path(__file__).with_name("lpips_alex.safetensors")  # layer0 … layer4; licence beside it
 
 _BATCH = 8  # pictures a forward pass
@@ -52,6 +53,13 @@ class NetworkSettings(MemberSettings):
     def chosen(self) -> Network:
         """The network, read once a process."""
         return _network(self.network)
+
+    def needs(self) -> dict[str, str]:
+        """The model of `mini`; the weights of `alex` have to be here."""
+        if self.network == "mini":
+            return {"network": MINI_VAE}
+        alex_weights()
+        return {}
 
 
 @lru_cache(2)
@@ -139,18 +147,10 @@ def alex(weights: Path | None = None, sha256: str = ALEX_DIGEST) -> Network:
     """
     import torch
     from safetensors.torch import load_file
-    from torch.hub import get_dir
     from torchvision.models import alexnet
 
-    path = weights or Path(get_dir()) / "checkpoints" / ALEX_URL.rpartition("/")[2]
-    if not path.is_file():
-        raise AugmentError(f"AlexNet's weights are not at {path}: put {ALEX_URL} there, or {_REMEDY}")
-    data = path.read_bytes()
-    if not (found := digest(data)).startswith(sha256):
-        raise AugmentError(
-            f"{path} is damaged: its SHA-256 begins with {found[:8]}, {sha256[:8]} was expected; fetch {ALEX_URL} "
-            f"again, or {_REMEDY}"
-        )
+    path, data = alex_weights(weights, sha256)
+    found = digest(data)
     try:
         # The published file is a pickle: weights_only refuses to run anything in it.
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -177,6 +177,22 @@ def alex(weights: Path | None = None, sha256: str = ALEX_DIGEST) -> Network:
     return Network("alex", identity, 31, layers, [linear[f"layer{i}"] for i in range(5)])
 
 
+def alex_weights(weights: Path | None = None, sha256: str = ALEX_DIGEST) -> tuple[Path, bytes]:
+    """The file that `alex` reads, and its bytes. Raises AugmentError where it is missing or differs."""
+    from torch.hub import get_dir
+
+    path = weights or Path(get_dir()) / "checkpoints" / ALEX_URL.rpartition("/")[2]
+    if not path.is_file():
+        raise AugmentError(f"AlexNet's weights are not at {path}: put {ALEX_URL} there, or {_REMEDY}")
+    data = path.read_bytes()
+    if not (found := digest(data)).startswith(sha256):
+        raise AugmentError(
+            f"{path} is damaged: its SHA-256 begins with {found[:8]}, {sha256[:8]} was expected; fetch {ALEX_URL} "
+            f"again, or {_REMEDY}"
+        )
+    return path, data
+
+
 def mini(model: Path | None = None) -> Network:
     """The encoder of this project's own VAE, its down and mid blocks, all channels alike: no download, and not a
     substitute for the paper's network. It was trained on drawn warehouses alone.
@@ -189,7 +205,7 @@ def mini(model: Path | None = None) -> Network:
 
     if model is not None and not model.expanduser().is_dir():
         raise AugmentError(f"model folder {model} not found: expected a VAE as diffusers saves it")
-    ref = resolve("mini:vae" if model is None else str(model), {})
+    ref = resolve(MINI_VAE if model is None else str(model), {})
     folder = local_path(ref, ["config.json", "*.safetensors"])
     with reading(ref):
         vae = load_whole(AutoencoderKL, folder, torch_dtype=torch.float32)

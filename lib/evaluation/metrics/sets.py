@@ -79,6 +79,10 @@ class _OfSets(Base):
     OF: ClassVar[Kind] = "sets"
     LEAST: ClassVar[int] = 2
 
+    @property
+    def least(self) -> int:
+        return self.LEAST
+
     @staticmethod
     def warning(pictures: int, dimensions: int) -> str:
         return ""
@@ -141,6 +145,10 @@ class Overlaps(_OfSets):
 
     class Settings(MemberSettings):
         k: int = Field(3, ge=1, description="neighbours that make the ball around a picture")
+
+    @property
+    def least(self) -> int:
+        return int(self.settings.k) + 1  # a picture is no neighbour of itself
 
     NUMBERS: ClassVar[dict[str, Number]] = {
         "precision": Number(
