@@ -263,6 +263,16 @@ def test_what_was_written_and_left_out_is_counted(run, format):
     assert result.left_out == nothing | ({} if keeps else {"ignored": 3})
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("coco", "annotations/instances_train.json"), ("fiftyone", "train/labels.json")]
+)
+def test_an_ignored_box_is_a_crowd_for_trainers_whatever_its_record_said(run, name, file):
+    notes = json.loads((Path(export_run(run.run, name).folder) / file).read_bytes())["annotations"]
+    assert [(n["iscrowd"], n.get("ignore")) for n in notes if n["id"] == 14] == [(1, 1)]
+    assert [n["id"] for n in notes if n["iscrowd"]].count(12) == 1
+    assert all(n["iscrowd"] == 0 for n in notes if n["id"] in (10, 11, 24))
+
+
 def test_two_exports_are_equal_to_the_byte_and_hold_no_link(run, format):
     trees = []
     for name in ("one", "two"):
@@ -394,7 +404,9 @@ def test_coco_records_keep_their_ids_and_all_their_fields(run):
     source = {str(note["id"]): note for note in run.result()["annotations"]}
     train = json.loads((out / "annotations" / "instances_train.json").read_bytes())
     assert len(train["annotations"]) == 12 and train["categories"] == run.result()["categories"]
-    assert all(note == {"segmentation": []} | source[str(note["id"])] for note in train["annotations"])
+    ignored = {str(note["id"]): {"iscrowd": 1} for note in run.result()["annotations"] if note.get("ignore")}
+    wanted = {id: {"segmentation": []} | note | ignored.get(id, {}) for id, note in source.items()}
+    assert list(ignored) == ["14"] and all(note == wanted[str(note["id"])] for note in train["annotations"])
     images = {image["id"]: image for image in run.result()["images"]}
     same = [{k: v for k, v in image.items() if k != "file_name"} for image in train["images"]]
     assert same == [{k: v for k, v in images[i["id"]].items() if k != "file_name"} for i in train["images"]]

@@ -1,8 +1,9 @@
 """COCO: images/SPLIT and annotations/instances_SPLIT.json, the records of the final set with all their fields.
 
-Crowds and ignored boxes stay as they are, `iscrowd: 1`. Boxes stay as they are too, also where they reach beyond their
-pictures. Annotations without a category, or whose box is none, are left out, since trainers trip over them; for the
-same reason those without `area`, `iscrowd` or `segmentation` get the box's area, 0 and an empty list.
+Crowds and ignored boxes stay, with `iscrowd: 1` also where the record has `ignore` alone: trainers know no other mark.
+Boxes stay as they are, also where they reach beyond their pictures. Annotations without a category, or whose box is
+none, are left out, since trainers trip over them; for the same reason those without `area`, `iscrowd` or `segmentation`
+get the box's area, 0 and an empty list.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def _annotation(box: Box, picture: Picture) -> bytes:
     fields = msgspec.json.decode(box.record, type=dict[str, msgspec.Raw])
     defaults: dict[str, object] = {"area": box.xywh[2] * box.xywh[3], "iscrowd": int(box.ignored), "segmentation": []}
     changes = {name: value for name, value in defaults.items() if name not in fields}
+    if box.ignored and not box.field("iscrowd"):  # `ignore: 1` alone
+        changes["iscrowd"] = 1
     if fields["image_id"] != picture.record["id"]:  # written otherwise, or of another record of the same file
         changes["image_id"] = picture.record["id"]
     return msgspec.json.encode({**fields, **changes}) if changes else bytes(box.record)
