@@ -61,6 +61,7 @@ def test_again_nothing_is_decoded_and_the_numbers_are_the_same(folders, tmp_path
         ({"extractor": "vgg"}, "vgg"),
         ({"real": "nowhere"}, "nowhere not found"),
         ({"seed": -1}, "'seed'"),
+        ({"format": "voc"}, "give --boxes ANNOTATIONS"),
         ({"metrics": [{"name": "background", "marginz": 3}]}, "marginz"),
     ],
 )

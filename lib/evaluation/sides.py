@@ -23,11 +23,11 @@ from msgspec import Raw
 from numpy.typing import NDArray
 
 from lib.core.documents import MAX_DEPTH, read_file, shallow
-from lib.core.errors import AugmentError
+from lib.core.errors import AugmentError, unknown
 from lib.core.files import files_below
 from lib.core.geometry import xywh_to_xyxy
 from lib.core.images import SUFFIXES
-from lib.datasets.formats import Dataset, categories_of, read_dataset
+from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
 from lib.datasets.formats.coco import read_document
 from lib.datasets.formats.tables import field_of, marked, text_of
 from lib.records.rows import OK
@@ -95,8 +95,11 @@ def read_side(path: Path, part: Part | None = None, annotations: Path | None = N
     path: a folder; a COCO file, its pictures beside it or in `images` beside it; or a run's final folder, which holds
     both. annotations, format: labels of a folder's pictures in any of FORMATS; no format: loco for a CSV, else coco.
     part: of a set with synthetic pictures (those with `source_image_id`) these alone, or the others; of others all.
-    Raises AugmentError for a path that is none of these, a folder without pictures, and labels that cannot be read.
+    Raises AugmentError for a path that is none of these, a folder without pictures, labels that cannot be read, and a
+    format that is not known or has no labels to be of.
     """
+    if format is not None:
+        _check_format(format, annotations)
     if annotations is not None:
         name = format or ("loco" if annotations.suffix.lower() == ".csv" else "coco")
         dataset = read_dataset(DatasetSettings(images=path, annotations=annotations, format=name))
@@ -108,6 +111,16 @@ def read_side(path: Path, part: Part | None = None, annotations: Path | None = N
     if path.is_file():
         return _side_of_dataset(_read_coco(path), path, path.parent, part)
     raise AugmentError(f"{path} not found: expected a folder of pictures or a COCO file")
+
+
+def _check_format(format: str, annotations: Path | None) -> None:
+    if format not in FORMATS:
+        raise unknown(FORMATS.kind, format, FORMATS)
+    if annotations is None:
+        raise AugmentError(
+            f"--format {format} is of the labels that --boxes gives, and there are none: give --boxes ANNOTATIONS, or "
+            "leave --format out"
+        )
 
 
 def sources_of(real: Side, made: Side) -> dict[int, int]:
