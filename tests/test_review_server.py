@@ -293,6 +293,29 @@ def test_the_summary_tells_decisions_and_notes(session, run, capsys):
     assert f"disputed: {first.name}" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--out", "folder"], "--out folder is where --to writes"),
+        (["--summary", "--out", "folder"], "--out folder is where --to writes"),
+        (["--json"], "--json prints what --summary, --to or --from have to say"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(run, capsys, options, told):
+    assert main(["review", str(run), *options]) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--to", "cvat", "--from", "back.xml"], ["--summary", "--to", "cvat"], ["--from", "a.xml", "--summary"]]
+)
+def test_one_thing_is_done_at_a_time(run, capsys, options):
+    with pytest.raises(SystemExit) as end:
+        main(["review", str(run), *options])
+    assert end.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
+    assert not (run / "export").exists()
+
+
 # --- label tools
 
 

@@ -32,18 +32,22 @@ class Review:
         parser.add_argument("--reviewer", metavar="NAME", help="who decides; default: the name of this account")
         parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; default: as last time, or a free one")
         parser.add_argument("--no-open", action="store_true", help="print the link, and open no browser")
-        parser.add_argument("--summary", action="store_true", help="print the decisions and how reviewers agree")
-        parser.add_argument("--to", choices=("label-studio", "cvat"), help="write all for a label tool")
+        instead = parser.add_mutually_exclusive_group()
+        instead.add_argument("--summary", action="store_true", help="print the decisions and how reviewers agree")
+        instead.add_argument("--to", choices=("label-studio", "cvat"), help="write all for a label tool")
+        instead.add_argument(
+            "--from", dest="file", type=path, metavar="FILE", help="take in what a label tool exported"
+        )
         parser.add_argument(
             "--out", type=path, metavar="FOLDER", help="with --to; default: export/review-TOOL in the run"
         )
-        parser.add_argument("--from", dest="file", type=path, metavar="FILE", help="take in what a label tool exported")
         parser.add_argument("--json", action="store_true", help="with --summary, --to, --from: print JSON")
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
         from lib.review.session import Session, account_name
 
+        _check(options)
         roots = [folder_of(run, "review").absolute() for run in options.runs]
         if len({root.resolve() for root in roots}) < len(roots):
             raise AugmentError("a run is named twice: name each once")
@@ -54,6 +58,14 @@ class Review:
         if options.summary:
             return _tell(session.summary(), options.json)
         return _serve(session, roots, options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises AugmentError for an option that would do nothing."""
+    if options.out and not options.to:
+        raise AugmentError(f"--out {options.out} is where --to writes: give --to cvat or --to label-studio as well")
+    if options.json and not (options.summary or options.to or options.file):
+        raise AugmentError("--json prints what --summary, --to or --from have to say: give one of them as well")
 
 
 def _submitted(by: str, roots: list[Path]) -> str:
