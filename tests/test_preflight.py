@@ -16,10 +16,11 @@ from flows.commands.parser import parse
 from flows.commands.run import Run
 from lib.core import checkpoints
 from lib.core.errors import AugmentError
+from lib.core.places import place_of
 from lib.core.words import size_in_words
 from lib.datasets.formats import read_dataset
 from lib.runs import preflight as module
-from lib.runs.dry_run import dry_run
+from lib.runs.dry_run import DryRun, dry_run
 from lib.runs.parameters import check_parameters
 from lib.runs.preflight import check_data, check_run, preflight, room_needed
 
@@ -330,6 +331,12 @@ def test_a_preflight_opens_no_picture_and_writes_nothing(made_set, tmp_path, mon
 
 def rehearsed(made: MadeSet, workspace: Path, **given: Any) -> Any:
     return dry_run(check_parameters({"dataset": made.dataset, "workspace": str(workspace), **given}), workspace)
+
+
+@pytest.mark.parametrize("where", ["s3://bucket/run", "/data/run"])
+def test_a_dry_run_for_a_machine_names_the_workspace_as_it_was_given(where):
+    plan = DryRun(workspace=Path(str(place_of(where))), recipe="", pictures=0, new=0)
+    assert plan.document()["workspace"] == where
 
 
 def test_a_dry_run_counts_what_would_be_painted_and_why_not_and_writes_nothing(made_set, tmp_path):

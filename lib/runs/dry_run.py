@@ -25,6 +25,7 @@ from lib.captioning.caption import caption_pictures, make_caption_form
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import weights_of
 from lib.core.images import source_loader
+from lib.core.places import shown
 from lib.core.registry import Family, Member
 from lib.datasets.formats import Dataset, categories_of, read_dataset
 from lib.datasets.ingest import check_pictures, settle_objects
@@ -83,7 +84,7 @@ class DryRun:
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"workspace": str(self.workspace)}
+        return asdict(self) | {"workspace": shown(self.workspace)}
 
 
 def dry_run(parameters: Parameters, workspace: Path, watch: Watch = lambda what, done, total: None) -> DryRun:
