@@ -486,6 +486,18 @@ def test_a_run_that_is_painted_anew_while_it_is_reviewed_says_so_and_decisions_s
     assert marks(run).items() > former.items() and len(marks(run)) == 3
 
 
+def test_a_decision_on_what_was_painted_anew_since_it_was_seen_is_refused_in_words(run, review):
+    session = Session([run], "ann")
+    with served(session, run) as link:
+        page = review(link)
+        session.runs[0].known.update(dict.fromkeys(session.runs[0].known, "f" * 64))  # under the same keys
+        page.press("p")
+        page.until("document.querySelector('#said').textContent.startsWith('Not taken')")
+        assert "reload the page" in page.said()
+        page.until("document.querySelector('#progress').textContent.startsWith('0 kept')")
+    assert not (run / "decisions.jsonl").exists()
+
+
 def test_a_phone_shows_everything_without_scrolling_sideways(run, review):
     with served(Session([run], "ann"), run) as link:
         page = review(link, 390, 800)

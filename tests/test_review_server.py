@@ -155,6 +155,20 @@ def test_a_decision_on_an_unknown_picture_or_run_or_category_says_so(link, sessi
     assert answer.status_code == 404 and not (run / "decisions.jsonl").exists()
 
 
+def test_a_decision_on_a_picture_that_was_painted_anew_since_it_was_seen_is_refused(link, session, run):
+    item = items(session)[0]
+    session.runs[0].known[item.key] = "f" * 64  # painted anew under the same key
+    change = {"do": "picture", "picture": item.key, "status": "keep"}
+    body = post_of(session, changes=[change | {"sha256": item.sha256}])
+    answer = httpx.post(f"{link}api/decide", json=body, headers=own(link))
+    assert answer.status_code == 404 and "reload the page; nothing was noted" in answer.json()["error"]
+    assert not (run / "decisions.jsonl").exists()
+    for more in ({"sha256": "f" * 64}, {}):
+        body = post_of(session, changes=[change | more])
+        assert httpx.post(f"{link}api/decide", json=body, headers=own(link)).status_code == 200
+    assert session.runs[0].log.of(item.key, "f" * 64).status == "keep"
+
+
 def test_a_moved_box_is_cut_to_its_picture(session):
     item = items(session)[0]
     decide(session, Shape(picture=item.key, box=item.boxes[0].id, category="forklift", xywh=(-5, 100, 900, 900)))

@@ -49,7 +49,7 @@ _Versions = Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max
 
 
 class Post(msgspec.Struct, forbid_unknown_fields=True):
-    """A decision as the page sends it; `sha256` of its changes is filled in here."""
+    """A decision as the page sends it; `sha256` of its changes: of what was seen, filled in here where it lacks."""
 
     run: Annotated[int, msgspec.Meta(ge=0, le=1000)]
     id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{8,64}\Z")]
@@ -308,7 +308,11 @@ def _checked(run: ReviewedRun, change: Change) -> Change:
         return change
     if change.picture not in run.known:
         raise Missing(f"picture {change.picture[:12]}… was never shown here: reload the page; nothing was noted")
-    changed: dict[str, Any] = {"sha256": run.known[change.picture]}
+    now = run.known[change.picture]
+    if change.sha256 not in ("", now):  # it waited in the page meanwhile, and would land on another picture
+        painted = f"picture {change.picture[:12]}… was painted anew since this page showed it"
+        raise Missing(f"{painted}: reload the page; nothing was noted")
+    changed: dict[str, Any] = {"sha256": now}
     if isinstance(change, Shape):
         if change.category not in run.categories:
             raise Missing(f"{change.category!r:.100} is no category of this data set; nothing was noted")

@@ -75,7 +75,7 @@ function decide(item, changes, text) {
   for (const [one, change] of changes) {
     model.expect(one, change);
     if (!posts.has(one.run)) posts.set(one.run, []);
-    posts.get(one.run).push({...change, picture: one.key});
+    posts.get(one.run).push({...change, picture: one.key, sha256: one.sha256});
     grid.mark(model.list.indexOf(one));
   }
   const id = newId();
