@@ -189,6 +189,8 @@ def test_a_post_is_answered_with_all_that_was_decided_after_what_its_page_knows(
     undo = {"by": "ann", "id": uuid4().hex, "versions": known}
     told = httpx.post(f"{link}api/undo", json=undo, headers=own(link)).json()
     assert set(told["states"][0]) == {first.key, second.key} and told["undone"] == [second.key]
+    later = httpx.post(f"{link}api/decide", json=post_of(session, versions=[99]), headers=own(link)).json()
+    assert set(later["states"][0]) == {first.key} and later["versions"] == [4]  # the log began anew since
     assert httpx.post(f"{link}api/undo", json=undo | {"versions": [-1]}, headers=own(link)).status_code == 422
 
 

@@ -245,8 +245,9 @@ class Session:
         return max(last, key=lambda id: last[id], default=None)
 
     def _known(self, versions: Sequence[int] | None) -> Sequence[int]:
-        """Versions that the page has; of one that does not say: those of now."""
-        return [run.log.version for run in self.runs] if versions is None else versions
+        """Versions that the page has, of one that does not say those of now; no later ones: a log may begin anew."""
+        now = [run.log.version for run in self.runs]
+        return now if versions is None else [min(pair) for pair in zip(versions, now, strict=False)]
 
     # --- pictures
 
