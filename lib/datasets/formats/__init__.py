@@ -1,4 +1,5 @@
-"""Annotation formats: where data enters. To add one: a file here with a `read` function, and a line below.
+"""Annotation formats: where data enters. To add one: a file here with a `read` function, and a line below;
+one more in BESIDE where it reads files beside pictures and annotations, so that they come from a bucket too.
 
 A reader turns files into `Dataset` without opening pictures more than their header; then
 lib/datasets/ingest.py checks the pictures themselves.
