@@ -14,6 +14,7 @@ from tiny import tiny_stay
 
 from lib.core.checkpoints import resolve
 from lib.core.errors import AugmentError
+from lib.core.keys import key_of
 from lib.painting.painters.stay_unet import load_layout_unet
 from lib.training import TRAINERS
 from lib.training.stay import StayObjective, StaySettings, StayTrainer, turned, variational_bound
@@ -207,7 +208,43 @@ def test_in_latents_it_takes_the_autoencoder_along(tmp_path):
     assert more.steps == 2 and (tmp_path / "own" / "stay" / "vae").is_dir()
 
 
+def identity_of(folder: Path) -> str:
+    return str(read_facts(folder / "stay")["identity"])
+
+
+def test_its_identity_and_its_licence_depend_on_the_autoencoder_where_there_is_one(tmp_path):
+    identities = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_half(make_vae(SIZE, (8, 8)), tmp_path / "vae")
+        given = StaySettings(**QUICK, vae=tmp_path / "vae", patch=2)
+        models = tmp_path / f"models {seed}"
+        train_model("stay", given, boards(colour=True), SIZE, models, tmp_path / f"work {seed}", data="d")
+        assert read_facts(models / "stay")["needs"] == {"vae": resolve(str(tmp_path / "vae"), {}).revision}
+        assert "As what it began from and its data allow." in (models / "stay" / "README.md").read_text()
+        identities.append(identity_of(models))
+    assert identities[0] != identities[1]
+    with pytest.raises(AugmentError, match="other data or another architecture"):  # the latents are another's
+        train_model("stay", given, boards(colour=True), SIZE, tmp_path / "m", tmp_path / "work 0", data="d")
+    later, own = StaySettings(**QUICK), tmp_path / "own"
+    train_model("stay", later, boards(), SIZE, own, tmp_path / "more", start=tmp_path / "models 0")
+    assert read_facts(own / "stay")["needs"] == read_facts(tmp_path / "models 0" / "stay")["needs"]
+    assert "No published weights" not in (own / "stay" / "README.md").read_text()
+
+
+def test_in_pixels_its_identity_is_what_it_was(tmp_path):
+    train_model("stay", StaySettings(**QUICK), boards(), SIZE, tmp_path / "models", tmp_path / "work", data="d")
+    assert identity_of(tmp_path / "models") == key_of("training", "stay", StayTrainer.VERSION, SIZE, "d", {}, "")
+    assert "No published weights went into it" in (tmp_path / "models" / "stay" / "README.md").read_text()
+
+
 # What is refused
+
+
+def test_an_autoencoder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(AugmentError, match=r"settings\.stay\.vae .*nowhere not found"):
+        given = StaySettings(**QUICK, vae=tmp_path / "nowhere")
+        train_model("stay", given, boards(), SIZE, tmp_path / "models", tmp_path / "work")
 
 
 def test_a_category_without_examples_is_named():

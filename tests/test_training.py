@@ -733,6 +733,9 @@ FACTS_OF_A_CARD |= {"identity": "i", "revision": "r"}
         ({"start": "sha256:1", "rounds": [{"size": 64, "pictures": 9, "steps": 7, "seconds": 600}]}, True),
         ({"trainer": "lora", "needs": {"mini:gligen": "sha256:1"}}, True),
         ({"trainer": "lora", "needs": {"some/model": "a" * 40}}, False),
+        ({"trainer": "stay", "needs": {"vae": "sha256:1"}}, False),
+        ({"trainer": "stay"}, True),
+        ({"trainer": "stay", "settings": {"vae": "folder"}}, False),
     ],
 )
 def test_a_card_says_apache_where_all_of_the_training_was_here(tmp_path, changes, free):

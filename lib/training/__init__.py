@@ -42,7 +42,7 @@ class Trainer(Protocol):
     DETAIL: ClassVar[float]  # shorter side of the pictures that it wants, in multiples of its windows'; 0: all pixels
     ABOUT: ClassVar[str]  # one sentence for the model card
     Settings: ClassVar[type[LoopSettings]]
-    # made_from(settings) -> Mapping[str, str]: other models that it is made from, and their revisions
+    # made_from(settings, start) -> Mapping[str, str]: other models that it is made from, and their revisions
 
     @staticmethod
     def objective(

@@ -120,9 +120,14 @@ def licence_of(facts: Mapping[str, Any]) -> str:
     return (free if _of_our_own(facts) else "As what it began from and its data allow.") + bound
 
 
+_ON_BASES = ("lora", "stay")  # trainers whose models are made from others that a person names
+
+
 def _of_our_own(facts: Mapping[str, Any]) -> bool:
     """Did all of its training begin from random weights, and what it was trained beside?"""
-    bases = facts["needs"] if facts["trainer"] == "lora" else ()
+    bases = facts["needs"] if facts["trainer"] in _ON_BASES else ()
+    if facts["trainer"] == "stay" and facts["settings"].get("vae") and not facts["start"]:
+        return False  # also of a model from before its autoencoder stood among its needs
     return (not facts["start"] or facts.get("rounds") is not None) and all(base.startswith("mini:") for base in bases)
 
 

@@ -228,7 +228,7 @@ class LoraTrainer:
     Settings: ClassVar[type[LoopSettings]] = LoraSettings
 
     @staticmethod
-    def made_from(settings: LoraSettings) -> dict[str, str]:
+    def made_from(settings: LoraSettings, start: Path | None = None) -> dict[str, str]:
         """The base and its revision."""
         ref = resolve(settings.base, {})
         return {ref.id: ref.revision}

@@ -31,7 +31,9 @@ from lib.core.geometry import area_xyxy
 from lib.painting.painters.schedulers import make_scheduler
 from lib.painting.painters.stay_unet import LayoutModel, LayoutUNet, box_maps, load_layout_unet, paint_layout
 from lib.training import loop
+from lib.training.bound import variational_bound
 from lib.training.loop import LoopSettings
+from lib.training.train import read_facts
 from lib.training.vae import decode, load_vae, save_half, to_pictures, to_tensor
 from lib.training.windows import Things, TrainingPicture, Window, mirrored, window_of
 
@@ -220,36 +222,6 @@ class StayObjective(nn.Module):
         return batch
 
 
-def variational_bound(
-    noise: Any,
-    clean: torch.Tensor,
-    noisy: torch.Tensor,
-    predicted: torch.Tensor,
-    spread: torch.Tensor,
-    times: torch.Tensor,
-) -> torch.Tensor:
-    """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) in bits per element, mean, of the network's prediction.
-
-    log σ² = s · log β_t + (1 − s) · log β̃_t, s = (spread + 1) / 2 (Nichol & Dhariwal, equation 15). All (N, C, H, W),
-    times (N,). Step 0 has no posterior and counts as 0. The paper's weight, λ = .001 for a sum over 1,000 steps, is the
-    1 of this mean over steps.
-    """
-    kept = noise.alphas_cumprod.to(clean.device)
-    later = times.clamp(min=1)
-    now, before = (kept[index][:, None, None, None] for index in (later, later - 1))
-    beta = 1 - now / before
-    if noise.config.prediction_type == "v_prediction":
-        guess = now.sqrt() * noisy - (1 - now).sqrt() * predicted
-    else:
-        guess = (noisy - (1 - now).sqrt() * predicted) / now.sqrt()
-    wrong = before.sqrt() * beta / (1 - now) * (clean - guess)  # of the mean
-    low, high = (beta * (1 - before) / (1 - now)).log(), beta.log()
-    share = (spread + 1) / 2
-    spread = share * high + (1 - share) * low
-    kl = (spread - low - 1 + (low - spread).exp() + wrong.square() * (-spread).exp()) / 2
-    return (kl.mean((1, 2, 3)) * (times > 0)).mean() / float(np.log(2))
-
-
 def turned(window: Window, quarters: int) -> Window:
     """Turned by quarters to the left."""
     boxes, things = window.things.boxes, window.things
@@ -309,6 +281,21 @@ class StayTrainer:
     DETAIL: ClassVar[float] = 0
     ABOUT: ClassVar[str] = "STAY, layout to image: new objects inside their boxes, by box and category"
     Settings: ClassVar[type[StaySettings]] = StaySettings
+
+    @staticmethod
+    def made_from(settings: StaySettings, start: Path | None = None) -> dict[str, str]:
+        """The autoencoder, in whose latents it paints, and its revision; with `start` that of `start`, as it noted it.
+
+        Without one there is nothing, so that models and checkpoints in pixels keep their identity.
+        """
+        if start is not None:
+            needs = read_facts(start).get("needs")
+            return {"vae": needs["vae"]} if isinstance(needs, dict) and "vae" in needs else {}
+        if settings.vae is None:
+            return {}
+        if not settings.vae.is_dir():
+            raise AugmentError(f"settings.stay.vae {settings.vae} not found: give a folder with an autoencoder")
+        return {"vae": resolve(str(settings.vae), {}).revision}
 
     @staticmethod
     def objective(

@@ -199,7 +199,8 @@ def _before(name: str, settings: Any, models: Path, start: Path | None) -> tuple
         raise AugmentError(f"trainer {name!r} needs {', '.join(missing)}, not in {models}: train that first")
     begun = resolve(str(start / name), {}).revision if start is not None and (start / name).is_dir() else ""
     needs = {need: resolve(str(models / need), {}).revision for need in trainer.NEEDS}
-    return needs | (trainer.made_from(settings) if hasattr(trainer, "made_from") else {}), begun
+    before = start / name if begun and start else None
+    return needs | (trainer.made_from(settings, before) if hasattr(trainer, "made_from") else {}), begun
 
 
 def _identity(name: str, size: int, data: str, needs: dict[str, str], begun: str) -> str:
