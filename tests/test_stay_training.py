@@ -1,6 +1,7 @@
 """The trainer `stay`: what it cuts, keeps, tells and weighs, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,41 @@ def test_in_pixels_its_identity_is_what_it_was(tmp_path):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"prediction": "epsilon"}, "prediction v_prediction instead of epsilon"),
+        ({"schedule": "linear"}, "schedule cosine instead of linear"),
+        ({"learned_variance": False}, "learned_variance True instead of False"),
+    ],
+)
+@pytest.mark.parametrize("lacks", ["nothing", "model", "header"])
+def test_what_the_weights_are_is_not_changed_on_resume(tmp_path, monkeypatch, given, told, lacks):
+    def trained(**more: Any) -> Any:
+        settings = StaySettings(**QUICK | more)
+        return train_model("stay", settings, boards(), SIZE, tmp_path / "models", tmp_path / "work")
+
+    if lacks == "header":  # as a former version wrote its checkpoints
+        with monkeypatch.context() as patched:
+            patched.delattr(StayTrainer, "FIXED")
+            trained()
+    else:
+        trained()
+    if lacks == "model":  # killed before it was written
+        shutil.rmtree(tmp_path / "models")
+    with pytest.raises(AugmentError, match=f"was trained with {told}"):
+        trained(steps=3, **given)
+    assert trained(steps=3, rate=1e-5, generation=0.5).steps == 3
+
+
+def test_a_start_decides_what_the_weights_are_and_the_settings_do_not(tmp_path):
+    train_model("stay", StaySettings(**QUICK), boards(), SIZE, tmp_path / "models", tmp_path / "work")
+    for steps, prediction in ((2, "v_prediction"), (3, "epsilon")):
+        given = StaySettings(**QUICK | {"steps": steps}, prediction=prediction)
+        more = train_model("stay", given, boards(), SIZE, tmp_path / "own", tmp_path / "w", start=tmp_path / "models")
+        assert more.steps == steps
 
 
 def test_an_autoencoder_that_is_not_there_is_named(tmp_path):

@@ -42,6 +42,7 @@ class Trainer(Protocol):
     DETAIL: ClassVar[float]  # shorter side of the pictures that it wants, in multiples of its windows'; 0: all pixels
     ABOUT: ClassVar[str]  # one sentence for the model card
     Settings: ClassVar[type[LoopSettings]]
+    # FIXED: tuple[str, ...]: settings that say what the weights are, so that no resume may change them
     # made_from(settings, start) -> Mapping[str, str]: other models that it is made from, and their revisions
 
     @staticmethod

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,14 +108,15 @@ def train(
     identity: str = "",
     watch: Callable[[Progress], object] = lambda progress: None,
     look: Callable[[], object] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train to settings.steps, from the newest good checkpoint in `folder`; leaves the averaged weights in `objective`.
 
     identity: text of what the weights depend on (data, architecture); a checkpoint of another one is refused. look:
     called after a checkpoint, every SHOWN minutes at most, while the objective holds the weights as they are, not
-    averaged, in evaluation mode; it may draw random numbers.
-    Raises AugmentError for such a checkpoint, for a loss that is not finite, and where the disk or the device's memory
-    is full (the last checkpoint stays).
+    averaged, in evaluation mode; it may draw random numbers. fixed: settings of which a checkpoint must have the same.
+    Raises AugmentError for a checkpoint that is refused, for a loss that is not finite, and where the disk or the
+    device's memory is full (the last checkpoint stays).
     """
     import torch
     from accelerate.utils import set_seed
@@ -127,7 +128,7 @@ def train(
     model, optimizer = accelerator.prepare(objective, optimizer)
     objective = accelerator.unwrap_model(model)
     ema = _averages(trainable, settings.decay)
-    state = _State(objective, ema, optimizer, identity)
+    state = _State(objective, ema, optimizer, identity, fixed or {})
     for note in state.resume(folder):
         watch(Progress(state.step, settings.steps, {}, state.seconds, note))
     started = time.monotonic() - state.seconds
@@ -237,8 +238,9 @@ def precision(wanted: str = "auto") -> Literal["no", "bf16"]:
 class _State:
     """All that a resume needs, in one file."""
 
-    def __init__(self, objective: Any, ema: Any, optimizer: Any, identity: str) -> None:
+    def __init__(self, objective: Any, ema: Any, optimizer: Any, identity: str, fixed: Mapping[str, Any]) -> None:
         self.objective, self.ema, self.optimizer, self.identity = objective, ema, optimizer, identity
+        self.fixed = fixed
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # since the last point of the history
@@ -269,6 +271,7 @@ class _State:
             "counted": self.counted,
             "identity": self.identity,
             "averaged": self.ema.optimization_step if self.ema else 0,
+            "fixed": dict(self.fixed),
         }
         data = save(self._tensors(), {"training": json.dumps(header)})
         path = folder / f"{self.step:08d}-{digest(data)[:16]}.safetensors"
@@ -306,6 +309,7 @@ class _State:
         remedy = f"remove {path.parent}, or name another workspace"
         if header["identity"] != self.identity:
             raise AugmentError(f"checkpoint {path} was trained with other data or another architecture: {remedy}")
+        check_fixed(f"checkpoint {path}", header.get("fixed", {}), self.fixed)
         former = getattr(self.objective, "FORMER", {})
         tensors = {renamed(name, former): value for name, value in load(data).items()}
         stored = {name for name in tensors if not name.startswith("adam.")}
@@ -350,7 +354,18 @@ class _State:
             self.ema.optimization_step = averaged
 
 
-class _Header(TypedDict):
+def check_fixed(what: str, had: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Raise AugmentError where something was trained with other settings than a resume may change."""
+    changed = [name for name in fixed if name in had and had[name] != fixed[name]]
+    if changed:
+        differences = ", ".join(f"{name} {had[name]} instead of {fixed[name]}" for name in changed)
+        raise AugmentError(
+            f"{what} was trained with {differences}, which no further step can change: set that as it was, or name "
+            "another workspace"
+        )
+
+
+class _Former(TypedDict):
     """What a checkpoint stores beside its tensors, as JSON in the metadata of the safetensors file."""
 
     step: int
@@ -360,6 +375,12 @@ class _Header(TypedDict):
     counted: int
     identity: str
     averaged: int  # steps of the averaged weights
+
+
+class _Header(_Former, total=False):
+    """The same, with what checkpoints of former versions lack."""
+
+    fixed: dict[str, Any]  # settings that no resume may change
 
 
 def _header(data: bytes) -> _Header | None:

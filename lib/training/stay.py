@@ -281,6 +281,7 @@ class StayTrainer:
     DETAIL: ClassVar[float] = 0
     ABOUT: ClassVar[str] = "STAY, layout to image: new objects inside their boxes, by box and category"
     Settings: ClassVar[type[StaySettings]] = StaySettings
+    FIXED: ClassVar[tuple[str, ...]] = ("prediction", "schedule", "learned_variance")
 
     @staticmethod
     def made_from(settings: StaySettings, start: Path | None = None) -> dict[str, str]:

@@ -78,10 +78,11 @@ def train_model(
     needs, begun = _before(name, settings, models, start)
     identity = _identity(name, size, data, needs, begun)
     before = start / name if begun and start else None
+    fixed = _fixed(name, settings, models, work, identity, begun)
     torch.manual_seed(settings.seed)
     objective = trainer.objective(settings, pictures, size, models, before, work)
     earlier = read_facts(before) if before else {}
-    done = train(objective, work / name, settings, identity, watch, lambda: look(objective.sheet()))
+    done = train(objective, work / name, settings, identity, watch, lambda: look(objective.sheet()), fixed)
     look(objective.sheet())
     facts = {
         "trainer": name,
@@ -201,6 +202,22 @@ def _before(name: str, settings: Any, models: Path, start: Path | None) -> tuple
     needs = {need: resolve(str(models / need), {}).revision for need in trainer.NEEDS}
     before = start / name if begun and start else None
     return needs | (trainer.made_from(settings, before) if hasattr(trainer, "made_from") else {}), begun
+
+
+def _fixed(name: str, settings: LoopSettings, models: Path, work: Path, identity: str, begun: str) -> dict[str, Any]:
+    """Settings that no resume may change; none where a model to begin from decides on them.
+
+    Raises AugmentError where the model of the checkpoints was trained with others: checkpoints of former versions do
+    not say it themselves.
+    """
+    from lib.training.loop import check_fixed
+
+    names = () if begun else getattr(TRAINERS[name], "FIXED", ())
+    fixed = {one: getattr(settings, one) for one in names}
+    facts = read_facts(models / name)
+    if facts.get("identity") == identity and any((work / name).glob("*.safetensors")):
+        check_fixed(f"model {models / name}", facts["settings"], fixed)
+    return fixed
 
 
 def _identity(name: str, size: int, data: str, needs: dict[str, str], begun: str) -> str:
