@@ -126,8 +126,9 @@ def caption_key(row: Any, captioner: Any, identity: dict[str, Any], record: byte
 
     row: SelectRow; captioner: a CAPTIONERS member, or its class; record: the source's, with NEEDS_RECORDS.
     """
-    asks = "{labels}" in canonical(identity["settings"]).decode()  # of what may be asked with the labels in it
-    reads = not captioner.NEEDS_PICTURES or (asks and getattr(captioner, "READS_LABELS", False))
+    reads = not captioner.NEEDS_PICTURES
+    if getattr(captioner, "READS_LABELS", False):
+        reads = "{labels}" in identity["settings"]["question"]
     labels = sorted(row.labels) if reads else []
     read = [digest(record or b"")] if captioner.NEEDS_RECORDS else []
     return key_of("caption", row.digest, row.frame, labels, identity, *read)

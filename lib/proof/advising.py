@@ -155,7 +155,8 @@ def run_parameters(
     where = {"dataset": _plain(dataset), "workspace": shown(workspace)}
     if advice.instead == "D":
         return {**where, **_painting(settings.copy_paste or PLAIN)}
-    paint, target = _painting(settings.paint), _painted(advice, settings, _painting(settings.paint))
+    paint = _painting(settings.paint)
+    target = _painted(advice, settings, paint)
     if not target:
         paint, target = dict(PLAIN), advice.target["per_category"]
     edit = resolve_parameters(_with(settings, paint), Path()).edit.name

@@ -34,7 +34,7 @@ class Captioner(Protocol):
     # MINI: Mapping[str, Any], where it has a mini model: settings that this was made for, defaults under models: mini
     NEEDS_PICTURES: ClassVar[bool]  # False: does not use the pictures, they may be None
     NEEDS_RECORDS: ClassVar[bool]  # False: does not use the records, they may be left out
-    # READS_LABELS: bool, with NEEDS_PICTURES: the labels count as well
+    # READS_LABELS: bool, with NEEDS_PICTURES: the labels count as well, where its setting `question` has {labels}
     Settings: ClassVar[type[MemberSettings]]
 
     def __init__(self, settings: Any, model: Any) -> None:
