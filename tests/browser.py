@@ -1,7 +1,7 @@
 """A real browser for tests, where there is one, and a small run to review in it.
 
 Debian's chromium through Playwright, which downloads nothing here: `apt-get install chromium-headless-shell` (it opens
-no windows, and takes half of the time of `chromium`, which does as well), or CHROMIUM=PATH.
+no windows, which cost `chromium` 8 CPU seconds; that does as well), or CHROMIUM=PATH.
 """
 
 from __future__ import annotations
