@@ -1,0 +1,37 @@
+"""A shelf is a mapping whose rows lie in a file."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.records.shelf import Shelf
+
+TEXTS = st.text(st.characters() | st.characters(categories=["Cs"]))  # file names may hold surrogates
+
+
+@given(st.lists(st.tuples(TEXTS, st.integers(-(2**63), 2**63 - 1))))
+def test_it_is_a_mapping(tmp_path_factory, pairs):
+    with Shelf(tmp_path_factory.getbasetemp()) as shelf:
+        shelf.put(pairs)
+        known = dict(pairs)
+        assert dict(shelf.items()) == known and len(shelf) == len(known)
+        assert all(shelf.get(text) == value and text in shelf for text, value in known.items())
+
+
+def test_what_is_not_there_is_none(tmp_path):
+    with Shelf(tmp_path) as shelf:
+        shelf.put([("a", None)])
+        assert "a" in shelf and "b" not in shelf and shelf.get("b") is None
+
+
+def test_items_are_sorted(tmp_path):
+    with Shelf(tmp_path) as shelf:
+        shelf.put([("b", 1), ("a", 2), ("á", 3)])
+        assert [text for text, _ in shelf.items()] == ["a", "b", "á"]
+
+
+def test_its_file_has_no_name(tmp_path):
+    with Shelf(tmp_path / "new") as shelf:
+        shelf.put([("a", b"\0")])
+        assert not list((tmp_path / "new").iterdir())
