@@ -53,7 +53,7 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     staged = run_stage(run, stage, jobs, total)
     prune_parts(run, "screened", parts)
     # What is no longer in the run goes.
-    ours.sweep({name for rows in read_batches(staged.manifest.file, DrawRow, ("name",)) for name in rows.name})
+    ours.sweep(name for rows in read_batches(staged.manifest.file, DrawRow, ("name",)) for name in rows.name)
     for drawn in read_batches(staged.manifest.file, DrawRow, ("status", "name", "sha256")):
         drawn = drawn[drawn.status == OK]
         for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):

@@ -98,13 +98,12 @@ def write_final(job: FinalJob) -> Ref:
         root / "final",
         sources,
         _Made(job, sources),
-        Ids.read(root / "ids.json"),
+        Ids.read(root / "ids.jsonl"),
         job.settings,
         Store(root / "store"),
         former_batches(known, FinalRow, _KNOWN) if known.is_file() else None,
         lambda count: advance(job.workspace, "finalise", count),
         job.verify,
-        lambda ids: ids.write(root / "ids.json"),
     )
     return write_batches(known, _tables(rows), FinalRow)
 

@@ -81,7 +81,8 @@ def follow(settings: DatasetSettings, out: Path) -> str:
     sources = Sources(images, objects.to_pandas(), parsed.envelope, settings.images)
     none = to_table(list[Row](), ReviewRow).to_pandas()
     wanted = FinaliseSettings(yolo=True, s3_pair=True)
-    list(finalise(fresh(out) / "final", sources, Made(none, {}), Ids({}, {}), wanted, Store(out / "store"), None))
+    final = fresh(out) / "final"
+    list(finalise(final, sources, Made(none, {}), Ids(out / "ids.jsonl"), wanted, Store(out / "store"), None))
     again(out / "final", images)
     return "rows set aside" if bad else "all rows fine"
 

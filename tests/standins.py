@@ -112,7 +112,8 @@ def _blip2(folder: Path) -> None:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     _write(folder, Blip2ForConditionalGeneration, config)
-    Blip2Processor(BlipImageProcessor(), tokenizer, num_query_tokens=32).save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 224, "width": 224})  # as published
+    Blip2Processor(images, tokenizer, num_query_tokens=32).save_pretrained(folder)
 
 
 def _write(folder: Path, kind: Any, config: Any) -> None:

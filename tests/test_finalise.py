@@ -22,10 +22,11 @@ from lib.core.images import encode_png
 from lib.core.keys import key_of
 from lib.datasets.finalise import Made, finalise
 from lib.datasets.formats import read_dataset
-from lib.datasets.ids import Ids
+from lib.datasets.ids import Given, Ids
 from lib.datasets.ingest import check_pictures, settle_objects
-from lib.datasets.names import final_names
+from lib.datasets.names import FinalNames
 from lib.datasets.write_coco import Sources
+from lib.records.kept import write_lines
 from lib.records.manifest import to_table
 from lib.records.requests import Label, Request
 from lib.records.rle import encode_rle
@@ -52,7 +53,6 @@ class Folder:
         self.dataset: dict[str, str] = {}
         self.reviewed: list[ReviewRow] = []
         self.requests: dict[str, Request] = {}
-        self.ids = Ids({}, {})
         self.known: pd.DataFrame | None = None
 
     def add(self, id, name="", note_ids=(), file=None, **fields):
@@ -115,14 +115,12 @@ class Folder:
         """The finalise stage."""
         sources = self.ingest()
         reviewed = to_table(self.reviewed, ReviewRow).to_pandas()
-        (objects,) = sources.final_objects()
-        self.ids = assigned(self.ids, self.requests, sources.images.key, objects.key)
         rows = [
             *finalise(
                 self.final,
                 sources,
                 Made(reviewed, self.requests),
-                self.ids,
+                Ids.read(self.root / "ws" / "ids.jsonl"),
                 FinaliseSettings(**values),
                 self.store,
                 None if self.known is None else [self.known],
@@ -135,10 +133,10 @@ class Folder:
         return json.loads((self.final / name).read_bytes())
 
     def files(self):
-        """Every file below the root but the sources, the store and the note of what is ours."""
+        """Every file below the root but the sources, the store, ids and the note of what is ours."""
         inside = [p for p in self.root.rglob("*") if p.is_file() and self.store.root not in p.parents]
         names = {p.relative_to(self.root).as_posix() for p in inside if self.pictures not in p.parents}
-        return names - {"source.json", "ws/.final.json"}
+        return names - {"source.json", "ws/.final.jsonl", "ws/ids.jsonl"}
 
 
 @pytest.fixture
@@ -163,78 +161,125 @@ def unique(records):
 # Ids
 
 
-def assigned(ids, requests, image_ids, annotation_ids):
+@pytest.fixture
+def ids_file(tmp_path):
+    return tmp_path / "ids.jsonl"
+
+
+def assigned(path, requests, image_ids, annotation_ids):
     """Ids for all these requests, in their order, as finalise gives them."""
-    ids = ids.beyond(image_ids, annotation_ids)
+    ids = Ids.read(path)
+    ids.clear_of(image_ids, annotation_ids)
     for key, request in requests.items():
-        ids.give(key, request)
-    return ids
+        ids.give(key, len(request.labels))
+    ids.write()
+    return {given.key: given for given in Ids.read(path).records()}
 
 
-def assign(known=None, keys=(), originals=()):
-    ids = assigned(Ids(known or {}, {}), dict.fromkeys(keys, Bare()), originals, [])
-    return ids.images
+def assign(path, known=None, keys=(), originals=()):
+    """Ids of pictures without labels."""
+    write_lines(path, [Given(key, id, []) for key, id in (known or {}).items()])
+    found = assigned(path, dict.fromkeys(keys, Bare()), originals, [])
+    return {key: given.image for key, given in found.items() if given.image is not None}
 
 
 class Bare:
     labels = ()
 
 
-def test_ids_start_above_the_largest_of_the_originals():
-    assert assign(keys=["a", "b"], originals=["5", "12", "3"]) == {"a": 13, "b": 14}
+def test_ids_start_above_the_largest_of_the_originals(ids_file):
+    assert assign(ids_file, keys=["a", "b"], originals=["5", "12", "3"]) == {"a": 13, "b": 14}
 
 
-def test_without_originals_ids_start_at_one():
-    assert assign(keys=["a"]) == {"a": 1}
+def test_without_originals_ids_start_at_one(ids_file):
+    assert assign(ids_file, keys=["a"]) == {"a": 1}
 
 
-def test_ids_are_remembered_whatever_comes_later():
-    known = assign(keys=["a", "b"], originals=["5"])
-    assert assign(known, ["c", "b", "a"], ["5"]) == {"a": 6, "b": 7, "c": 8}
+def test_ids_are_remembered_whatever_comes_later(ids_file):
+    known = assign(ids_file, keys=["a", "b"], originals=["5"])
+    assert assign(ids_file, known, ["c", "b", "a"], ["5"]) == {"a": 6, "b": 7, "c": 8}
 
 
-def test_an_id_of_a_picture_that_went_away_is_not_given_to_another():
-    known = assign(keys=["a", "b"], originals=["5"])
-    assert assign(known, ["c"], ["5"])["c"] == 8
+def test_an_id_of_a_picture_that_went_away_is_not_given_to_another(ids_file):
+    known = assign(ids_file, keys=["a", "b"], originals=["5"])
+    assert assign(ids_file, known, ["c"], ["5"])["c"] == 8
 
 
-def test_an_id_that_an_original_now_uses_is_given_anew():
-    assert assign({"a": 6, "b": 7}, ["a", "b"], ["5", "6"]) == {"b": 7, "a": 8}
+def test_an_id_that_an_original_now_uses_is_given_anew(ids_file):
+    assert assign(ids_file, {"a": 6, "b": 7}, ["a", "b"], ["5", "6"]) == {"b": 7, "a": 8}
 
 
-def test_ids_that_are_text_do_not_count():
-    assert assign(keys=["a"], originals=['"900"', '"x"', "5", '"7#2"', "5#2", "#4"]) == {"a": 6}
+def test_ids_that_are_text_do_not_count(ids_file):
+    assert assign(ids_file, keys=["a"], originals=['"900"', '"x"', "5", '"7#2"', "5#2", "#4"]) == {"a": 6}
 
 
 @pytest.mark.parametrize("number", ["900.0", "9e2", "899.5"])  # all JSON numbers
-def test_ids_that_are_fractions_count_as_the_numbers_that_readers_see(number):
-    assert assign(keys=["a"], originals=["5", number])["a"] == 901
+def test_ids_that_are_fractions_count_as_the_numbers_that_readers_see(number, ids_file):
+    assert assign(ids_file, keys=["a"], originals=["5", number])["a"] == 901
 
 
-def test_a_remembered_id_equal_to_an_originals_fraction_is_given_anew():
-    assert assign({"a": 6}, ["a"], ["6.0"])["a"] == 7
+def test_a_remembered_id_equal_to_an_originals_fraction_is_given_anew(ids_file):
+    assert assign(ids_file, {"a": 6}, ["a"], ["6.0"])["a"] == 7
 
 
-def test_negative_ids_are_ids():
-    assert assign({"a": -4}, ["a"], ["-4", "-9"]) == {"a": 1}
+def test_negative_ids_are_ids(ids_file):
+    assert assign(ids_file, keys=["a"], originals=["-4", "-9"]) == {"a": 1}
 
 
 @pytest.mark.parametrize("largest", [INT64, UINT64, 10**30])
-def test_an_id_beyond_64_bits_is_still_counted_up(largest, tmp_path):
-    ids = Ids(assign(keys=["a"], originals=[str(largest)]), {})
-    ids.write(tmp_path / "ids.json")
-    assert Ids.read(tmp_path / "ids.json").images == {"a": largest + 1}
+def test_an_id_beyond_64_bits_is_still_counted_up(largest, ids_file):
+    assert assign(ids_file, keys=["a"], originals=[str(largest)]) == {"a": largest + 1}
+    assert assign(ids_file, {"a": largest + 1}, ["a", "b"], [str(largest)]) == {"a": largest + 1, "b": largest + 2}
+    assert assign(ids_file, {"a": largest + 1}, ["a"], [str(largest + 1)]) == {"a": largest + 2}
 
 
-def test_annotations_have_an_id_per_label():
-    ids = assigned(Ids({}, {}), {"a": Request.model_construct(labels=("x", "y"))}, ["1"], ["40"])
-    assert ids.annotations == {"a:0": 41, "a:1": 42}
+def test_annotations_have_an_id_per_label(ids_file):
+    ids = assigned(ids_file, {"a": Request.model_construct(labels=("x", "y"))}, ["1"], ["40"])
+    assert ids["a"].annotations == [41, 42]
 
 
-def test_ids_read_back_as_written(tmp_path):
-    ids = Ids({"a": 3}, {"a:0": 9})
-    ids.write(tmp_path / "ids.json")
-    assert Ids.read(tmp_path / "ids.json") == ids
+def test_ids_read_back_as_written(ids_file):
+    ids = assigned(ids_file, {"b": Request.model_construct(labels=("x", "y")), "a": Bare()}, ["1"], ["40"])
+    assert ids == {"a": Given("a", 3, []), "b": Given("b", 2, [41, 42])}
+    ids = Ids.read(ids_file)
+    ids.clear_of(["1"], ["40"])
+    assert (ids.image("b"), ids.annotation("b", 1), ids.image("a")) == (2, 42, 3)
+
+
+def test_a_labels_id_that_an_original_now_uses_is_given_anew(ids_file):
+    write_lines(ids_file, [Given("a", 2, [41, 42])])
+    ids = assigned(ids_file, {"a": Request.model_construct(labels=("x", "y"))}, ["1"], ["41"])
+    assert ids["a"] == Given("a", 2, [43, 42])
+
+
+def test_ids_of_a_former_version_stay(ids_file):
+    former = ids_file.with_suffix(".json")
+    former.write_text(json.dumps({"images": {"a": 3, "b": 4}, "annotations": {"b:1": 8, "b:0": 9}}))
+    ids = assigned(ids_file, {"c": Bare()}, ["1"], ["1"])
+    assert ids == {"a": Given("a", 3, []), "b": Given("b", 4, [9, 8]), "c": Given("c", 5, [])}
+    assert not former.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ([["a", 3, []], ["b", 3, []]], "id 3 appears twice among its images"),
+        ([["a", 3, [7, 7]]], "id 7 appears twice among its annotations"),
+        ([["a", 3, [10**30]], ["b", 4, [10**30]]], f"id {10**30} appears twice among its annotations"),
+        ([["a", 0, []]], ">= 1"),
+        ([["a", 1, [-3]]], ">= 1"),
+        ([["a", 1.5, []]], "float"),
+        ([["a", True, []]], "bool"),
+        ([["a", 1]], "length"),
+        ([["a", 1, [], 2]], "length"),
+        ([{}], "array"),
+    ],
+)
+def test_impossible_ids_are_reported_with_file_and_remedy(ids_file, lines, fault):
+    write_lines(ids_file, lines)
+    match = rf"ids\.jsonl is damaged \(.*{fault}.*\): restore it, or remove it: all .* new ids"
+    with pytest.raises(AugmentError, match=match):
+        Ids.read(ids_file)
 
 
 @pytest.mark.parametrize(
@@ -246,22 +291,22 @@ def test_ids_read_back_as_written(tmp_path):
         ({"images": {"a": -3}, "annotations": {}}, ">= 1"),
         ({"images": {"a": 1.5}, "annotations": {}}, "float"),
         ({"images": {"a": True}, "annotations": {}}, "bool"),
+        ({"images": {"a": 1}, "annotations": {"a:x": 1}}, "'a:x' is no label"),
         ({"images": {}}, "annotations"),
         ({"images": {}, "annotations": {}, "more": {}}, "more"),
         ([], "array"),
     ],
 )
-def test_impossible_ids_are_reported_with_file_and_remedy(tmp_path, content, fault):
-    path = tmp_path / "ids.json"
-    path.write_text(json.dumps(content))
+def test_impossible_ids_of_a_former_version_are_reported_with_file_and_remedy(ids_file, content, fault):
+    ids_file.with_suffix(".json").write_text(json.dumps(content))
     with pytest.raises(
         AugmentError, match=rf"ids\.json is damaged \(.*{fault}.*\): restore it, or remove it: all .* new ids"
     ):
-        Ids.read(path)
+        Ids.read(ids_file)
 
 
-def test_without_a_file_no_ids_are_remembered(tmp_path):
-    assert Ids.read(tmp_path / "ids.json") == Ids({}, {})
+def test_without_a_file_no_ids_are_remembered(ids_file):
+    assert not [*Ids.read(ids_file).records()]
 
 
 KEYS = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=8)
@@ -269,10 +314,11 @@ ORIGINALS = st.lists(st.integers(-5, 40).map(str) | st.text("xy", max_size=2).ma
 
 
 @given(st.lists(st.tuples(KEYS, ORIGINALS), min_size=1, max_size=5))
-def test_over_any_runs_ids_stay_unique_clear_of_originals_and_change_only_for_them(runs):
+def test_over_any_runs_ids_stay_unique_clear_of_originals_and_change_only_for_them(tmp_path_factory, runs):
+    ids_file = tmp_path_factory.getbasetemp() / "any.jsonl"
     known: dict[str, int] = {}
     for keys, originals in runs:
-        after = assign(known, keys, originals)
+        after = assign(ids_file, known, keys, originals)
         numbers = {int(o) for o in originals if not o.startswith('"')}
         assert set(keys) <= set(after) and len(set(after.values())) == len(after)
         assert not numbers & set(after.values())
@@ -285,7 +331,15 @@ def test_over_any_runs_ids_stay_unique_clear_of_originals_and_change_only_for_th
 
 def names(*pairs):
     rows = pd.DataFrame([{"key": str(i), "file_name": n, "path": p} for i, (n, p) in enumerate(pairs)])
-    return list(final_names(rows).values())
+    return named(rows)
+
+
+def named(rows, yolo=False):
+    """One row at a time, as many a data set comes in pieces."""
+    with tempfile.TemporaryDirectory() as folder:
+        pieces = [rows.iloc[[i]] for i in range(len(rows))]
+        names = FinalNames(lambda: pieces, Path(folder), yolo)
+        return [name for piece in pieces for name in names.of(piece)]
 
 
 def test_a_picture_keeps_its_name():
@@ -434,7 +488,17 @@ def test_records_are_copied_byte_for_byte(folder):
     images = check_pictures(parsed.images.to_pandas(), folder.pictures, 10**6)
     sources = Sources(images, settle_objects(images, parsed.objects).to_pandas(), parsed.envelope, folder.pictures)
     none = to_table([], ReviewRow).to_pandas()
-    list(finalise(folder.final, sources, Made(none, {}), Ids({}, {}), FinaliseSettings(), folder.store, None))
+    list(
+        finalise(
+            folder.final,
+            sources,
+            Made(none, {}),
+            Ids(folder.root / "ids.jsonl"),
+            FinaliseSettings(),
+            folder.store,
+            None,
+        )
+    )
     written = (folder.final / "annotations.json").read_bytes()
     assert odd in written and note in written
 
@@ -936,7 +1000,7 @@ def test_a_file_that_holds_what_is_to_be_written_is_no_strangers(folder):
     folder.paint(1, kept(10))
     folder.finish(yolo=True)
     before = {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()}
-    (folder.final.parent / ".final.json").unlink()
+    (folder.final.parent / ".final.jsonl").unlink()
     folder.known = None
     folder.finish(yolo=True)
     assert {p: p.read_bytes() for p in folder.final.rglob("*") if p.is_file()} == before
@@ -949,7 +1013,7 @@ def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folde
     folder.add(1, note_ids=[10])
     folder.paint(1, kept(10))
     folder.finish(yolo=True, s3_pair=True)
-    place = folder.final.parent / ".final.json"
+    place = folder.final.parent / ".final.jsonl"
     place.unlink() if note is None else place.write_bytes(note)
     (folder.final / "images" / "mine.png").write_bytes(b"mine")
     folder.reviewed, folder.requests = [], {}
@@ -957,6 +1021,15 @@ def test_of_a_version_without_a_note_the_files_that_its_rows_name_are_ours(folde
     folder.finish()
     files = {"ws/final/annotations.json", "ws/final/images/1.png", "ws/final/images/mine.png"}
     assert folder.files() == files and folder.result()["info"]["year"] == 2025
+
+
+def test_what_a_former_version_noted_is_ours(folder):
+    folder.add(1, note_ids=[10])
+    folder.finish()
+    (folder.final.parent / ".final.jsonl").unlink()
+    note_down(folder, ["annotations.json", "images/1.png"], former=True)
+    folder.finish(originals="none")
+    assert folder.files() == {"ws/final/annotations.json"}
 
 
 def test_what_a_killed_run_had_begun_to_write_is_ours(folder, monkeypatch):
@@ -974,22 +1047,33 @@ def interrupted(*args):
     raise KeyboardInterrupt
 
 
+def note_down(folder, names, former):
+    """What is ours, as this version or a former one notes it."""
+    place = folder.final.parent / ".final.jsonl"
+    if former:
+        place.with_suffix(".json").write_text(json.dumps({"files": names}))
+    else:
+        write_lines(place, names)
+
+
+@pytest.mark.parametrize("former", [False, True])
 @pytest.mark.parametrize("names", [["../../source/1.png"], ["../../../source/1.png", "/etc/hostname", "", ".", ".."]])
-def test_a_note_that_leads_elsewhere_removes_nothing_there(folder, names):
+def test_a_note_that_leads_elsewhere_removes_nothing_there(folder, names, former):
     folder.add(1, note_ids=[10])
     folder.final.mkdir(parents=True)
-    (folder.final.parent / ".final.json").write_text(json.dumps({"files": [*names, f"{folder.pictures}/1.png"]}))
+    note_down(folder, [*names, f"{folder.pictures}/1.png"], former)
     folder.finish(originals="none")
     assert (folder.pictures / "1.png").is_file()
 
 
-def test_through_a_link_in_the_final_folder_nothing_is_written_or_removed(folder):
+@pytest.mark.parametrize("former", [False, True])
+def test_through_a_link_in_the_final_folder_nothing_is_written_or_removed(folder, former):
     folder.add(1, "sub/1.png", [10])
     (folder.root / "mine").mkdir()
     (folder.root / "mine" / "9.png").write_bytes(b"mine")
     (folder.final / "images").mkdir(parents=True)
     (folder.final / "images" / "sub").symlink_to(folder.root / "mine")
-    (folder.final.parent / ".final.json").write_text(json.dumps({"files": ["images/sub/9.png"]}))
+    note_down(folder, ["images/sub/9.png"], former)
     with pytest.raises(AugmentError, match="is a link to elsewhere"):
         folder.finish()
     folder.finish(originals="none")
@@ -1126,7 +1210,7 @@ def test_a_box_of_anything_costs_no_other_its_yolo_line(folder, bbox):
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "\n" * 120 + ".png", "a/" + "ä" * 140 + ".png", "." + "y" * 300])
 def test_a_name_that_no_disk_takes_is_cut_and_stays_distinct(name):
     pair = pd.DataFrame({"key": ["1", "2"], "file_name": [name, "z" + name], "path": [name, "z" + name]})
-    names = list(final_names(pair, yolo=True).values())
+    names = named(pair, yolo=True)
     assert len(set(names)) == 2 and all(len(os.fsencode(part)) <= 251 for n in names for part in n.split("/"))
     assert [PurePosixPath(n).suffix for n in names] == [PurePosixPath(name).suffix] * 2
 

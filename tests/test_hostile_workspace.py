@@ -22,6 +22,7 @@ from test_journey import run
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest
 from lib.datasets.ids import Ids
+from lib.records.kept import write_lines
 from lib.records.manifest import read_manifest, write_manifest
 from lib.records.rows import ScreenRow
 from tasks.parts import prune_parts
@@ -177,14 +178,20 @@ def test_a_workspace_of_a_former_version_paints_nothing_twice(again):
         path.unlink()
     (workspace / "manifests" / "seen.parquet").unlink()
     shutil.rmtree(workspace / "store" / "shown")
-    for name in ("ids.json", "status.json", "settings.json"):
+    for name in ("status.json", "settings.json"):
         content = json.loads((workspace / name).read_bytes())
         assert content.pop("sha256")
         (workspace / name).write_text(json.dumps(content))
+    ids = {one.key: one for one in Ids.read(workspace / "ids.jsonl").records()}
+    notes = {f"{key}:{position}": id for key, one in ids.items() for position, id in enumerate(one.annotations)}
+    (workspace / "ids.json").write_text(
+        json.dumps({"images": {key: one.image for key, one in ids.items()}, "annotations": notes})
+    )
+    (workspace / "ids.jsonl").unlink()
     account = rerun()
     assert account["painted"] == 0 and account["reused"] == account["stages"]["generate"]["rows"]
     assert tree(workspace / "final") == before
-    assert "sha256" in json.loads((workspace / "ids.json").read_bytes())
+    assert {one.key: one for one in Ids.read(workspace / "ids.jsonl").records()} == ids
 
 
 def test_a_moved_workspace_is_not_made_again(again, finished):
@@ -223,36 +230,38 @@ def failed(again, name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", ["flipped", "doubled", "garbage", "empty", "negative", "text", "list", "former, doubled"]
+    "damage", ["flipped", "cut", "doubled", "garbage", "empty", "negative", "text", "list", "former, doubled"]
 )
 def test_damaged_ids_end_the_run_with_file_and_remedy_before_anything_is_written(again, damage):
     workspace, _ = again
-    path, before = workspace / "ids.json", tree(workspace / "final")
-    content = json.loads(path.read_bytes())
-    first, second, *_ = content["images"]
+    name = "ids.json" if damage.startswith("former") else "ids.jsonl"
+    path, before = workspace / name, tree(workspace / "final")
+    lines = (workspace / "ids.jsonl").read_text().splitlines()
+    first, second, *_ = (json.loads(line) for line in lines)
     if damage == "flipped":
-        number = str(content["images"][first])
-        data = path.read_text()
-        path.write_text(data.replace(f": {number}", f": {int(number) ^ 1}", 1))
+        lines[0] = lines[0].replace(f",{first[1]},", f",{first[1] ^ 1},", 1)
+        path.write_text("\n".join(lines) + "\n")
+    elif damage == "cut":
+        path.write_text("\n".join(lines[:-2]) + "\n")
     elif damage in ("garbage", "empty", "list"):
         path.write_bytes({"garbage": b"\x00garbage", "empty": b"", "list": b"[1, 2]"}[damage])
+    elif damage == "former, doubled":
+        (workspace / "ids.jsonl").unlink()
+        path.write_text(json.dumps({"images": {first[0]: second[1], second[0]: second[1]}, "annotations": {}}))
     else:
-        if damage != "doubled":
-            del content["sha256"]
-        value = {"negative": -5, "text": "7"}.get(damage, content["images"][second])
-        content["images"][first] = value
-        path.write_text(json.dumps(content))
-    assert "restore it, or remove it: all synthetic pictures and boxes then get new ids" in failed(again, "ids.json")
+        first[1] = {"negative": -5, "text": "7"}.get(damage, second[1])
+        write_lines(path, [first, *map(json.loads, lines[1:-1])])
+    assert "restore it, or remove it: all synthetic pictures and boxes then get new ids" in failed(again, name)
     assert tree(workspace / "final") == before
 
 
 def test_without_its_ids_file_a_run_gives_new_ids_and_every_picture_has_its_own(again):
     workspace, rerun = again
-    (workspace / "ids.json").unlink()
+    (workspace / "ids.jsonl").unlink()
     rerun()
     content = json.loads((workspace / "final" / "annotations.json").read_bytes())
     assert len({image["id"] for image in content["images"]}) == len(content["images"])
-    assert Ids.read(workspace / "ids.json").images
+    assert [*Ids.read(workspace / "ids.jsonl").records()]
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b"\xff\xff", b"[" * 100_000, b'{"stages": 7}'])

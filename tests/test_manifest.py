@@ -101,13 +101,13 @@ def test_a_failed_write_leaves_the_former_file(tmp_path):
 
 @pytest.mark.parametrize("instead", ["folder", "folder with files"])
 def test_a_folder_where_a_file_is_to_be_written_is_named_with_the_remedy(tmp_path, instead):
-    place = tmp_path / "ids.json"
+    place = tmp_path / "ids.jsonl"
     place.mkdir()
     if instead == "folder with files":
         (place / "mine.txt").write_text("mine")
     with pytest.raises(AugmentError, match=rf"{place} is a folder, and a file is to be written there: remove it"):
         atomic_write(place, b"{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["ids.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.jsonl"]
 
 
 @pytest.mark.parametrize("instead", ["file", "circle of links", "link to nothing"])

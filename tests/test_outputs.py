@@ -17,6 +17,7 @@ from lib.records.outputs import (
     check_workspace,
     inputs_of,
     lies_in,
+    noted_files,
     remove_temporary,
 )
 from lib.runs.parameters import check_parameters
@@ -204,12 +205,12 @@ def test_names_are_noted_before_files_are_written_and_only_those_are_removed(tmp
     (tmp_path / "drawn" / "mine.jpg").write_text("mine")
     ours = Outputs(tmp_path / "drawn")
     ours.claim(["a.jpg", "b.jpg", "mine.jpg"])
-    assert json.loads((tmp_path / ".drawn.json").read_bytes())["files"] == ["a.jpg", "b.jpg"]
+    assert [*noted_files(tmp_path / "drawn")] == ["a.jpg", "b.jpg"]
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "drawn" / name).touch()
     Outputs(tmp_path / "drawn").sweep(["b.jpg"])
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["b.jpg", "mine.jpg"]
-    assert json.loads((tmp_path / ".drawn.json").read_bytes())["files"] == ["b.jpg"]
+    assert [*noted_files(tmp_path / "drawn")] == ["b.jpg"]
 
 
 def test_one_file_under_two_spellings_is_not_removed(tmp_path):

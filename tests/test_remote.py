@@ -318,9 +318,9 @@ def test_a_run_that_was_taken_over_writes_nothing_more(files, quick, tmp_path):
         held._thread.join()
         with lease.leased(Bucket(WORKSPACE), report=lambda text: None):
             held._seen -= 10
-            (root / "ids.json").write_text("{}")
+            (root / "ids.jsonl").write_text("{}")
             mirror.push(root)
-    assert not files.exists(f"{NAME}/runs/one/ids.json")
+    assert not files.exists(f"{NAME}/runs/one/ids.jsonl")
 
 
 def test_a_disk_that_machines_share_has_a_lease_too(monkeypatch, tmp_path, quick):
@@ -338,7 +338,7 @@ def test_a_disk_that_machines_share_has_a_lease_too(monkeypatch, tmp_path, quick
 def test_what_another_machine_changed_or_removed_is_so_here_too(files, tmp_path, monkeypatch):
     root = place_of(WORKSPACE)
     with mirror.held(root, print):
-        for name in ("ids.json", "models.lock", "final/images/a.png"):
+        for name in ("ids.jsonl", "models.lock", "final/images/a.png"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text("here")
     with monkeypatch.context() as patch:
@@ -346,10 +346,10 @@ def test_what_another_machine_changed_or_removed_is_so_here_too(files, tmp_path,
         other = place_of(WORKSPACE)
         with mirror.held(other, print):
             assert (other / "final/images/a.png").read_text() == "here"
-            (other / "ids.json").write_text("there")
+            (other / "ids.jsonl").write_text("there")
             mirror.remove(other / "final/images/a.png")
     with mirror.held(root, print):
-        assert (root / "ids.json").read_text() == "there"
+        assert (root / "ids.jsonl").read_text() == "there"
         assert (root / "models.lock").read_text() == "here"
         assert not (root / "final/images/a.png").exists()
 

@@ -12,26 +12,25 @@ TEXTS = st.text(st.characters() | st.characters(categories=["Cs"]))  # file name
 
 @given(st.lists(st.tuples(TEXTS, st.integers(-(2**63), 2**63 - 1))))
 def test_it_is_a_mapping(tmp_path_factory, pairs):
-    with Shelf(tmp_path_factory.getbasetemp()) as shelf:
-        shelf.put(pairs)
-        known = dict(pairs)
-        assert dict(shelf.items()) == known and len(shelf) == len(known)
-        assert all(shelf.get(text) == value and text in shelf for text, value in known.items())
+    shelf, known = Shelf[int](tmp_path_factory.getbasetemp()), dict(pairs)
+    shelf.put(pairs)
+    assert dict(shelf.items()) == known and len(shelf) == len(known)
+    assert all(shelf.get(text) == value and text in shelf for text, value in known.items())
 
 
 def test_what_is_not_there_is_none(tmp_path):
-    with Shelf(tmp_path) as shelf:
-        shelf.put([("a", None)])
-        assert "a" in shelf and "b" not in shelf and shelf.get("b") is None
+    shelf = Shelf[None](tmp_path)
+    shelf.put([("a", None)])
+    assert "a" in shelf and "b" not in shelf and shelf.get("b") is None
 
 
 def test_items_are_sorted(tmp_path):
-    with Shelf(tmp_path) as shelf:
-        shelf.put([("b", 1), ("a", 2), ("á", 3)])
-        assert [text for text, _ in shelf.items()] == ["a", "b", "á"]
+    shelf = Shelf[int](tmp_path)
+    shelf.put([("b", 1), ("a", 2), ("á", 3)])
+    assert [text for text, _ in shelf.items()] == ["a", "b", "á"]
 
 
 def test_its_file_has_no_name(tmp_path):
-    with Shelf(tmp_path / "new") as shelf:
-        shelf.put([("a", b"\0")])
-        assert not list((tmp_path / "new").iterdir())
+    shelf = Shelf[bytes](tmp_path / "new")
+    shelf.put([("a", b"\0")])
+    assert not list((tmp_path / "new").iterdir())

@@ -430,7 +430,7 @@ def test_the_final_set_loads_in_pycocotools_with_its_masks(tmp_path: Path) -> No
     reviewed, final = to_table([], ReviewRow).to_pandas(), tmp_path / "final"
     sources = Sources(images, objects, parsed.envelope, source)
     made, store = Made(reviewed, {}), Store(tmp_path / "store")
-    list(finalise(final, sources, made, Ids({}, {}), FinaliseSettings(), store, None))
+    list(finalise(final, sources, made, Ids(tmp_path / "ids.jsonl"), FinaliseSettings(), store, None))
     document = json.loads((final / "annotations.json").read_bytes())
     assert document["images"] == [json.loads(record) for record in images.record]
     assert document["annotations"] == [json.loads(record) for record in objects.record[objects.status == "ok"]]

@@ -23,13 +23,14 @@ from lib.core.images import PictureError, encode_jpeg, load_rgb
 from lib.core.keys import key_of
 from lib.core.mirror import here
 from lib.datasets.ids import Ids
-from lib.datasets.names import BESIDE, final_names, label_name, split_name, synthetic_name
-from lib.datasets.write_coco import CocoWriter, Listing, Shapes, SourceRows
+from lib.datasets.names import BESIDE, FinalNames, label_name, split_name, synthetic_name
+from lib.datasets.write_coco import CocoWriter, Listing, Shapes, SourceRows, original
 from lib.datasets.write_yolo import yolo_files
 from lib.records.outputs import Outputs
 from lib.records.requests import Outcome
 from lib.records.rows import OK, REJECTED, FinalRow
 from lib.records.settings import FinaliseSettings
+from lib.records.shelf import Shelf
 from lib.records.store import Store
 
 Advance = Callable[[int], None]
@@ -62,80 +63,96 @@ def finalise(
     known: Iterable[pd.DataFrame] | None,
     advance: Advance = lambda n: None,
     verify: bool = False,
-    keep: Callable[[Ids], object] = lambda ids: None,
 ) -> Iterator[FinalRow]:
     """Write the final set into `folder`, giving a FinalRow per picture as it goes; it is complete with the last.
 
-    No more is held than some rows, and names and keys of all. known: the former FinalRows, whose unchanged files are
-    not read again, unless `verify`; keep: receives the ids of all that is new, before annotations.json is written.
+    No more is held than some rows, and the keys of all pictures. ids: those of all that is new are written before
+    annotations.json; known: the former FinalRows, whose unchanged files are not read again, unless `verify`.
     Raises AugmentError where a file that no run wrote has a name that is needed; other such files stay.
     """
-    ids = ids.beyond(
+    ids.clear_of(
         (key for rows in sources.image_rows() for key in rows.key),
         (key for rows in sources.final_objects() for key in rows.key),
     )
-    chosen = _Originals(sources, made, settings)
-    former = [] if known is None else list(known)
-    memo = {} if verify else {row.file_name: row for rows in former for row in rows.itertuples(index=False)}
-    ours = Outputs(folder, _former(former, sources))
-    new_names = (synthetic_name(name, settings) for rows in made.rows() for name in rows.name)
-    ours.claim(f"images/{name}" for name in (*chosen.names.values(), *new_names))
-    writer = _Writer(ours, memo, advance)
     folder.mkdir(parents=True, exist_ok=True)
+    chosen = _Originals(sources, made, settings, folder)
+    memo = Shelf[str](folder)
+    _remember(known or (), memo)
+    ours = Outputs(folder, () if known is None else _former(memo, sources))
+    ours.claim(_pictures(sources, made, chosen, settings))
+    writer = _Writer(ours, None if verify else memo, advance)
     with ExitStack() as stack:
         lists = _Listings(folder, sources, ids, settings)
         stack.callback(lists.close)
-        placed: list[str] = []
         gone: set[str] = set()  # keys of originals whose files are no longer what they were
         used: set[str] = set()  # keys of pictures that new ones were made from
         for rows in sources.image_rows():
-            for source in chosen.of(rows).itertuples(index=False):
-                row = _place_original(source, chosen.names[source.key], sources.root, writer)
+            rows = chosen.of(rows)
+            for source, name in zip(rows.itertuples(index=False), chosen.names.of(rows), strict=True):
+                row = _place_original(source, name, sources.root, writer)
                 yield row
                 if row.status == OK:
-                    lists.add_original(source, chosen.names[source.key])
-                    placed.append(f"images/{row.file_name}")
+                    lists.add_original(source, name)
+                    ours.keep([f"images/{row.file_name}"])
                 else:
                     gone.add(source.key)
         lists.add_objects(chosen.keys, gone)
         picture = sources.pictures()
         for review, request in made.outcomes():
             source, records = picture(review.image_key)
-            ids.give(review.key, request)
+            ids.give(review.key, len(request.labels))
             row = _place_synthetic(review, source, request, ids, sources.root, settings, store, writer)
             yield row
             if row.status == OK:
                 lists.add_synthetic(review.key, request, row, source, records)
                 used |= {review.image_key} if settings.s3_pair else set()
-                placed.append(f"images/{row.file_name}")
-        keep(ids)
+                ours.keep([f"images/{row.file_name}"])
+        ids.write()
         written = _write_annotations(ours, lists, sources, chosen, pa.array(sorted(used - gone), pa.string()), settings)
     # Only now: until here the former annotations.json was true of the files in the folder.
-    ours.sweep([*written, *placed])
+    ours.sweep(written)
 
 
-def _former(known: list[pd.DataFrame], sources: SourceRows) -> Iterator[str]:
-    """Files in a final set of a version that kept no list of names: those of its FinalRows, and those beside them."""
+def _remember(known: Iterable[pd.DataFrame], memo: Shelf[str]) -> None:
+    """Enter the files of some FinalRows."""
     for rows in known:
-        for name in rows.file_name[rows.status == OK]:
-            yield from (f"images/{name}", label_name(name))
-    if known:
-        splits = {split for rows in sources.image_rows() for split in rows.split.unique()}
-        yield from (*map(split_name, splits), *BESIDE)
+        rows = rows[rows.status == OK]
+        memo.put(zip(rows.file_name, map(_mark, rows.sha256, rows["size"], rows.mtime_ns), strict=True))
+
+
+def _mark(sha256: str, size: int, mtime_ns: int) -> str:
+    """What a file's digest was found by."""
+    return f"{sha256} {size} {mtime_ns}"
+
+
+def _former(memo: Shelf[str], sources: SourceRows) -> Iterator[str]:
+    """Files in a final set of a version that kept no list of names: those of its FinalRows, and those beside them."""
+    for name, _ in memo.items():
+        yield from (f"images/{name}", label_name(name))
+    splits = {split for rows in sources.image_rows() for split in rows.split.unique()}
+    yield from (*map(split_name, splits), *BESIDE)
+
+
+def _pictures(sources: SourceRows, made: Made, chosen: _Originals, settings: FinaliseSettings) -> Iterator[str]:
+    """Names of the files that the set may get."""
+    for rows in sources.image_rows():
+        yield from (f"images/{name}" for name in chosen.names.of(chosen.of(rows)))
+    for rows in made.rows():
+        yield from (f"images/{synthetic_name(name, settings)}" for name in rows.name)
 
 
 class _Originals:
     """Which source pictures join the final set, and under which names."""
 
-    def __init__(self, sources: SourceRows, made: Made, settings: FinaliseSettings) -> None:
+    def __init__(self, sources: SourceRows, made: Made, settings: FinaliseSettings, folder: Path) -> None:
+        """folder: for files of a moment."""
         self.keys: pa.Array = sources.kept
         if settings.originals == "none":
             self.keys = self.keys.slice(0, 0)
         if settings.originals == "selected":
             used = [pa.array(rows.image_key, pa.string()) for rows in made.rows()]
             self.keys = self.keys.filter(pc.is_in(self.keys, value_set=pa.concat_arrays([_NO_KEYS, *used])))
-        rows = [self.of(rows)[["key", "file_name", "path"]] for rows in sources.image_rows()]
-        self.names = final_names(pd.concat(rows), settings.yolo) if rows else {}
+        self.names = FinalNames(lambda: map(self.of, sources.image_rows()), folder, settings.yolo)
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Those of some ImageRows."""
@@ -148,7 +165,8 @@ _NO_KEYS = pa.array([], pa.string())
 class _Writer:
     """Writes pictures by rename and leaves alone those that exist already, by size and time or by digest."""
 
-    def __init__(self, ours: Outputs, memo: Mapping[str, Any], advance: Advance) -> None:
+    def __init__(self, ours: Outputs, memo: Shelf[str] | None, advance: Advance) -> None:
+        """memo: `_mark` of the files that are known, by name."""
         self.ours, self.memo, self.advance = ours, memo, advance
 
     def place(self, name: str, sha256: str, make: Callable[[Path], object]) -> tuple[int, int]:
@@ -175,8 +193,8 @@ class _Writer:
         path = self.ours.folder / "images" / name
         if path.is_symlink() or not path.is_file():
             return False
-        row, stat = self.memo.get(name), path.stat()
-        if row is not None and (row.sha256, row.size, row.mtime_ns) == (sha256, stat.st_size, stat.st_mtime_ns):
+        stat = path.stat()
+        if self.memo is not None and self.memo.get(name) == _mark(sha256, stat.st_size, stat.st_mtime_ns):
             return True
         return file_digest(path) == sha256
 
@@ -253,7 +271,7 @@ class _Listings:
 
     def add_original(self, row: Any, name: str) -> None:
         """A source picture, an ImageRow, that lies in the folder."""
-        record = self.writer.original(row, name)
+        record = original(row, name)
         self.all.add("images", [record])
         if self.splits:
             self.splits[row.split].add("images", [record])
@@ -293,8 +311,15 @@ class _Listings:
         """A file of the source pictures with these keys alone."""
         listing = Listing(self.folder)
         for rows in self.sources.image_rows():
-            some = rows[among(rows.key, used)].itertuples(index=False)
-            listing.add("images", (self.writer.original(row, chosen.names.get(row.key, row.file_name)) for row in some))
+            some = rows[among(rows.key, used)]
+            names = zip(
+                some.itertuples(index=False),
+                chosen.names.of(some),
+                some.file_name,
+                among(some.key, chosen.keys),
+                strict=True,
+            )
+            listing.add("images", (original(row, name if in_set else own) for row, name, own, in_set in names))
         for objects in self.sources.final_objects():
             listing.add("annotations", objects.record[among(objects.image_key, used)])
         return listing

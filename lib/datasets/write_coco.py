@@ -125,8 +125,13 @@ class Shapes:
         return () if self.listed else msgspec.UNSET
 
 
+def original(row: Any, name: str) -> bytes:
+    """The record of an ImageRow, byte for byte but for another name. name: of its file in final/images."""
+    return bytes(row.record) if name == row.file_name else _patched(row.record, {"file_name": name})
+
+
 class CocoWriter:
-    """Makes COCO records: originals' byte for byte, new ones with their provenance.
+    """Makes COCO records of what is new, with its provenance.
 
     several: whether records say their split.
     """
@@ -134,10 +139,6 @@ class CocoWriter:
     def __init__(self, envelope: bytes, ids: Ids, shapes: Shapes, several: bool) -> None:
         self.ids, self.shapes, self.several = ids, shapes, several
         self.category_ids = categories_of(envelope)
-
-    def original(self, row: Any, name: str) -> bytes:
-        """The record of an ImageRow. name: of its file in final/images."""
-        return bytes(row.record) if name == row.file_name else _patched(row.record, {"file_name": name})
 
     def image(self, key: str, request: Outcome, row: FinalRow, source: Any) -> bytes:
         """The record of a synthetic picture. source: the ImageRow of the picture that it was made from."""
@@ -275,13 +276,12 @@ class _Records:
 def write_originals(path: Path, sources: SourceRows, names: Mapping[str, str]) -> None:
     """A COCO file of some pictures of a data set as they are. names: of their files, by image key."""
     shapes = Shapes()
-    writer = CocoWriter(sources.envelope, Ids({}, {}), shapes, several=False)
     with ExitStack() as stack:
         listing = Listing(path.parent)
         stack.callback(listing.close)
         for rows in sources.image_rows():
             some = rows[rows.key.isin(list(names))]
-            listing.add("images", (writer.original(row, names[row.key]) for row in some.itertuples(index=False)))
+            listing.add("images", (original(row, names[row.key]) for row in some.itertuples(index=False)))
         for objects in sources.final_objects():
             listing.add("annotations", objects.record[objects.image_key.isin(list(names))])
         listing.write(path, sources.envelope, shapes.masks)

@@ -2,6 +2,7 @@
 
     write(root / "ids.json", ids, durable=True)     # JSON for a person, with the SHA-256 of its content inside
     ids = read(root / "ids.json", Ids, remedy)      # None: no file. AugmentError: damaged, with file and remedy
+    write_lines(path, records); read_lines(path, Record)    # more records than memory should hold
     note_ref(ref); noted_ref(path)                  # a job's output, and whether it is still what the job left
     typed(store.get("verdict", key), Verdict)       # None for whatever is not exactly that
 
@@ -14,14 +15,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_write
+from lib.core.files import atomic_path, atomic_write
 from lib.core.mirror import settle
 
 if TYPE_CHECKING:  # it brings pandas, which most readers of kept files need not wait for
@@ -85,6 +86,43 @@ def read(path: Path, kind: type[T], remedy: str = ANEW) -> T | None:
             f'"{_SEAL}"'
         )
     return value
+
+
+def write_lines(path: Path, records: Iterable[Any], durable: bool = False) -> None:
+    """Write records by rename, a line of JSON each, the last line with the SHA-256 of those before."""
+    seal = hashlib.sha256()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for record in records:
+            line = msgspec.json.encode(record) + b"\n"
+            seal.update(line)
+            file.write(line)
+        file.write(msgspec.json.encode({_SEAL: seal.hexdigest()}) + b"\n")
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_lines(path: Path, kind: type[T], remedy: str = ANEW) -> Iterator[T]:
+    """What `write_lines` wrote, a record at a time; none where the file does not exist.
+
+    Raises AugmentError as `read` does; that the file was altered, after the last record.
+    """
+    decode, seal, last = msgspec.json.Decoder(kind).decode, hashlib.sha256(), b""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if last:
+                    seal.update(last)
+                    yield decode(last)
+                last = line
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise AugmentError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from None
+    except FAULTS as error:
+        raise AugmentError(f"{path} is damaged ({error}): {remedy}") from None
+    if typed(last, dict[str, str]) != {_SEAL: seal.hexdigest()}:
+        raise AugmentError(f"{path} is damaged (it was altered since it was written): {remedy}")
 
 
 def sealed(path: Path) -> bool:

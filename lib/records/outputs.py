@@ -22,6 +22,7 @@ from lib.core.errors import AugmentError
 from lib.core.images import plain_path
 from lib.core.mirror import remove
 from lib.records import kept
+from lib.records.shelf import Shelf
 
 FOLDERS = (
     "final",
@@ -40,6 +41,7 @@ FILES = (
     "settings.json",
     "contact_sheet.jpg",
     "grid.jpg",
+    "ids.jsonl",
     "ids.json",
     "places.json",
     "mixes.json",
@@ -173,6 +175,8 @@ def check_sources(root: Path, images: Path, paths: Iterable[str]) -> None:
 
 
 class _Note(msgspec.Struct, forbid_unknown_fields=True):
+    """Of former versions: all names in one JSON file."""
+
     files: list[str]
 
 
@@ -180,32 +184,35 @@ class Outputs:
     """Files that runs put into a folder. Only these are ever removed or written over; a stranger's stay.
 
     Their names, relative and posix, are noted beside the folder before the first is written, so that after a kill, too,
-    it is known whose they are.
+    it is known whose they are. They lie on a shelf: memory does not grow with them.
     """
 
     def __init__(self, folder: Path, former: Iterable[str] = ()) -> None:
         """former: names from an earlier version's manifest, used where no note exists yet."""
-        self.folder, self.note = folder, folder.with_name(f".{folder.name}.json")
-        self._noted = self._read()
-        self.names = set(map(_plain, former)) if self._noted is None else self._noted
+        self.folder, self.note = folder, _note_of(folder)
         self._inside: dict[Path, bool] = {}
-
-    def _read(self) -> set[str] | None:
+        self._ours, self._kept = Shelf[None](folder.parent), Shelf[str](folder.parent)
         try:
-            note = kept.read(self.note, _Note)
+            self._ours.put((name, None) for name in noted_files(folder))
+            self._noted = self.note.exists() or self.note.with_suffix(".json").exists()
         except AugmentError:  # damaged: manifests and the files' bytes show most of it
-            return None
-        return None if note is None else set(note.files)
+            self._ours, self._noted = Shelf[None](folder.parent), False
+        if not self._noted:
+            self._ours.put((_plain(name), None) for name in former)
 
-    def _keep(self, names: set[str]) -> None:
-        if names != self._noted:
-            kept.write(self.note, _Note(sorted(names)), durable=True)
-            self._noted = names
+    def _write(self) -> None:
+        kept.write_lines(self.note, (name for name, _ in self._ours.items()), durable=True)
+        self._noted = True
+        if (former := self.note.with_suffix(".json")).exists():
+            remove(former)
 
     def claim(self, names: Iterable[str]) -> None:
         """Note names before files are written there; a name where a stranger's file lies does not become ours."""
-        wanted = {_plain(name) for name in names}
-        self._keep(self.names | {name for name in wanted if not os.path.lexists(self.folder / name)})
+        before = len(self._ours)
+        wanted = (name for name in map(_plain, names) if name not in self._ours)
+        self._ours.put((name, None) for name in wanted if not os.path.lexists(self.folder / name))
+        if len(self._ours) > before or not self._noted:
+            self._write()
 
     def check(self, name: str, same: Callable[[Path], bool]) -> None:
         """Raise AugmentError where `name` is a stranger's, unless `same` finds that it holds the bytes to be written.
@@ -219,28 +226,46 @@ class Outputs:
             raise AugmentError(
                 f"{path.parent} is a link to elsewhere, and a run writes inside its workspace alone: remove the link"
             )
-        if os.path.lexists(path) and _plain(name) not in self.names and not (path.is_file() and same(path)):
+        if os.path.lexists(path) and _plain(name) not in self._ours and not (path.is_file() and same(path)):
             raise AugmentError(
                 f"{path} was not written by a run, and its name is needed: move it away, or set `workspace` to another "
                 f"folder"
             )
 
-    def sweep(self, wanted: Collection[str]) -> None:
-        """Remove those of our files that are not wanted, and the folders that this empties; then ours are `wanted`."""
-        left = {_plain(name) for name in wanted}
-        folded = {name.casefold(): name for name in left}
-        for name in sorted(self.names | (self._noted or set()), reverse=True):
-            twin = folded.get(name.casefold())
-            path = self.folder / name
-            if name in left or plain_path(name, keep_backslash=True) != name or not self._leads_inside(path):
+    def keep(self, names: Iterable[str]) -> None:
+        """These files are wanted: `sweep` leaves them."""
+        for name in map(_plain, names):
+            self._kept.put([(name, "")])
+            if (folded := name.casefold()) != name:
+                self._kept.put([(_FOLDED + folded, name)])
+
+    def sweep(self, wanted: Iterable[str] = ()) -> None:
+        """Remove those of our files that are not wanted, and the folders that this empties; then ours are the wanted
+        ones, and those of `keep`."""
+        self.keep(wanted)
+        unwanted = (name for name, _ in self._ours.items() if name not in self._kept)
+        gone = 0
+        for name in unwanted:
+            gone += 1
+            path, twin = self.folder / name, self._twin(name)
+            if plain_path(name, keep_backslash=True) != name or not self._leads_inside(path):
                 continue
             if twin is not None and _identity(path) == _identity(self.folder / twin):
                 continue  # one file, on a disk that ignores case
             if path.is_symlink() or path.is_file():
                 remove(path)
                 self._remove_empty(path.parent)
-        self.names = left
-        self._keep(left)
+        left = Shelf[None](self.folder.parent)
+        left.put((name, None) for name, _ in self._kept.items() if not name.startswith(_FOLDED))
+        changed = gone or len(left) != len(self._ours) or not self._noted
+        self._ours = left
+        if changed:
+            self._write()
+
+    def _twin(self, name: str) -> str | None:
+        """A wanted file that a disk which ignores case takes for the same."""
+        folded = name.casefold()
+        return self._kept.get(_FOLDED + folded) or (folded if folded in self._kept else None)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.folder and not any(folder.iterdir()):
@@ -253,6 +278,21 @@ class Outputs:
         if parent not in self._inside:
             self._inside[parent] = parent.resolve().is_relative_to(self.folder.resolve())
         return self._inside[parent]
+
+
+_FOLDED = "\0"  # before a name as a disk that ignores case may see it
+
+
+def _note_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.jsonl")
+
+
+def noted_files(folder: Path) -> Iterator[str]:
+    """Names of the files that runs have put into a folder, relative and posix. Raises AugmentError where their note is
+    damaged."""
+    note = _note_of(folder)
+    former = None if note.exists() else kept.read(note.with_suffix(".json"), _Note)
+    yield from former.files if former else kept.read_lines(note, str)
 
 
 def _plain(name: str) -> str:

@@ -1,8 +1,8 @@
 """Texts with a value each, more than memory should hold: in a temporary SQLite file beside what they are about.
 
-    with Shelf(root / "parts") as known:
-        known.put((row.file_name, row.sha256) for row in rows)
-        known.get("a.png"); "b.png" in known; dict(known.items())
+    known = Shelf[str](root / "parts")
+    known.put((row.file_name, row.sha256) for row in rows)
+    known.get("a.png"); "b.png" in known; dict(known.items())
 
 A lookup takes some microseconds; the file has no name, so that nothing is left of it after a kill.
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T", int, str, bytes, None)
@@ -40,6 +40,7 @@ class Shelf(Generic[T]):
         self._rows.execute("BEGIN")  # never committed: nobody else reads it
         self._rows.execute("CREATE TABLE kept (key BLOB PRIMARY KEY, value) WITHOUT ROWID")
         Path(name).unlink()
+        weakref.finalize(self, self._rows.close)
 
     def put(self, pairs: Iterable[tuple[str, T]]) -> None:
         """Enter texts, or give those that are there another value."""
@@ -62,18 +63,6 @@ class Shelf(Generic[T]):
         """All, sorted by the text's bytes. What is entered meanwhile may be among them or not."""
         for key, value in self._rows.execute("SELECT key, value FROM kept ORDER BY key"):
             yield _text(key), value
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._rows.close()
-
-    def __enter__(self) -> Shelf[T]:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _bytes(text: str) -> bytes:

@@ -11,30 +11,32 @@ A file that rots without a change of size or time is found only with `anew`, whi
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
-from lib.core.files import atomic_write, digest, file_digest
-from lib.records.manifest import former_manifest, write_manifest
-from lib.records.rows import OK, VerifiedRow
-from lib.records.store import Store
+import pyarrow as pa
 
-_Mark = tuple[str, int, int]  # sha256, size in bytes, mtime_ns
+from lib.core.files import atomic_write, digest, file_digest
+from lib.records.manifest import GROUP, former_batches, to_table, write_batches
+from lib.records.rows import OK, VerifiedRow
+from lib.records.shelf import Shelf
+from lib.records.store import Store
 
 
 class VerifiedFiles:
-    """The files that were found whole, noted in <root>/manifests/seen.parquet.
+    """The files that were found whole, noted in <root>/manifests/seen.parquet; memory does not grow with them.
 
     anew: ignore the notes of earlier runs.
     """
 
     def __init__(self, root: Path, anew: bool = False) -> None:
         self._root, self._path = f"{root}/", root / "manifests" / "seen.parquet"
-        rows = None if anew else former_manifest(self._path, VerifiedRow)
-        self._before: dict[str, _Mark] = {}
-        if rows is not None:
-            self._before = dict(zip(rows.key, zip(rows.sha256, rows["size"], rows.mtime_ns, strict=True), strict=True))
-        self._now: dict[str, _Mark] = {}
+        self._before, self._now = Shelf[str](self._path.parent), Shelf[str](self._path.parent)
+        self._new = 0  # files that were not noted before
+        for rows in () if anew else former_batches(self._path, VerifiedRow, ("key", *_MARK)):
+            marks = map(_text, rows.sha256, rows["size"], rows.mtime_ns)
+            self._before.put(zip(rows.key, marks, strict=True))
 
     def whole(self, path: Path, sha256: str, check: Callable[[], bool]) -> bool:
         """Does the file exist with this digest? `check` reads it where size or time differ from the notes.
@@ -42,27 +44,46 @@ class VerifiedFiles:
         A file that was found whole is not looked at again by this object.
         """
         name = str(path).removeprefix(self._root)
-        if name in self._now and self._now[name][0] == sha256:
+        known = self._now.get(name)
+        if known is not None and known.partition(" ")[0] == sha256:
             return True
         mark = _mark(path, sha256)
-        if mark is None or not (self._before.get(name) == mark or check()):
+        same = mark is not None and self._before.get(name) == mark
+        if mark is None or not (same or check()):
             return False
-        self._now[name] = mark
+        self._new += not same
+        self._now.put([(name, mark)])
         return True
 
     def save(self) -> None:
         """Note the files that `whole` found since this object was made, and no others."""
-        if self._now != self._before:
-            rows = [VerifiedRow(name, OK, "", "", *mark) for name, mark in sorted(self._now.items())]
-            write_manifest(self._path, rows, VerifiedRow)
+        if self._new or len(self._now) != len(self._before):
+            write_batches(self._path, self._tables(), VerifiedRow)
+
+    def _tables(self) -> Iterator[pa.Table]:
+        marks = self._now.items()
+        while some := list(islice(marks, GROUP)):
+            yield to_table([_row(name, mark) for name, mark in some], VerifiedRow)
 
 
-def _mark(path: Path, sha256: str) -> _Mark | None:
+_MARK = ("sha256", "size", "mtime_ns")
+
+
+def _row(name: str, mark: str) -> VerifiedRow:
+    sha256, size, mtime_ns = mark.split()
+    return VerifiedRow(name, OK, "", "", sha256, int(size), int(mtime_ns))
+
+
+def _text(sha256: str, size: int, mtime_ns: int) -> str:
+    return f"{sha256} {size} {mtime_ns}"
+
+
+def _mark(path: Path, sha256: str) -> str | None:
     try:
         info = path.stat()
     except OSError:
         return None
-    return (sha256, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None  # and no folder
+    return _text(sha256, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None  # and no folder
 
 
 def keep_shown(path: Path, store: Store, key: str, draw: Callable[[], bytes]) -> None:

@@ -27,7 +27,7 @@ from lib.datasets.names import BESIDE
 from lib.painting.painters import PAINTERS
 from lib.records import kept
 from lib.records.manifest import read_manifest
-from lib.records.outputs import FILES, FOLDERS, lies_in
+from lib.records.outputs import FILES, FOLDERS, lies_in, noted_files
 from lib.records.rows import OK, FinalRow
 from lib.records.settings import Choice
 from lib.runs.account import held
@@ -110,10 +110,6 @@ def _digests(root: Path) -> dict[str, str]:
     return {}
 
 
-class _Noted(msgspec.Struct):
-    files: list[str]
-
-
 class _Image(msgspec.Struct):
     id: msgspec.Raw
     split: Any = None
@@ -127,8 +123,7 @@ def _splits(final: Path) -> dict[str, str]:
     """A picture's split by the JSON text of its id: final/annotations-SPLIT.json lists them where there are several."""
     found: dict[str, str] = {}
     with contextlib.suppress(AugmentError):
-        note = kept.read(final.with_name(".final.json"), _Noted)
-        for name in note.files if note else ():
+        for name in noted_files(final):
             match = re.fullmatch(r"annotations-(.+)\.json", name, re.DOTALL)
             if match and name not in BESIDE:
                 found |= dict.fromkeys(_ids(final / name), unquote(match[1]))

@@ -70,7 +70,8 @@ def test_the_published_layout_paints_offline(preset, cache, tmp_path):
         ),
         flush=True,
     )
-    assert seen["painted"] == 1 and seen["calls"] >= 2
+    left_out = getattr(PAINTERS[PRESETS[preset]["painter"]["name"]], "START", 0)  # SDXL begins one step later
+    assert seen["painted"] == 1 and seen["calls"] >= 2 - left_out
 
 
 def remove_others(cache: Path, *models: str | None) -> None:
