@@ -73,7 +73,7 @@ def test_a_new_class(cones, tmp_path):
             coco = warehouse.write_dataset(path, count, seed, (SIDE, SIDE))
             kinds = [note["category_id"] for note in coco["annotations"]]
             print(f"{name}: {count} scenes, {kinds.count(warehouse.CATEGORIES.index(NEW) + 1)} cones of {len(kinds)}")
-    train(folder, "classifier", sets["judge"], {"size": 128})
+    train(folder, "classifier", sets["judge"], {"size": 128, "settings": {"classifier": {"steps": 1000}}})
     name = os.environ.get("NAME", "lora")
     train(folder, name, sets["learn"], {"models": ["lora"], "size": 256, "settings": {"lora": LORA}})
     judge = make_judge(resolve(str(folder / "classifier" / "models" / "classifier"), {}))
