@@ -136,9 +136,7 @@ def paint_rounds(run: Run, ingested: Ingested, selected: Staged, captions: Stage
     """What the target lacks, round after round, until it is reached, or the budget is spent."""
     rounds = Rounds(run, ingested, selected, captions, limits)
     while rounds.choose():
-        rounds.plan()
-        rounds.generate()
-        rounds.screen()
+        rounds.paint()
     return rounds.close()
 
 

@@ -2,6 +2,7 @@
 
     staged = run_stage(run, stage, jobs, total)                            # one stage
     plan, pictures, screened = run_chain(run, [planning, painting, ...], count)
+    run_parts(run, [planning, painting, ...], count, ended)                # a chain without manifests: a round of many
 
 In a chain a part goes on to the next stage as soon as it is done: while a model paints one, others are planned and
 screened. What needs all rows (duplicates, the manifest, the account) is done when a stage's last part is.
@@ -35,6 +36,8 @@ from tasks.parts import in_turn, join_parts, prune_parts, row_places
 from tasks.run import Work
 
 Done = tuple[Ref, bool]  # a job's output, and whether it was made in this run
+# Called with a stage's number, its outputs in the order of the parts, and seconds since its first part began.
+Ended = Callable[[int, list[Done], float], None]
 _MODELS = 2  # jobs with a model that are begun before others: one has the model, the next waits for it
 
 
@@ -83,27 +86,31 @@ def run_chain(run: Work, links: Sequence[Link], count: int) -> list[Staged]:
 
     def ended(number: int, done: list[Done], seconds: float) -> None:
         link = links[number]
-        run.progress.finish(link.stage.work.name)
         staged.append(close_stage(run, link.stage, done, seconds, release=number == len(links) - 1))
         link.closed(staged[-1])
 
-    for link in links:
-        run.progress.start(link.stage.work.name, link.total)
-    _Chain(links, count, ended).run()
+    run_parts(run, links, count, ended)
     return staged
 
 
 def run_stage(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> Staged:
     """Run a stage's jobs, write its manifest, account for its rows, show them. total: items for the progress bar."""
-    return close_stage(run, stage, run_part(run, stage, jobs, total))
-
-
-def run_part(run: Work, stage: Stage, jobs: Sequence[Job], total: int) -> list[Done]:
-    """Run some of a stage's jobs: all of them, or those of a round."""
     run.progress.start(stage.work.name, total)
     done = run_jobs(jobs, stage)
     run.progress.finish(stage.work.name)
-    return done
+    return close_stage(run, stage, done)
+
+
+def run_parts(run: Work, links: Sequence[Link], count: int, ended: Ended) -> None:
+    """Run `count` parts through a chain of stages, and leave it to `ended` what becomes of each stage's outputs."""
+
+    def finished(number: int, done: list[Done], seconds: float) -> None:
+        run.progress.finish(links[number].stage.work.name)
+        ended(number, done, seconds)
+
+    for link in links:
+        run.progress.start(link.stage.work.name, link.total)
+    _Chain(links, count, finished).run()
 
 
 def run_jobs(jobs: Sequence[Job], stage: Stage) -> list[Done]:
@@ -127,11 +134,10 @@ class _Chain:
     """Parts on their way through stages.
 
     What uses a model comes first, as a device is what should not wait; then the earlier stage. Threads get no more than
-    they can begin, in this order; the workers of a cluster get all, with a priority. ended: called with a stage's
-    number, its outputs in the order of the parts, and seconds since its first part began.
+    they can begin, in this order; the workers of a cluster get all, with a priority.
     """
 
-    def __init__(self, links: Sequence[Link], count: int, ended: Callable[[int, list[Done], float], None]) -> None:
+    def __init__(self, links: Sequence[Link], count: int, ended: Ended) -> None:
         self.links, self.count, self.ended = links, count, ended
         self.done: list[dict[int, Done]] = [{} for _ in links]
         self.began: dict[int, float] = {}

@@ -2,11 +2,13 @@
 
     rounds = Rounds(run, ingested, selected, captions, limits)
     while rounds.choose():              # draws for what is lacking: the task `target`
-        rounds.plan(); rounds.generate(); rounds.screen()
+        rounds.paint()                  # they are planned, painted and screened
     plan, screened = rounds.close()     # the manifests, with the rows of all rounds
 
 A round follows from the seed and from the stored results of those before it. Its jobs are those of the stages, over
-the parts with a draw, so that a run that was ended goes on where it was; no manifest is written before the last round.
+the parts with a draw, so that a run that was ended goes on where it was. As in any run, a part is painted once it is
+planned, and screened once it is painted: a round waits for its slowest part at its end alone. No manifest is written
+before the last round.
 """
 
 from __future__ import annotations
@@ -47,15 +49,17 @@ from lib.screening.boxes import BoxRules
 from lib.screening.pictures import equal_before, mark_duplicates
 from tasks.artifacts import show_target
 from tasks.engine import log, step
-from tasks.generate import generate_job, generate_stage, note_whole
+from tasks.generate import generate_stage, note_whole, painting
 from tasks.ingest import Ingested
 from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
 from tasks.jobs import may_pass
 from tasks.parts import joined
 from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
-from tasks.screen import screen_jobs, screen_stage
-from tasks.stages import Done, Stage, Staged, close_stage, run_part
+from tasks.screen import screen_stage, screening
+from tasks.stages import Done, Link, Stage, Staged, close_stage, run_parts
+
+_STAGES = ("plan", "generate", "screen")  # of a round
 
 
 def goals_of(run: Run, ingested: Ingested) -> dict[str, int]:
@@ -115,7 +119,7 @@ class _Spent(TypedDict):
     """Of a round, as the store has it: what its work took when it was done, however often it is looked up again."""
 
     seconds: float
-    done: list[str]  # stages
+    done: list[str]  # stages whose seconds are in it: all of them, or none; of former versions some
 
 
 class Rounds:
@@ -127,10 +131,7 @@ class Rounds:
         self.run, self.ingested, self.selected, self.captions, self.rules = run, ingested, selected, captions, rules
         self.tally = Tally(goals_of(run, ingested), run.settings.limit, run.settings.budget)
         self.at, self.drawn = 0, Draws(at=0)
-        self.planned: list[Done] = []  # parts of all rounds
-        self.painted: list[Done] = []
-        self.screened: list[Done] = []
-        self.round: tuple[list[Done], list[Done]] = [], []  # this one's plan and pictures
+        self.done: dict[str, list[Done]] = {stage: [] for stage in _STAGES}  # parts of all rounds
         self.number: dict[str, int] = {}  # request key → its round
         self.keys: list[str] = []  # of each round's _Spent
         self.clock = Counter[str]()  # seconds of each stage in this run
@@ -159,38 +160,31 @@ class Rounds:
                 return True
         return False
 
-    def plan(self) -> None:
-        """The requests of the draws."""
-        jobs = plan_jobs(self.run, self.ingested, self.selected, self.captions, self.drawn.groups)
-        done = run_part(self.run, plan_stage(self.run, self.ingested), jobs, self.drawn.count)
-        self.round = done, []
-        self.planned += done
-        self.keys.append(key_of("round", [ref.sha256 for ref, _ in done]))
-        for ref, _ in done:
-            keys = read_manifest(ref.file, PlanRow, ("key",)).key
-            self.number |= dict.fromkeys(keys, self.tally.rounds)
+    def paint(self) -> None:
+        """Plan the draws, paint and screen them, and enter what was accepted."""
+        run, count = self.run, self.drawn.count
+        jobs = plan_jobs(run, self.ingested, self.selected, self.captions, self.drawn.groups)
+        links = [
+            Link(plan_stage(run, self.ingested), lambda part, _: jobs[part], count),
+            painting(run, self.ingested, count),
+            screening(run, self.ingested, self.rules, count),
+        ]
+        with self._timed():
+            run_parts(run, links, len(jobs), self._ended)
+        plans, pictures = ([ref for ref, _ in self.done[stage][-len(jobs) :]] for stage in ("plan", "generate"))
+        rows, equal = joined(run, [ref for ref, _ in self.done["screen"]], ScreenRow), self._screening().equal
+        self._enter(plans, pictures, rows if equal is None else mark_duplicates(rows, equal))
 
-    def generate(self) -> None:
-        """Paint them."""
-        parts = [ref for ref, _ in self.round[0]]
-        jobs = [generate_job(self.run, self.ingested, part) for part in parts]
-        with self._timed("generate"):
-            done = run_part(self.run, generate_stage(self.run), jobs, sum(part.rows for part in parts))
-        self.round = self.round[0], done
-        self.painted += done
-
-    def screen(self) -> None:
-        """Screen them, and enter what was accepted."""
-        plans, parts = ([ref for ref, _ in done] for done in self.round)
-        jobs = list(map(screen_jobs(self.run, self.ingested, self.rules), plans, parts))
-        stage = self._screening()
-        with self._timed("screen"):
-            done = run_part(self.run, stage, jobs, sum(part.rows for part in parts))
-        self.screened += done
-        rows = joined(self.run, [ref for ref, _ in self.screened], ScreenRow)
-        if stage.equal is not None:
-            rows = mark_duplicates(rows, stage.equal)
-        self._enter(plans, parts, rows)
+    def _ended(self, number: int, done: list[Done], seconds: float) -> None:
+        """A stage of the round is over for all of its parts."""
+        stage = _STAGES[number]
+        self.done[stage] += done
+        self.clock[stage] += seconds  # type: ignore[assignment]
+        if stage == "plan":
+            self.keys.append(key_of("round", [ref.sha256 for ref, _ in done]))
+            for ref, _ in done:
+                keys = read_manifest(ref.file, PlanRow, ("key",)).key
+                self.number |= dict.fromkeys(keys, self.tally.rounds)
 
     def _enter(self, plans: list[Ref], pictures: list[Ref], screened: pd.DataFrame) -> None:
         """Count what a round brought. screened: ScreenRows of all rounds."""
@@ -226,11 +220,11 @@ class Rounds:
     def close(self) -> tuple[Staged, Staged]:
         """The manifests of all rounds: plan and screened pictures."""
         run, clock = self.run, self.clock
-        plan = close_stage(run, plan_stage(run, self.ingested), self.planned)
+        plan = close_stage(run, plan_stage(run, self.ingested), self.done["plan"])
         planned(run, self.ingested)
-        pictures = close_stage(run, generate_stage(run), self.painted, clock["generate"])
+        pictures = close_stage(run, generate_stage(run), self.done["generate"], clock["generate"])
         note_whole(run, pictures)
-        screened = close_stage(run, self._screening(), self.screened, clock["screen"])
+        screened = close_stage(run, self._screening(), self.done["screen"], clock["screen"])
         run.save(target=self.tally.document() | {"keys": self.keys})
         show_target(run)
         return plan, screened
@@ -239,16 +233,18 @@ class Rounds:
         return typed(self.run.store.get("round", key), _Spent) or {"seconds": 0.0, "done": []}
 
     @contextlib.contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Enter the seconds of a round's stage, unless it was done before; those until an interruption too."""
-        key, began, done = self.keys[-1], time.monotonic(), False
+    def _timed(self) -> Iterator[None]:
+        """Enter the seconds of a round, unless it was done before; those until an interruption too, once all of it is
+        planned."""
+        began, done = time.monotonic(), False
         try:
             yield
             done = True
         finally:
-            seconds, spent = time.monotonic() - began, self._spent(key)
-            self.clock[stage] += seconds  # type: ignore[assignment]
-            if stage not in spent["done"]:
-                stages = [*spent["done"], *([stage] if done else [])]
-                found: _Spent = {"seconds": spent["seconds"] + seconds, "done": stages}
-                self.run.store.put("round", key, canonical(found))
+            if len(self.keys) > self.tally.rounds:
+                spent = self._spent(key := self.keys[-1])
+                if "screen" not in spent["done"]:
+                    seconds = time.monotonic() - began
+                    stages = list(_STAGES) if done else spent["done"]
+                    found: _Spent = {"seconds": spent["seconds"] + seconds, "done": stages}
+                    self.run.store.put("round", key, canonical(found))

@@ -104,6 +104,13 @@ def test_any_number_of_workers_makes_the_same_bytes(made, threads, cluster, engi
     assert final_set(tmp_path / "ws") == threads
 
 
+def test_rounds_of_a_target_make_the_same_bytes_on_workers(made, cluster, engine, tmp_path):
+    target = {"preset": "insert", "variants": 1, "target": {"per_category": {"forklift": 12, "pallet": 3}}}
+    for name, one in {"dask": engine, "threads": "threads"}.items():
+        assert run(made, tmp_path / name, one, **target)["target"]["reached"]
+    assert final_set(tmp_path / "dask") == final_set(tmp_path / "threads")
+
+
 def test_counts_come_from_the_workers_one_by_one(made, cluster, engine, tmp_path):
     seen: list[tuple[str, int, int]] = []
     run(made, tmp_path / "ws", engine, watch=lambda *counts: seen.append(counts))

@@ -1,6 +1,7 @@
 """Targets: painting goes on in rounds until so many painted boxes of each category are accepted."""
 
 import json
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_plan
-from conftest import MadeSet
+from conftest import PATIENCE, MadeSet
 
 from flows import augment_dataset, cli
 from lib.core.errors import AugmentError
@@ -31,6 +32,7 @@ from lib.records.manifest import to_table
 from lib.records.requests import Label, Outcome
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
 from lib.records.settings import BudgetSettings, TargetSettings
+from lib.records.store import Store
 from lib.runs.dry_run import dry_run
 from lib.runs.outcome import outcome_of
 from lib.runs.parameters import check_parameters, resolve_parameters
@@ -481,16 +483,16 @@ def test_a_run_that_was_ended_between_its_rounds_ends_as_if_it_never_was(tmp_pat
     refuse_some(monkeypatch, 0.5)
     made = MadeSet(tmp_path / "made", 6)
     _, whole = run(tmp_path / "whole", made.dataset, target=TARGET)
-    generate, rounds = tasks.target.Rounds.generate, []
+    paint, rounds = tasks.target.Rounds.paint, []
 
     def ended(self):
         rounds.append(self.tally.rounds)
         if len(rounds) == 2:
             raise KeyboardInterrupt
-        generate(self)
+        paint(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.target.Rounds, "generate", ended)
+        patch.setattr(tasks.target.Rounds, "paint", ended)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "ws", made.dataset, target=TARGET)
     _, account = run(tmp_path / "ws", made.dataset, target=TARGET)
@@ -501,6 +503,53 @@ def test_a_run_that_was_ended_between_its_rounds_ends_as_if_it_never_was(tmp_pat
             category.pop("seconds_per_box")
     assert account["target"].pop("keys") != [] and whole["target"].pop("keys") != []
     assert account["target"] == whole["target"]
+    assert tree(tmp_path / "ws" / "final") == tree(tmp_path / "whole" / "final")
+
+
+def test_a_part_of_a_round_is_painted_and_screened_while_another_is_still_planned(tmp_path, monkeypatch):
+    import tasks.plan
+    import tasks.screen
+
+    plan, measure = tasks.plan.plan_draws, tasks.screen.measure_pictures
+    lock, begun, screened = threading.Lock(), [], threading.Event()
+
+    def slow(*rest):
+        with lock:
+            begun.append(rest)
+            first = len(begun) == 1
+        assert not first or screened.wait(PATIENCE), "no other part of the round went on"
+        return plan(*rest)
+
+    def measured(*rest):
+        rows = measure(*rest)
+        screened.set()
+        return rows
+
+    monkeypatch.setattr(tasks.plan, "plan_draws", slow)
+    monkeypatch.setattr(tasks.screen, "measure_pictures", measured)
+    made = MadeSet(tmp_path / "made", 80, size=(96, 64))
+    _, account = run(tmp_path / "ws", made.dataset, target={"per_category": {"forklift": 30}})
+    assert account["target"]["reached"] and account["target"]["rounds"] == 1 and len(begun) == 2
+
+
+def test_a_round_that_was_ended_in_its_middle_goes_on_there_and_its_seconds_are_counted(tmp_path, monkeypatch):
+    import tasks.screen
+
+    made = MadeSet(tmp_path / "made", 6)
+    run(tmp_path / "whole", made.dataset, target=TARGET)
+
+    def ended(*rest):
+        raise KeyError("for a test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.screen, "measure_pictures", ended)
+        with pytest.raises(KeyError):
+            run(tmp_path / "ws", made.dataset, target=TARGET)
+    (kept,) = (tmp_path / "ws" / "store" / "round").glob("*/*")
+    before = json.loads(Store(tmp_path / "ws" / "store").get("round", kept.name))
+    assert before["seconds"] > 0 and before["done"] == []
+    _, account = run(tmp_path / "ws", made.dataset, target=TARGET)
+    assert account["painted"] == 0 and account["target"]["seconds"] > before["seconds"]
     assert tree(tmp_path / "ws" / "final") == tree(tmp_path / "whole" / "final")
 
 

@@ -110,7 +110,7 @@ class Tally:
         seconds: float,
     ) -> None:
         """Enter a round: boxes painted and accepted by category, why others were refused, its pictures (all, and those
-        that passed screening) and the seconds that painting and screening took."""
+        that passed screening) and the seconds that it took."""
         self.rounds += 1
         tried, made = pictures
         self.tried, self.made, self.seconds = self.tried + tried, self.made + made, self.seconds + seconds
