@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,18 @@ def outcomes_of(plan: Ref, keys: Iterable[str]) -> Iterator[tuple[str, Outcome]]
         if request is None:
             raise AugmentError(f"{plan.file} has no request {wanted}: remove it, and run again")
         yield wanted, parsed(Outcome, request)
+
+
+def outcomes_in_turn(plan: Ref) -> Callable[[Collection[str]], dict[str, Outcome]]:
+    """Gives `outcomes_of` some keys at a time, those of all times in the order of the manifest, which is read once."""
+    asked = deque[str]()
+    found = outcomes_of(plan, iter(asked.popleft, None))
+
+    def of(keys: Collection[str]) -> dict[str, Outcome]:
+        asked.extend(keys)
+        return dict(islice(found, len(keys)))
+
+    return of
 
 
 def judged_outcomes(outcomes: Mapping[str, Outcome], rows: pd.DataFrame, objects: Boxes) -> dict[str, Outcome]:

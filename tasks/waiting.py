@@ -37,12 +37,13 @@ _LOOK = 0.5  # seconds between two looks for a submission
 
 def wait_for_reviewer(run: Run, screened: Staged) -> State[None] | None:
     """None once the review of these pictures is submitted or its time is over; else the state that the flow ends in."""
-    settings = run.settings.review
+    if run.settings.review.pick != "wait":
+        return None
     rows = read_manifest(screened.manifest.file, ScreenRow, ("status", "picture", "sha256"))
     rows = rows[rows.status == OK]
     shown = digest_of(zip(rows.picture, rows.sha256, strict=True))
     decisions = DecisionLog(run.root / NAME)
-    if settings.pick != "wait" or rows.empty or submitted(decisions.refresh(), shown):
+    if rows.empty or submitted(decisions.refresh(), shown):
         return None
     if prefect.runtime.deployment.id and in_flow():
         return _suspended(run)

@@ -11,7 +11,7 @@ from lib.records.rows import OK, ReviewRow, ScreenRow
 from lib.records.settings import ReviewSettings
 from lib.screening.decisions import BoxMark, DecisionLog, Mark, Note, Shape, Submit, new_decision
 from lib.screening.labels import Correction, box_id
-from lib.screening.review import review_pictures, sampled
+from lib.screening.review import Review, review_pictures, sampled
 
 NAMES = ["cat__replace-p-1.png", "dog.v2__replace-p-2.png", "kuh, grün__replace-p-3.png"]
 
@@ -257,3 +257,31 @@ def test_a_sample_is_the_same_whatever_the_order_and_its_share_has_an_interval(l
     }
     _, counts = reviewed(DecisionLog(log.path.with_name("none.jsonl")), pick="sample", sample=3)
     assert counts.entries() == {"sample": 3, "sample checked": 0}
+
+
+# --- some at a time
+
+
+@pytest.mark.parametrize("pick", ["all", "auto", "wait", "sample", "folder", "list"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_reviewed_some_at_a_time_rows_and_counts_are_the_same(log, tmp_path, pick, size):
+    of = {"picture": PICTURES[1], "sha256": SHAS[1]}
+    note(log, mark(0, "reject"), mark(2, "keep"), BoxMark(**of, box=box_id(0, *LABELS[0]), status="reject"))
+    note(log, BoxMark(**of, box="f" * 16, status="reject"), Submit(undecided="reject"))
+    (tmp_path / "folder").mkdir()
+    for name in (NAMES[2], NAMES[0], "zebra.png", "ape.png"):
+        (tmp_path / "folder" / name).touch()
+    (tmp_path / "list").write_text("\n".join([NAMES[2], NAMES[0], "zebra", "ape"]), "utf-8")
+    values = {"path": tmp_path / pick} if pick in ("folder", "list") else {"sample": 2}
+    settings, rows = ReviewSettings(pick=pick, **values), of_page()
+
+    def labels_of(keys):
+        return dict.fromkeys(keys, LABELS)
+
+    whole, counts = review_pictures(rows, settings, log, labels_of, {"pallet"})
+    with Review(settings, log, {"pallet"}, iter(rows.picture), tmp_path) as review:
+        parts = [review.rows(rows[start : start + size], labels_of) for start in range(0, len(rows), size)]
+        assert review.counts() == counts
+    assert to_table(pd.concat(parts), ReviewRow).equals(to_table(whole, ReviewRow))
+    assert counts.strange == (["ape", "zebra"] if "path" in values else [])
+    assert not list(tmp_path.glob(".tmp-*"))

@@ -88,8 +88,23 @@ def files_below(folder: Path, *suffixes: str) -> list[Path]:
 
     Hidden files, and what is in hidden folders, are left out: an editor's or a system's copies are not data.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(path for path in found if not is_hidden(path.relative_to(folder)))
+    return sorted(each_below(folder, *suffixes))
+
+
+def each_below(folder: Path, *suffixes: str) -> Iterator[Path]:
+    """`files_below` one by one, in no order."""
+    folders = [folder]
+    while folders:
+        gone = contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError)
+        with gone, os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                if path.suffix.lower() in suffixes:
+                    yield path
 
 
 def is_hidden(path: Path) -> bool:

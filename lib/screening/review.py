@@ -1,27 +1,37 @@
 """Review: which of the screened pictures go on, and with which boxes, as persons decided.
 
-    rows, counts = review_pictures(screened, settings, log, labels_of, categories)
+    with Review(settings, log, categories, pictures, folder) as review:
+        for screened in batches:
+            rows = review.rows(screened, labels_of)
+        counts = review.counts()
+    rows, counts = review_pictures(screened, settings, log, labels_of, categories)      # of all rows at once
 
 The decisions are those of the page of `augment review` (decisions.py), or files that a person picked, by their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import heapq
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lib.core.errors import AugmentError
-from lib.core.files import files_below
+from lib.core.files import each_below
 from lib.core.images import SUFFIXES
 from lib.core.keys import key_of
-from lib.datasets.formats.tables import read_text, split_lines
+from lib.datasets.formats.tables import read_text
 from lib.records.requests import XYXY
 from lib.records.rows import REJECTED
 from lib.records.settings import ReviewSettings
+from lib.records.shelf import Shelf
 from lib.screening.decisions import DecisionLog, Reviewed, Submit, share_interval
 from lib.screening.labels import Correction, box_id
 
@@ -53,6 +63,70 @@ class ReviewCounts:
         return entries
 
 
+class Review:
+    """What persons decided on a run's ScreenRows that are ok, which come some at a time: `rows` of each, then `counts`.
+
+    Names of picked files count without their suffix, so a copy of the drawn or of the plain picture picks the same;
+    what is in the picked files is ignored.
+    """
+
+    def __init__(
+        self,
+        settings: ReviewSettings,
+        log: DecisionLog,
+        categories: Collection[str],
+        pictures: Iterable[str],
+        folder: Path,
+    ) -> None:
+        """categories: names that a label may have; pictures: keys of all pictures, which a sample is taken from;
+        folder: room for a temporary file, of as many names as were picked.
+
+        Raises AugmentError where `review.path` is missing from the settings, or is not the folder or file that
+        `review.pick` needs.
+        """
+        self.settings, self.log, self.categories = settings, log, categories
+        self.undecided = rest_of(settings, log)
+        self._sample = sampled(pictures, settings.sample) if settings.pick == "sample" else None
+        self._marks, self._lost, self._held = Counter[str](), 0, ExitStack()
+        self._picked: Shelf[int] | None = None  # stem → whether it fits a picture
+        if settings.pick in ("folder", "list"):
+            check_review(settings)
+            self._picked = self._held.enter_context(Shelf[int](folder))
+            self._picked.put((stem, False) for stem in _picked(settings))
+
+    def __enter__(self) -> Review:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def rows(self, screened: pd.DataFrame, labels_of: LabelsOf) -> pd.DataFrame:
+        """The ReviewRows of some ScreenRows, in their order. labels_of: is asked for keys among them."""
+        rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name", "boxes"]].copy()
+        rows[["decision", "by", "at", "note"]] = ""
+        if self.settings.pick == "auto":
+            return rows
+        if self._picked is not None:
+            return _picked_rows(rows, self._picked, self.settings)
+        states = [self.log.of(picture, sha256) for picture, sha256 in zip(rows.picture, rows.sha256, strict=True)]
+        corrections, lost = _corrections(rows, states, labels_of, self.categories)
+        self._lost += lost
+        rows = _decided(rows, states, self.undecided)
+        rows["boxes"] = _column(rows, ([*boxes, *more] for boxes, more in zip(rows.boxes, corrections, strict=True)))
+        if self._sample is not None:
+            pairs = zip(rows.picture, states, strict=True)
+            self._marks.update(state.status or "" for picture, state in pairs if picture in self._sample)
+        return rows
+
+    def counts(self) -> ReviewCounts:
+        """Of all rows so far."""
+        strange = [stem for stem, fits in self._picked.items() if not fits] if self._picked is not None else []
+        sample = None
+        if self._sample is not None:
+            sample = self._marks["keep"], self._marks["keep"] + self._marks["reject"], len(self._sample)
+        return ReviewCounts(strange, max(0, self._lost), sample)
+
+
 def review_pictures(
     screened: pd.DataFrame,
     settings: ReviewSettings,
@@ -60,30 +134,9 @@ def review_pictures(
     labels_of: LabelsOf,
     categories: Collection[str],
 ) -> tuple[pd.DataFrame, ReviewCounts]:
-    """ReviewRows of the ScreenRows that are ok. categories: names that a label may have.
-
-    Names of picked files count without their suffix, so a copy of the drawn or of the plain picture picks the same;
-    what is in the picked files is ignored. Raises AugmentError where `review.path` is missing from the settings, or is
-    not the folder or file that `review.pick` needs.
-    """
-    rows = screened[["key", "status", "reason", "detail", "image_key", "picture", "sha256", "name", "boxes"]].copy()
-    rows[["decision", "by", "at", "note"]] = ""
-    if settings.pick == "auto":
-        return rows, ReviewCounts([])
-    if settings.pick in ("folder", "list"):
-        return _picked_rows(rows, settings)
-    states = [log.of(picture, sha256) for picture, sha256 in zip(rows.picture, rows.sha256, strict=True)]
-    corrections, lost = _corrections(rows, states, labels_of, categories)
-    undecided = rest_of(settings, log)
-    rows = _decided(rows, states, undecided)
-    rows["boxes"] = _column(rows, ([*boxes, *more] for boxes, more in zip(rows.boxes, corrections, strict=True)))
-    sample = None
-    if settings.pick == "sample":
-        chosen = sampled(rows.picture, settings.sample)
-        marks = [state.status for picture, state in zip(rows.picture, states, strict=True) if picture in chosen]
-        decided = [mark for mark in marks if mark in ("keep", "reject")]
-        sample = (decided.count("keep"), len(decided), len(chosen))
-    return rows, ReviewCounts([], lost, sample)
+    """ReviewRows of all ScreenRows that are ok, at once; arguments and errors are those of `Review`."""
+    with Review(settings, log, categories, screened.picture, log.path.parent) as review:
+        return review.rows(screened, labels_of), review.counts()
 
 
 def rest_of(settings: ReviewSettings, log: DecisionLog) -> str:
@@ -94,7 +147,7 @@ def rest_of(settings: ReviewSettings, log: DecisionLog) -> str:
 
 def sampled(pictures: Iterable[str], count: int) -> set[str]:
     """The `count` pictures with the smallest hashes: of equal pictures always the same."""
-    return set(sorted(pictures, key=lambda picture: key_of("review sample", picture))[:count])
+    return set(heapq.nsmallest(count, pictures, key=lambda picture: key_of("review sample", picture)))
 
 
 def _decided(rows: pd.DataFrame, states: Sequence[Reviewed], undecided: str) -> pd.DataFrame:
@@ -130,7 +183,7 @@ def _corrections(
         deleted = {box for box, mark in state.boxes.items() if mark == "reject" and box.startswith("new-")}
         lost += len((state.boxes.keys() | state.shapes.keys()) - deleted) - len(own)
         found.append([str(one) for one in own])
-    return found, max(0, lost)
+    return found, lost
 
 
 def corrections_of(
@@ -164,13 +217,13 @@ def corrections_of(
 # --- picked files ------------------------------------------------------------------------------------------------
 
 
-def _picked_rows(rows: pd.DataFrame, settings: ReviewSettings) -> tuple[pd.DataFrame, ReviewCounts]:
-    picked = _picked(settings)
-    stems = rows.name.map(_stem)
-    left = ~stems.isin(picked)
-    rows.loc[left, ["status", "reason"]] = [REJECTED, "not_picked"]
-    rows.loc[left, "detail"] = f"not in {settings.path}"
-    return rows, ReviewCounts(sorted(picked - set(stems)))
+def _picked_rows(rows: pd.DataFrame, picked: Shelf[int], settings: ReviewSettings) -> pd.DataFrame:
+    stems = [_stem(name) for name in rows.name]
+    fits = np.array([stem in picked for stem in stems], bool)
+    picked.put((stem, True) for stem, fit in zip(stems, fits.tolist(), strict=True) if fit)
+    rows.loc[~fits, ["status", "reason"]] = [REJECTED, "not_picked"]
+    rows.loc[~fits, "detail"] = f"not in {settings.path}"
+    return rows
 
 
 def check_review(settings: ReviewSettings) -> None:
@@ -187,13 +240,13 @@ def check_review(settings: ReviewSettings) -> None:
         raise AugmentError(f"review.path {path} is not a {what}: {hint}")
 
 
-def _picked(settings: ReviewSettings) -> set[str]:
-    """Stems of the picked names."""
-    check_review(settings)
+def _picked(settings: ReviewSettings) -> Iterator[str]:
+    """Stems of the picked names. settings: that `check_review` found good."""
     path = settings.path or Path()
     if settings.pick == "folder":
-        return {_stem(file.name) for file in files_below(path, *SUFFIXES)}
-    return {_stem(line) for line in split_lines(read_text(path)) if line}
+        return (_stem(file.name) for file in each_below(path, *SUFFIXES))
+    lines = (match[0].strip() for match in re.finditer(r"[^\r\n]+", read_text(path)))
+    return (_stem(line) for line in lines if line)
 
 
 def _stem(name: str) -> str:
