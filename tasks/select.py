@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from lib.captioning.caption import CaptionForm, caption_pictures
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.registry import Member
-from lib.datasets.select import IMAGE_COLUMNS, OBJECT_COLUMNS, in_order_of_limit, select_pictures
+from lib.datasets.select import IMAGE_COLUMNS, OBJECT_COLUMNS, in_order_of_limit, select_batches
 from lib.planning.enough import enough, planned
 from lib.planning.recipe import Recipe
 from lib.planning.target import sources_needed
-from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.manifest import GROUP, Ref, read_manifest, read_tables, to_table, write_batches
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import SelectSettings
 from lib.records.store import ReadOnlyStore, Store
@@ -87,8 +89,7 @@ def _taken(run: Run, ingested: Ingested) -> int | None:
 def _sources_of_target(run: Run, ingested: Ingested) -> int:
     """Sources that are enough for the target, in the order of their hashes."""
     settings = run.settings
-    rows = _selected(ingested.images, ingested.objects, settings.select, settings.seed, None).to_pandas()
-    candidates = in_order_of_limit(rows[rows.status == OK], settings.seed)
+    candidates = _candidates(ingested.images, ingested.objects, settings.select, settings.seed)
     return sources_needed(candidates, run.recipe, goals_of(run, ingested), settings.limit or 0)
 
 
@@ -99,8 +100,7 @@ def find_limit(job: LimitJob) -> tuple[int, list[str]]:
     Not cached: what it takes long for, captions by a model, is in the store.
     """
     images, objects = job.ingested.images, job.ingested.objects
-    rows = _selected(images, objects, job.select, job.seed, None).to_pandas()
-    candidates = in_order_of_limit(rows[rows.status == OK], job.seed)
+    candidates = _candidates(images, objects, job.select, job.seed)
     if len(candidates) <= job.limit:
         return job.limit, []
     known, root = job.ingested.categories, Path(job.workspace)
@@ -137,12 +137,28 @@ def _prompts(job: LimitJob, selected: pd.DataFrame) -> tuple[dict[str, str], lis
 
 @stage_task("select")
 def select_all(job: Job) -> Ref:
-    """Apply the rules to all pictures at once."""
+    """Apply the rules to all pictures, some at a time."""
     settings = SelectSettings.model_validate(job.settings["select"])
-    rows = _selected(job.inputs["images"], job.inputs["objects"], settings, job.settings["seed"], job.settings["limit"])
-    return job.write(rows, SelectRow)
+    return write_batches(
+        job.out,
+        _selected(job.inputs["images"], job.inputs["objects"], settings, job.settings["seed"], job.settings["limit"]),
+        SelectRow,
+    )
 
 
-def _selected(images: Ref, objects: Ref, settings: SelectSettings, seed: int, limit: int | None) -> pa.Table:
-    table, boxes = read_table(images.file, ImageRow, IMAGE_COLUMNS), read_table(objects.file, ObjectRow, OBJECT_COLUMNS)
-    return select_pictures(table, boxes, settings, seed, limit)
+def _selected(images: Ref, objects: Ref, settings: SelectSettings, seed: int, limit: int | None) -> Iterator[pa.Table]:
+    return select_batches(
+        lambda: read_tables(images.file, ImageRow, IMAGE_COLUMNS),
+        read_tables(objects.file, ObjectRow, OBJECT_COLUMNS, size=8 * GROUP),
+        settings,
+        seed,
+        limit,
+        objects.file.parent,
+        objects.rows,
+    )
+
+
+def _candidates(images: Ref, objects: Ref, settings: SelectSettings, seed: int) -> pd.DataFrame:
+    """The SelectRows that are ok without a limit, in its order."""
+    rows = (table.filter(pc.equal(table["status"], OK)) for table in _selected(images, objects, settings, seed, None))
+    return in_order_of_limit(pa.concat_tables([to_table([], SelectRow), *rows]).to_pandas(), seed)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.datasets.select import OBJECT_COLUMNS, select_batches, select_pictures
 from lib.records.manifest import to_table
 from lib.records.rows import OK, REJECTED, ImageRow, ObjectRow, SelectRow, arrow_schema
 from lib.records.settings import SelectSettings
@@ -267,3 +267,49 @@ def test_no_row_is_lost_and_every_one_set_aside_has_a_reason(drawn, limits, limi
     owner = {o.key: o.image_key for o in objects if not o.crowd}
     assert all(owner[key] == row["key"] for row in rows.values() for key in row["objects"])
     assert all(len(row["objects"]) == len(row["labels"]) for row in rows.values())
+
+
+# --- some at a time
+
+RULES = [
+    {},
+    {"max_per_category": 2},
+    {"max_per_category": 1, "categories": ["cat", "dog"]},
+    {"max_objects": 2, "max_categories": 1, "require_objects": True},
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), limit=st.none() | st.integers(0, 12), size=st.sampled_from([1, 3, 100]))
+@pytest.mark.parametrize("rules", RULES)
+def test_some_at_a_time_the_rows_are_the_same(tmp_path_factory, rules, data, limit, size):
+    count = data.draw(st.integers(0, 12))
+    some = st.sampled_from(range(count)) if count else st.just(0)
+    images = to_table(
+        [
+            image(
+                str(i),
+                split=data.draw(st.sampled_from(["train", "train", "val"])),
+                group=data.draw(st.sampled_from(["", "", "one", "two"])),
+                status=data.draw(st.sampled_from([OK, OK, OK, REJECTED])),
+            )
+            for i in range(count)
+        ],
+        ImageRow,
+    )
+    kinds = st.sampled_from(["cat", "dog", "cow"])
+    of = data.draw(st.lists(st.tuples(some, kinds, st.booleans(), st.sampled_from([OK, OK, REJECTED])), max_size=25))
+    objects = to_table(
+        [box(f"o{i}", str(at), kind, crowd=crowd, status=ok) for i, (at, kind, crowd, ok) in enumerate(of)], ObjectRow
+    ).select(list(OBJECT_COLUMNS))
+    chosen = SelectSettings.model_validate(rules)
+
+    def pieces(table):
+        return (table.slice(start, size) for start in range(0, len(table), size))
+
+    found = select_batches(
+        lambda: pieces(images), pieces(objects), chosen, 0, limit, tmp_path_factory.getbasetemp(), 10**6
+    )
+    whole = select_pictures(images, objects, chosen, 0, limit)
+    assert pa.concat_tables([whole.schema.empty_table(), *found]).equals(whole)
+    assert not list(tmp_path_factory.getbasetemp().glob(".tmp-*"))

@@ -9,6 +9,7 @@ The files are the project's temporary ones: what a killed run leaves of them the
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,23 @@ def sorted_rows(
         for rows in files.read():
             places = rows[_PLACE].to_numpy()
             yield _sorted(rows.drop_columns([_PLACE]), places)
+
+
+@contextlib.contextmanager
+def laid_down(tables: Iterable[pa.Table], folder: Path) -> Iterator[Iterator[pa.Table]]:
+    """The same rows, once the last of them has come: they wait in a temporary file, which has no name."""
+    with tempfile.TemporaryFile(prefix=".tmp-", dir=folder) as file:
+        tables = iter(tables)
+        first = next(tables, None)
+        if first is None:
+            yield iter(())
+            return
+        with pa.ipc.new_stream(file, first.schema) as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table)
+        file.seek(0)
+        with pa.ipc.open_stream(file) as stream:
+            yield (pa.Table.from_batches([batch]) for batch in stream)
 
 
 _PLACE = "\0place"
