@@ -52,10 +52,10 @@ def pick_pictures(
         return {key: [named(label, boxes) for label in outcome.labels] for key, outcome in judged.items()}
 
     pictures = (picture for rows in _passed(screened, ("status", "picture")) for picture in rows.picture)
-    with Review(settings, decisions, ingested.categories, pictures, Path(out).parent) as review:
-        reviewed = (review.rows(rows, partial(labels_of, rows)) for rows in _passed(screened))
-        ref = write_batches(Path(out), (to_table(rows, ReviewRow) for rows in reviewed), ReviewRow)
-        counts = review.counts()
+    review = Review(settings, decisions, ingested.categories, pictures, Path(out).parent)
+    reviewed = (review.rows(rows, partial(labels_of, rows)) for rows in _passed(screened))
+    ref = write_batches(Path(out), (to_table(rows, ReviewRow) for rows in reviewed), ReviewRow)
+    counts = review.counts()
     if counts.strange:
         log().warning("%d picked names fit no picture of this run, such as %s", len(counts.strange), counts.strange[0])
     return ref, counts.entries()

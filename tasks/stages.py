@@ -133,15 +133,19 @@ class _Begun(NamedTuple):
 class _Chain:
     """Parts on their way through stages.
 
-    What uses a model comes first, as a device is what should not wait; then the earlier stage. Threads get no more than
-    they can begin, in this order; the workers of a cluster get all, with a priority.
+    What uses a model comes first, as a device is what should not wait: while it has nothing to do, parts are brought
+    to it. Of the rest the latest stage comes first, so that what a part's pictures were decoded for is done while they
+    are at hand. Threads get no more than they can begin, in this order; the workers of a cluster get all, with a
+    priority, the earlier stage first: their pictures may be at hand elsewhere.
     """
 
     def __init__(self, links: Sequence[Link], count: int, ended: Ended) -> None:
         self.links, self.count, self.ended = links, count, ended
         self.done: list[dict[int, Done]] = [{} for _ in links]
         self.began: dict[int, float] = {}
-        self.ready: dict[bool, list[tuple[int, int, Job]]] = {False: [], True: []}  # by whether it uses a model
+        # Of each stage the parts that may begin, by whether they use a model.
+        self.ready: dict[bool, list[list[tuple[int, Job]]]] = {model: [[] for _ in links] for model in (False, True)}
+        self.models = False  # does any?
         self.begun: dict[int, _Begun] = {}  # by the number of their turn
         self.over: SimpleQueue[int] = SimpleQueue()  # turns that have ended
         self.fault: tuple[int, BaseException] | None = None  # the earliest stage that failed
@@ -168,7 +172,8 @@ class _Chain:
 
     def _make_ready(self, link: int, part: int) -> None:
         job = self.links[link].job(part, [self.done[before][part][0] for before in range(link)])
-        heapq.heappush(self.ready[job.model], (link, part, job))
+        self.models = self.models or job.model
+        heapq.heappush(self.ready[job.model][link], (part, job))
 
     def _begin(self) -> None:
         turn = max(self.begun, default=-1) + 1
@@ -184,12 +189,17 @@ class _Chain:
 
     def _next(self) -> tuple[int, int, Job] | None:
         busy = sum(one.job.model and one.known is None for one in self.begun.values())
-        for model in (True, False) if busy < _MODELS else (False, True):
-            while self.ready[model]:
-                one = heapq.heappop(self.ready[model])
-                if self._goes_on(one[0]):
-                    return one
+        hungry = self.models and busy < _MODELS
+        waiting, rest = self._ready(True), self._ready(False)
+        for model, links in ((True, waiting), (False, rest)) if busy < _MODELS else ((False, rest), (True, waiting)):
+            if links:
+                link = links[0] if model or hungry else links[-1]
+                return link, *heapq.heappop(self.ready[model][link])
         return None
+
+    def _ready(self, model: bool) -> list[int]:
+        """Stages that parts may begin."""
+        return [link for link, parts in enumerate(self.ready[model]) if parts and self._goes_on(link)]
 
     def _goes_on(self, link: int) -> bool:
         return self.fault is None or link <= self.fault[0]

@@ -111,14 +111,16 @@ def test_what_uses_a_model_begins_before_what_was_ready_earlier(tmp_path, monkey
     assert chain.begun[-3:] == [("screen", part) for part in range(3)]
 
 
-def test_without_a_model_the_earlier_stage_comes_first(tmp_path, monkeypatch):
+def test_without_a_model_a_part_goes_to_the_end_before_another_begins(tmp_path, monkeypatch):
+    """Its pictures are decoded for one stage, and at hand for the next."""
+
     class Narrow(Engine):
         room = 1
 
     chain = Chain(tmp_path, monkeypatch)
     with working_on(Narrow()):
         chain.start(2)
-    assert chain.begun == [(stage, part) for stage in STAGES for part in range(2)]
+    assert chain.begun == [(stage, part) for part in range(2) for stage in STAGES]
 
 
 def test_no_more_than_two_parts_hold_a_thread_for_one_model(tmp_path, monkeypatch):

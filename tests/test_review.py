@@ -279,9 +279,9 @@ def test_reviewed_some_at_a_time_rows_and_counts_are_the_same(log, tmp_path, pic
         return dict.fromkeys(keys, LABELS)
 
     whole, counts = review_pictures(rows, settings, log, labels_of, {"pallet"})
-    with Review(settings, log, {"pallet"}, iter(rows.picture), tmp_path) as review:
-        parts = [review.rows(rows[start : start + size], labels_of) for start in range(0, len(rows), size)]
-        assert review.counts() == counts
+    review = Review(settings, log, {"pallet"}, iter(rows.picture), tmp_path)
+    parts = [review.rows(rows[start : start + size], labels_of) for start in range(0, len(rows), size)]
+    assert review.counts() == counts
     assert to_table(pd.concat(parts), ReviewRow).equals(to_table(whole, ReviewRow))
     assert counts.strange == (["ape", "zebra"] if "path" in values else [])
     assert not list(tmp_path.glob(".tmp-*"))

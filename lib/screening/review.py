@@ -1,9 +1,9 @@
 """Review: which of the screened pictures go on, and with which boxes, as persons decided.
 
-    with Review(settings, log, categories, pictures, folder) as review:
-        for screened in batches:
-            rows = review.rows(screened, labels_of)
-        counts = review.counts()
+    review = Review(settings, log, categories, pictures, folder)
+    for screened in batches:
+        rows = review.rows(screened, labels_of)
+    counts = review.counts()
     rows, counts = review_pictures(screened, settings, log, labels_of, categories)      # of all rows at once
 
 The decisions are those of the page of `augment review` (decisions.py), or files that a person picked, by their names.
@@ -15,7 +15,6 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,18 +86,12 @@ class Review:
         self.settings, self.log, self.categories = settings, log, categories
         self.undecided = rest_of(settings, log)
         self._sample = sampled(pictures, settings.sample) if settings.pick == "sample" else None
-        self._marks, self._lost, self._held = Counter[str](), 0, ExitStack()
+        self._marks, self._lost = Counter[str](), 0
         self._picked: Shelf[int] | None = None  # stem → whether it fits a picture
         if settings.pick in ("folder", "list"):
             check_review(settings)
-            self._picked = self._held.enter_context(Shelf[int](folder))
+            self._picked = Shelf[int](folder)
             self._picked.put((stem, False) for stem in _picked(settings))
-
-    def __enter__(self) -> Review:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
 
     def rows(self, screened: pd.DataFrame, labels_of: LabelsOf) -> pd.DataFrame:
         """The ReviewRows of some ScreenRows, in their order. labels_of: is asked for keys among them."""
@@ -135,8 +128,8 @@ def review_pictures(
     categories: Collection[str],
 ) -> tuple[pd.DataFrame, ReviewCounts]:
     """ReviewRows of all ScreenRows that are ok, at once; arguments and errors are those of `Review`."""
-    with Review(settings, log, categories, screened.picture, log.path.parent) as review:
-        return review.rows(screened, labels_of), review.counts()
+    review = Review(settings, log, categories, screened.picture, log.path.parent)
+    return review.rows(screened, labels_of), review.counts()
 
 
 def rest_of(settings: ReviewSettings, log: DecisionLog) -> str:
