@@ -18,13 +18,14 @@ from pydantic import BaseModel
 from lib.core.errors import AugmentError
 from lib.core.files import digest
 from lib.core.images import Load, source_loader
-from lib.planning.donors import DonorPool
+from lib.planning.donors import DonorPool, outside_of
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey
-from lib.records.manifest import Ref, read_manifest, read_table, read_tables, to_table
+from lib.records.manifest import Ref, read_batches, read_manifest, read_table, read_tables, to_table
 from lib.records.parts import part_name, part_number
 from lib.records.requests import Outcome, parsed
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
+from lib.records.sorting import sorted_rows
 from lib.screening.labels import judged_labels
 from tasks.engine import kept
 
@@ -128,15 +129,29 @@ def boxes_digest(objects: Boxes, image_keys: pd.Series) -> str:
     return digest(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
 
 
-def donors_of(objects: Ref, images: Ref, split: str) -> DonorPool:
+def donors_of(objects: Boxes, images: Ref, split: str) -> DonorPool:
     """All objects of a split that may be cut out and pasted."""
-    return _donors(objects.path, objects.sha256, images.path, images.sha256, split)
+    return _donors(objects.path, objects.sha256, objects.parts, images.path, images.sha256, split)
 
 
 @kept(2)
-def _donors(objects: str, objects_sha256: str, images: str, images_sha256: str, split: str) -> DonorPool:
-    rows = pd.concat([*_ok_objects(Path(objects), None)])
-    return DonorPool.of(rows, read_manifest(Path(images), ImageRow, _OF_PICTURES), split)
+def _donors(objects: str, sha256: str, parts: int, images: str, images_sha256: str, split: str) -> DonorPool:
+    boxes = Boxes(path=objects, rows=0, sha256=sha256, parts=parts)
+    outside = outside_of(read_batches(Path(images), ImageRow, ("split", "group")), split)
+    return DonorPool.of_parts(_by_picture(boxes, Path(images)), split, outside, boxes.file.parent)
+
+
+def _by_picture(objects: Boxes, images: Path) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """ObjectRows that are ok and ImageRows, of each some pictures with all their objects."""
+
+    def part_of(table: pa.Table) -> np.ndarray:
+        return np.array([part_number(key, objects.parts) for key in table["key"].to_pylist()], np.int64)
+
+    pictures = read_tables(images, ImageRow, _OF_PICTURES)
+    total = sum(len(table) for table in read_tables(images, ImageRow, ("status",)))
+    for places, rows in sorted_rows(pictures, part_of, objects.parts, total, objects.file.parent):
+        for number in np.unique(places).tolist():
+            yield read_manifest(objects.part(number), ObjectRow), rows.filter(places == number).to_pandas()
 
 
 def _ok_objects(path: Path, columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
@@ -161,7 +176,7 @@ def survey_of(
 
 
 def statistics_of(
-    objects: Ref,
+    objects: Boxes,
     images: Ref,
     root: Path,
     split: str,
