@@ -20,7 +20,7 @@ from lib.core.files import digest
 from lib.core.images import Load, source_loader
 from lib.planning.donors import DonorPool, outside_of
 from lib.planning.recipe import Recipe
-from lib.planning.statistics import Statistics, Survey
+from lib.planning.statistics import Statistics, Survey, rows_drawn_from
 from lib.records.manifest import Ref, read_batches, read_manifest, read_table, read_tables, to_table
 from lib.records.parts import part_name, part_number
 from lib.records.requests import Outcome, parsed
@@ -154,23 +154,16 @@ def _by_picture(objects: Boxes, images: Path) -> Iterator[tuple[pd.DataFrame, pd
             yield read_manifest(objects.part(number), ObjectRow), rows.filter(places == number).to_pandas()
 
 
-def _ok_objects(path: Path, columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
-    for table in read_tables(path, ObjectRow, columns):
-        yield table.filter(pc.equal(table["status"], OK)).to_pandas()
-
-
 _OF_PICTURES = ("key", "status", "split", "group", "digest", "frame", "width", "height")
-_OF_BOXES = ("key", "status", "image_key", "category", "x", "y", "w", "h", "crowd")
 
 
 def survey_of(
-    objects: Ref, images: Ref, root: Path, split: str, categories: Collection[str], pins: bool = True
+    objects: Boxes, images: Ref, root: Path, split: str, categories: Collection[str], pins: bool = True
 ) -> Survey:
-    """The statistics of a data set with these categories, pinned in the workspace at `root`."""
+    """The statistics of a data set with these categories, pinned in the workspace at `root`; donors: `donors_of`."""
 
     def rows(_: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        boxes = pd.concat([*_ok_objects(objects.file, _OF_BOXES)], ignore_index=True)
-        return boxes, read_manifest(images.file, ImageRow, _OF_PICTURES)
+        return rows_drawn_from(_by_picture(objects, images.file), split)
 
     return Survey(root, split, categories, rows, pins)
 

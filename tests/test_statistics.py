@@ -9,9 +9,10 @@ from lib.core.errors import AugmentError
 from lib.core.files import file_digest
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
+from lib.planning import statistics
 from lib.planning.edits import EDITS
 from lib.planning.recipe import Recipe
-from lib.planning.statistics import Survey, mixes_of, places_of
+from lib.planning.statistics import Survey, mixes_of, places_of, rows_drawn_from
 
 CAT = ("1", "1", "cat", 10.0, 20.0, 50.0, 30.0, False)
 DOG = ("2", "1", "dog", 150.0, 80.0, 90.0, 40.0, False)
@@ -186,3 +187,44 @@ def test_donors_are_those_of_the_categories_that_are_wanted(tmp_path):
 
     pool = Survey(tmp_path, "train", ["cat", "dog"], rows).donors(["dog"])
     assert wanted == ["dog"] and list(pool.categories["dog"].rows.key) == ["2"]
+
+
+@pytest.mark.parametrize(("pictures", "held"), [(1, 1), (7, 10), (7, 10_000), (90, 10_000)])
+def test_of_the_rows_that_are_drawn_from_places_and_mixes_are_those_of_all(monkeypatch, pictures, held):
+    monkeypatch.setattr(statistics, "_HELD", held)
+    monkeypatch.setattr(statistics, "MOST", 12)
+    shown = pd.DataFrame(
+        {
+            "key": str(number),
+            "status": "ok" if number % 5 else "rejected",
+            "image_key": str(number % 89),
+            "category": ["cat", "dog", "ox"][number * number % 3],
+            "x": 1.0 + number % 7,
+            "y": 2.0,
+            "w": 20.0 + number,
+            "h": 10.0 + number % 13,
+            "crowd": number % 11 == 0,
+        }
+        for number in range(300)
+    )
+    taken = pd.DataFrame(
+        {
+            "key": str(number),
+            "status": "ok" if number % 9 else "rejected",
+            "split": "val" if number % 7 == 0 else "train",
+            "digest": f"d{number // 2}",
+            "width": 400,
+            "height": 300 + number,
+        }
+        for number in range(89)
+    )
+    parts = [taken[start : start + pictures] for start in range(0, len(taken), pictures)]
+    some, of = rows_drawn_from(((shown[shown.image_key.isin(part.key)], part) for part in parts), "train")
+    usable = shown[shown.status == "ok"]
+    assert listed(places_of(some, of, "train")) == listed(places_of(usable, taken, "train"))
+    assert mixes_of(some, of, "train") == mixes_of(usable, taken, "train") and len(some) < len(usable)
+
+
+def test_nothing_is_drawn_from_a_data_set_without_objects():
+    assert places_of(*rows_drawn_from([], "train"), "train") == {}
+    assert mixes_of(*rows_drawn_from([], "train"), "train") == []

@@ -12,7 +12,7 @@ mixes.json to have them taken anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,7 +27,8 @@ from lib.core.keys import hash_draw
 from lib.planning.donors import DonorPool
 from lib.planning.recipe import Recipe
 from lib.records import kept
-from lib.records.rows import OK
+from lib.records.manifest import to_table
+from lib.records.rows import OK, ImageRow, ObjectRow
 
 MOST = 512  # places of each category, and mixes: enough for their spread, little enough to pin
 
@@ -131,9 +132,52 @@ def places_of(objects: pd.DataFrame, images: pd.DataFrame, split: str, known: Co
     return {category: rows for category, rows in found.items() if len(rows)}
 
 
+def rows_drawn_from(
+    parts: Iterable[tuple[pd.DataFrame, pd.DataFrame]], split: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of more objects and pictures than memory should hold those of which `places_of` and `mixes_of` find what they
+    find of all: objects that are ok, and their pictures.
+
+    parts: ObjectRows and ImageRows, of each some pictures with all their objects.
+    """
+    held: list[pd.DataFrame] = []
+    for objects, images in parts:
+        pictures = images[(images.status == OK) & (images.split == split)]
+        pictures = pictures[["key", "digest", "width", "height"]].rename(columns={"key": "image_key"})
+        shown = objects.loc[(objects.status == OK) & ~objects.crowd, ["key", "image_key", "category", "crowd", *"xywh"]]
+        shown = shown.merge(pictures, on="image_key")
+        if len(shown):
+            mixes = {name: hash_draw("mix", name) for name in _named(shown).unique()}
+            held.append(shown.assign(place=_place_hashes(shown), mix=_named(shown).map(mixes)))
+        if sum(map(len, held[1:])) > max(_HELD, len(held[0]) if held else 0):
+            held = [_drawn_from(pd.concat(held, ignore_index=True))]
+    if not held:
+        return to_table([], ObjectRow).to_pandas(), to_table([], ImageRow).to_pandas()
+    rows = _drawn_from(pd.concat(held, ignore_index=True)).drop(columns=["place", "mix"])
+    pictures = rows[["image_key", "digest", "width", "height"]].drop_duplicates("image_key")
+    pictures = pictures.rename(columns={"image_key": "key"}).assign(status=OK, split=split)
+    return rows.drop(columns=["digest", "width", "height"]), pictures.reset_index(drop=True)
+
+
+_HELD = 1 << 16  # objects that wait to be compared with those of the smallest hashes
+
+
+def _drawn_from(rows: pd.DataFrame) -> pd.DataFrame:
+    places = rows.groupby("category").place.rank(method="first") <= MOST
+    return rows[places | rows.mix.isin(np.unique(rows.mix)[:MOST])]
+
+
+def _place_hashes(rows: pd.DataFrame) -> np.ndarray:
+    return np.array([hash_draw("place", one + " " + two) for one, two in zip(rows.digest, rows.key, strict=True)])
+
+
+def _named(rows: pd.DataFrame) -> pd.Series:
+    """Of each object its picture, which may be listed twice."""
+    return rows.digest + " " + rows.image_key
+
+
 def _places(rows: pd.DataFrame) -> np.ndarray:
-    hashes = np.array([hash_draw("place", one + " " + two) for one, two in zip(rows.digest, rows.key, strict=True)])
-    rows = rows.iloc[np.argsort(hashes, kind="stable")[:MOST]]
+    rows = rows.iloc[np.argsort(_place_hashes(rows), kind="stable")[:MOST]]
     frame = rows[["width", "height"]].to_numpy(dtype=np.float64)
     corners = xywh_to_xyxy(rows[["x", "y", "w", "h"]].to_numpy())
     x0, y0, x1, y1 = np.clip(corners, 0, np.tile(frame, 2)).T
@@ -150,7 +194,7 @@ def mixes_of(objects: pd.DataFrame, images: pd.DataFrame, split: str) -> list[Mi
     """
     pictures = images[(images.status == OK) & (images.split == split)][["key", "digest"]]
     shown = objects[~objects.crowd].merge(pictures.rename(columns={"key": "image_key"}), on="image_key")
-    named = shown.digest + " " + shown.image_key
+    named = _named(shown)
     chosen = sorted(named.unique(), key=lambda name: hash_draw("mix", name))[:MOST]
     groups = shown[named.isin(chosen)].groupby(named).category
     found = {name: tuple(sorted(group)) for name, group in groups}
