@@ -22,7 +22,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from lib.records import kept
 from lib.records.manifest import former_manifest
 from lib.records.requests import Request, parsed, picture_keys
 from lib.records.rows import OK, STAGES
+from lib.records.shelf import Shelf
 from lib.records.store import Store
 from lib.runs.account import read_account
 from lib.runs.parameters import Resolved
@@ -106,14 +108,17 @@ def tidy(root: Path, dry_run: bool = False) -> list[Group]:
     with locked(root):
         last = _read_last(root)
         groups: dict[str, Group] = {}
-        found = [*_store_files(last), *_part_files(last), *_result_files(root)]
-        for name, path, reached in found:
+        left: list[Path] = []
+        for name, path, reached in chain(_store_files(last), _part_files(last), _result_files(root)):
             group = groups.setdefault(name, Group(name))
-            group.kept += reached
-            group.removed += not reached
-            group.size += 0 if reached else path.lstat().st_size
+            if reached:
+                group.kept += 1
+                continue
+            group.removed += 1
+            group.size += path.lstat().st_size
+            left.append(path)
         if not dry_run:
-            _remove(root, [path for _, path, reached in found if not reached])
+            _remove(root, left)
         return list(groups.values())
 
 
@@ -137,7 +142,6 @@ class _Last:
     settings: Resolved
     account: Mapping[str, Any]
     manifests: Mapping[str, pd.DataFrame]
-    requests: Mapping[str, Request] = field(default_factory=dict)  # by key, of the plan's rows that are ok
 
     @property
     def store(self) -> Store:
@@ -147,6 +151,20 @@ class _Last:
         """A stage's rows that are ok."""
         rows = self.manifests[stage]
         return rows[rows.status == OK]
+
+    def requests(self) -> Iterator[tuple[str, Request]]:
+        """(key, request) of the plan's rows that are ok; a key is the digest of its request, so an altered one does not
+        pass: raises AugmentError."""
+        for row in self.ok("plan").itertuples(index=False):
+            if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
+                raise AugmentError(f"{self.root / 'manifests' / 'plan.parquet'} is damaged: {_AGAIN}")
+            yield row.key, parsed(Request, row.request)
+
+    def requests_of(self, rows: Iterable[Any]) -> Iterator[tuple[Any, Request]]:
+        """Rows, in the order of the plan, each with its request."""
+        requests = self.requests()
+        for row in rows:
+            yield row, next(request for key, request in requests if key == row.key)
 
 
 def _read_last(root: Path) -> _Last:
@@ -161,7 +179,7 @@ def _read_last(root: Path) -> _Last:
     except ValidationError:
         raise AugmentError(f"{root / 'settings.json'} is missing or of another version: {_AGAIN}") from None
     manifests = {name: _manifest(root, name, account["stages"][name]) for name in STAGES}
-    last = _Last(root, settings, account, manifests, _requests(root, manifests["plan"]))
+    last = _Last(root, settings, account, manifests)
     _check_pictures(last)
     return last
 
@@ -174,27 +192,18 @@ def _manifest(root: Path, stage: str, counts: Mapping[str, Any]) -> pd.DataFrame
     return rows
 
 
-def _requests(root: Path, plan: pd.DataFrame) -> dict[str, Request]:
-    """Requests by key; a key is the digest of its request, so an altered one does not pass."""
-    found = {}
-    for row in plan[plan.status == OK].itertuples(index=False):
-        if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
-            raise AugmentError(f"{root / 'manifests' / 'plan.parquet'} is damaged: {_AGAIN}")
-        found[row.key] = parsed(Request, row.request)
-    return found
-
-
 def _check_pictures(last: _Last) -> None:
     """Are all pictures that the run made in the store, and those that its requests ask for?"""
-    for row in last.ok("generate").itertuples(index=False):
-        request = last.requests.get(row.key)
-        if request is None or picture_keys(request)[-1][1] != row.picture:
-            raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
-        if (
-            last.store.sha256("picture", row.picture) != row.sha256
-            or last.store.size("picture", row.picture) != row.size
-        ):
-            raise AugmentError(f"picture {row.name} is not in the store as the last run left it: {_AGAIN}")
+    with Shelf[str](last.root / "manifests") as pictures:
+        pictures.put((key, picture_keys(request)[-1][1]) for key, request in last.requests())
+        for row in last.ok("generate").itertuples(index=False):
+            if pictures.get(row.key) != row.picture:
+                raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
+            if (
+                last.store.sha256("picture", row.picture) != row.sha256
+                or last.store.size("picture", row.picture) != row.size
+            ):
+                raise AugmentError(f"picture {row.name} is not in the store as the last run left it: {_AGAIN}")
 
 
 # --- what is reached ---------------------------------------------------------------------------------------------
@@ -203,23 +212,24 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    reached = {*_of_captions(last), *_of_donors(last), *_of_requests(last), *_of_screen(last), *_of_detector(last)}
-    reached |= {*_of_rounds(last)}
-    evaluated = _of_evaluation(last)
-    shown = {file_digest(path).encode() for path in _shown(last.root)}
-    numbers = _numbers(last.root)
-    for kind, key in last.store.items():
-        if kind not in KINDS:
-            continue  # of another version: not ours to judge
-        if kind in EVALUATED:
-            keep = evaluated is None or (kind, key) in evaluated
-        elif kind == "shown":
-            keep = _read(last.store, kind, key) in shown
-        elif kind == "metrics":
-            keep = numbers is not None and _measured(_read(last.store, kind, key)) == numbers
-        else:
-            keep = (kind, key) in reached
-        yield f"store/{kind}", last.store.path(kind, key), keep
+    with Shelf[None](last.root / "manifests") as reached:
+        for items in (_of_captions, _of_donors, _of_requests, _of_screen, _of_detector, _of_rounds):
+            reached.put((f"{kind}/{key}", None) for kind, key in items(last))
+        evaluated = _of_evaluation(last)
+        shown = {file_digest(path).encode() for path in _shown(last.root)}
+        numbers = _numbers(last.root)
+        for kind, key in last.store.items():
+            if kind not in KINDS:
+                continue  # of another version: not ours to judge
+            if kind in EVALUATED:
+                keep = evaluated is None or (kind, key) in evaluated
+            elif kind == "shown":
+                keep = _read(last.store, kind, key) in shown
+            elif kind == "metrics":
+                keep = numbers is not None and _measured(_read(last.store, kind, key)) == numbers
+            else:
+                keep = f"{kind}/{key}" in reached
+            yield f"store/{kind}", last.store.path(kind, key), keep
 
 
 def _of_captions(last: _Last) -> Iterator[Item]:
@@ -243,7 +253,7 @@ def _of_donors(last: _Last) -> Iterator[Item]:
 
 
 def _of_requests(last: _Last) -> Iterator[Item]:
-    for request in last.requests.values():
+    for _, request in last.requests():
         for paint, picture in picture_keys(request):
             yield from (("paint", paint), ("alpha", paint), ("latents", paint), ("picture", picture))
         yield "jpeg", jpeg_key(picture_keys(request)[-1][1], request.source)
@@ -271,8 +281,8 @@ def _of_screen(last: _Last) -> Iterator[Item]:
     yield from (("shares", key) for key in shares)
     places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
     boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
-    for row in passed:
-        painted = painted_keys(row, last.requests[row.key], boxes, names, settings.boxes, judge)
+    for row, request in last.requests_of(passed):
+        painted = painted_keys(row, request, boxes, names, settings.boxes, judge)
         yield from (("shares", key) for key in painted)
 
 
