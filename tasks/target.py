@@ -41,7 +41,7 @@ from lib.planning.target import (
     wanted_boxes,
 )
 from lib.records.kept import typed
-from lib.records.manifest import Ref, read_manifest, read_table
+from lib.records.manifest import GROUP, Ref, read_manifest, read_table, read_tables
 from lib.records.requests import Outcome
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
 from lib.screening.accepted import count_accepted
@@ -70,10 +70,11 @@ def goals_of(run: Run, ingested: Ingested) -> dict[str, int]:
     target, selected = run.settings.target, run.settings.select.categories
     if target is None:
         return {}
-    objects = read_table(ingested.objects.file, ObjectRow, OBJECT_COLUMNS)
-    boxes = count_boxes(
-        read_table(ingested.images.file, ImageRow, ("key", "status", "split")), objects, run.settings.select.split
-    )
+    images = read_table(ingested.images.file, ImageRow, ("key", "status", "split"))
+    counts = Counter[str]()
+    for objects in read_tables(ingested.objects.file, ObjectRow, OBJECT_COLUMNS, size=8 * GROUP):
+        counts.update(count_boxes(images, objects, run.settings.select.split))
+    boxes = dict(sorted(counts.items()))
     check_target(target, run.recipe, boxes, ingested.categories, selected)
     return wanted_boxes(target, boxes, paintable(run.recipe, boxes, selected))
 
@@ -96,7 +97,8 @@ class DrawJob(BaseModel):
 @step(name="target", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def find_draws(job: DrawJob) -> Draws:
     """The draws of a round. Not cached: it takes as long as their plan."""
-    selected, captions = read_manifest(job.selected.file, SelectRow), read_manifest(job.captions.file, CaptionRow)
+    selected = read_manifest(job.selected.file, SelectRow)
+    captions = read_manifest(job.captions.file, CaptionRow, ("key", "status", "prompt"))
     captions = captions[captions.status == OK]
     prompts = dict(zip(captions.key, captions.prompt, strict=True))
     usable = selected[(selected.status == OK) & selected.key.isin(captions.key)]
@@ -106,12 +108,16 @@ def find_draws(job: DrawJob) -> Draws:
         objects, images, Path(job.workspace), job.split, known, job.recipe, job.categories, pins=True
     )
 
+    categories: dict[str, str] = {}  # of the pictures that are looked at
+
     def look(some: pd.DataFrame, variant: int, lacking: Sequence[str]) -> list[PlanRow]:
+        boxes = usable_objects(objects, some.key)
+        categories.clear()
+        categories.update(zip(boxes.key, boxes.category, strict=True))
         recipe, drawn_from, some = steered(job.recipe, statistics, some, lacking)
         variants = {key: [variant] for key in some.key}
-        return plan_requests(some, usable_objects(objects, some.key), prompts, recipe, drawn_from, job.seed, variants)
+        return plan_requests(some, boxes, prompts, recipe, drawn_from, job.seed, variants)
 
-    categories = {key: category for key, (category, _) in boxes_of(objects, usable.key).items()}
     return choose_draws(in_order_of_limit(usable, job.seed), job.wanted, job.at, look, categories)
 
 
