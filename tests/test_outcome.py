@@ -105,6 +105,17 @@ def test_no_more_candidates_are_looked_at_than_a_limit_needs():
     assert len(seen) == 5
 
 
+def test_of_a_large_limit_some_candidates_are_looked_at_together():
+    sizes: list[int] = []
+
+    def come_out(some):
+        sizes.append(len(some))
+        return {key for key in some.key if int(key) % 3}
+
+    assert enough(pd.DataFrame({"key": [str(i) for i in range(9000)]}), 4000, come_out) == 6000
+    assert max(sizes) == 512 and sum(sizes) < 6100
+
+
 # the command line
 
 

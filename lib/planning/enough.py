@@ -12,7 +12,7 @@ from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.records.rows import OK
 
-_LEAST, _MOST = 16, 512  # candidates that are looked at together, beyond the first `limit`
+_LEAST, _MOST = 16, 512  # candidates that are looked at together
 
 
 def enough(candidates: pd.DataFrame, limit: int, come_out: Callable[[pd.DataFrame], Collection[str]]) -> int:
@@ -20,7 +20,7 @@ def enough(candidates: pd.DataFrame, limit: int, come_out: Callable[[pd.DataFram
 
     candidates: SelectRows in the order of their hashes; come_out: the image keys of those, of some rows, that do.
     """
-    found, start, size = 0, 0, limit
+    found, start, size = 0, 0, min(limit, _MOST)
     while start < len(candidates):
         some = candidates.iloc[start : start + size]
         good = come_out(some)

@@ -26,7 +26,7 @@ from lib.datasets.export.final_set import read_final_set
 from lib.datasets.names import BESIDE
 from lib.painting.painters import PAINTERS
 from lib.records import kept
-from lib.records.manifest import read_manifest
+from lib.records.manifest import read_batches
 from lib.records.outputs import FILES, FOLDERS, lies_in, noted_files
 from lib.records.rows import OK, FinalRow
 from lib.records.settings import Choice
@@ -104,9 +104,11 @@ def base_of(root: Path, workspace: Path) -> Path:
 def _digests(root: Path) -> dict[str, str]:
     """SHA-256 of the pictures as the run wrote them, by file name; none where its manifest is gone."""
     with contextlib.suppress(AugmentError):
-        rows = read_manifest(root / "manifests" / "finalise.parquet", FinalRow)
-        rows = rows[rows.status == OK]
-        return dict(zip(rows.file_name, rows.sha256, strict=True))
+        found: dict[str, str] = {}
+        for rows in read_batches(root / "manifests" / "finalise.parquet", FinalRow, ("status", "file_name", "sha256")):
+            rows = rows[rows.status == OK]
+            found.update(zip(rows.file_name, rows.sha256, strict=True))
+        return found
     return {}
 
 
