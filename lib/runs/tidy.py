@@ -194,16 +194,16 @@ def _manifest(root: Path, stage: str, counts: Mapping[str, Any]) -> pd.DataFrame
 
 def _check_pictures(last: _Last) -> None:
     """Are all pictures that the run made in the store, and those that its requests ask for?"""
-    with Shelf[str](last.root / "manifests") as pictures:
-        pictures.put((key, picture_keys(request)[-1][1]) for key, request in last.requests())
-        for row in last.ok("generate").itertuples(index=False):
-            if pictures.get(row.key) != row.picture:
-                raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
-            if (
-                last.store.sha256("picture", row.picture) != row.sha256
-                or last.store.size("picture", row.picture) != row.size
-            ):
-                raise AugmentError(f"picture {row.name} is not in the store as the last run left it: {_AGAIN}")
+    pictures = Shelf[str](last.root / "manifests")
+    pictures.put((key, picture_keys(request)[-1][1]) for key, request in last.requests())
+    for row in last.ok("generate").itertuples(index=False):
+        if pictures.get(row.key) != row.picture:
+            raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
+        if (
+            last.store.sha256("picture", row.picture) != row.sha256
+            or last.store.size("picture", row.picture) != row.size
+        ):
+            raise AugmentError(f"picture {row.name} is not in the store as the last run left it: {_AGAIN}")
 
 
 # --- what is reached ---------------------------------------------------------------------------------------------
@@ -212,24 +212,24 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    with Shelf[None](last.root / "manifests") as reached:
-        for items in (_of_captions, _of_donors, _of_requests, _of_screen, _of_detector, _of_rounds):
-            reached.put((f"{kind}/{key}", None) for kind, key in items(last))
-        evaluated = _of_evaluation(last)
-        shown = {file_digest(path).encode() for path in _shown(last.root)}
-        numbers = _numbers(last.root)
-        for kind, key in last.store.items():
-            if kind not in KINDS:
-                continue  # of another version: not ours to judge
-            if kind in EVALUATED:
-                keep = evaluated is None or (kind, key) in evaluated
-            elif kind == "shown":
-                keep = _read(last.store, kind, key) in shown
-            elif kind == "metrics":
-                keep = numbers is not None and _measured(_read(last.store, kind, key)) == numbers
-            else:
-                keep = f"{kind}/{key}" in reached
-            yield f"store/{kind}", last.store.path(kind, key), keep
+    reached = Shelf[None](last.root / "manifests")
+    for items in (_of_captions, _of_donors, _of_requests, _of_screen, _of_detector, _of_rounds):
+        reached.put((f"{kind}/{key}", None) for kind, key in items(last))
+    evaluated = _of_evaluation(last)
+    shown = {file_digest(path).encode() for path in _shown(last.root)}
+    numbers = _numbers(last.root)
+    for kind, key in last.store.items():
+        if kind not in KINDS:
+            continue  # of another version: not ours to judge
+        if kind in EVALUATED:
+            keep = evaluated is None or (kind, key) in evaluated
+        elif kind == "shown":
+            keep = _read(last.store, kind, key) in shown
+        elif kind == "metrics":
+            keep = numbers is not None and _measured(_read(last.store, kind, key)) == numbers
+        else:
+            keep = f"{kind}/{key}" in reached
+        yield f"store/{kind}", last.store.path(kind, key), keep
 
 
 def _of_captions(last: _Last) -> Iterator[Item]:

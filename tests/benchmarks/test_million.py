@@ -5,8 +5,8 @@
 Tiny pictures with seven boxes each, in one COCO file; a painter that fills a colour. Every run is a process of its own,
 whose resident memory a thread looks at ten times a second. Planning, painting and screening go on beside each other, so
 their seconds are those of their work, of all threads together; the seconds until a stage was counted stand beside. The
-wish: at most 1.5 GB beyond the interpreter with its libraries, 15 % more from 100,000 to 1,000,000, and the same time for
-10,000 rows within 20 %. Asserts no figures.
+wish: at most 1.5 GB beyond the interpreter with its libraries, 15 % more from 100,000 to 1,000,000, and the same time
+for 10,000 rows within 20 %. Asserts no figures.
 """
 
 from __future__ import annotations
