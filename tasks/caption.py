@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 
 from lib.captioning.caption import CaptionForm, caption_pictures
 from lib.captioning.captioners import CAPTIONERS
@@ -51,14 +50,14 @@ def _read(ingested: Ingested, part: Ref, needs: bool) -> dict[str, str]:
     """What a captioner that needs the records depends on beside the selected rows."""
     if not needs:
         return {}
-    records = _records(ingested.images.path, ingested.images.sha256)
+    records = _records(ingested.images)
     return {"records": key_of(*(records[key].decode() for key in read_manifest(part.file, SelectRow, ("key",)).key))}
 
 
 @kept(2)
-def _records(path: str, sha256: str) -> Mapping[str, bytes]:
+def _records(images: Ref) -> Mapping[str, bytes]:
     """Image key → the picture's record, 300 bytes or so each."""
-    table = read_table(Path(path), ImageRow, ("key", "record"))
+    table = read_table(images.file, ImageRow, ("key", "record"))
     return dict(zip(table["key"].to_pylist(), table["record"].to_pylist(), strict=True))
 
 
@@ -69,6 +68,6 @@ def caption_part(job: Job) -> Ref:
     images = Ref.model_validate(job.where["images"])
     load = sources_of(images, job.sources)
     with use_member(job.where["captioner"]) as captioner:
-        records = _records(images.path, images.sha256) if captioner.NEEDS_RECORDS else {}
+        records = _records(images) if captioner.NEEDS_RECORDS else {}
         rows = caption_pictures(job.read("selected", SelectRow), form, job.store, load, captioner, job.advance, records)
     return job.write(rows, CaptionRow)

@@ -2,9 +2,10 @@
 
     with dask_engine(settings.engine, root, images, progress) as engine, working_on(engine): ...
 
-A job is a small value, and what it makes lies in the workspace, so the workers hand nothing to each other. Each is one
-process with its device; it keeps its model from part to part. Outside of a flow the same functions go to the same
-workers without Prefect.
+A job is a small value, and what it makes lies in the workspace, so the workers hand nothing to each other. Of one in a
+bucket each machine has a working copy; what a job reads is brought by its digest (Ref.file), what it makes is sent
+before it is done. Each worker is one process with its device; it keeps its model from part to part. Outside of a flow
+the same functions go to the same workers without Prefect.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from prefect_dask import DaskTaskRunner
 from lib.core.compute import available_cores
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write
-from lib.core.mirror import remove, settle
-from lib.core.places import cache_root, shown, url_of
+from lib.core.mirror import push, remove, settle
+from lib.core.places import path_of, shown, url_of
 from lib.records.engine_settings import EngineSettings
 from lib.runs.engine_checks import cluster_class, code_digest
 from tasks.engine import Engine, Step, WorkerDied, bare, log
@@ -78,7 +79,7 @@ def dask_engine(settings: EngineSettings, root: Path, images: Path, progress: Pr
         else:
             client = stack.enter_context(_connected(settings, lambda: Client(place, set_as_default=False)))
             client.forward_logging("augment", level=logging.INFO)
-        one = _Dask(client, context, settings, str(root))
+        one = _Dask(client, context, settings, root)
         stack.callback(one.leave)
         one.settle(images, progress)
         yield one
@@ -186,7 +187,7 @@ class _Dask(Engine):
     """A cluster's workers."""
 
     def __init__(
-        self, client: Client, context: FlowRunContext | None, settings: EngineSettings, workspace: str
+        self, client: Client, context: FlowRunContext | None, settings: EngineSettings, workspace: Path
     ) -> None:
         self.client, self.context, self.settings, self.workspace = client, context, settings, workspace
         self.seat: Seat | None = None
@@ -199,17 +200,16 @@ class _Dask(Engine):
     def settle(self, images: Path, progress: Progress) -> None:
         """Give every worker its seat, those that come later too. Raises AugmentError where one cannot work."""
         self._await_worker()
-        note = Path(self.workspace) / f".probe-{uuid.uuid4().hex}"
+        note, workspace = self.workspace / f".probe-{uuid.uuid4().hex}", shown(self.workspace)
         source, size = _some_picture(images)
         server = (PREFECT_API_URL.value() or "") if self.context is not None else ""
-        copies = str(cache_root()) if url_of(note) or url_of(images) else ""
-        probe = Probe(code_digest(), shown(note.parent), str(note), uuid.uuid4().hex, source, size, server, copies)
+        probe = Probe(code_digest(), workspace, shown(note), uuid.uuid4().hex, source, size, server)
         own = self.settings.address is None and self.settings.cluster is None
         workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
         coming = len(getattr(self.client.cluster, "worker_spec", ()))  # those of a queue start one after another
         self.parts = 2 * max(workers, coming, self.settings.adapt.maximum if self.settings.adapt else 1)
         cores = max(1, available_cores() // workers) if own else None
-        seat = Seat(self.workspace, f"augment-{uuid.uuid4().hex}", probe, cores)
+        seat = Seat(workspace, f"augment-{uuid.uuid4().hex}", probe, cores)
         atomic_write(note, probe.text.encode())
         settle(note)
         self._listen(seat.topic, progress)
@@ -264,7 +264,7 @@ class _Dask(Engine):
         with contextlib.suppress(Exception):
             self.client.unsubscribe_topic(self.seat.topic)
         with contextlib.suppress(OSError, AugmentError):  # the bucket may be what went away
-            remove(Path(self.seat.probe.note))
+            remove(path_of(self.seat.probe.note))
         self.counts.put(None)
         if self.pump is not None:
             self.pump.join()
@@ -274,6 +274,7 @@ class _Dask(Engine):
     def call(self, one: Step[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not one.model:
             return super().call(one, *args, **kwargs)
+        self.share()
         sent = self.submit(one, args, kwargs, model=True)
         self.wait([sent])
         return sent.result()
@@ -330,15 +331,18 @@ class _Dask(Engine):
             while any(self.client.run(running, on_error="ignore").values()) and time.monotonic() < end:
                 time.sleep(0.1)
 
+    def share(self) -> None:
+        push(self.workspace)
+
     def everywhere(self, function: Callable[[], R]) -> dict[str, R]:
         found: dict[str, R] = self.client.run(function, on_error="ignore")
         return found
 
 
 def _some_picture(images: Path) -> tuple[str, int]:
-    """One source picture, by which a worker's view of the data set is known, and its bytes; none of a bucket."""
-    if url_of(images) is not None:
-        return "", 0
+    """One source picture, by which a worker's view of the data set is known, and its bytes; of a bucket the folder."""
+    if (url := url_of(images)) is not None:
+        return url, 0
     with contextlib.suppress(OSError):
         for folder, _, names in os.walk(images):
             for name in sorted(names)[:1]:

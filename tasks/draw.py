@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lib.core.files import file_digest
 from lib.core.keys import key_of
+from lib.core.mirror import bring_all, brought, here
 from lib.records.manifest import Ref, former_batches, read_batches, read_manifest
 from lib.records.outputs import Outputs
 from lib.records.parts import part_of_name
@@ -56,8 +56,10 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
     ours.sweep(name for rows in read_batches(staged.manifest.file, DrawRow, ("name",)) for name in rows.name)
     for drawn in read_batches(staged.manifest.file, DrawRow, ("status", "name", "sha256")):
         drawn = drawn[drawn.status == OK]
+        bring_all(folder / name for name in drawn.name)
         for name, sha256 in zip(drawn.name, drawn.sha256, strict=True):
-            verified.whole(folder / name, sha256, lambda: True)  # written or read just now
+            path = here(folder / name, sha256=sha256)
+            verified.whole(path, sha256, lambda: True)  # written, read or brought just now
     verified.save()
     if total:
         with only_shown("contact_sheet.jpg"):
@@ -66,7 +68,7 @@ def draw_images(run: Run, ingested: Ingested, plan: Staged, screened: Staged) ->
 
 
 def _where(ingested: Ingested, part: Ref, requests: Callable[[int], Requests]) -> dict[str, Any]:
-    number, _ = part_of_name(part.file.name)
+    number, _ = part_of_name(part.place.name)
     return {"plan": requests(number).model_dump(), "objects": ingested.objects.model_dump()}
 
 
@@ -103,8 +105,8 @@ def _drawings_whole(part: Ref, folder: Path, verified: VerifiedFiles) -> bool:
     rows = read_manifest(part.file, DrawRow, ("name", "sha256"))
 
     def whole(name: str, sha256: str) -> bool:
-        path = folder / name
-        return verified.whole(path, sha256, lambda: file_digest(path) == sha256)
+        path = here(folder / name)
+        return verified.whole(path, sha256, lambda: brought(path, sha256))
 
     return all(whole(name, sha256) for name, sha256 in zip(rows.name, rows.sha256, strict=True))
 
@@ -114,6 +116,6 @@ def draw_part(job: Job) -> Ref:
     """Draw the pictures of one part."""
     rows = job.read("screened", ScreenRow)
     plan, objects = Requests.model_validate(job.where["plan"]), Boxes.model_validate(job.where["objects"])
-    outcomes, folder = judged_outcomes(plan.outcomes(rows.key), rows, objects), Path(job.workspace) / "drawn"
+    outcomes, folder = judged_outcomes(plan.outcomes(rows.key), rows, objects), job.root / "drawn"
     boxes = boxes_of(objects, rows.image_key)
     return job.write(draw_pictures(rows, outcomes, boxes, job.store, folder, job.advance), DrawRow)

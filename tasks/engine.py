@@ -158,6 +158,9 @@ class Engine:
         """Call it, in some thread, once the work has ended, well or not."""
         bare(future).add_done_callback(lambda _: call())
 
+    def share(self) -> None:
+        """What this process wrote until now can be read by all who work for the run."""
+
     def everywhere(self, function: Callable[[], R]) -> dict[str, R]:
         """What a function returns in each process that works for this run, by the process's name."""
         return {"": function()}

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lib.core.files import digest, file_digest
 from lib.core.keys import key_of
+from lib.core.places import url_of
 from lib.evaluation import report
 from lib.evaluation.evaluate import built, evaluate
 from lib.evaluation.features import extractor_of
@@ -51,7 +52,9 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         key = key_of(VERSION, extractor_of(settings.extractor).identity, metrics, labels, pictures)
         inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
         split = run.settings.select.split
-        result = evaluate_final(str(run.root), str(run.sources), inputs, settings, split, key)
+        # Of a bucket the final set lies on this machine alone, and the report names files of it.
+        work = evaluate_final.with_options(model=False) if url_of(run.root) or url_of(run.sources) else evaluate_final
+        result = work(str(run.root), str(run.sources), inputs, settings, split, key)
         _report(result, run.root, run.name, run.account.get("target"))
         scores, verdict = _account(result), result.verdict
     run.save(verdict=verdict.model_dump())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lib.core.mirror import bring_all, here
 from lib.painting.generate import generate_pictures
 from lib.records.manifest import Ref, read_batches, read_manifest
 from lib.records.rows import OK, PictureRow, PlanRow
@@ -50,6 +51,7 @@ def note_whole(run: Run, staged: Staged) -> None:
     """The pictures of a finished stage are undamaged: they were written or read just now."""
     for rows in read_batches(staged.manifest.file, PictureRow, ("status", "picture", "sha256")):
         rows = rows[rows.status == OK]
+        bring_all(run.store.path("picture", key) for key in rows.picture)
         for key, sha256 in zip(rows.picture, rows.sha256, strict=True):
             run.verified.whole(run.store.path("picture", key), sha256, lambda: True)
 
@@ -63,7 +65,7 @@ def _pictures_whole(part: Ref, store: Store, verified: VerifiedFiles) -> bool:
         def check() -> bool:
             return store.get("picture", key) is not None and store.sha256("picture", key) == sha256
 
-        return verified.whole(store.path("picture", key), sha256, check)
+        return verified.whole(here(store.path("picture", key)), sha256, check)
 
     return settled(rows) and all(whole(key, sha256) for key, sha256 in zip(ok.picture, ok.sha256, strict=True))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from pydantic import BaseModel
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_write, file_digest
+from lib.core.mirror import settle
+from lib.core.places import path_of, shown
 from lib.datasets.formats import categories_of, store_dataset
 from lib.datasets.ingest import changed_sources, check_pictures, settled_objects
 from lib.records.manifest import (
@@ -67,7 +70,7 @@ def ingest_dataset(run: Work) -> Ingested:
     before = _read_files(last)
     run.progress.start("ingest", len(run.order))
     parts = split_parts(run, "annotated", annotated.images, ImageRow)
-    known = {"path": str(last), "sha256": file_digest(last) if before is not None else ""}
+    known = Ref(path=shown(last), rows=0, sha256=file_digest(last)).model_dump() if before is not None else None
     doubted = None if run.verify else _doubted(run)
     where = {"known": known, "max_pixels": run.dataset.max_pixels, "doubted": doubted, "when": uuid.uuid4().hex}
     jobs = [make_job(run, "ingest", VERSION, {"images": part}, where=where) for part in parts]
@@ -154,7 +157,7 @@ def read_annotations(dataset: DatasetSettings, folder: str) -> Ingested:
     return Ingested(
         images=images,
         objects=Boxes(**objects.model_dump(), parts=0),
-        envelope=Ref(path=str(file), rows=0, sha256=file_digest(file)),
+        envelope=Ref(path=shown(file), rows=0, sha256=file_digest(file)),
     )
 
 
@@ -164,29 +167,31 @@ def check_part(job: Job) -> Ref:
     doubted, images, known = job.where["doubted"], job.read("images", ImageRow), None
     if doubted is not None:
         known = former_manifest(job.out, ImageRow)  # of the same rows; else whatever rows had these files
-        known = _known(images.path, **job.where["known"]) if known is None else known
+        known = _known(images.path, job.where["known"]) if known is None else known
         known = None if known is None else known[~known.digest.isin(doubted)]
     rows = check_pictures(
         images,
-        Path(job.sources),
+        path_of(job.sources),
         job.where["max_pixels"],
         known,
         job.advance,
         when=job.where["when"],
     )
-    return job.write(rows, ImageRow)
+    ref = job.write(rows, ImageRow)
+    settle(ref.place)
+    return ref
 
 
-def _known(paths: pd.Series, path: str, sha256: str) -> pd.DataFrame | None:
+def _known(paths: pd.Series, manifest: dict[str, Any] | None) -> pd.DataFrame | None:
     """The last run's rows of some files."""
-    rows = _last_run(path, sha256)
+    rows = None if manifest is None else _last_run(Ref.model_validate(manifest))
     return None if rows is None else rows.filter(pc.is_in(rows["path"], pa.array(paths, pa.string()))).to_pandas()
 
 
 @kept(1)
-def _last_run(path: str, sha256: str) -> pa.Table | None:
+def _last_run(manifest: Ref) -> pa.Table | None:
     """The last run's manifest without records, read once for all parts that need it."""
     try:
-        return read_table(Path(path), ImageRow, _STATE) if sha256 else None
+        return read_table(manifest.file, ImageRow, _STATE)
     except AugmentError:
         return None

@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from lib.core.errors import AugmentError
 from lib.core.files import digest
 from lib.core.images import Load, source_loader
+from lib.core.mirror import here
+from lib.core.places import path_of
 from lib.planning.donors import DonorPool, outside_of
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey, rows_drawn_from
@@ -36,25 +38,25 @@ class Boxes(Ref):
     parts: int
 
     def part(self, number: int) -> Path:
-        """The file of a part."""
-        return self.file.parents[1] / "parts" / "objects" / part_name(number, self.parts)
+        """The file of a part; of a bucket it is brought. It has the manifest's digest in its name."""
+        return here(self.place.parents[1] / "parts" / "objects" / part_name(number, self.parts, self.sha256))
 
 
 def sources_of(images: Ref, folder: str) -> Load:
-    """A loader of source pictures by digest."""
-    return _pictures(images.path, images.sha256, folder).load
+    """A loader of source pictures by digest. folder: theirs, or its URL."""
+    return _pictures(images, folder).load
 
 
 def frames_of(images: Ref, image_keys: pd.Series) -> dict[str, tuple[str, str]]:
     """Image key → (digest, frame) of some pictures: what a loader needs."""
-    rows = _pictures(images.path, images.sha256, "").rows(image_keys.unique())
+    rows = _pictures(images, "").rows(image_keys.unique())
     return {key: (digest, frame) for key, digest, frame in rows}
 
 
 class _Pictures(Mapping[str, str]):
     """Digest → file of the pictures of a data set, and their rows by key, at about a hundred bytes each."""
 
-    def __init__(self, table: pa.Table, folder: str) -> None:
+    def __init__(self, table: pa.Table, folder: Path) -> None:
         table = table.filter(pc.not_equal(table["digest"], "")).combine_chunks()
         self.folder, self.table = folder, table
         self.by = {name: _Places(table[name]) for name in ("key", "digest")}
@@ -64,7 +66,7 @@ class _Pictures(Mapping[str, str]):
         place = self.by["digest"].of(digest)
         if place is None:
             raise KeyError(digest)
-        return str(Path(self.folder) / self.table["path"][place].as_py())
+        return str(self.folder / self.table["path"][place].as_py())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.table["digest"].to_pylist())
@@ -98,14 +100,14 @@ class _Places:
 
 
 @kept(2)
-def _pictures(path: str, sha256: str, folder: str) -> _Pictures:
-    return _Pictures(read_table(Path(path), ImageRow, ("key", "digest", "frame", "path")), folder)
+def _pictures(images: Ref, folder: str) -> _Pictures:
+    return _Pictures(read_table(images.file, ImageRow, ("key", "digest", "frame", "path")), path_of(folder))
 
 
 def usable_objects(objects: Boxes, image_keys: pd.Series) -> pd.DataFrame:
     """The ObjectRows that are ok of some pictures, in the order of these."""
     numbers = {key: part_number(key, objects.parts) for key in image_keys}
-    parts = {number: _part(str(objects.part(number)), objects.sha256) for number in sorted(set(numbers.values()))}
+    parts = {number: _part(objects, number) for number in sorted(set(numbers.values()))}
     frames = [rows for rows, _ in parts.values()] or [to_table([], ObjectRow).to_pandas()]
     starts = dict(zip(parts, np.cumsum([0, *map(len, frames)]).tolist(), strict=False))
     places = [parts[number][1].get(key, _NONE) + starts[number] for key, number in numbers.items()]
@@ -117,9 +119,9 @@ _NONE = np.zeros(0, np.int64)
 
 
 @kept(16)
-def _part(path: str, sha256: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+def _part(objects: Boxes, number: int) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """Objects of a part, and their places by picture."""
-    rows = read_manifest(Path(path), ObjectRow)
+    rows = read_manifest(objects.part(number), ObjectRow)
     return rows, rows.groupby("image_key", sort=False).indices
 
 
@@ -129,27 +131,22 @@ def boxes_digest(objects: Boxes, image_keys: pd.Series) -> str:
     return digest(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
 
 
+@kept(2)
 def donors_of(objects: Boxes, images: Ref, split: str) -> DonorPool:
     """All objects of a split that may be cut out and pasted."""
-    return _donors(objects.path, objects.sha256, objects.parts, images.path, images.sha256, split)
+    outside = outside_of(read_batches(images.file, ImageRow, ("split", "group")), split)
+    return DonorPool.of_parts(_by_picture(objects, images), split, outside, objects.place.parent)
 
 
-@kept(2)
-def _donors(objects: str, sha256: str, parts: int, images: str, images_sha256: str, split: str) -> DonorPool:
-    boxes = Boxes(path=objects, rows=0, sha256=sha256, parts=parts)
-    outside = outside_of(read_batches(Path(images), ImageRow, ("split", "group")), split)
-    return DonorPool.of_parts(_by_picture(boxes, Path(images)), split, outside, boxes.file.parent)
-
-
-def _by_picture(objects: Boxes, images: Path) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+def _by_picture(objects: Boxes, images: Ref) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """ObjectRows that are ok and ImageRows, of each some pictures with all their objects."""
 
     def part_of(table: pa.Table) -> np.ndarray:
         return np.array([part_number(key, objects.parts) for key in table["key"].to_pylist()], np.int64)
 
-    pictures = read_tables(images, ImageRow, _OF_PICTURES)
-    total = sum(len(table) for table in read_tables(images, ImageRow, ("status",)))
-    for places, rows in sorted_rows(pictures, part_of, objects.parts, total, objects.file.parent):
+    pictures = read_tables(images.file, ImageRow, _OF_PICTURES)
+    total = sum(len(table) for table in read_tables(images.file, ImageRow, ("status",)))
+    for places, rows in sorted_rows(pictures, part_of, objects.parts, total, objects.place.parent):
         for number in np.unique(places).tolist():
             yield read_manifest(objects.part(number), ObjectRow), rows.filter(places == number).to_pandas()
 
@@ -163,7 +160,7 @@ def survey_of(
     """The statistics of a data set with these categories, pinned in the workspace at `root`; donors: `donors_of`."""
 
     def rows(_: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return rows_drawn_from(_by_picture(objects, images.file), split)
+        return rows_drawn_from(_by_picture(objects, images), split)
 
     return Survey(root, split, categories, rows, pins)
 
@@ -197,13 +194,13 @@ class Requests(BaseModel):
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Outcome]:
         """What requests end in, by key."""
-        known = [_requests(part.path, part.sha256) for part in self.parts]
+        known = [_requests(part) for part in self.parts]
         return {key: parsed(Outcome, next(some[key] for some in known if key in some)) for key in keys}
 
 
 @kept(16)
-def _requests(path: str, sha256: str) -> dict[str, bytes]:
-    rows = read_manifest(Path(path), PlanRow, ("key", "status", "request"))
+def _requests(part: Ref) -> dict[str, bytes]:
+    rows = read_manifest(part.file, PlanRow, ("key", "status", "request"))
     rows = rows[rows.status == OK]
     return dict(zip(rows.key, rows.request, strict=True))
 

@@ -20,9 +20,9 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
-from lib.core import mirror
 from lib.core.errors import AugmentError
 from lib.core.keys import key_of
+from lib.core.places import path_of, shown
 from lib.core.storage import lasting
 from lib.records.kept import note_ref
 from lib.records.manifest import (
@@ -43,7 +43,7 @@ class Job(BaseModel):
     stage: str
     key: str  # content key; names the output
     label: str  # for a person
-    workspace: str
+    workspace: str  # this and `sources` in a bucket by URL, as each machine has a working copy of its own
     sources: str  # folder with the source pictures; not part of the key
     inputs: dict[str, Ref]
     settings: dict[str, Any]
@@ -51,14 +51,19 @@ class Job(BaseModel):
     known: Ref | None = None  # the output, where an earlier run left it and it can be trusted
 
     @property
+    def root(self) -> Path:
+        """The workspace on this machine."""
+        return path_of(self.workspace)
+
+    @property
     def out(self) -> Path:
         """The Parquet file with the job's rows."""
-        return Path(self.workspace) / "parts" / self.stage / f"{self.key[:32]}.parquet"
+        return self.root / "parts" / self.stage / f"{self.key[:32]}.parquet"
 
     @property
     def store(self) -> Store:
         """The workspace's store of pictures and scores."""
-        return Store(Path(self.workspace) / "store")
+        return Store(self.root / "store")
 
     @property
     def model(self) -> bool:
@@ -68,14 +73,7 @@ class Job(BaseModel):
 
     def read(self, name: str, row_type: type[Row], columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One of the inputs as a DataFrame."""
-        return read_manifest(Path(self.inputs[name].path), row_type, columns)
-
-    def bring(self) -> None:
-        """What the work reads of the workspace, from its bucket, on a machine where it is not as the job names it."""
-        named = [one for one in self.where.values() if isinstance(one, dict) and {"path", "rows", "sha256"} <= set(one)]
-        for ref in [*self.inputs.values(), *map(Ref.model_validate, named)]:
-            if not ref.intact():
-                mirror.fetch(ref.file)
+        return read_manifest(self.inputs[name].file, row_type, columns)
 
     def advance(self, count: int) -> None:
         """`count` more items are done."""
@@ -102,8 +100,8 @@ def make_job(
         stage=stage,
         key=key,
         label=key[:8],
-        workspace=str(run.root),
-        sources=str(run.sources.absolute()),
+        workspace=shown(run.root),
+        sources=shown(run.sources.absolute()),
         inputs=dict(inputs),
         settings=settings,
         where=dict(where or {}),
@@ -132,8 +130,6 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
             check_run(job.workspace)
-            if mirror.attach(Path(job.workspace)):
-                job.bring()
             ref = make(job)
             note_ref(ref)
             return ref

@@ -24,7 +24,7 @@ from lib.records.sorting import sorted_rows
 from tasks.engine import engine
 from tasks.run import Work
 
-_PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.(parquet|json)")  # as Job.out and `deal` name them
+_PART = re.compile(r"([0-9a-f]{32}|([0-9a-f]{16}-)?\d{4,}-of-\d{4,})\.(parquet|json)")  # as Job.out and `part_name`
 
 
 def count_parts(rows: int) -> int:
@@ -71,13 +71,17 @@ def split_objects(run: Work, objects: Ref) -> int:
 
     tables = read_tables(objects.file, ObjectRow, size=8 * GROUP)
     usable = (table.filter(pc.equal(table["status"], OK)) for table in tables)  # their pictures are known
+
+    def file(number: int) -> Path:
+        return folder / part_name(number, count, objects.sha256)
+
     run.objects = {
-        number: write_manifest(folder / part_name(number, count), part, ObjectRow)
+        number: write_manifest(file(number), part, ObjectRow)
         for places, group in sorted_rows(usable, part_of, count, objects.rows, folder, 2 * GROUP)
         for number, part in _cut(places, group)
     }
     for number in set(range(count)) - run.objects.keys():
-        run.objects[number] = write_manifest(folder / part_name(number, count), [], ObjectRow)
+        run.objects[number] = write_manifest(file(number), [], ObjectRow)
     prune_parts(run, "objects", list(run.objects.values()))
     return count
 
@@ -125,8 +129,8 @@ def in_turn(values: np.ndarray) -> Callable[[pa.Table], np.ndarray]:
 
 def prune_parts(run: Work, stage: str, keep: Sequence[Ref]) -> None:
     """Remove parts of a stage that this run did not use, and their records; folders of such names are left alone."""
-    used = {ref.path for ref in keep}
+    used = {ref.place for ref in keep}
     for path in (run.root / "parts" / stage).glob("*"):
         ours = _PART.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())
-        if ours and str(path.with_suffix(".parquet")) not in used:
+        if ours and path.with_suffix(".parquet") not in used:
             mirror.remove(path)

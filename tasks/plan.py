@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lib.core.errors import AugmentError
+from lib.core.files import file_digest
+from lib.core.mirror import here, remove
+from lib.core.places import shown
 from lib.planning.former import Former, former_donors
 from lib.planning.outlines import Outlines
 from lib.planning.plan import plan_requests
@@ -50,7 +53,7 @@ def planned(run: Run, ingested: Ingested) -> None:
     """Note for which objects the plan is good, and remove what helped to make it."""
     kept.write(run.root / "parts" / "plan" / _POOL, _pool(run, ingested))
     for path in (run.root / "parts" / _FORMER).glob("*.parquet"):
-        path.unlink()
+        remove(path)
 
 
 _POOL, _FORMER = "donors.json", "former"
@@ -91,6 +94,8 @@ def plan_jobs(
     chosen |= survey.identity(recipe, settings.select.categories)
     where = {"recipe": recipe.model_dump(mode="json")}
     where |= {name: getattr(ingested, name).model_dump() for name in ("images", "objects")}
+    if recipe.needs_donors and (former := run.manifest("plan")).is_file():
+        where["former"] = Ref(path=shown(former), rows=0, sha256=file_digest(former)).model_dump()
     return [
         make_job(run, "plan", VERSION, {"selected": one, "captions": two, **_boxes(run, one)}, chosen | own, where)
         for one, two in zip(selected.parts, captions.parts, strict=True)
@@ -101,7 +106,7 @@ def plan_jobs(
 def _boxes(run: Run, selected: Ref) -> dict[str, Ref]:
     """The objects of a part's pictures: these lie in as many parts, or in more. Its donors, which may be anybody's, are
     `_donors_there`'s."""
-    number, count = part_of_name(selected.file.name)
+    number, count = part_of_name(selected.place.name)
     return {f"objects {part}": run.objects[part] for part in sorted(run.objects) if part % count == number}
 
 
@@ -166,14 +171,10 @@ def plan_part(job: Job) -> Ref:
 
 def _former_donors(job: Job, image_keys: pd.Series) -> dict[int, Former]:
     """Those of the last run's plan for these pictures."""
-    path, (number, count) = (
-        Path(job.workspace) / "manifests" / "plan.parquet",
-        part_of_name(job.inputs["selected"].file.name),
-    )
-    if not path.is_file():
+    if "former" not in job.where:
         return {}
-    state = path.stat()
-    parts = _former_parts(job.workspace, count, state.st_mtime_ns, state.st_size)
+    number, count = part_of_name(job.inputs["selected"].place.name)
+    parts = _former_parts(Ref.model_validate(job.where["former"]), job.root / "parts" / _FORMER, count)
     with contextlib.suppress(AugmentError, msgspec.MsgspecError):  # of another version: chosen anew
         rows = read_manifest(parts[number], PlanRow, ("image_key", "status", "request")) if number in parts else None
         if rows is not None:
@@ -182,17 +183,18 @@ def _former_donors(job: Job, image_keys: pd.Series) -> dict[int, Former]:
 
 
 @kept_result(1)
-def _former_parts(workspace: str, count: int, mtime: int, size: int) -> dict[int, Path]:
-    """The last run's plan in parts, by their numbers of `count`."""
-    path, folder = Path(workspace) / "manifests" / "plan.parquet", Path(workspace) / "parts" / _FORMER
+def _former_parts(plan: Ref, folder: Path, count: int) -> dict[int, Path]:
+    """The last run's plan in parts, by their numbers of `count`; they are this machine's alone."""
     with contextlib.suppress(AugmentError):
-        total = sum(len(rows) for rows in read_tables(path, PlanRow, ("status",)))
-        parts = deal(folder, read_tables(path, PlanRow), PlanRow, total, count, "image_key")
-        return {part_of_name(part.file.name)[0]: part.file for part in parts}
+        total = sum(len(rows) for rows in read_tables(plan.file, PlanRow, ("status",)))
+        parts = deal(folder, read_tables(plan.file, PlanRow), PlanRow, total, count, "image_key")
+        return {part_of_name(part.place.name)[0]: part.place for part in parts}
     return {}
 
 
 def _statistics(job: Job, recipe: Recipe, images: Ref, boxes: Boxes) -> Statistics:
     """As they were pinned when the job's key was made."""
-    settings, root = job.settings, Path(job.workspace)
+    settings, root = job.settings, job.root
+    for pinned in {"places", "mixes"} & settings.keys():
+        here(root / f"{pinned}.json", sha256=settings[pinned])
     return statistics_of(boxes, images, root, settings["split"], settings.get("categories", ()), recipe)

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 
+from lib.core.places import path_of
 from lib.core.stopping import check_stop
 
 Watch = Callable[[str, int, int], None]  # (stage, done, total)
@@ -71,35 +73,35 @@ class Counts(Protocol):
     def check(self) -> None: ...
 
 
-_CURRENT: dict[str, Counts] = {}  # by workspace
+_CURRENT: dict[Path, Counts] = {}  # by workspace
 
 
 def watch_workspace(workspace: str, counts: Counts) -> None:
-    """Let `advance` find these counts."""
-    _CURRENT[workspace] = counts
+    """Let `advance` find these counts. workspace: its path, or its URL."""
+    _CURRENT[path_of(workspace)] = counts
 
 
 def leave_workspace(workspace: str, counts: Counts) -> None:
     """No longer, unless another run has taken their place."""
-    if _CURRENT.get(workspace) is counts:
-        del _CURRENT[workspace]
+    if _CURRENT.get(path_of(workspace)) is counts:
+        del _CURRENT[path_of(workspace)]
 
 
 def check_run(workspace: str) -> None:
     """Raises Stopped where the run is to end, and AugmentError where this process cannot work for it."""
     check_stop()
-    if workspace in _CURRENT:
-        _CURRENT[workspace].check()
+    if counts := _CURRENT.get(path_of(workspace)):
+        counts.check()
 
 
 def begin(workspace: str, stage: str, total: int) -> None:
     """A stage of this workspace's run that only its work can count: `total` items."""
-    if workspace in _CURRENT:
-        _CURRENT[workspace].start(stage, total)
+    if counts := _CURRENT.get(path_of(workspace)):
+        counts.start(stage, total)
 
 
 def advance(workspace: str, stage: str, count: int) -> None:
     """`count` more items of a stage of this workspace's run are done. Raises Stopped where the run is to end."""
     check_run(workspace)
-    if workspace in _CURRENT:
-        _CURRENT[workspace].advance(stage, count)
+    if counts := _CURRENT.get(path_of(workspace)):
+        counts.advance(stage, count)

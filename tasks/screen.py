@@ -13,6 +13,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from lib.core.checkpoints import ModelRef
 from lib.core.errors import AugmentError
+from lib.core.mirror import drain
+from lib.core.places import path_of, shown
 from lib.core.registry import Member
 from lib.records.manifest import Ref, read_batches, read_manifest
 from lib.records.rows import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
@@ -55,8 +57,8 @@ def learn_limits(run: Run, ingested: Ingested) -> BoxRules | None:
         return None
     rules = judge_real(
         LimitsJob(
-            workspace=str(run.root),
-            sources=str(run.sources.absolute()),
+            workspace=shown(run.root),
+            sources=shown(run.sources.absolute()),
             ingested=ingested,
             split=run.settings.select.split,
             also=_paintable(run, ingested),
@@ -90,15 +92,18 @@ def judge_real(job: LimitsJob) -> BoxRules:
     names = sorted({*rows.category[rows.status == OK], *job.also})
     real = real_boxes(rows, pictures, job.split, job.settings.min_side)
     begin(job.workspace, "limits", len(real))
-    return learn_rules(
+    store = Store(path_of(job.workspace) / "store")
+    rules = learn_rules(
         real,
         names,
         job.settings,
         judge_for(job.model),
         sources_of(images, job.sources),
-        Store(Path(job.workspace) / "store"),
+        store,
         lambda count: advance(job.workspace, "limits", count),
     )
+    drain(store.root)
+    return rules
 
 
 def sought_of(run: Run, ingested: Ingested) -> Sought | None:

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
-from lib.records.kept import note_ref, noted_ref
+from lib.records.kept import forget_ref, note_ref, noted_ref
 from lib.records.manifest import Ref, read_table, row_marks, to_table, write_batches
 from lib.records.rows import MAY_PASS, Row, lost_rows
 from lib.screening.pictures import set_aside_equal
@@ -153,6 +153,7 @@ class _Chain:
     def run(self) -> None:
         """Until all parts are through. Where one fails no later stage begins; the others of its stage, and of those
         before it, end as they would have; then its error is raised."""
+        engine().share()
         try:
             for part in range(self.count):
                 self._make_ready(0, part)
@@ -249,9 +250,12 @@ def _made(stage: Stage, job: Job, future: Any) -> Ref:
 def _known(job: Job, valid: Callable[[Ref], bool]) -> Ref | None:
     try:
         ref = noted_ref(job.out)
-        return ref if ref is not None and valid(ref) else None
+        if ref is not None and valid(ref):
+            return ref
     except AugmentError:
-        return None
+        pass
+    forget_ref(job.out)
+    return None
 
 
 def close_stage(

@@ -18,9 +18,11 @@ from typing import Any
 import httpx
 from distributed import Worker, WorkerPlugin
 
+from lib.core.bucket import Bucket
 from lib.core.compute import share_cores
 from lib.core.errors import AugmentError
-from lib.core.places import CACHE, cache_root
+from lib.core.mirror import attach, detach
+from lib.core.places import is_url, path_of
 from lib.core.stopping import STOPPED, Stopped, ask_to_stop
 from lib.runs.engine_checks import code_digest
 from tasks.models import release_models
@@ -35,12 +37,11 @@ class Probe:
 
     code: str  # code_digest()
     workspace: str  # as a person gave it
-    note: str  # path of a file in it
+    note: str  # path of a file in it, or its URL
     text: str  # its content
-    source: str  # path of one source picture; "" where there is none
-    size: int  # its bytes
+    source: str  # path of one source picture, "" where there is none; or the URL of their folder
+    size: int  # the picture's bytes
     server: str  # URL of Prefect's API; "" outside of a flow
-    copies: str  # folder of the working copies of buckets; "" where none is in use
 
     def fault(self) -> str:
         """Why this process cannot work for the run; empty where it can."""
@@ -50,22 +51,20 @@ class Probe:
                 f"a worker on {host} has another version of this program than the run: install the same on all "
                 "machines, and start the workers again"
             )
-        if self.copies and str(cache_root()) != self.copies:
-            return (
-                f"a worker on {host} keeps the working copies of buckets in {cache_root()}, this run in {self.copies}: "
-                f"set {CACHE} to the same path on all machines"
-            )
-        if _text(Path(self.note)) != self.text:
-            return (
-                f"a worker on {host} does not see the workspace {self.workspace} of this run: it must lie on a disk "
-                "that all machines share, under the same path; with one in a bucket all workers must be on the run's "
-                "machine"
-            )
-        if self.source and _size(self.source) != self.size:
-            return (
-                f"a worker on {host} does not see the picture {self.source} as it is here: dataset.images must lie on "
-                "a disk that all machines share, under the same path"
-            )
+        try:
+            if _text(self.note) != self.text:
+                return (
+                    f"a worker on {host} does not see the workspace {self.workspace} of this run: it must lie on a "
+                    "disk that all machines share, under the same path, or in a bucket that all reach by the same "
+                    "endpoint"
+                )
+            if self.source and not _seen(self.source, self.size):
+                return (
+                    f"a worker on {host} does not see {self.source} as it is here: dataset.images must lie on a disk "
+                    "that all machines share, under the same path, or in a bucket that all reach by the same endpoint"
+                )
+        except AugmentError as error:  # of a bucket: no package, no credentials, no network
+            return f"a worker on {host} cannot work for this run: {error}"
         if self.server and not _reached(self.server):
             return (
                 f"a worker on {host} does not reach Prefect's server {self.server}: start one that all machines reach "
@@ -74,17 +73,21 @@ class Probe:
         return ""
 
 
-def _text(path: Path) -> str | None:
-    """A file's text; None where it is not here."""
+def _text(place: str) -> str | None:
+    """A file's text; None where there is no such file. place: its path, or its URL."""
     with contextlib.suppress(OSError, ValueError):
-        return path.read_text("utf-8")
+        return (Bucket(place, hurry=True).read("") if is_url(place) else Path(place).read_bytes()).decode()
     return None
 
 
-def _size(path: str) -> int:
+def _seen(place: str, size: int) -> bool:
+    """Is there such a file of `size` bytes, or a folder with such a URL?"""
     with contextlib.suppress(OSError):
-        return Path(path).stat().st_size
-    return -1
+        if is_url(place):
+            Bucket(place, hurry=True).info()
+            return True
+        return Path(place).stat().st_size == size
+    return False
 
 
 def _reached(server: str) -> bool:
@@ -94,7 +97,10 @@ def _reached(server: str) -> bool:
 
 
 class Seat(WorkerPlugin):
-    """A run's place in one worker; it takes the place of the run's Progress there."""
+    """A run's place in one worker; it takes the place of the run's Progress there.
+
+    workspace: its path, or its URL: then this machine has a working copy of its own.
+    """
 
     def __init__(self, workspace: str, topic: str, probe: Probe, cores: int | None) -> None:
         self.workspace, self.topic, self.probe, self.cores = workspace, topic, probe, cores
@@ -106,13 +112,21 @@ class Seat(WorkerPlugin):
         """The worker begins to work for the run."""
         if self.cores is not None:
             share_cores(self.cores)
-        self.worker, self.fault = worker, self.probe.fault()
+        self.worker, self.fault = worker, self.probe.fault() or self._attach()
         watch_workspace(self.workspace, self)
 
+    def _attach(self) -> str:
+        try:
+            attach(path_of(self.workspace))
+        except AugmentError as error:
+            return f"a worker on {socket.gethostname()} cannot work for this run: {error}"
+        return ""
+
     async def teardown(self, worker: Worker) -> None:
-        """The run is over: its models go, and what Prefect has not sent yet is sent."""
+        """The run is over: its models go, and what has not been sent yet is sent."""
         leave_workspace(self.workspace, self)
         release_models()
+        await asyncio.to_thread(detach, path_of(self.workspace))
         await asyncio.to_thread(_send_rest)
 
     def start(self, stage: str, total: int) -> None:

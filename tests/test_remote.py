@@ -207,20 +207,6 @@ def test_a_bucket_that_vanishes_in_the_middle_is_a_sentence_and_gets_at_the_next
     assert len(kept) == PICTURES
 
 
-def test_workers_of_a_cluster_make_the_same_and_are_refused_where_their_working_copies_lie_elsewhere(
-    files, demo, final, tmp_path, monkeypatch
-):
-    from distributed import LocalCluster
-
-    with LocalCluster(1, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0) as cluster:
-        engine = {"name": "dask", "address": cluster.scheduler_address}
-        augment_dataset(dataset=demo, workspace=WORKSPACE, engine=engine, **CHOICES)
-        assert objects(files, "runs/one/final") == final
-        monkeypatch.setenv("AUGMENT_CACHE", str(tmp_path / "elsewhere"))
-        with pytest.raises(AugmentError, match=f"in {tmp_path}/cache.*: set AUGMENT_CACHE to the same path"):
-            augment_dataset(dataset=demo, workspace=WORKSPACE, engine=engine, **CHOICES)
-
-
 # --- one holder --------------------------------------------------------------------------------------------------
 
 
@@ -359,36 +345,69 @@ def test_a_worker_on_another_machine_reads_and_sends_what_its_job_names(files, t
     from lib.records.manifest import write_manifest
     from lib.records.rows import SelectRow
 
+    @stage_task("plan")
+    def plan(job):
+        job.store.put("picture", "cd" * 32, b"pixels")
+        return job.write(job.read("selected", SelectRow), SelectRow)
+
     root = place_of(WORKSPACE)
     with mirror.held(root, print):
         ref = write_manifest(root / "manifests" / "select.parquet", [], SelectRow)
         mirror.push(root)
-        work = {
-            "stage": "plan",
-            "key": "ab" * 32,
-            "label": "ab",
-            "workspace": str(root),
-            "sources": ".",
-            "settings": {},
-        }
-        job = Job(**work, inputs={"selected": ref}, where={"again": ref.model_dump()})
-        ref.file.write_bytes(b"of an earlier run")
-
-        @stage_task("plan")
-        def plan(job):
-            job.store.put("picture", "cd" * 32, b"pixels")
-            return job.write(job.read("selected", SelectRow), SelectRow)
-
+        work = {"stage": "plan", "key": "ab" * 32, "label": "ab", "workspace": WORKSPACE, "sources": "."}
+        job = Job(**work, settings={}, inputs={"selected": ref})
         with monkeypatch.context() as patch:  # as in another process
             patch.setattr(mirror, "_leases", {})
             patch.setattr(mirror, "_mirrors", {})
+            patch.setenv("AUGMENT_CACHE", str(tmp_path / "other"))
+            ref.place.parent.mkdir(parents=True)
+            ref.place.write_bytes(b"of an earlier run")
+            mirror.attach(job.root)
             made = plan(job)
-            mirror._mirrors[root].close()
-    assert noted_ref(made.file) == made
+            mirror.detach(job.root)
+        assert not made.place.exists() and made.intact()  # it is brought
+        mirror.fetch(made.place.with_suffix(".json"))
+        assert noted_ref(made.place) == made
     names = objects(files, "runs/one")
     assert {f"parts/plan/{'ab' * 16}.parquet", f"parts/plan/{'ab' * 16}.json", f"store/picture/cd/{'cd' * 32}"} <= set(
         names
     )
+
+
+def test_a_file_of_a_bucket_that_has_other_bytes_than_its_ref_is_a_sentence(files):
+    from lib.records.manifest import write_manifest
+    from lib.records.rows import SelectRow
+
+    root = place_of(WORKSPACE)
+    with mirror.held(root, print):
+        ref = write_manifest(root / "manifests" / "select.parquet", [], SelectRow)
+        mirror.push(root)
+    ref.place.write_bytes(b"rotten")
+    assert ref.file.read_bytes() != b"rotten"
+    files.pipe_file(f"{NAME}/runs/one/manifests/select.parquet", b"of another run")
+    ref.place.unlink()
+    with pytest.raises(AugmentError, match=r"s3://.*select.parquet is not there, or has other bytes"):
+        _ = ref.file
+    assert not ref.place.exists()
+
+
+def test_an_item_of_an_earlier_run_on_a_workers_machine_is_in_the_bucket_once_it_is_used(files):
+    root, key = place_of(WORKSPACE), "ab" * 32
+    mirror.attach(root)
+    store = Store(root / "store")
+    store.put("picture", key, b"pixels")
+    mirror.detach(root)
+    files.rm(f"{NAME}/runs/one", recursive=True)
+
+    mirror.attach(root)
+    assert store.get("picture", key) == b"pixels"
+    mirror.drain(store.root)
+    assert files.exists(f"{NAME}/runs/one/store/picture/ab/{key}")
+
+    whole = store.path("picture", key).read_bytes()
+    store.path("picture", key).write_bytes(whole + b" of another device")
+    assert store.get("picture", key) == b"pixels"
+    mirror.detach(root)
 
 
 def test_an_item_that_is_damaged_here_comes_from_the_bucket_again(files):

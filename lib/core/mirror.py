@@ -2,10 +2,11 @@
 
     with held(root):            # across machines: a lease; the copy is brought up to date, and sent at the end
         ...
-    fetch(path)                 # a file that the bucket has and the copy lacks
-    send(path)                  # an item of the store, on its way while work goes on
+    here(path, sha256=...)      # the file, brought from the bucket where the copy lacks it, or has other bytes
+    send(path)                  # a finished file, on its way while work goes on
     settle(path, ...)           # these files, once all that was sent before has arrived
     push(root)                  # whatever else changed
+    attach(root)                # of a worker on any machine: the same calls, with a copy that may be of long ago
 
 All of these do nothing for a path of this machine. An item of the store never changes, so it is read through, and
 written through beside the work; everything else is small, and is the same here as there at every part's end. What is
@@ -15,6 +16,7 @@ sent is noted beside the copy until it has arrived: a bucket that went away gets
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +26,7 @@ from pathlib import Path
 from lib.core.bucket import Bucket, Found
 from lib.core.copy_notes import ABSENT, Notes, make_folder, stat_of
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_path
+from lib.core.files import NO_FILE, atomic_path, file_digest
 from lib.core.lease import Lease, leased
 from lib.core.places import url_of
 
@@ -41,10 +43,11 @@ _leases: dict[Path, Lease] = {}
 # --- files of the working copy -----------------------------------------------------------------------------------
 
 
-def fetch(path: Path, mark: bool = False) -> bool:
-    """Bring a file that is not here from its bucket; whether it is here now. mark: its time says which version it is.
+def fetch(path: Path, mark: bool = False, sha256: str = "") -> bool:
+    """Bring a file that is not here from its bucket; whether it is here now.
 
-    Raises AugmentError where the bucket cannot be read.
+    mark: its time says which version it is; sha256: only with these bytes, else what is here stays. Raises AugmentError
+    where the bucket cannot be read.
     """
     url = url_of(path)
     if url is None:
@@ -54,17 +57,58 @@ def fetch(path: Path, mark: bool = False) -> bool:
         with atomic_path(path) as temporary:
             about = bucket.info() if mark else None
             bucket.fetch_into("", temporary)
+            if sha256 and file_digest(temporary) != sha256:
+                raise FileNotFoundError(path)
             if about is not None:
                 os.utime(temporary, ns=(about.mark, about.mark))
     except FileNotFoundError:
         return False
+    if (mirror := _mirror_of(path)) is not None:
+        mirror.note_fetched(path)
     return True
 
 
-def here(path: Path, mark: bool = False) -> Path:
-    """The path itself, once its file is here where its bucket has it. mark: as `fetch`."""
-    if not path.exists():
+def here(path: Path, mark: bool = False, sha256: str = "") -> Path:
+    """The path itself, once its file is here where its bucket has it; with `sha256` once it has these bytes, where the
+    bucket has them. mark: as `fetch`."""
+    if not sha256 and not path.exists():
         fetch(path, mark)
+    if sha256 and url_of(path) is not None:
+        brought(path, sha256, mark)
+    return path
+
+
+def brought(path: Path, sha256: str, mark: bool = False) -> bool:
+    """Is a file here with these bytes, from its bucket where it was not? mark: as `fetch`."""
+    try:
+        info = path.stat()
+        if _digest(path, info.st_ino, info.st_size, info.st_mtime_ns) == sha256:
+            return True
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+    return fetch(path, mark, sha256)
+
+
+@functools.lru_cache(4096)
+def _digest(path: Path, *state: int) -> str:
+    """Of a file that is in this state: large manifests are asked for many times."""
+    return file_digest(path)
+
+
+def bring_all(paths: Iterable[Path]) -> None:
+    """`here` of many files at once."""
+    if missing := [path for path in paths if not path.exists() and url_of(path) is not None]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(fetch, missing))
+
+
+def item(path: Path) -> Path:
+    """`here` of an item of the store. One that a worker's copy has of an earlier run is in the bucket from then on."""
+    if not path.exists():
+        fetch(path)
+    elif (mirror := _mirror_of(path)) is not None:
+        mirror.vouch(path)
     return path
 
 
@@ -80,7 +124,7 @@ def exists(path: Path) -> bool:
 
 
 def send(path: Path) -> None:
-    """An item of the store, which never changes, on its way to the bucket."""
+    """A finished file on its way to the bucket: an item of the store, or a drawing."""
     if (mirror := _mirror_of(path)) is not None:
         mirror.send(path)
 
@@ -89,6 +133,12 @@ def settle(*paths: Path) -> None:
     """Files in the bucket, in this order, once everything that was sent before is there."""
     if (mirror := _mirror_of(paths[0])) is not None:
         mirror.settle(paths)
+
+
+def drain(path: Path) -> None:
+    """Everything that was sent to the bucket of a path is there."""
+    if (mirror := _mirror_of(path)) is not None:
+        mirror.drain()
 
 
 def push(root: Path, whole: bool = False) -> None:
@@ -160,13 +210,25 @@ def _mirrored(root: Path, lease: Lease) -> Iterator[None]:
 
 def attach(root: Path) -> bool:
     """Send from now on what this process, a worker of a run elsewhere, makes in a workspace; False where it is no such
-    worker, or no bucket's. What it reads may be older here than in the bucket."""
+    worker, or no bucket's. Raises AugmentError where the working copy cannot be made.
+
+    Its copy may be of long ago: what it reads goes by digest (`here`), or is an item of the store (`item`).
+    """
     if url_of(root) is None or root in _leases:
         return False
     if root not in _mirrors:
         make_folder(root)
-        _mirrors.setdefault(root, Mirror(root))
+        _mirrors[root] = Mirror(root, worker=True)
     return True
+
+
+def detach(root: Path) -> None:
+    """The end of `attach`, once what was sent has arrived, or cannot."""
+    if root in _leases or (mirror := _mirrors.pop(root, None)) is None:
+        return
+    with contextlib.suppress(AugmentError, OSError):  # a part that reads it has told
+        mirror.drain()
+    mirror.close()
 
 
 def look(root: Path, whole: bool = False) -> None:
@@ -210,15 +272,16 @@ def on_shared_disk(folder: Path) -> bool:
 
 
 class Mirror:
-    """A workspace's copy, and what is known of the bucket."""
+    """A workspace's copy, and what is known of the bucket. worker: others change the bucket meanwhile."""
 
-    def __init__(self, root: Path, hurry: bool = False) -> None:
-        self.root, self.bucket = root, Bucket(url_of(root) or "", hurry)
+    def __init__(self, root: Path, hurry: bool = False, worker: bool = False) -> None:
+        self.root, self.bucket, self.worker = root, Bucket(url_of(root) or "", hurry), worker
         self.notes = Notes(root / _NOTES)
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bucket")
         self._room = threading.Semaphore(_WAITING)
         self._lock = threading.Lock()
         self._sent: set[Future[None]] = set()
+        self._there: set[str] = set()  # a worker's items that the bucket has
         self._pushing = threading.Lock()
 
     def number(self) -> int:
@@ -241,7 +304,10 @@ class Mirror:
 
     def send(self, path: Path) -> None:
         name = self._name(path)
-        self.notes.owe(name)
+        if _is_item(name):
+            self.notes.owe(name)
+        elif not self.worker and self._is_known(name):
+            return
         self._room.acquire()
         future = self._pool.submit(self._send, path, name)
         with self._lock:
@@ -249,8 +315,39 @@ class Mirror:
         future.add_done_callback(lambda done: self._room.release())
 
     def _send(self, path: Path, name: str) -> None:
+        if not _is_item(name):
+            self._put(name)
+            return
         self.bucket.put(name, path)
         self.notes.arrived(name)
+        self._note_there(name)
+
+    def vouch(self, path: Path) -> None:
+        """Make sure that the bucket has a worker's item, which an earlier run may have left here, and that it is the
+        bucket's where that has another: of a machine with other rounding, say."""
+        name = self._name(path)
+        if not self.worker or name in self._there:
+            return
+        try:
+            found = self.bucket.info(name)
+        except FileNotFoundError:
+            self.send(path)
+        else:
+            if found is not None and found.size != stat_of(path)[0]:
+                self.bucket.fetch(name, path)
+        self._note_there(name)
+
+    def note_fetched(self, path: Path) -> None:
+        """A file has just come from the bucket: it need not be sent."""
+        name = self._name(path)
+        if _is_item(name):
+            self._note_there(name)
+        else:
+            self.notes.note(name, *stat_of(path), 0)
+
+    def _note_there(self, name: str) -> None:
+        if self.worker:
+            self._there.add(name)
 
     def _send_owed(self) -> None:
         for name in self.notes.owed():
@@ -279,7 +376,7 @@ class Mirror:
         self._send_owed()  # what a worker that died had not sent yet
         self.drain()
         with self._pushing:
-            changed = [name for name in self._names(whole) if self.notes.known(name)[:2] != stat_of(self.root / name)]
+            changed = [name for name in self._names(whole) if not self._is_known(name)]
             last = [name for name in _LAST if name in changed]
             list(self._pool.map(self._put, [name for name in changed if name not in last]))
             for name in last:
@@ -351,6 +448,14 @@ class Mirror:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+    def _is_known(self, name: str) -> bool:
+        """Is the file as it was when it was last sent or brought?"""
+        return self.notes.known(name)[:2] == stat_of(self.root / name)
+
+
+def _is_item(name: str) -> bool:
+    return name.startswith(f"{_STORE}/")
 
 
 def _ours(name: str) -> bool:

@@ -70,6 +70,11 @@ def shown(path: Path) -> str:
     return url_of(path) or str(path)
 
 
+def path_of(text: str) -> Path:
+    """The path that `shown` shows: of a URL the working copy on this machine. Raises ValueError as `place_of`."""
+    return Path(str(place_of(text)))
+
+
 def cache_root() -> Path:
     """The folder below which working copies lie."""
     return Path(os.environ.get(CACHE) or "~/.cache/augment/remote").expanduser().absolute()

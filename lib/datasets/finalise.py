@@ -202,8 +202,10 @@ class _Writer:
 def _place_original(row: Any, name: str, root: Path, writer: _Writer) -> FinalRow:
     key = f"original:{row.key}"
     try:
-        source = here(root / row.path, mark=True)
-        size, mtime_ns = writer.place(name, row.digest, lambda to: shutil.copyfile(source, to))
+        source = root / row.path
+        size, mtime_ns = writer.place(
+            name, row.digest, lambda to: shutil.copyfile(here(source, mark=True, sha256=row.digest), to)
+        )
     except (ValueError, FileNotFoundError) as error:
         return FinalRow(key, REJECTED, "image_changed", f"{row.path}: {error}", row.key, name, "", 0, 0, 0)
     return FinalRow(key, OK, "", "", row.key, name, row.digest, size, mtime_ns, 0)
@@ -250,7 +252,7 @@ def _keep_jpeg(store: Store, item: str, picture: str, source: Path, source_diges
     """
     png = None if store.get("jpeg", item) is not None else store.get("picture", picture)
     if png is not None:
-        data = here(source, mark=True).read_bytes()
+        data = here(source, mark=True, sha256=source_digest).read_bytes()
         if digest(data) != source_digest:
             raise PictureError("image_changed", f"{source} changed since ingest")
         store.put("jpeg", item, encode_jpeg(load_rgb(png, "stored"), like=data))

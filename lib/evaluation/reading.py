@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lib.core.files import digest
 from lib.core.images import PictureError, load_rgb
 from lib.core.keys import canonical, key_of
+from lib.core.mirror import here
 from lib.evaluation.features import Extractor
 from lib.evaluation.metrics import AnnotatedPicture, Noted, Pair
 from lib.evaluation.sides import Entry, Labels, Side
@@ -292,7 +293,7 @@ class _Picture:
         if made.fault is not None:
             return made
         try:
-            made.data = entry.path.read_bytes()
+            made.data = here(entry.path, mark=True, sha256=entry.sha256).read_bytes()
         except OSError as error:
             made.fault = "image_missing", f"{entry.path.name}: {error.strerror}"
             return made

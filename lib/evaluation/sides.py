@@ -62,6 +62,7 @@ class Entry:
     source: tuple[str, str] | None = None  # (id, name) of the picture that it was made from, if recorded
     changed: NDArray[np.float64] | None = None  # (N, 4) xyxy pixels: where it was painted, if recorded
     fault: tuple[str, str] | None = None  # (reason, detail): it cannot be used
+    sha256: str = ""  # of its bytes, where its set knows it
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ def side_of(
         labels = Labels(boxes[at], tuple(categories[at]), ignore[at], painted[at], caption, size, new)
         fault = None if image.status == OK else (image.reason, image.detail)
         path = root / image.path if fault else _place(root, image.path)
-        entries.append(Entry(path, image.file_name, labels, image.key, sources[i], _regions(image.record), fault))
+        regions, sha256 = _regions(image.record), str(image.digest)
+        entries.append(Entry(path, image.file_name, labels, image.key, sources[i], regions, fault, sha256))
     skipped = Counter(rows_of_part.reason[rows_of_part.status != OK].tolist())
     return Side(tuple(entries), file, names, skipped, has_synthetic)
 

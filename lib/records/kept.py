@@ -24,6 +24,7 @@ import msgspec
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path, atomic_write
 from lib.core.mirror import settle
+from lib.core.places import shown
 
 if TYPE_CHECKING:  # it brings pandas, which most readers of kept files need not wait for
     from lib.records.manifest import Ref
@@ -166,9 +167,9 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 
 def note_ref(ref: Ref) -> None:
     """Write down beside a file what it must be; the file is complete."""
-    record = _record(ref.file)
+    record = _record(ref.place)
     atomic_write(record, msgspec.json.encode(_Record(ref.rows, ref.sha256)))
-    settle(ref.file, record)
+    settle(ref.place, record)
 
 
 def noted_ref(path: Path) -> Ref | None:
@@ -183,8 +184,13 @@ def noted_ref(path: Path) -> Ref | None:
     found = typed(data, _Record)
     if found is None or len(data) > _RECORD:
         return None
-    ref = Ref(path=str(path), rows=found.rows, sha256=found.sha256)
+    ref = Ref(path=shown(path), rows=found.rows, sha256=found.sha256)
     return ref if ref.intact() else None
+
+
+def forget_ref(path: Path) -> None:
+    """Remove the record of a file that is to be made anew: who makes it, on whichever machine, writes another."""
+    _record(path).unlink(missing_ok=True)
 
 
 def _record(path: Path) -> Path:

@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path, file_digest
+from lib.core.mirror import brought
+from lib.core.places import is_url, path_of, shown
 from lib.records.rows import Row, arrow_schema
 
 GROUP = 8192  # rows of a row group, and those that are held at once: of plans, the largest, 30 MB or so
@@ -28,17 +30,32 @@ GROUP = 8192  # rows of a row group, and those that are held at once: of plans, 
 class Ref(BaseModel):
     """A file, and the rows and bytes that it must hold: the small value that stages hand to each other."""
 
-    path: str
+    model_config = ConfigDict(frozen=True)
+
+    path: str  # in a bucket its URL: each machine has a working copy of its own
     rows: int
     sha256: str
 
     @property
+    def place(self) -> Path:
+        """Where the file lies on this machine, whether it is there or not."""
+        return path_of(self.path)
+
+    @property
     def file(self) -> Path:
-        return Path(self.path)
+        """The file; of a bucket once it is here with these bytes. Raises AugmentError where the bucket lacks them."""
+        if is_url(self.path) and not self.intact():
+            raise AugmentError(
+                f"{self.path} is not there, or has other bytes than it was written with: see that no other run writes "
+                "into this workspace, and run again"
+            )
+        return self.place
 
     def intact(self) -> bool:
-        """Does the file still exist, with these bytes?"""
-        return self.file.is_file() and file_digest(self.file) == self.sha256
+        """Does the file still exist, with these bytes? One of a bucket is brought where it does not."""
+        if is_url(self.path):
+            return brought(self.place, self.sha256)
+        return self.place.is_file() and file_digest(self.place) == self.sha256
 
 
 def to_table(rows: pd.DataFrame | pa.Table | Sequence[Row], row_type: type[Row]) -> pa.Table:
@@ -77,7 +94,7 @@ def write_batches(path: Path, tables: Iterable[pa.Table], row_type: type[Row], n
             if not count:
                 writer.write_table(schema.empty_table(), row_group_size=GROUP)
         sha256 = file_digest(temporary)
-    return Ref(path=str(path), rows=count, sha256=sha256)
+    return Ref(path=shown(path), rows=count, sha256=sha256)
 
 
 _NOTE = b"augment"

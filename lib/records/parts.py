@@ -22,9 +22,9 @@ def part_count(rows: int, wanted: int = 1) -> int:
     return int(2 ** max(0, math.ceil(math.log2(count))))
 
 
-def part_name(number: int, count: int) -> str:
-    """The file of a part."""
-    return f"{number:04d}-of-{count:04d}.parquet"
+def part_name(number: int, count: int, sha256: str = "") -> str:
+    """The file of a part. sha256: of the manifest whose rows it has, so that a file of this name never changes."""
+    return f"{sha256[:16]}{'-' if sha256 else ''}{number:04d}-of-{count:04d}.parquet"
 
 
 def part_of_name(name: str) -> tuple[int, int]:

@@ -42,7 +42,7 @@ class Store:
         return self.root / kind / key[:2] / key
 
     def _here(self, kind: str, key: str) -> Path:
-        return mirror.here(self.path(kind, key))
+        return mirror.item(self.path(kind, key))
 
     def items(self) -> Iterator[tuple[str, str]]:
         """(kind, key) of all items; files of other names are not ours."""

@@ -49,7 +49,9 @@ class VerifiedFiles:
             return True
         mark = _mark(path, sha256)
         same = mark is not None and self._before.get(name) == mark
-        if mark is None or not (same or check()):
+        if not same:
+            mark = _mark(path, sha256) if mark is not None and check() else None  # again: it may have been brought
+        if mark is None:
             return False
         self._new += not same
         self._now.put([(name, mark)])

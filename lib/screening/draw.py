@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lib.core.files import atomic_write, digest
 from lib.core.images import Load, load_rgb
+from lib.core.mirror import send
 from lib.records.requests import Label, Outcome
 from lib.records.rows import OK, REJECTED, DrawRow
 from lib.records.store import Store
@@ -108,6 +109,7 @@ def draw_pictures(
             made = jpeg(Image.fromarray(drawn), 88)
             if not (folder / name).is_file() or (folder / name).read_bytes() != made:
                 atomic_write(folder / name, made)
+            send(folder / name)
             rows.append(DrawRow(row.key, OK, "", "", row.image_key, name, digest(made)))
         advance(1)
     return rows
