@@ -166,6 +166,20 @@ def test_what_earlier_runs_left_on_a_machine_counts_by_its_digest_alone(cluster,
     assert result.account["painted"] < COUNT, "whole pictures that lay on the machine were painted again"
 
 
+def test_pinned_places_and_the_former_plan_are_the_buckets(cluster, files, made, tmp_path):
+    choices = {"preset": "insert", "evaluate": {"extractor": None}}
+    for variants in (1, 2):
+        run(made.dataset, tmp_path / "ws", variants=variants, **choices)
+        run(DATASET, WORKSPACE, on(cluster), variants=variants, **choices)
+        pinned = [copy(tmp_path, number) / "places.json" for number in (1, 2)]
+        assert all(path.is_file() for path in pinned)
+        for path in pinned:
+            path.write_bytes(b"{}")
+    assert files.cat_file(f"{NAME}/runs/one/places.json") == (tmp_path / "ws" / "places.json").read_bytes()
+    assert all((copy(tmp_path, number) / "manifests" / "plan.parquet").is_file() for number in (1, 2))
+    assert objects(files, "runs/one/final") == final_set(tmp_path / "ws")
+
+
 def test_a_worker_that_does_not_reach_the_bucket_is_refused(cluster, files):
     with cluster.get_client() as client:
         client.run(lambda: os.environ.update(AWS_ENDPOINT_URL="http://127.0.0.1:1"))
