@@ -47,6 +47,7 @@ from tasks.review import review_images
 from tasks.run import Run, open_run
 from tasks.screen import check_detector, learn_limits, screening
 from tasks.select import select_images
+from tasks.sizing import size_parts
 from tasks.stages import Staged, run_chain
 from tasks.target import Rounds
 from tasks.verify import verify_store
@@ -155,7 +156,10 @@ def journey(run: Run) -> State[None]:
     check_detector(run, ingested)
     selected = select_images(run, ingested)
     captions = caption_images(run, ingested, selected)
-    paint = paint_all if run.settings.target is None else paint_rounds
+    paint = paint_rounds
+    if run.settings.target is None:
+        paint = paint_all
+        ingested, selected, captions = size_parts(run, ingested, selected, captions, limits)
     plan, screened = paint(run, ingested, selected, captions, limits)
     draw_images(run, ingested, plan, screened)
     if (waiting := wait_for_reviewer(run, screened)) is not None:

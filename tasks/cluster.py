@@ -186,6 +186,8 @@ class Sent:
 class _Dask(Engine):
     """A cluster's workers."""
 
+    cost = 0.085
+
     def __init__(
         self, client: Client, context: FlowRunContext | None, settings: EngineSettings, workspace: Path
     ) -> None:

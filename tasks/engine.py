@@ -115,7 +115,8 @@ class WorkerDied(AugmentError):
 class Engine:
     """Threads of this process."""
 
-    parts = 1  # that even little work is split into
+    parts = 1  # that even little work is split into; on a cluster two a worker
+    cost = 0.005  # seconds that a task takes beside its work, as measured (docs/figures.md)
     room: float = THREADS  # pieces of work that it takes at once; of what waits, its caller knows what comes first
 
     def call(self, one: Step[..., Any], *args: Any, **kwargs: Any) -> Any:

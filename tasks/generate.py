@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
 from lib.core.mirror import bring_all, here
 from lib.painting.generate import generate_pictures
@@ -43,7 +44,7 @@ def generate_stage(run: Run) -> Stage:
         PictureRow,
         ("plan", PlanRow),
         valid=lambda part: _pictures_whole(part, store, verified),
-        made=_painted,
+        made=partial(_painted, before=run.first),
     )
 
 
@@ -70,8 +71,10 @@ def _pictures_whole(part: Ref, store: Store, verified: VerifiedFiles) -> bool:
     return settled(rows) and all(whole(key, sha256) for key, sha256 in zip(ok.picture, ok.sha256, strict=True))
 
 
-def _painted(part: Ref) -> int:
-    return int((read_manifest(part.file, PictureRow, ("painted",)).painted > 0).sum())
+def _painted(part: Ref, before: Collection[str]) -> int:
+    """Pictures painted in this run; before: request keys of those that were when the parts were sized."""
+    rows = read_manifest(part.file, PictureRow, ("key", "painted"))
+    return int(((rows.painted > 0) | rows.key.isin(before)).sum())
 
 
 @stage_task("generate")

@@ -9,6 +9,7 @@ trust the serializer that a result's file names, and so run code that somebody w
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,9 @@ def stage_task(stage: str) -> Callable[[Callable[[Job], Ref]], Step[[Job], Ref]]
             if job.known is not None:
                 return Completed(name="Cached", data=job.known)
             check_run(job.workspace)
+            began = time.monotonic()
             ref = make(job)
-            note_ref(ref)
+            note_ref(ref, time.monotonic() - began)
             return ref
 
         made: Step[[Job], Ref] = step(

@@ -33,9 +33,18 @@ def count_parts(rows: int) -> int:
 
 
 def split_parts(
-    run: Work, stage: str, rows: Ref, row_type: type[Row], by: str = "key", only_ok: bool = False
+    run: Work,
+    stage: str,
+    rows: Ref,
+    row_type: type[Row],
+    by: str = "key",
+    only_ok: bool = False,
+    count: int | None = None,
 ) -> list[Ref]:
-    """A manifest's rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts."""
+    """A manifest's rows as parts by the hash of column `by`: a new row touches one part. No rows, no parts.
+
+    count: of parts; None: `count_parts`.
+    """
     total = rows.rows
     if only_ok:
         total = sum(int((some.status == OK).sum()) for some in read_batches(rows.file, Row, ("status",)))
@@ -43,7 +52,7 @@ def split_parts(
         return []
     tables = read_tables(rows.file, row_type)
     wanted = (table.filter(pc.equal(table["status"], OK)) for table in tables) if only_ok else tables
-    return deal(run.root / "parts" / stage, wanted, row_type, total, count_parts(total), by)
+    return deal(run.root / "parts" / stage, wanted, row_type, total, count or count_parts(total), by)
 
 
 def deal(
@@ -61,9 +70,12 @@ def deal(
     ]
 
 
-def split_objects(run: Work, objects: Ref) -> int:
-    """The ObjectRows that are ok as parts, by the part of their picture among all; returns how many parts there are."""
-    count, folder = count_parts(len(run.order)), run.root / "parts" / "objects"
+def split_objects(run: Work, objects: Ref, least: int = 1) -> int:
+    """The ObjectRows that are ok as parts, by the part of their picture among all; returns how many parts there are.
+
+    least: a power of two; as many parts, or more.
+    """
+    count, folder = max(count_parts(len(run.order)), least), run.root / "parts" / "objects"
     numbers = np.array([part_number(key, count) for key in run.order.to_pylist()] or [0], np.int64)
 
     def part_of(table: pa.Table) -> np.ndarray:

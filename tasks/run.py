@@ -171,6 +171,7 @@ class Run(Work):
     detector: Member | None = None  # of objects that no label names
     spread: int = 1  # parts that the selected pictures lie in
     captioned: set[str] = field(default_factory=set)  # image keys of captions that were made for the limit
+    first: set[str] = field(default_factory=set)  # request keys of pictures that were painted to see what one costs
 
     def conclude(self) -> dict[str, Any]:
         """Enter what came of the run into its account, and tell it; returns the outcome."""

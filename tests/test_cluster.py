@@ -24,6 +24,7 @@ from lib.core.stopping import Stopped
 from lib.records.engine_settings import EngineSettings
 from lib.records.manifest import read_manifest
 from lib.records.rows import PictureRow
+from tasks import stages
 from tasks.engine import step
 from tasks.progress import Progress
 
@@ -93,7 +94,7 @@ def pictures(workspace: Path) -> list[Path]:
 def grow(cluster: LocalCluster, workers: int) -> None:
     cluster.scale(workers)
     deadline = time.monotonic() + PATIENCE
-    while len(cluster.scheduler_info["workers"]) < workers and time.monotonic() < deadline:
+    while len(cluster.scheduler_info["workers"]) != workers and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
@@ -283,3 +284,47 @@ def test_work_with_a_model_and_then_of_a_higher_priority_begins_first(cluster, e
         ]
         dask.wait(first + rest)
     assert (tmp_path / "order").read_text().split() == ["first", "second", "paint", "plan", "screen"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> MadeSet:
+    return MadeSet(tmp_path_factory.mktemp("many"), 40, size=(96, 64))
+
+
+@pytest.fixture
+def ran(monkeypatch) -> dict[str, tuple[int, int]]:
+    """Stage → (jobs that ran, all jobs) of the last run."""
+    found, real = {}, stages.close_stage
+
+    def close_stage(run, stage, done, *more, **named):
+        found[stage.work.name] = sum(fresh for _, fresh in done), len(done)
+        return real(run, stage, done, *more, **named)
+
+    monkeypatch.setattr(stages, "close_stage", close_stage)
+    return found
+
+
+def test_parts_are_sized_by_what_the_first_pictures_cost_and_stay_so(
+    many, cluster, engine, slow, tmp_path, ran, monkeypatch
+):
+    """Also on another engine, and where pictures cost something else by then."""
+    grow(cluster, 1)
+    slow(Slow(seconds=0.05))
+    monkeypatch.setattr(tasks.cluster._Dask, "cost", 1e-6)  # so that parts are as small as they may be
+    chain, workspace = ("plan", "generate", "screen"), tmp_path / "ws"
+    first = run(many, workspace, engine)
+    assert {ran[stage] for stage in chain} == {(8, 8)}
+    assert first["painted"] == 80 and first["reused"] == 0  # those that were painted to see what one costs, too
+    run(many, tmp_path / "threads", "threads")
+    assert final_set(workspace) == final_set(tmp_path / "threads")
+
+    slow(Slow())
+    monkeypatch.setattr(tasks.cluster._Dask, "cost", 100.0)
+    for one in (engine, "threads"):
+        assert run(many, workspace, one)["painted"] == 0
+        assert {ran[stage] for stage in chain} == {(0, 8)}
+    monkeypatch.setattr(tasks.cluster._Dask, "cost", 1e-6)
+    many.add(40, (96, 64))
+    many.write()
+    assert run(many, workspace, engine)["painted"] == 2
+    assert {ran[stage] for stage in chain} == {(1, 8)}

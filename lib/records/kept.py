@@ -158,17 +158,18 @@ def conforms(value: Any, kind: Any) -> bool:
     return True
 
 
-class _Record(msgspec.Struct, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Of a job's output. Where it lies follows from the job, so a workspace that was moved stays good."""
 
     rows: Annotated[int, msgspec.Meta(ge=0)]
     sha256: Sha256
+    seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
-def note_ref(ref: Ref) -> None:
-    """Write down beside a file what it must be; the file is complete."""
+def note_ref(ref: Ref, seconds: float | None = None) -> None:
+    """Write down beside a file what it must be, and in how many seconds it was made; the file is complete."""
     record = _record(ref.place)
-    atomic_write(record, msgspec.json.encode(_Record(ref.rows, ref.sha256)))
+    atomic_write(record, msgspec.json.encode(_Record(ref.rows, ref.sha256, seconds)))
     settle(ref.place, record)
 
 
@@ -176,13 +177,8 @@ def noted_ref(path: Path) -> Ref | None:
     """A file as its record has it; None where either is missing, or is not what was noted."""
     from lib.records.manifest import Ref
 
-    try:
-        with _record(path).open("rb") as file:
-            data = file.read(_RECORD + 1)
-    except OSError:
-        return None
-    found = typed(data, _Record)
-    if found is None or len(data) > _RECORD:
+    found = _noted(path)
+    if found is None:
         return None
     ref = Ref(path=shown(path), rows=found.rows, sha256=found.sha256)
     return ref if ref.intact() else None
@@ -191,6 +187,21 @@ def noted_ref(path: Path) -> Ref | None:
 def forget_ref(path: Path) -> None:
     """Remove the record of a file that is to be made anew: who makes it, on whichever machine, writes another."""
     _record(path).unlink(missing_ok=True)
+
+
+def noted_seconds(path: Path) -> float | None:
+    """In how many seconds a file was made, as its record has it."""
+    found = _noted(path)
+    return None if found is None else found.seconds
+
+
+def _noted(path: Path) -> _Record | None:
+    try:
+        with _record(path).open("rb") as file:
+            data = file.read(_RECORD + 1)
+    except OSError:
+        return None
+    return typed(data, _Record) if len(data) <= _RECORD else None
 
 
 def _record(path: Path) -> Path:

@@ -80,6 +80,7 @@ KINDS = (
 _PARTS = {name: name for name in ("ingest", "select", "caption", "plan", "generate", "screen", "draw")} | {
     "annotated": "ingest",
     "selected": "select",
+    "captioned": "caption",
     "screened": "screen",
 }  # folder of parts → the stage whose rows they have
 _PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.parquet")

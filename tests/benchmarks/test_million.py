@@ -126,18 +126,12 @@ def child(folder: Path, annotations: Path, workspace: Path) -> None:
         base = watch.process.memory_info().rss
         parts: dict[str, int] = {}
         work: dict[str, float] = {}
-        mine = threading.local()
         before_count, before_close = Work.count, stages.close_stage
-        before_begin, before_end = jobs.check_run, jobs.note_ref
+        before_note = jobs.note_ref
 
-        def begin(workspace):
-            mine.began = time.perf_counter()
-            before_begin(workspace)
-
-        def end(ref):
-            before_end(ref)
-            stage, seconds = Path(ref.path).parent.name, time.perf_counter() - mine.began
-            work[stage] = work.get(stage, 0.0) + seconds
+        def note(ref, seconds):
+            before_note(ref, seconds)
+            work[ref.place.parent.name] = work.get(ref.place.parent.name, 0.0) + seconds
 
         def count(self, stage, *args, **more):
             before_count(self, stage, *args, **more)
@@ -148,7 +142,7 @@ def child(folder: Path, annotations: Path, workspace: Path) -> None:
             parts[name] = parts.get(name, 0) + sum(fresh for _, fresh in done)
             return before_close(run, stage, done, *more, **named)
 
-        Work.count, stages.close_stage, jobs.check_run, jobs.note_ref = count, close_stage, begin, end
+        Work.count, stages.close_stage, jobs.note_ref = count, close_stage, note
         start = time.perf_counter()
         run(annotations, workspace)
         watch.stage("end")
