@@ -76,10 +76,11 @@ def split_objects(run: Work, objects: Ref, least: int = 1) -> int:
     least: a power of two; as many parts, or more.
     """
     count, folder = max(count_parts(len(run.order)), least), run.root / "parts" / "objects"
-    numbers = np.array([part_number(key, count) for key in run.order.to_pylist()] or [0], np.int64)
 
     def part_of(table: pa.Table) -> np.ndarray:
-        return numbers[pc.index_in(table["image_key"], value_set=run.order).to_numpy()]
+        keys = table["image_key"].combine_chunks().dictionary_encode()
+        numbers = [part_number(key, count) for key in keys.dictionary.to_pylist()]
+        return np.array(numbers, np.int64)[keys.indices.to_numpy()]
 
     tables = read_tables(objects.file, ObjectRow, size=8 * GROUP)
     usable = (table.filter(pc.equal(table["status"], OK)) for table in tables)  # their pictures are known
@@ -108,7 +109,7 @@ def _cut(places: np.ndarray, rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], places: np.ndarray) -> Iterator[pa.Table]:
     """Rows of all parts, in the order of the data set, some at a time. places: of `row_places`."""
     place_of = in_turn(places)
-    tables = (read_table(ref.file, row_type) for ref in parts)
+    tables = (table for ref in parts for table in read_tables(ref.file, row_type))
     for _, rows in sorted_rows(tables, place_of, len(run.order) + 1, len(places), run.root / "parts"):
         yield rows
 
