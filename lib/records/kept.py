@@ -23,7 +23,7 @@ import msgspec
 
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path, atomic_write
-from lib.core.mirror import settle
+from lib.core.mirror import here, settle
 from lib.core.places import shown
 
 if TYPE_CHECKING:  # it brings pandas, which most readers of kept files need not wait for
@@ -191,6 +191,7 @@ def forget_ref(path: Path) -> None:
 
 def noted_seconds(path: Path) -> float | None:
     """In how many seconds a file was made, as its record has it."""
+    here(_record(path))  # a worker of another machine may have written it
     found = _noted(path)
     return None if found is None else found.seconds
 
