@@ -1,6 +1,7 @@
 """LoRA: trained beside a frozen base, saved as other programs save it, and added to a painter's weights."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny import tiny_gligen, tiny_sd, tiny_sdxl
 from lib.core.checkpoints import folder_revision, resolve
 from lib.core.errors import AugmentError
 from lib.painting.painters import PAINTERS
+from lib.painting.painters.denoise import LatentPainter
 from lib.painting.painters.lora import WEIGHTS
 from lib.painting.painters.words import FOLDER, Words
 from lib.runs.dry_run import dry_run
@@ -158,13 +160,36 @@ def changed(lora, folder, change):
             lambda state: state | {"text_encoder.q_proj.lora_A.weight": torch.zeros(1, 1)},
             "changes the text encoder too",
         ),
+        (
+            lambda state: {n: v for n, v in state.items() if n != sorted(state)[1]},
+            "it is damaged: of .* it holds one matrix of two",
+        ),
     ],
 )
-def test_one_that_does_not_fit_is_refused_in_a_sentence(made, tmp_path, change, words):
+def test_one_that_does_not_fit_is_refused_in_a_sentence_before_any_weights_of_the_base_are_read(
+    made, tmp_path, monkeypatch, change, words
+):
     base, lora = made("sd-inpaint")
     folder = changed(lora, tmp_path / "bad", change)
     with pytest.raises(AugmentError, match=words):
         painter_of("sd-inpaint", base, folder).paint([item("sd-inpaint")])
+    monkeypatch.setattr(LatentPainter, "_loaded", lambda self: pytest.fail("the base was loaded"))
+    with pytest.raises(AugmentError, match=words):
+        painter_of("sd-inpaint", base, folder).check()
+
+
+@every_base
+def test_one_that_fits_is_found_to_fit_without_the_weights_of_its_base(made, tmp_path, painter):
+    base, lora = made(painter)
+    bare = shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    painter_of(painter, bare, lora).check()
+
+
+def test_a_file_that_is_cut_short_is_refused_by_a_check(made, tmp_path):
+    base, lora = made("sd-inpaint")
+    (tmp_path / WEIGHTS).write_bytes((lora / WEIGHTS).read_bytes()[:-100])
+    with pytest.raises(AugmentError, match="cannot be loaded"):
+        painter_of("sd-inpaint", base, tmp_path).check()
 
 
 def test_of_several_files_one_has_to_be_chosen(made, tmp_path):
@@ -274,6 +299,36 @@ def test_words_are_refused_where_they_do_not_fit(made, tmp_path):
         Words.read(tmp_path)
     with pytest.raises(AugmentError, match="not for SDXL"):
         with_words(tmp_path / "xl", made("sdxl-inpaint")[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-10]),
+            r"words/fish\.safetensors is damaged .*: copy it again",
+        ),
+        (lambda file: save_file({"<fish>": torch.zeros(1, 3)}, file, {"category": "fish"}), "its words are 3 wide"),
+        (lambda file: save_file({"<fish>": torch.zeros(1, 4)}, file), "is not a word of a category"),
+        (lambda file: (file.parents[2] / "known").touch(), "its words <fish> are known already"),
+    ],
+)
+def test_words_that_cannot_be_learned_are_refused_by_a_check(made, tmp_path, change, words):
+    from transformers import CLIPTokenizer
+
+    hidden = shutil.ignore_patterns(".*")  # what training noted of it: that nothing was altered
+    base, _ = made("sd-inpaint")
+    lora = shutil.copytree(with_words(tmp_path, base), tmp_path / "copy" / "lora", ignore=hidden)
+    painter_of("sd-inpaint", base, lora).check()
+    change(lora / FOLDER / "fish.safetensors")
+    if (tmp_path / "copy" / "known").exists():
+        base = shutil.copytree(base, tmp_path / "taught")
+        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+        tokenizer.add_tokens(["<fish>"])
+        tokenizer.save_pretrained(base / "tokenizer")
+    for call in (lambda made: made.check(), lambda made: made.paint([item("sd-inpaint")])):
+        with pytest.raises(AugmentError, match=words):
+            call(painter_of("sd-inpaint", base, lora))
 
 
 def test_a_category_that_no_picture_has_cannot_be_learned(made, tmp_path):

@@ -272,6 +272,15 @@ def check_family(ref: ModelRef, unet_has: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def bare_unet(config: Mapping[str, Any]) -> Any:
+    """The U-Net of a unet/config.json without weights: its layers, with their names and sizes, in no memory."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        return diffusers.UNet2DConditionModel.from_config(dict(config))
+
+
 def _check_texts(ref: ModelRef, config: Mapping[str, Any], texts: Sequence[Any]) -> None:
     """Texts must be as wide as what the U-Net attends to; torch would only speak of matrices."""
     expected = config.get("encoder_hid_dim") or config.get("cross_attention_dim", 1280)

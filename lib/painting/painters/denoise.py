@@ -25,7 +25,7 @@ from lib.core.errors import PictureError
 from lib.core.stopping import check_stop
 from lib.painting.painters import Paint, PassInput
 from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_family, load_latent_diffusion
-from lib.painting.painters.lora import LoraChoice, add_lora, lora_file
+from lib.painting.painters.lora import LoraChoice, add_lora, check_lora
 from lib.painting.painters.reuse import reusing, share_features
 from lib.painting.painters.schedulers import ChecksSteps, make_scheduler, scheduler_name, time_steps
 
@@ -259,11 +259,11 @@ class LatentPainter(DiffusionPainter):
         return aspect_shape(settings.size, width, height)
 
     def check(self) -> None:
-        """Raises AugmentError for a checkpoint of another family, of which only the U-Net's config is read, and for a
-        LoRA whose file is not there or has to be chosen."""
-        check_family(self.ref, self.FAMILY)
+        """Raises AugmentError for a checkpoint of another family, of which only configurations are read, and for a LoRA
+        that cannot be added to it."""
+        config = check_family(self.ref, self.FAMILY)
         if self.lora is not None:
-            lora_file(self.lora, self.settings.lora_file)
+            check_lora(self.ref, config, self.lora, self.settings.lora_file)
 
     def decoder(self) -> Decoder:
         """What decodes the latents of its paints; loads the model where that was not done. Raises as `paint`."""

@@ -3,6 +3,8 @@ were learned beside them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from pydantic import Field
 from lib.core.checkpoints import ModelRef, local_path, reading
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
-from lib.painting.painters.blocks import LatentDiffusion
+from lib.painting.painters.blocks import ALSO, LatentDiffusion, bare_unet
 from lib.painting.painters.words import FOLDER, Words
 
 if TYPE_CHECKING:
@@ -41,13 +43,24 @@ def add_lora(model: LatentDiffusion, ref: ModelRef, file: str | None, scale: flo
     """
     path, unet = lora_file(ref, file), model.unet
     with reading(ref):
-        state, alphas, facts = _read(path)
-        _check_base(unet, state)
-        unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, metadata=facts)
+        _load(path, unet)
         unet.fuse_lora(lora_scale=scale)
         unet.unload_lora()
         words = Words.read(path.parent / FOLDER)
         return words.taught(model) if words else model
+
+
+def check_lora(base: ModelRef, config: Mapping[str, Any], ref: ModelRef, file: str | None) -> None:
+    """Raises what `add_lora` would, in seconds: of the base its tokenizer and configurations are read, no weights.
+
+    config: the base's unet/config.json.
+    """
+    path = lora_file(ref, file)
+    with reading(ref):
+        _load(path, bare_unet(config))
+        words = Words.read(path.parent / FOLDER)
+        if words:
+            words.check(config, *_texts(base))
 
 
 def lora_file(ref: ModelRef, file: str | None) -> Path:
@@ -57,6 +70,25 @@ def lora_file(ref: ModelRef, file: str | None) -> Path:
     if file is None and len(names) > 1 and WEIGHTS not in names:
         raise AugmentError(f"LoRA {ref} holds several files, {', '.join(names)}: choose one with lora_file")
     return folder / (file or (WEIGHTS if WEIGHTS in names else names[0]))
+
+
+def _load(path: Path, unet: Any) -> None:
+    """A LoRA into a U-Net, beside its weights, or into a bare one."""
+    state, alphas, facts = _read(path)
+    _check_base(unet, state)
+    bare = unet.device.type == "meta"  # nothing can be copied there
+    unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, metadata=facts, low_cpu_mem_usage=bare)
+
+
+def _texts(base: ModelRef) -> tuple[int, Any]:
+    """How wide a base's text encoder is, and its tokenizer."""
+    import transformers
+
+    config = "text_encoder/config.json"
+    folder = local_path(base, [config, "tokenizer/tokenizer_config.json"], ALSO)
+    with reading(base):
+        width = json.loads((folder / config).read_bytes())["hidden_size"]
+        return width, transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any, Any]:
@@ -83,7 +115,9 @@ def _check_base(unet: Any, state: dict[str, torch.Tensor]) -> None:
         found = layers.get(layer)
         if found is None:
             raise ValueError(f"it is a LoRA of another base: {layer} is not in this U-Net")
-        up = state[f"unet.{layer}{ends[1]}"]
+        up = state.get(f"unet.{layer}{ends[1]}")
+        if up is None:
+            raise ValueError(f"it is damaged: of {layer} it holds one matrix of two")
         size, wanted = tuple(found.weight.shape[:2]), (up.shape[0], down.shape[1])
         if size != wanted:
             sizes = f"{size[0]} × {size[1]} in this U-Net, {wanted[0]} × {wanted[1]} in its own"

@@ -11,10 +11,10 @@ encoded as before, bit for bit.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib.painting.painters.blocks import LatentDiffusion, text_encoding
 
@@ -50,15 +50,19 @@ class Words:
     def read(cls, folder: Path) -> Words | None:
         """The words in a folder; None where it holds none. Raises ValueError for a file that is not a word's."""
         import torch
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         found = {}
         for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, "pt") as file:
-                category, names = (file.metadata() or {}).get("category"), list(file.keys())
-                if not category or len(names) != 1 or (vector := file.get_tensor(names[0]).float()).dim() != 2:
-                    raise ValueError(f"{FOLDER}/{path.name} is not a word of a category")
-                found[category] = vector[0]
+            try:
+                with safe_open(path, "pt") as file:
+                    category, names = (file.metadata() or {}).get("category"), list(file.keys())
+                    vectors = [file.get_tensor(name).float() for name in names]
+            except SafetensorError as error:
+                raise ValueError(f"{FOLDER}/{path.name} is damaged ({error}): copy it again") from None
+            if not category or len(vectors) != 1 or vectors[0].dim() != 2:
+                raise ValueError(f"{FOLDER}/{path.name} is not a word of a category")
+            found[category] = vectors[0][0]
         return cls(tuple(sorted(found)), torch.stack([found[name] for name in sorted(found)])) if found else None
 
     def save(self, folder: Path) -> None:
@@ -76,21 +80,26 @@ class Words:
         pattern = rf"(?<!\w)({'|'.join(map(re.escape, longest))})s?(?!\w)"
         return re.sub(pattern, lambda match: known[match[1].lower()], text, flags=re.IGNORECASE)
 
-    def taught(self, model: LatentDiffusion) -> LatentDiffusion:
-        """The model, whose tokenizer and text encoder know the words from now on.
+    def check(self, unet: Mapping[str, Any], width: int, tokenizer: Any) -> None:
+        """Raises ValueError where a model cannot learn them: SDXL's two encoders, another width, a word that is known.
 
-        Raises ValueError for SDXL's two encoders, for vectors of another width, and where a word is known already.
+        unet: its unet/config.json; width: of its text encoder's embeddings.
         """
-        if model.unet.config.get("addition_embed_type") == "text_time":
+        if unet.get("addition_embed_type") == "text_time":
             raise ValueError("words of categories are for models with one text encoder, not for SDXL")
+        if self.vectors.shape[1] != width:
+            sizes = f"{self.vectors.shape[1]} wide, those of this text encoder {width}"
+            raise ValueError(f"it is a LoRA of another base: its words are {sizes}")
+        if not tokenizer.get_vocab().keys().isdisjoint(self.names):
+            raise ValueError(f"its words {', '.join(self.names)} are known already: it was added to a model with words")
+
+    def taught(self, model: LatentDiffusion) -> LatentDiffusion:
+        """The model, whose tokenizer and text encoder know the words from now on. Raises as `check` does."""
         encoder, tokenizer = model.text_encoder, model.tokenizer
         table = encoder.get_input_embeddings()
-        if self.vectors.shape[1] != table.weight.shape[1]:
-            sizes = f"{self.vectors.shape[1]} wide, those of this text encoder {table.weight.shape[1]}"
-            raise ValueError(f"it is a LoRA of another base: its words are {sizes}")
+        self.check(model.unet.config, table.weight.shape[1], tokenizer)
         first = len(tokenizer)
-        if tokenizer.add_tokens(list(self.names)) != len(self.names):
-            raise ValueError(f"its words {', '.join(self.names)} are known already: it was added to a model with words")
+        tokenizer.add_tokens(list(self.names))
         encoder.set_input_embeddings(_table(table, first, self.vectors.to(table.weight.device)))
         encoder.eos_token_id = tokenizer.eos_token_id  # older configs take the largest token for the end of a text
         encode = text_encoding(encoder, tokenizer, model.device)
