@@ -591,6 +591,20 @@ def test_latentpaint_lists_the_layers_that_there_are(painter):
 
 
 @pytest.mark.parametrize("of", ["sd", "sdxl", "gligen"])
+def test_latentpaints_layers_are_checked_by_the_unets_configuration_alone(folders, tmp_path, of):
+    config = Path("unet", "config.json")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / config).write_bytes((folders[of] / config).read_bytes())
+
+    def painter_with(*layers):
+        return PAINTERS.build(PAINTERS.member("latentpaint", {"layers": layers}, resolve(str(tmp_path), {})))
+
+    painter_with("conv_in", "mid_block.attentions.0", "up_blocks.1").check()
+    with pytest.raises(AugmentError, match=r"this U-Net has no up_blocks\.7; it has: conv_in, down_blocks\.0"):
+        painter_with("mid_block", "up_blocks.7").check()
+
+
+@pytest.mark.parametrize("of", ["sd", "sdxl", "gligen"])
 def test_latentpaints_default_layers_are_there_in_every_unet(painter, of):
     layers = PAINTERS["latentpaint"].Settings().layers
     assert len(blending._modules(painter("latentpaint", of=of)._model.unet, layers)) == len(layers)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from lib.core.checkpoints import reading
 from lib.core.errors import AugmentError
 from lib.painting.painters import INPAINTING, PassInput
-from lib.painting.painters.blocks import LatentDiffusion
+from lib.painting.painters.blocks import LatentDiffusion, bare_unet, check_family
 from lib.painting.painters.denoise import (
     Guidance,
     LatentPainter,
@@ -214,6 +215,14 @@ class LatentPaint(Vanilla):
     VERSION: ClassVar[int] = 1
     SIDE_BY_SIDE: ClassVar[bool] = False  # the hooks are the U-Net's, which all threads would share
     Settings: ClassVar[type[LatentSettings]] = LatentPaintSettings
+
+    def check(self) -> None:
+        """Also raises AugmentError for layers that this U-Net does not have; the default ones are in all."""
+        super().check()
+        if self.settings.layers != LatentPaintSettings().layers:
+            config = check_family(self.ref, self.FAMILY)
+            with reading(self.ref):
+                _modules(bare_unet(config), self.settings.layers)
 
     def _painted(
         self, model: LatentDiffusion, blending: Blending, batch: Sequence[PassInput], **more: Any
