@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 
 import diffusers
 import numpy as np
@@ -146,6 +147,45 @@ def test_a_run_paints_with_it(folders, made_set, tmp_path):
 def test_what_does_not_go_together_is_a_sentence(folders, family, other, settings, words):
     with pytest.raises(AugmentError, match=words):
         paint(folders(family)[0], folders(other)[1], **settings)
+    with pytest.raises(AugmentError, match=words):
+        checked(folders(family)[0], folders(other)[1], **settings)
+
+
+def checked(base, control, **settings):
+    PAINTERS.build(member(base, control, **settings)).check()
+
+
+@every_family
+def test_one_that_fits_is_found_to_fit_by_its_configuration_alone(folders, tmp_path, family):
+    base, control = folders(family)
+    empty = shutil.copytree(control, tmp_path / "empty")
+    for file in empty.glob("*.safetensors"):
+        file.write_bytes(b"")
+    checked(base, empty, hint=HINTS[family])
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("flux", {"num_mode": 2}, "its num_mode is 2, expected None for FluxControlNetInpaintPipeline"),
+        ("sd3", {"extra_conditioning_channels": 0}, "its extra_conditioning_channels is 0, expected 1"),
+        ("qwen", {"extra_condition_channels": 0}, "its extra_condition_channels is 0, expected 4"),
+    ],
+)
+def test_one_that_would_fail_in_its_first_step_is_refused_by_a_check(folders, tmp_path, family, change, words):
+    base, control = folders(family)
+    other = shutil.copytree(control, tmp_path / "other")
+    config = json.loads((other / "config.json").read_bytes())
+    (other / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(AugmentError, match=words):
+        checked(base, other, hint=HINTS[family])
+
+
+def test_one_without_its_weights_is_refused_by_a_check(folders, tmp_path):
+    base, control = folders("sd")
+    (tmp_path / "config.json").write_bytes((control / "config.json").read_bytes())
+    with pytest.raises(AugmentError, match=r"no diffusion_pytorch_model\*\.safetensors\* in"):
+        checked(base, tmp_path)
 
 
 def test_a_family_without_one_names_those_that_have_one(folders, tmp_path):

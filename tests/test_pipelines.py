@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 
 import diffusers
 import numpy as np
@@ -61,8 +62,6 @@ def copy(folders, tmp_path):
     """A family's folder with changes of its model_index.json."""
 
     def make(family, **changes):
-        import shutil
-
         folder = shutil.copytree(folders(family), tmp_path / family, dirs_exist_ok=True)
         index = json.loads((folder / "model_index.json").read_bytes()) | changes
         (folder / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if v != "remove"}))
@@ -160,6 +159,8 @@ def test_qwen_is_guided_by_its_true_scale(folders):
 def test_what_cannot_be_used_is_refused_in_a_sentence(copy, changes, words):
     with pytest.raises(AugmentError, match=words):
         painter(copy("z-image", **changes)).paint([item(NAME)])
+    with pytest.raises(AugmentError, match=words):
+        painter(copy("z-image", **changes)).check()
 
 
 def test_another_pipeline_is_refused_before_anything_is_loaded(copy):
@@ -177,6 +178,14 @@ def test_a_tensor_that_is_missing_is_named(copy):
     save_file({name: one for name, one in state.items() if name != lost}, file, {"format": "pt"})
     with pytest.raises(AugmentError, match=rf"lack 1 tensors \({re.escape(lost)}\) in transformer"):
         painter(folder).paint([item(NAME)])
+
+
+def test_a_part_without_weights_is_refused_by_a_check(copy):
+    folder = copy("flux")
+    (file,) = (folder / "text_encoder_2").glob("*.safetensors")
+    file.unlink()
+    with pytest.raises(AugmentError, match=r"no text_encoder_2/\*\.safetensors in"):
+        painter(folder).check()
 
 
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
@@ -256,3 +265,43 @@ def test_a_lora_is_added_by_its_scale(folders, loras, family):
 def test_a_lora_of_another_base_is_refused(folders, loras, family, other):
     with pytest.raises(AugmentError, match="cannot be loaded"):
         with_lora(folders(family), loras[other]).paint([item(NAME)])
+    with pytest.raises(AugmentError, match="cannot be loaded"):
+        with_lora(folders(family), loras[other]).check()
+
+
+def empty(folder, place):
+    """A checkpoint whose weights are no weights."""
+    shutil.copytree(folder, place)
+    for file in place.rglob("*.safetensors"):
+        file.write_bytes(b"")
+    return place
+
+
+@every_family
+def test_a_lora_is_held_against_its_base_without_weights(folders, tmp_path, family):
+    base = folders(family)
+    part = "unet" if (base / "unet").is_dir() else "transformer"
+    config = json.loads((base / part / "config.json").read_bytes())
+    bare = getattr(diffusers, config["_class_name"]).from_config(config)
+    layer = next(name for name, _ in bare.named_modules() if name.endswith("to_q"))
+    out, into = bare.get_submodule(layer).weight.shape
+    bare_base = empty(base, tmp_path / "base")
+
+    def lora(name, **layers):
+        state = {f"{part}.{layer}.lora_{end}.weight": torch.zeros(shape) for end, shape in layers.items()}
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "pytorch_lora_weights.safetensors", {"format": "pt"})
+        return tmp_path / name
+
+    with_lora(bare_base, lora("fits", A=(2, into), B=(out, 2))).check()
+    with pytest.raises(AugmentError, match="size mismatch"):
+        with_lora(bare_base, lora("other", A=(2, into), B=(out + 1, 2))).check()
+
+
+def test_a_lora_with_words_or_without_its_file_is_refused_by_a_check(folders, loras, tmp_path):
+    lora = shutil.copytree(loras["sdxl"], tmp_path / "lora")
+    (lora / "words").mkdir()
+    with pytest.raises(AugmentError, match="it has words for categories, which this painter does not read"):
+        with_lora(folders("sdxl"), lora).check()
+    with pytest.raises(AugmentError, match=r"no x\.safetensors in"):
+        with_lora(folders("sdxl"), lora, lora_file="x.safetensors").check()

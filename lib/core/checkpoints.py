@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lib.core.compute import out_of_memory
-from lib.core.downloads import OFFLINE, Needed, cache_folder, chosen, fetch, first_line, transport_error
+from lib.core.downloads import OFFLINE, Needed, absent, cache_folder, chosen, fetch, first_line, transport_error
 from lib.core.errors import AugmentError
 from lib.core.files import file_digest
 
@@ -173,6 +173,20 @@ def local_path(ref: ModelRef, needed: Sequence[Needed], also: Sequence[str] = ()
     if missing:
         raise AugmentError(f"model {ref}: no {', '.join(missing)} in {folder}{_why_missing(folder, missing)}")
     return folder
+
+
+def check_files(ref: ModelRef, needed: Sequence[Needed]) -> None:
+    """Raises AugmentError, in seconds, where a file that will be needed is neither on this machine nor on the hub.
+
+    needed: as for `local_path`. Nothing is downloaded; where the hub does not say what it has, nothing is found.
+    """
+    if ref.path is not None:
+        missing, where = missing_files(ref.path, needed), str(ref.path)
+        why = _why_missing(ref.path, missing)
+    else:
+        missing, where, why = absent(_split(ref.id)[0], ref.revision, needed), "its files on the hub", ""
+    if missing:
+        raise AugmentError(f"model {ref}: no {', '.join(missing)} in {where}{why}")
 
 
 class _Index(msgspec.Struct):

@@ -51,6 +51,19 @@ def fetch(
     return _downloaded(name, revision, patterns, never, place)
 
 
+def absent(name: str, revision: str, needed: Sequence[Needed]) -> list[str]:
+    """Patterns that match no file of a pinned commit, neither on the hub nor in its cache; none where the hub does not
+    say. Nothing is downloaded; name, revision, needed: as for `fetch`."""
+    snapshot, files = cache_folder(name) / "snapshots" / revision, _listed(name, revision)
+    if not files:
+        return []
+
+    def exists(one: str) -> bool:
+        return bool(fnmatch.filter(files, one)) or any(snapshot.glob(one))
+
+    return [one for one in chosen(needed, exists) if not exists(one)]
+
+
 def cache_folder(name: str) -> Path:
     """Where the hub's client keeps the files of "org/name"."""
     from huggingface_hub import constants

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, check_files, load_whole, local_path, reading
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
 
@@ -54,19 +54,30 @@ class Controlled(NamedTuple):
 
     pipeline: str
     network: str  # class of the ControlNet
+    has: Mapping[str, Any]  # what the ControlNet's config.json must say, null where it is left out
     inpaints: bool = False  # it receives the surroundings and the mask as its hint, and nothing else of the picture
 
 
 # Pipeline that inpaints → the same with a ControlNet.
 CONTROLLED: Mapping[str, Controlled] = {
-    "StableDiffusionInpaintPipeline": Controlled("StableDiffusionControlNetInpaintPipeline", "ControlNetModel"),
-    "StableDiffusionXLInpaintPipeline": Controlled("StableDiffusionXLControlNetInpaintPipeline", "ControlNetModel"),
-    "FluxInpaintPipeline": Controlled("FluxControlNetInpaintPipeline", "FluxControlNetModel"),
+    "StableDiffusionInpaintPipeline": Controlled("StableDiffusionControlNetInpaintPipeline", "ControlNetModel", {}),
+    "StableDiffusionXLInpaintPipeline": Controlled("StableDiffusionXLControlNetInpaintPipeline", "ControlNetModel", {}),
+    "FluxInpaintPipeline": Controlled(
+        "FluxControlNetInpaintPipeline",
+        "FluxControlNetModel",
+        {"num_mode": None},  # a union of several would have to be told which one is meant
+    ),
     "StableDiffusion3InpaintPipeline": Controlled(
-        "StableDiffusion3ControlNetInpaintingPipeline", "SD3ControlNetModel", inpaints=True
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "SD3ControlNetModel",
+        {"extra_conditioning_channels": 1},  # the mask
+        inpaints=True,
     ),
     "QwenImageInpaintPipeline": Controlled(
-        "QwenImageControlNetInpaintPipeline", "QwenImageControlNetModel", inpaints=True
+        "QwenImageControlNetInpaintPipeline",
+        "QwenImageControlNetModel",
+        {"extra_condition_channels": 4},  # the mask
+        inpaints=True,
     ),
 }
 
@@ -87,15 +98,23 @@ def controlled(inpaints: str, hint: Hint) -> Controlled:
 
 
 def load_control(ref: ModelRef, kind: Controlled, base: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """The ControlNet. base: configuration of the U-Net or transformer that it is for. Raises AugmentError where its
-    files are missing or incomplete, or where it is for another base."""
+    """The ControlNet. Raises AugmentError as `check_control` does, and where it is incomplete."""
     import diffusers
 
-    from lib.core.documents import read_json
-
+    check_control(ref, kind, base)
     folder = local_path(ref, [CONFIG, WEIGHTS])
     with reading(ref):
-        own = read_json(folder / CONFIG, "a config.json of diffusers", dict)
+        return load_whole(getattr(diffusers, kind.network), folder, torch_dtype=dtype)
+
+
+def check_control(ref: ModelRef, kind: Controlled, base: Mapping[str, Any]) -> None:
+    """Raises AugmentError for a ControlNet of another kind or for another base, or without its files; no weights are
+    read. base: configuration of the U-Net or transformer that it is for."""
+    from lib.core.documents import read_json
+
+    check_files(ref, [CONFIG, WEIGHTS])
+    with reading(ref):
+        own = read_json(local_path(ref, [CONFIG]) / CONFIG, "a config.json of diffusers", dict)
         if (name := own.get("_class_name")) != kind.network:
             raise ValueError(f"it is a {name}: {kind.pipeline} takes a {kind.network}")
         for size in _SIZES:
@@ -104,7 +123,9 @@ def load_control(ref: ModelRef, kind: Controlled, base: Mapping[str, Any], dtype
                     f"it is a ControlNet for another base: its {size} is {own.get(size)}, that of the model "
                     f"{base.get(size)}"
                 )
-        return load_whole(getattr(diffusers, kind.network), folder, torch_dtype=dtype)
+        for name, value in kind.has.items():
+            if own.get(name) != value:
+                raise ValueError(f"its {name} is {own.get(name)}, expected {value} for {kind.pipeline}: choose another")
 
 
 def hint_of(item: PassInput, kind: Controlled, settings: ControlChoice) -> dict[str, Any]:

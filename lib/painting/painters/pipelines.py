@@ -13,22 +13,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from lib.core.checkpoints import ModelRef, load_whole, local_path, reading, silent
+from lib.core.checkpoints import ModelRef, check_files, load_whole, local_path, reading, silent
 from lib.core.compute import device
 from lib.core.errors import AugmentError, unknown
 from lib.core.quantize import Quantize, check_quantize, quantized
 from lib.core.registry import MemberSettings
 from lib.core.stopping import check_stop
 from lib.painting.painters import INPAINTING, Paint, PassInput
-from lib.painting.painters.control import ControlChoice, Controlled, controlled, hint_of, load_control
+from lib.painting.painters.control import ControlChoice, Controlled, check_control, controlled, hint_of, load_control
 from lib.painting.painters.denoise import DiffusionPainter, Size, aspect_shape
 from lib.painting.painters.lora import LoraChoice, lora_file
 from lib.painting.painters.words import FOLDER
@@ -57,9 +57,11 @@ LICENCES: Mapping[str, str] = {
     "Qwen/Qwen-Image-Edit": "Apache-2.0",
 }
 INDEX = "model_index.json"
-ALSO = ("*/*.json", "*/*.txt", "*/*.model", "*/*.jinja", "*/*.safetensors")
+SMALL = ("*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
+ALSO = (*SMALL, "*/*.safetensors")
 NEVER = ("*.fp16.*", "*.non_ema.*")  # twins of files that are loaded
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # where a pipeline can do without
+_DENOISERS = ("unet/config.json", "transformer/config.json")
 LARGE = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")  # what is quantized
 
 
@@ -127,9 +129,18 @@ class DiffusersInpaint(DiffusionPainter):
         return 1
 
     def check(self) -> None:
-        """Raises AugmentError for a pipeline that cannot inpaint, or where quantization is not possible here."""
-        _load_class(self.ref, _index(self.ref), self._control)
+        """Raises AugmentError for a pipeline that cannot inpaint, or lacks a part, where quantization is not possible
+        here, and for a LoRA or a ControlNet of another base; no weights are read but the LoRA's."""
+        index = _index(self.ref)
+        kind = _load_class(self.ref, index, self._control)
         check_quantize(self.settings.quantize)
+        with reading(self.ref):
+            parts = _parts(index, kind, () if self._control is None else ("controlnet",))
+        check_files(self.ref, [INDEX, *(f"{name}/*.safetensors" for name, part in parts.items() if _has_weights(part))])
+        if self.controlnet is not None and self._control is not None:
+            check_control(self.controlnet, self._control, _denoiser(local_path(self.ref, [INDEX], _DENOISERS)))
+        if self.lora is not None:
+            _check_lora(self.ref, index, self.lora, self.settings)
 
     @cached_property
     def _control(self) -> Controlled | None:
@@ -257,7 +268,9 @@ def _load(
     if control and controlnet:
         beside["controlnet"] = load_control(controlnet, control, _denoiser(folder), dtype)
     with reading(ref):
-        pipeline = kind(**_components(folder, kind, index | beside, dtype, settings.quantize))
+        parts = _parts(index | beside, kind)
+        load = partial(_loaded_part, dtype=dtype, quantize=settings.quantize)
+        pipeline = kind(**{name: _made(folder / name, part, load) for name, part in parts.items()})
     if kind.__name__ == "ChromaInpaintPipeline":  # reads this of its transformer, which does not have it
         pipeline.transformer.register_to_config(guidance_embeds=False)
     if lora is not None:
@@ -274,14 +287,15 @@ def _denoiser(folder: Path) -> dict[str, Any]:
     """Configuration of a checkpoint's U-Net or transformer."""
     from lib.core.documents import read_json
 
-    files = [folder / name / "config.json" for name in ("unet", "transformer")]
+    files = [folder / name for name in _DENOISERS]
     return dict(read_json(next(filter(Path.exists, files), files[0]), "a config.json of diffusers", dict))
 
 
-def _components(
-    folder: Path, kind: Any, index: Mapping[str, Any], dtype: torch.dtype, quantize: Quantize
-) -> dict[str, Any]:
-    """What a pipeline is made of, each part read and checked. Raises ValueError where one cannot be used."""
+def _parts(index: Mapping[str, Any], kind: Any, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """What a pipeline is made of, by its parameters: a class, whose files lie in a folder of that name, or a value.
+
+    beside: parameters that are not the checkpoint's. Raises ValueError for a part that cannot be used.
+    """
     parts: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
         entry = index.get(name)
@@ -291,17 +305,16 @@ def _components(
         elif name in LEFT_OUT and (optional or name == "safety_checker"):
             parts[name] = None
         elif isinstance(entry, list) and len(entry) == 2:
-            library, made = entry
-            parts[name] = _part(folder / name, library, made, dtype, quantize if name in LARGE else "no")
+            parts[name] = _class_of(name, *entry)
         elif entry is not None:
             parts[name] = entry  # a switch of the pipeline, or what stands beside the checkpoint
-        elif not optional:
+        elif not optional and name not in beside:
             raise ValueError(f"its {INDEX} lacks {name}, which {kind.__name__} needs")
     return parts
 
 
-def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: Quantize) -> Any:
-    """A component, by the library and class that the checkpoint names; None where it has none."""
+def _class_of(part: str, library: Any, name: Any) -> Any:
+    """The class of a component, by the library and class that the checkpoint names; None where it has none."""
     import diffusers
     import torch
     import transformers
@@ -309,22 +322,68 @@ def _part(folder: Path, library: Any, name: Any, dtype: torch.dtype, quantize: Q
     if library is None or name is None:
         return None
     if library not in ("diffusers", "transformers"):
-        raise ValueError(f"{folder.name} is a {library}.{name}: code that a checkpoint brings along is never run")
+        raise ValueError(f"{part} is a {library}.{name}: code that a checkpoint brings along is never run")
     kind = getattr(importlib.import_module(library), str(name), None)
     if kind is None:
         raise ValueError(f"{library} {version(library)} has no {name}: install a newer one")
     small = (diffusers.SchedulerMixin, transformers.PreTrainedTokenizerBase, transformers.ProcessorMixin)
     if not isinstance(kind, type) or not issubclass(kind, (torch.nn.Module, *small)):
-        raise ValueError(f"{folder.name} is a {name}: a model, scheduler, tokenizer or processor was expected")
-    if not issubclass(kind, torch.nn.Module):
-        made: Any = kind
-        return made.from_pretrained(folder)
+        raise ValueError(f"{part} is a {name}: a model, scheduler, tokenizer or processor was expected")
+    return kind
+
+
+def _has_weights(part: Any) -> bool:
+    import torch
+
+    return isinstance(part, type) and issubclass(part, torch.nn.Module)
+
+
+def _made(folder: Path, part: Any, load: Callable[[Path, Any], Any]) -> Any:
+    """A part of a pipeline, what has weights by `load`."""
+    if not isinstance(part, type):
+        return part
+    made: Any = part
+    return load(folder, part) if _has_weights(part) else made.from_pretrained(folder)
+
+
+def _loaded_part(folder: Path, kind: Any, dtype: torch.dtype, quantize: Quantize) -> Any:
+    import transformers
+
+    library = "transformers" if issubclass(kind, transformers.PreTrainedModel) else "diffusers"
     options = {"dtype" if library == "transformers" else "torch_dtype": dtype}
-    return load_whole(kind, folder, **options, **quantized(library, quantize, dtype))
+    return load_whole(kind, folder, **options, **quantized(library, quantize if folder.name in LARGE else "no", dtype))
+
+
+def _bare_part(folder: Path, kind: Any) -> Any:
+    """A model without weights, as its config.json describes it."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        if issubclass(kind, transformers.PreTrainedModel):
+            return kind(kind.config_class.from_pretrained(folder))
+        return kind.from_config(kind.load_config(folder))
+
+
+def _check_lora(ref: ModelRef, index: Mapping[str, Any], lora: ModelRef, settings: DiffusersInpaintSettings) -> None:
+    """Raises what adding a LoRA would, in seconds: it is added to the pipeline without weights."""
+    kind, folder = _load_class(ref, index, None), local_path(ref, [INDEX], SMALL, NEVER)
+    with reading(ref):
+        parts = _parts(index, kind)
+        pipeline = kind(**{name: _made(folder / name, part, _bare_part) for name, part in parts.items()})
+    _load_lora(pipeline, lora, settings)
 
 
 def _add_lora(pipeline: Any, ref: ModelRef, settings: DiffusersInpaintSettings) -> None:
-    """Add a LoRA to the weights, of texts too where it has some. Raises AugmentError for one of another base."""
+    """Add a LoRA to the weights, of texts too where it has some. Raises as `_load_lora` does."""
+    _load_lora(pipeline, ref, settings)
+    with reading(ref):
+        pipeline.fuse_lora(lora_scale=settings.lora_scale)
+        pipeline.unload_lora_weights()
+
+
+def _load_lora(pipeline: Any, ref: ModelRef, settings: DiffusersInpaintSettings) -> None:
+    """Load a LoRA beside the weights. Raises AugmentError for one of another base."""
     path = lora_file(ref, settings.lora_file)
     with reading(ref):
         if not hasattr(pipeline, "load_lora_weights"):
@@ -337,8 +396,6 @@ def _add_lora(pipeline: Any, ref: ModelRef, settings: DiffusersInpaintSettings) 
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
         if not pipeline.get_active_adapters():
             raise ValueError(f"{path.name} has nothing for {type(pipeline).__name__}: it is a LoRA of another base")
-        pipeline.fuse_lora(lora_scale=settings.lora_scale)
-        pipeline.unload_lora_weights()
 
 
 def _place(pipeline: Any, where: torch.device, offload: str) -> None:
