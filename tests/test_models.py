@@ -14,7 +14,17 @@ from tiny import tiny_gligen
 
 from lib.captioning.captioners.template import Template
 from lib.core import checkpoints, compute
-from lib.core.checkpoints import FACTS, ModelRef, folder_revision, local_path, missing_files, model_of, reading, resolve
+from lib.core.checkpoints import (
+    FACTS,
+    ModelRef,
+    check_files,
+    folder_revision,
+    local_path,
+    missing_files,
+    model_of,
+    reading,
+    resolve,
+)
 from lib.core.compute import side_by_side
 from lib.core.errors import AugmentError
 from lib.painting.painters.gligen import Gligen
@@ -285,3 +295,15 @@ def test_what_one_item_raises_is_raised():
 def test_a_mini_model_is_named_by_its_folder_and_by_no_path(name):
     with pytest.raises(AugmentError, match="models: mini has no model"):
         resolve(f"mini:{name}", {})
+
+
+def test_files_that_the_hub_lacks_are_found_without_a_download(cache, monkeypatch):
+    listed = {"config.json": 1, "model.fp16.safetensors": 9, "unet/pytorch_model.bin": 9}
+    monkeypatch.setattr("lib.core.downloads._listed", lambda name, revision: listed)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **more: pytest.fail("a download began"))
+    ref = ModelRef("org/name", SHA, None)
+    check_files(ref, ["config.json", ("model.safetensors", "model.fp16.safetensors")])
+    with pytest.raises(AugmentError, match=r"org/name .*: no unet/\*\.safetensors in its files on the hub"):
+        check_files(ref, ["config.json", "unet/*.safetensors"])
+    listed.clear()  # it does not say
+    check_files(ref, ["unet/*.safetensors"])

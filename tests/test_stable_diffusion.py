@@ -7,6 +7,7 @@ test_gligen.py.
 import contextlib
 import json
 import re
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -592,12 +593,12 @@ def test_latentpaint_lists_the_layers_that_there_are(painter):
 
 @pytest.mark.parametrize("of", ["sd", "sdxl", "gligen"])
 def test_latentpaints_layers_are_checked_by_the_unets_configuration_alone(folders, tmp_path, of):
-    config = Path("unet", "config.json")
-    (tmp_path / "unet").mkdir()
-    (tmp_path / config).write_bytes((folders[of] / config).read_bytes())
+    bare = shutil.copytree(folders[of], tmp_path / "bare")
+    for file in bare.rglob("*.safetensors"):
+        file.write_bytes(b"")
 
     def painter_with(*layers):
-        return PAINTERS.build(PAINTERS.member("latentpaint", {"layers": layers}, resolve(str(tmp_path), {})))
+        return PAINTERS.build(PAINTERS.member("latentpaint", {"layers": layers}, resolve(str(bare), {})))
 
     painter_with("conv_in", "mid_block.attentions.0", "up_blocks.1").check()
     with pytest.raises(AugmentError, match=r"this U-Net has no up_blocks\.7; it has: conv_in, down_blocks\.0"):
@@ -732,6 +733,8 @@ def test_what_the_libraries_say_while_they_load_is_not_printed_between_the_lines
 def test_an_incomplete_sdxl_checkpoint_names_what_is_missing(tmp_path):
     folder = tiny_sdxl(tmp_path / "xl")
     (folder / "text_encoder_2" / "model.safetensors").unlink()
+    with pytest.raises(AugmentError, match=r"no text_encoder_2/model\.safetensors in"):
+        PAINTERS.build(PAINTERS.member("sdxl-inpaint", {}, resolve(str(folder), {}))).check()
     with pytest.raises(AugmentError, match=r"no text_encoder_2/model\.safetensors"):
         PAINTERS.build(PAINTERS.member("sdxl-inpaint", {}, resolve(str(folder), {}))).paint([item()])
 

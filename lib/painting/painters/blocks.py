@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.checkpoints import ModelRef, load_rounded, load_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, check_files, load_rounded, load_whole, local_path, reading
 from lib.core.compute import device, out_of_memory
 from lib.core.downloads import Needed
 from lib.core.errors import AugmentError
@@ -193,6 +193,15 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
         encode = _paired(*(text_encoding(*pair, where, states=-2) for pair in zip(texts, tokenizers, strict=True)))
     zero = twice and bool(pipeline.get("force_zeros_for_empty_prompt", True))
     return LatentDiffusion(unet, vae, texts[0], tokenizers[0], schedule, where, encode, zero)
+
+
+def check_complete(ref: ModelRef, config: Mapping[str, Any]) -> None:
+    """Raises AugmentError where a checkpoint lacks weights, in either precision; nothing is downloaded.
+
+    config: its unet/config.json.
+    """
+    parts = ["", "_2"] if config.get("addition_embed_type") == "text_time" else [""]
+    check_files(ref, [*NEEDED, *_weights(parts, half=True)])
 
 
 def _weights(parts: Sequence[str], half: bool) -> list[Needed]:
