@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from lib.captioning.caption import CaptionForm, make_caption_form
+from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import ModelRef
 from lib.core.mirror import push
 from lib.core.places import shown
@@ -32,6 +33,7 @@ from lib.core.storage import explained
 from lib.core.words import in_words
 from lib.evaluation.evaluate import built
 from lib.evaluation.features import extractor_of
+from lib.judges import make_judge
 from lib.painting.painters import PAINTERS
 from lib.planning.recipe import Recipe
 from lib.records import kept
@@ -222,8 +224,12 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
         pins = Pins(root / "models.lock")
         pins.seal()
         captioner, recipe = captioner_of(settings, pins), recipe_of(settings, pins)
-        with contextlib.suppress(ConnectionError):  # the painting itself tries the download again
-            PAINTERS.build(recipe.painter).check()
+        judge = judge_of(settings, pins)
+        with contextlib.suppress(ConnectionError):  # the work itself tries the download again
+            PAINTERS.check(recipe.painter)
+            CAPTIONERS.check(captioner)
+            if judge is not None:
+                make_judge(judge)
         run = Run(
             name=name,
             dataset=settings.dataset,
@@ -232,7 +238,7 @@ def open_run(parameters: Parameters, name: str, progress: Progress) -> Iterator[
             recipe=recipe,
             captioner=captioner,
             captions=make_caption_form(settings.caption, captioner),
-            judge=judge_of(settings, pins),
+            judge=judge,
             detector=detector_of(settings, pins),
             progress=progress,
             verify=parameters.verify,

@@ -1,6 +1,7 @@
 """Models of a run: each is built once, and leaves the memory when the stage that used it ends."""
 
 import gc
+import json
 import sys
 import weakref
 from typing import ClassVar
@@ -14,12 +15,16 @@ from test_journey import run
 from lib.captioning.caption import caption_pictures, make_caption_form
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import resolve
+from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
 from lib.painting.painters import PAINTERS, Paint
 from lib.records.rows import MAY_PASS
 from lib.records.settings import CaptionSettings
 from lib.records.store import Store
+from lib.runs.parameters import Parameters
 from tasks.models import release_models, use_member
+from tasks.progress import Progress
+from tasks.run import open_run
 
 ALIVE = weakref.WeakSet()  # models in memory
 
@@ -122,3 +127,39 @@ def test_a_captioner_that_fails_at_one_picture_costs_that_one_and_the_next_run_t
     rows = caption_pictures(selected(["box"], ["pallet"], ["shelf"]), form, Store(tmp_path), lambda *_: None, captioner)
     assert [row.reason for row in rows] == ["", "model_failed", ""] and "model_failed" in MAY_PASS
     assert rows[1].detail == "RuntimeError: CUDA error: misaligned address"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda folder: {"screen": {"boxes": {"judge": folder}}}, "is not a judge of boxes"),
+        (
+            lambda folder: {"caption": {"captioner": {"name": "blip2", "model": folder}}},
+            "a blip-2 that names its image",
+        ),
+        (
+            lambda folder: {"caption": {"captioner": {"name": "vision-language", "model": folder}}},
+            "answers no question about a picture",
+        ),
+        (
+            lambda folder: {"caption": {"captioner": {"name": "blip2", "model": folder, "quantize": "8bit"}}},
+            "8bit needs a GPU",
+        ),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_before_the_first_stage(tmp_path, made_set, monkeypatch, given, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    for name in ("model.safetensors", "tokenizer_config.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
+    values = {"edit": "replace", "painter": "copy-paste", "limit": 3, "evaluate": {"extractor": None}}
+    chosen = Parameters(dataset=made_set.dataset, workspace=tmp_path / "w", **values, **given(str(folder)))
+    with pytest.raises(AugmentError, match=words), open_run(chosen, "refused", Progress()):
+        pytest.fail("the run began")
+
+
+def test_a_painter_without_a_check_is_taken_as_it_is(members, monkeypatch):
+    monkeypatch.delattr(Grey, "check")
+    PAINTERS.check(PAINTERS.member("paints", {"model": members}, resolve(members, {})))

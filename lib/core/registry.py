@@ -9,6 +9,7 @@ families of classes (painters, captioners, composites, edits, metrics, extractor
                     LICENCES: of others that presets name
     (settings), or (settings, model) where it has a checkpoint: `FAMILY.build(member)` calls it, nothing heavy happens
     batch_size      property, where it works on several items at once: how many
+    check()         where it can find within seconds, without its weights, that it cannot be used: raises AugmentError
     identity        property, where results are kept by it: a text that names all that they depend on, and no path
 
 Constants of the class are in capitals; what depends on the settings or on the weights is a property in small letters.
@@ -125,3 +126,10 @@ class Family(Registry[Any]):
         for name, ref in member.beside.items():
             setattr(made, name, ref)
         return made
+
+    def check(self, member: Member) -> None:
+        """Before heavy work: raises AugmentError where the member finds, within seconds, that it cannot be used.
+
+        One without a `check` finds nothing.
+        """
+        getattr(self.build(member), "check", lambda: None)()

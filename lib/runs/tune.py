@@ -170,6 +170,7 @@ def tune(
     rehearsal = Rehearsal(settings, root, data, watch)
     with locked(root, inputs_of(settings)), tempfile.TemporaryDirectory(prefix="tune-", dir=root) as folder:
         member = recipe_of(settings, Pins(root / "models.lock")).painter
+        PAINTERS.check(member)
         bench = _Bench(rehearsal, member, _judge_of(settings.screen, settings.models, judge), Path(folder), watch)
         return bench.tuning(parameters, boxes, margin)
 

@@ -7,13 +7,14 @@ of OPT are not for commercial use, those of Flan-T5 are free. Another BLIP-2: an
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lib.core.checkpoints import ModelRef, load_whole, local_path, reading
+from lib.core.checkpoints import ModelRef, check_files, load_whole, local_path, reading
 from lib.core.compute import device, run_padded, weights_dtype
 from lib.core.errors import AugmentError
 from lib.core.registry import MemberSettings
@@ -54,6 +55,14 @@ class Blip2:
         self.settings, self.ref = settings, model
         self._loaded: _Loaded | None = None
         self._fitted: int | None = None  # batch size that went into the GPU's memory, where the wanted one did not
+
+    def check(self) -> None:
+        """Raises AugmentError for a checkpoint of another kind or without its files, and where 8 bits are asked for and
+        not possible here; no weights are read."""
+        if self.settings.quantize == "8bit":
+            _eight_bit(self.settings.quantize)
+        check_files(self.ref, NEEDED)
+        _check_kind(self.ref)
 
     @property
     def batch_size(self) -> int:
@@ -126,16 +135,23 @@ def _load(ref: ModelRef, eight_bit: bool) -> _Loaded:
     if eight_bit:
         options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_8bit=True)
         options["device_map"] = {"": where.index or 0}
+    _check_kind(ref)
     with reading(ref):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if config.model_type != "blip-2" or config.image_token_index is None:
-            raise ValueError(
-                f"its config.json says model_type {config.model_type!r} and image_token_index "
-                f"{getattr(config, 'image_token_index', None)!r}; a blip-2 that names its image token was expected"
-            )
         model = load_whole(transformers.Blip2ForConditionalGeneration, folder, **options)
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return _Loaded(model.eval() if eight_bit else model.eval().to(where), processor)
+
+
+def _check_kind(ref: ModelRef) -> None:
+    """Raises AugmentError where a config.json is not that of a BLIP-2."""
+    with reading(ref):
+        config = dict(json.loads((local_path(ref, ["config.json"]) / "config.json").read_bytes()))
+        kind, token = config.get("model_type"), config.get("image_token_index")
+        if kind != "blip-2" or token is None:
+            raise ValueError(
+                f"its config.json says model_type {kind!r} and image_token_index {token!r}; a blip-2 that names its "
+                f"image token was expected"
+            )
 
 
 def _pixels(image_processor: Any, picture: np.ndarray) -> Any:

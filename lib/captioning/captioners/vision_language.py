@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from lib.captioning.captioners.template import sentence_of
-from lib.core.checkpoints import ModelRef, load_whole, local_path, reading, silent
+from lib.core.checkpoints import ModelRef, check_files, load_whole, local_path, reading, silent
 from lib.core.compute import device, weights_dtype
 from lib.core.quantize import Quantize, check_quantize, quantized
 from lib.core.registry import MemberSettings
@@ -71,6 +72,14 @@ class VisionLanguage:
         self.settings, self.ref = settings, model
         self._loaded: _Loaded | None = None
 
+    def check(self) -> None:
+        """Raises AugmentError for a checkpoint of another kind or without its files, and where its weights cannot be
+        quantized here; none are read."""
+        check_quantize(self.settings.quantize)
+        check_files(self.ref, NEEDED)
+        with reading(self.ref):
+            _class_of(local_path(self.ref, ["config.json"]))
+
     def caption(
         self,
         pictures: Sequence[np.ndarray | None],
@@ -111,6 +120,17 @@ def _asked(processor: Any, question: str) -> str:
     return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
 
+def _class_of(folder: Path) -> Any:
+    """The class of a checkpoint, by its config.json. Raises ValueError for one that does not describe pictures."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    known = transformers.AutoModelForImageTextToText._model_mapping
+    if type(config) not in known:
+        raise ValueError(f"a {config.model_type} answers no question about a picture (image-text-to-text)")
+    return known[type(config)]
+
+
 def _load(ref: ModelRef, quantize: Quantize) -> _Loaded:
     import torch
     import transformers
@@ -119,12 +139,8 @@ def _load(ref: ModelRef, quantize: Quantize) -> _Loaded:
     folder, where = local_path(ref, NEEDED, ALSO), device()
     dtype = torch.bfloat16 if where.type == "cuda" else weights_dtype()
     with reading(ref):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        known = transformers.AutoModelForImageTextToText._model_mapping
-        if type(config) not in known:
-            raise ValueError(f"a {config.model_type} answers no question about a picture (image-text-to-text)")
-        options = quantized("transformers", quantize, dtype)
-        model = load_whole(known[type(config)], folder, dtype=dtype, **options)
+        kind, options = _class_of(folder), quantized("transformers", quantize, dtype)
+        model = load_whole(kind, folder, dtype=dtype, **options)
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     model.generation_config.update(temperature=None, top_p=None, top_k=None)  # it draws nothing
     return _Loaded(model.eval() if options else model.eval().to(where), processor)
