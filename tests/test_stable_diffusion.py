@@ -730,6 +730,20 @@ def test_what_the_libraries_say_while_they_load_is_not_printed_between_the_lines
     assert capfd.readouterr().err == ""
 
 
+def test_a_checkpoint_that_was_trained_on_fewer_steps_is_refused_by_a_check(folders, tmp_path):
+    folder = shutil.copytree(folders["sd"], tmp_path / "sd")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | {"num_train_timesteps": 20}))
+
+    def painter_with(steps):
+        settings = {"steps": steps, "scheduler": "ddim"}
+        return PAINTERS.build(PAINTERS.member("vanilla", settings, resolve(str(folder), {})))
+
+    painter_with(10).check()
+    with pytest.raises(AugmentError, match="scheduler 'ddim' with 50 steps does not go with this checkpoint"):
+        painter_with(50).check()
+
+
 def test_an_incomplete_sdxl_checkpoint_names_what_is_missing(tmp_path):
     folder = tiny_sdxl(tmp_path / "xl")
     (folder / "text_encoder_2" / "model.safetensors").unlink()

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     import torch
 
 UNET_CONFIG = "unet/config.json"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 NEEDED = (
     UNET_CONFIG,
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
-    "scheduler/scheduler_config.json",
+    SCHEDULER_CONFIG,
 )
 UNET = "unet/diffusion_pytorch_model.safetensors"
 UNET_HALF = "unet/diffusion_pytorch_model.fp16.safetensors"  # its twin in half precision, half the download
@@ -181,7 +182,7 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
         unet = load_whole(diffusers.UNet2DConditionModel, folder, subfolder="unet", torch_dtype=dtype, variant=variant)
         vae = load_whole(diffusers.AutoencoderKL, folder, subfolder="vae", torch_dtype=torch.float32)
         tokenizers = [transformers.CLIPTokenizer.from_pretrained(folder / f"tokenizer{part}") for part in parts]
-        schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_bytes())
+        schedule = json.loads((folder / SCHEDULER_CONFIG).read_bytes())
         index = folder / "model_index.json"
         pipeline = json.loads(index.read_bytes()) if index.is_file() else {}
     for block in (unet, vae, *texts):
@@ -193,6 +194,12 @@ def load_latent_diffusion(ref: ModelRef, unet_has: Mapping[str, Any], dtype: tor
         encode = _paired(*(text_encoding(*pair, where, states=-2) for pair in zip(texts, tokenizers, strict=True)))
     zero = twice and bool(pipeline.get("force_zeros_for_empty_prompt", True))
     return LatentDiffusion(unet, vae, texts[0], tokenizers[0], schedule, where, encode, zero)
+
+
+def scheduler_config(ref: ModelRef) -> dict[str, Any]:
+    """A checkpoint's scheduler/scheduler_config.json."""
+    with reading(ref):
+        return dict(json.loads((local_path(ref, [SCHEDULER_CONFIG]) / SCHEDULER_CONFIG).read_bytes()))
 
 
 def check_complete(ref: ModelRef, config: Mapping[str, Any]) -> None:

@@ -24,10 +24,17 @@ from lib.core.compute import available_cores, device, out_of_memory, run_padded,
 from lib.core.errors import PictureError
 from lib.core.stopping import check_stop
 from lib.painting.painters import Paint, PassInput
-from lib.painting.painters.blocks import Decoder, LatentDiffusion, check_complete, check_family, load_latent_diffusion
+from lib.painting.painters.blocks import (
+    Decoder,
+    LatentDiffusion,
+    check_complete,
+    check_family,
+    load_latent_diffusion,
+    scheduler_config,
+)
 from lib.painting.painters.lora import LoraChoice, add_lora, check_lora
 from lib.painting.painters.reuse import reusing, share_features
-from lib.painting.painters.schedulers import ChecksSteps, make_scheduler, scheduler_name, time_steps
+from lib.painting.painters.schedulers import ChecksSteps, check_scheduler, make_scheduler, scheduler_name, time_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -259,10 +266,11 @@ class LatentPainter(DiffusionPainter):
         return aspect_shape(settings.size, width, height)
 
     def check(self) -> None:
-        """Raises AugmentError for a checkpoint of another family or without its files, of which only configurations are
-        read, and for a LoRA that cannot be added to it."""
+        """Raises AugmentError for a checkpoint of another family, without its files or trained on fewer steps, of which
+        only configurations are read, and for a LoRA that cannot be added to it."""
         config = check_family(self.ref, self.FAMILY)
         check_complete(self.ref, config)
+        check_scheduler(self.settings.scheduler, scheduler_config(self.ref), self.settings.steps)
         if self.lora is not None:
             check_lora(self.ref, config, self.lora, self.settings.lora_file)
 

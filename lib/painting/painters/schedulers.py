@@ -30,6 +30,7 @@ SCHEDULERS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 # Denoising steps at most. Of as many as a checkpoint was trained on, most ask for one more than there are; those that
 # look back over several steps divide by differences of noise levels that come to nothing before that.
+USUAL_TRAINING = 1000
 MOST_STEPS = {"pndm": 999, "ddim": 999, "euler": 1000, "dpm++2m": 900, "unipc": 900}
 
 
@@ -68,6 +69,14 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int, device: tor
     except (ValueError, NotImplementedError) as error:
         raise AugmentError(f"scheduler {name!r} with {steps} steps does not go with this checkpoint: {error}") from None
     return scheduler
+
+
+def check_scheduler(name: str, config: Mapping[str, Any], steps: int) -> None:
+    """Raises as `make_scheduler` does. With the usual count of training steps the settings are known to be right."""
+    if config.get("num_train_timesteps", USUAL_TRAINING) != USUAL_TRAINING:
+        import torch
+
+        make_scheduler(name, config, steps, torch.device("cpu"))
 
 
 def time_steps(scheduler: Any, start: int = 0) -> torch.Tensor:
