@@ -167,7 +167,7 @@ def test_what_earlier_runs_left_on_a_machine_counts_by_its_digest_alone(cluster,
 
 
 def test_pinned_places_and_the_former_plan_are_the_buckets(cluster, files, made, tmp_path):
-    choices = {"preset": "insert", "evaluate": {"extractor": None}}
+    choices = {"preset": "insert", "composite": "feather", "evaluate": {"extractor": None}}
     for variants in (1, 2):
         run(made.dataset, tmp_path / "ws", variants=variants, **choices)
         run(DATASET, WORKSPACE, on(cluster), variants=variants, **choices)
