@@ -59,9 +59,11 @@ class Probe:
                     "endpoint"
                 )
             if self.source and not _seen(self.source, self.size):
+                what = "pictures" if is_url(self.source) else "picture"
                 return (
-                    f"a worker on {host} does not see {self.source} as it is here: dataset.images must lie on a disk "
-                    "that all machines share, under the same path, or in a bucket that all reach by the same endpoint"
+                    f"a worker on {host} does not see the {what} {self.source} as it is here: dataset.images must lie "
+                    "on a disk that all machines share, under the same path, or in a bucket that all reach by the same "
+                    "endpoint"
                 )
         except AugmentError as error:  # of a bucket: no package, no credentials, no network
             return f"a worker on {host} cannot work for this run: {error}"
