@@ -388,7 +388,7 @@ def test_a_whole_file_is_not_read_again(again, monkeypatch):
     rerun()  # a copy has times of its own: read once, and remembered
     read, real = [], Store.get
     monkeypatch.setattr(Store, "get", lambda self, kind, key: read.append(kind) or real(self, kind, key))
-    monkeypatch.setattr(draw, "file_digest", lambda path: read.append("drawn"))
+    monkeypatch.setattr(draw, "brought", lambda path, sha256: read.append("drawn"))
     rerun()
     assert "picture" not in read and "drawn" not in read
     assert file_digest(workspace / "contact_sheet.jpg")
