@@ -34,7 +34,10 @@ LORA = {
     "rank": 32,
     "rate": 1e-3,
     "zoom": 2,
-    "windows": 24,
+    "targets": "all",
+    "words": True,
+    "batch": 16,
+    "windows": 32,
     "steps": 1600,
     **json.loads(os.environ.get("LORA", "{}")),
 }
