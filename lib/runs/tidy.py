@@ -162,10 +162,13 @@ class _Last:
             yield row.key, parsed(Request, row.request)
 
     def requests_of(self, rows: Iterable[Any]) -> Iterator[tuple[Any, Request]]:
-        """Rows, in the order of the plan, each with its request."""
+        """Rows, in the order of the plan, each with its request. Raises AugmentError for a row without one."""
         requests = self.requests()
         for row in rows:
-            yield row, next(request for key, request in requests if key == row.key)
+            request = next((request for key, request in requests if key == row.key), None)
+            if request is None:
+                raise AugmentError(f"{self.root / 'manifests' / 'plan.parquet'} has no request {row.key}: {_AGAIN}")
+            yield row, request
 
 
 def _read_last(root: Path) -> _Last:
