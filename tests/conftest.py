@@ -54,6 +54,7 @@ PATIENCE = 600  # seconds that a test waits for another process: long, for machi
 LONGEST = (
     "test_serve.py",
     "test_journey.py",
+    "test_machines.py",
     "test_attacks.py",
     "test_prove_flow.py",
     "test_demo.py",
