@@ -241,3 +241,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "diffusers-inpaint": tiny_pipeline(root / "z-image", "z-image"),
         **dict.fromkeys(("vanilla", "blended-latent", "td-paint", "latentpaint"), plain),
     }
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Stage → (jobs that ran, all jobs) of the last run."""
+    from tasks import stages
+
+    found, real = dict[str, tuple[int, int]](), stages.close_stage
+
+    def close_stage(run: Any, stage: Any, done: Any, *more: Any, **named: Any) -> Any:
+        found[stage.work.name] = sum(fresh for _, fresh in done), len(done)
+        return real(run, stage, done, *more, **named)
+
+    monkeypatch.setattr(stages, "close_stage", close_stage)
+    return found

@@ -24,7 +24,6 @@ from lib.core.stopping import Stopped
 from lib.records.engine_settings import EngineSettings
 from lib.records.manifest import read_manifest
 from lib.records.rows import PictureRow
-from tasks import stages
 from tasks.engine import step
 from tasks.progress import Progress
 
@@ -289,19 +288,6 @@ def test_work_with_a_model_and_then_of_a_higher_priority_begins_first(cluster, e
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> MadeSet:
     return MadeSet(tmp_path_factory.mktemp("many"), 40, size=(96, 64))
-
-
-@pytest.fixture
-def ran(monkeypatch) -> dict[str, tuple[int, int]]:
-    """Stage → (jobs that ran, all jobs) of the last run."""
-    found, real = {}, stages.close_stage
-
-    def close_stage(run, stage, done, *more, **named):
-        found[stage.work.name] = sum(fresh for _, fresh in done), len(done)
-        return real(run, stage, done, *more, **named)
-
-    monkeypatch.setattr(stages, "close_stage", close_stage)
-    return found
 
 
 def test_parts_are_sized_by_what_the_first_pictures_cost_and_stay_so(

@@ -9,25 +9,11 @@ from conftest import MadeSet, final_set
 import tasks.sizing
 from flows.python import augment_dataset
 from lib.records.parts import LARGE_PART, LEAST_PART, PARTS_A_WORKER, TASK_SHARE, fits, part_count, sized_count
-from tasks import stages
 from tasks.engine import Engine
 
 COST = 0.255  # seconds of three tasks on a cluster
 STAGES = ("caption", "plan", "generate", "screen", "draw")
 PICTURES = 130  # four parts
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """Stage → (jobs that ran, all jobs) of the last run."""
-    found, real = {}, stages.close_stage
-
-    def close_stage(run, stage, done, *more, **named):
-        found[stage.work.name] = sum(fresh for _, fresh in done), len(done)
-        return real(run, stage, done, *more, **named)
-
-    monkeypatch.setattr(stages, "close_stage", close_stage)
-    return found
 
 
 @pytest.fixture(scope="module")

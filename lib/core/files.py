@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from lib.core.errors import AugmentError
 
@@ -59,8 +60,13 @@ def atomic_write(path: Path, data: bytes, durable: bool = False) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         if durable:
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
+
+
+def to_disk(file: IO[bytes]) -> None:
+    """What was written to an open file is on the disk, after a power cut too."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_private(path: Path, data: bytes) -> bool:

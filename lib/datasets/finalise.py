@@ -32,6 +32,7 @@ from lib.records.rows import OK, REJECTED, FinalRow
 from lib.records.settings import FinaliseSettings
 from lib.records.shelf import Shelf
 from lib.records.store import Store
+from lib.records.verified import file_mark
 
 Advance = Callable[[int], None]
 
@@ -117,12 +118,7 @@ def _remember(known: Iterable[pd.DataFrame], memo: Shelf[str]) -> None:
     """Enter the files of some FinalRows."""
     for rows in known:
         rows = rows[rows.status == OK]
-        memo.put(zip(rows.file_name, map(_mark, rows.sha256, rows["size"], rows.mtime_ns), strict=True))
-
-
-def _mark(sha256: str, size: int, mtime_ns: int) -> str:
-    """What a file's digest was found by."""
-    return f"{sha256} {size} {mtime_ns}"
+        memo.put(zip(rows.file_name, map(file_mark, rows.sha256, rows["size"], rows.mtime_ns), strict=True))
 
 
 def _former(memo: Shelf[str], sources: SourceRows) -> Iterator[str]:
@@ -166,7 +162,7 @@ class _Writer:
     """Writes pictures by rename and leaves alone those that exist already, by size and time or by digest."""
 
     def __init__(self, ours: Outputs, memo: Shelf[str] | None, advance: Advance) -> None:
-        """memo: `_mark` of the files that are known, by name."""
+        """memo: `file_mark` of the files that are known, by name."""
         self.ours, self.memo, self.advance = ours, memo, advance
 
     def place(self, name: str, sha256: str, make: Callable[[Path], object]) -> tuple[int, int]:
@@ -194,7 +190,7 @@ class _Writer:
         if path.is_symlink() or not path.is_file():
             return False
         stat = path.stat()
-        if self.memo is not None and self.memo.get(name) == _mark(sha256, stat.st_size, stat.st_mtime_ns):
+        if self.memo is not None and self.memo.get(name) == file_mark(sha256, stat.st_size, stat.st_mtime_ns):
             return True
         return file_digest(path) == sha256
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 
 from lib.core.errors import AugmentError
-from lib.core.files import atomic_path, atomic_write
+from lib.core.files import atomic_path, atomic_write, to_disk
 from lib.core.mirror import here, settle
 from lib.core.places import shown
 
@@ -99,8 +99,7 @@ def write_lines(path: Path, records: Iterable[Any], durable: bool = False) -> No
             file.write(line)
         file.write(msgspec.json.encode({_SEAL: seal.hexdigest()}) + b"\n")
         if durable:
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
 
 
 def read_lines(path: Path, kind: type[T], remedy: str = ANEW) -> Iterator[T]:

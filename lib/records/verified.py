@@ -34,8 +34,8 @@ class VerifiedFiles:
         self._root, self._path = f"{root}/", root / "manifests" / "seen.parquet"
         self._before, self._now = Shelf[str](self._path.parent), Shelf[str](self._path.parent)
         self._new = 0  # files that were not noted before
-        for rows in () if anew else former_batches(self._path, VerifiedRow, ("key", *_MARK)):
-            marks = map(_text, rows.sha256, rows["size"], rows.mtime_ns)
+        for rows in () if anew else former_batches(self._path, VerifiedRow, ("key", *_MARKS)):
+            marks = map(file_mark, rows.sha256, rows["size"], rows.mtime_ns)
             self._before.put(zip(rows.key, marks, strict=True))
 
     def whole(self, path: Path, sha256: str, check: Callable[[], bool]) -> bool:
@@ -68,7 +68,7 @@ class VerifiedFiles:
             yield to_table([_row(name, mark) for name, mark in some], VerifiedRow)
 
 
-_MARK = ("sha256", "size", "mtime_ns")
+_MARKS = ("sha256", "size", "mtime_ns")
 
 
 def _row(name: str, mark: str) -> VerifiedRow:
@@ -76,7 +76,8 @@ def _row(name: str, mark: str) -> VerifiedRow:
     return VerifiedRow(name, OK, "", "", sha256, int(size), int(mtime_ns))
 
 
-def _text(sha256: str, size: int, mtime_ns: int) -> str:
+def file_mark(sha256: str, size: int, mtime_ns: int) -> str:
+    """What is noted of a file whose bytes were verified: equal marks, equal bytes, as far as size and time tell."""
     return f"{sha256} {size} {mtime_ns}"
 
 
@@ -85,7 +86,7 @@ def _mark(path: Path, sha256: str) -> str | None:
         info = path.stat()
     except OSError:
         return None
-    return _text(sha256, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None  # and no folder
+    return file_mark(sha256, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None  # and no folder
 
 
 def keep_shown(path: Path, store: Store, key: str, draw: Callable[[], bytes]) -> None:

@@ -24,6 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from lib.core.errors import AugmentError
+from lib.core.files import to_disk
 from lib.core.keys import key_of
 from lib.records.kept import FAULTS
 
@@ -166,8 +167,7 @@ class DecisionLog:
                     return False
                 with self.path.open("ab") as file:
                     file.write(b"\n" + line if self._torn() else line)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    to_disk(file)
         except Timeout:
             raise AugmentError(f"{self.path} is held by another program for 10 s: end it, and decide again") from None
         except OSError as error:
