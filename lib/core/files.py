@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,26 +20,31 @@ NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, err
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that is renamed onto it at the end, or removed on an error.
+    """A path beside `path` for a new file, which is renamed onto it at the end, or removed on an error.
 
-    Raises AugmentError where a folder has the name of the file, or something else that of a folder above it.
+    Few calls of the system, as each lets other threads take over. Raises AugmentError where a folder has the name of
+    the file, or something else that of a folder above it.
     """
+    temporary = unused_path(path.parent, path.suffix[:20])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix[:20], dir=path.parent)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _in_the_way(path, error) from None
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
         try:
             temporary.replace(path)
         except OSError as error:
             raise _in_the_way(path, error) from None
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def unused_path(folder: Path, suffix: str) -> Path:
+    """A path in a folder that nobody has yet, hidden, for a file that does not stay."""
+    return folder / f".tmp-{uuid.uuid4().hex}{suffix}"
 
 
 def _in_the_way(path: Path, error: OSError) -> Exception:

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.core.files import atomic_path, digest, file_digest
+from lib.core.files import atomic_path, digest, file_digest, unused_path
 from lib.core.images import PictureError, encode_jpeg, load_rgb
 from lib.core.keys import key_of
 from lib.core.mirror import here
@@ -373,12 +371,11 @@ def _write_annotations(
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
     """A file beside those that are to be, which is gone at the end."""
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".json", dir=folder)
-    os.close(handle)
+    path = unused_path(folder, ".json")
     try:
-        yield Path(name)
+        yield path
     finally:
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def among(values: pd.Series, keys: pa.Array) -> np.ndarray:
