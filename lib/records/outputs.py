@@ -62,7 +62,7 @@ _LINKS = (*FOLDERS, "final/images", "final/labels", ".lock")
 _DATA = {"images", "annotations", "path", "start", "real", "generated", "boxes", "advice"}
 _MODELS = {"model", "judge", "lora", "controlnet", "base"}
 _INPUTS = frozenset(_DATA | _MODELS)
-_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{32}|[a-z0-9_]{8})(\.[A-Za-z0-9]+)?")  # as lib.core.files and tempfile name them
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{32}|[a-z0-9_]{8})(\.[A-Za-z0-9]+)?")  # of lib.core.files, of tempfile
 
 
 # --- before anything is written ----------------------------------------------------------------------------------
