@@ -128,6 +128,26 @@ def test_workers_of_two_machines_make_the_bytes_of_threads_in_a_folder(cluster, 
     assert all(stage["painted"] == 0 for stage in again.account["stages"].values())
 
 
+def test_a_flow_on_a_server_with_a_judge_and_a_target_makes_the_bytes_of_threads(cluster, files, made, tmp_path):
+    from flows.augment import augment
+
+    given = {
+        "preset": "insert",
+        "variants": 1,
+        "target": {"per_category": {"forklift": 12, "pallet": 3}},
+        "screen": {"boxes": {"judge": "mini:clip", "least": 2}},
+        "evaluate": {"extractor": None},
+    }
+    augment_dataset(dataset=made.dataset, workspace=tmp_path / "ws", **given)
+
+    state = augment(dataset=DATASET, workspace=WORKSPACE, engine=on(cluster), **given, return_state=True)
+
+    assert state.is_completed(), state.message
+    account = json.loads(files.cat_file(f"{NAME}/runs/one/status.json"))
+    assert account["models"]["judge"]["processes"] >= 1 and account["target"]["rounds"] >= 1
+    assert objects(files, "runs/one/final") == final_set(tmp_path / "ws")
+
+
 def test_a_worker_that_is_killed_costs_its_picture_and_the_other_machine_goes_on(cluster, files, threads, tmp_path):
     victim = cluster.workers[1].pid
 
