@@ -153,7 +153,7 @@ def slowly(self, kind, key, data):
     sha256 = put(self, kind, key, data)
     pictures.extend([key] * (kind == "picture"))
     if len(pictures) == 2:
-        mirror._mirror_of(self.root).drain()
+        mirror._copy_with(self.root).drain()
         print("two", flush=True)
         time.sleep(600)
     return sha256
@@ -358,7 +358,7 @@ def test_a_worker_on_another_machine_reads_and_sends_what_its_job_names(files, t
         job = Job(**work, settings={}, inputs={"selected": ref})
         with monkeypatch.context() as patch:  # as in another process
             patch.setattr(mirror, "_leases", {})
-            patch.setattr(mirror, "_mirrors", {})
+            patch.setattr(mirror, "_copies", {})
             patch.setenv("AUGMENT_CACHE", str(tmp_path / "other"))
             ref.place.parent.mkdir(parents=True)
             ref.place.write_bytes(b"of an earlier run")

@@ -18,8 +18,9 @@ from typing import NamedTuple
 from lib.core.bucket import Bucket, Found
 from lib.core.copy_notes import ABSENT, make_folder, stat_of
 from lib.core.errors import AugmentError
-from lib.core.mirror import AT_ONCE, fetch
+from lib.core.mirror import fetch
 from lib.core.places import url_of
+from lib.core.working_copy import AT_ONCE
 
 
 def bring(place: Path | None, lazily: bool = False) -> None:
