@@ -20,7 +20,7 @@ from lib.core.files import digest
 from lib.core.images import Load, source_loader
 from lib.core.mirror import here
 from lib.core.places import path_of
-from lib.planning.donors import DonorPool, outside_of
+from lib.planning.donor_pool import DonorPool, outside_of
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey, rows_drawn_from
 from lib.records.manifest import Ref, read_batches, read_manifest, read_table, read_tables, to_table

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 from test_plan import box, frame, image, plan, recipe, select
 
-from lib.planning import donors
-from lib.planning.donors import DonorPool, outside_of
+from lib.planning import donor_pool
+from lib.planning.donor_pool import DonorPool, outside_of
 from lib.planning.plan import plan_requests
 from lib.planning.statistics import Statistics
 from lib.records.rows import ImageRow, ObjectRow, SelectRow
@@ -36,8 +36,8 @@ def whole():
 @pytest.fixture(params=[(1, 2), (7, 20), (60, 8192)])
 def filed(request, tmp_path, monkeypatch):
     pictures, rows = request.param
-    monkeypatch.setattr(donors, "sorted_rows", partial(sorted_rows, size=rows))
-    monkeypatch.setattr(donors, "GROUP", rows)
+    monkeypatch.setattr(donor_pool, "sorted_rows", partial(sorted_rows, size=rows))
+    monkeypatch.setattr(donor_pool, "GROUP", rows)
     pool = DonorPool.of_parts(pieces(pictures), "train", set(), tmp_path)
     assert not any(tmp_path.iterdir())
     return pool

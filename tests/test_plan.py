@@ -9,7 +9,7 @@ from lib.core.errors import AugmentError
 from lib.core.keys import hash_draw
 from lib.painting.composites import COMPOSITES
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool
+from lib.planning.donor_pool import DonorPool
 from lib.planning.edits import EDITS
 from lib.planning.former import former_donors
 from lib.planning.outlines import Outlines

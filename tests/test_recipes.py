@@ -15,7 +15,7 @@ from lib.painting.canvas import cut_window
 from lib.painting.composites import COMPOSITES
 from lib.painting.generate import generate_pictures
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool
+from lib.planning.donor_pool import DonorPool
 from lib.planning.edits import EDITS
 from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe

@@ -9,7 +9,8 @@ import pytest
 
 from lib.core.images import PictureError
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool, Donors
+from lib.planning.donor_pool import DonorPool
+from lib.planning.donors import Donors
 from lib.planning.surroundings import Room, Spot, Surroundings
 from lib.records.store import Store
 

@@ -24,7 +24,7 @@ import pandas as pd
 from lib.core.files import digest
 from lib.core.geometry import xywh_to_xyxy
 from lib.core.keys import hash_draw
-from lib.planning.donors import DonorPool
+from lib.planning.donor_pool import DonorPool
 from lib.planning.recipe import Recipe
 from lib.records import kept
 from lib.records.manifest import to_table

@@ -31,7 +31,7 @@ from lib.datasets.formats import Dataset, categories_of, read_dataset
 from lib.datasets.ingest import check_pictures, settle_objects
 from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_pictures
 from lib.painting.painters import PAINTERS
-from lib.planning.donors import DonorPool
+from lib.planning.donor_pool import DonorPool
 from lib.planning.enough import enough, planned
 from lib.planning.former import Former, former_donors
 from lib.planning.outlines import Outlines
