@@ -21,6 +21,7 @@ from flows import augment_dataset
 from lib.review.serve import served
 from lib.review.session import Session
 from lib.screening.decisions import DecisionLog
+from lib.screening.review import sampled
 
 Open = Callable[..., Reviewer]
 
@@ -180,6 +181,21 @@ def test_a_rejected_box_is_not_in_the_final_set_and_a_moved_one_is_where_it_was_
 
     (_, (x, y, w, h)), (moved,) = boxes(before), boxes(after)
     assert moved == [max(0, x - 10), max(0, y - 1), w + 1, h]
+
+
+def test_of_a_run_with_more_pictures_than_a_page_holds_it_shows_random_ones_and_says_so(run, review, monkeypatch):
+    everything = Session([run], "ann").runs[0]
+    monkeypatch.setattr("lib.review.session.MOST", 7)
+    session = Session([run], "ann")
+    (few,) = session.runs
+    assert few.items == {key: everything.items[key] for key in few.items} and len(few.items) == 7
+    assert few.total == len(everything.items) and few.items.keys() == sampled(everything.items, 7)
+    assert (few.categories, few.real, few.set_aside) == (everything.categories, everything.real, everything.set_aside)
+    assert {item.source for item in few.items.values()} <= few.sources.keys()
+    with served(session, run) as link:
+        page = review(link)
+        page.until("!document.querySelector('#banner').hidden")
+        assert f"a random 7 of {few.total} pictures" in page.page.locator("#banner").inner_text()
 
 
 def test_a_box_is_moved_and_resized_with_the_mouse(run, page):

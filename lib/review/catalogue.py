@@ -9,20 +9,21 @@ It is read from the manifests of the run as they are at that moment, and says (`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pandas as pd
 
 from lib.core.errors import AugmentError
 from lib.core.files import digest
 from lib.core.images import plain_path
 from lib.core.words import in_words
-from lib.records.manifest import read_manifest
+from lib.records.manifest import read_batches
 from lib.records.requests import XYXY
-from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow, ScreenRow
+from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow, Row, ScreenRow
 from lib.records.settings import ReviewSettings, TargetSettings
 from lib.records.store import ReadOnlyStore, Store
 from lib.runs.export import base_of, settings_of
@@ -108,6 +109,7 @@ class ReviewedRun:
     preset: str
     review: ReviewSettings
     items: dict[str, Item]  # by picture key, in the order of the run
+    total: int  # pictures that there are to review, `items` and others
     sources: dict[str, Source]  # by digest
     categories: tuple[str, ...]
     real: dict[str, int]  # boxes of the originals that join the final set, by category
@@ -129,28 +131,31 @@ class ReviewedRun:
         return Store(self.root / "store")
 
 
-def load_run(root: Path, former: ReviewedRun | None = None) -> ReviewedRun:
-    """The run in a workspace. former: the same run as it was read before; what it showed stays known.
+def load_run(root: Path, former: ReviewedRun | None = None, most: int | None = None) -> ReviewedRun:
+    """The run in a workspace. former: the same run as it was read before; what it showed stays known. most: of more
+    pictures so many random ones, of the same pictures the same ones; None: all of them.
 
     Raises AugmentError where the workspace has no screened picture, or its manifests cannot be read.
     """
     root = root.absolute()
     settings = settings_of(root)
     stamp = stamp_of(root)
-    screened = read_manifest(root / "manifests" / "screen.parquet", ScreenRow)
-    aside = Counter(screened.reason[screened.status != OK])
-    screened = screened[screened.status == OK]
-    if screened.empty:
+    aside = Counter[str]()
+    for rows in read_batches(root / "manifests" / "screen.parquet", ScreenRow, ("status", "reason")):
+        aside.update(rows.reason.where(rows.status != OK, OK))
+    total = aside.pop(OK, 0)
+    if not total:
         why = ", ".join(f"{in_words(reason)} {count}" for reason, count in sorted(aside.items())) or "none was painted"
         raise AugmentError(f"{root} has no picture to review ({why}): `augment status {root.name}` says what happened")
-    plan = read_manifest(root / "manifests" / "plan.parquet", PlanRow, ("key", "status", "request"))
+    screened = _screened(root, total if most is None else most)
+    plan = _rows_of(root, "plan", PlanRow, ("key", "request"), "key", screened.key)
     requests = dict(zip(plan.key, plan.request, strict=True))
-    images = read_manifest(
-        root / "manifests" / "ingest.parquet", ImageRow, ("key", "status", "path", "digest", "frame", "file_name")
-    )
+    columns: tuple[str, ...] = ("key", "status", "path", "digest", "frame", "file_name")
+    images = _rows_of(root, "ingest", ImageRow, columns, "key", screened.image_key)
     columns = ("key", "status", "image_key", "category", *"xywh", "crowd")
-    objects = read_manifest(root / "manifests" / "objects.parquet", ObjectRow, columns)
+    objects = _rows_of(root, "objects", ObjectRow, columns, "image_key", screened.image_key)
     usable = objects[objects.status == OK]
+    named = _categories(root)
     places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
     boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
     names = dict(zip(images.key, images.file_name, strict=True))
@@ -166,15 +171,16 @@ def load_run(root: Path, former: ReviewedRun | None = None) -> ReviewedRun:
             request.width, request.height, request.edit, request.painter.name, request.split, shown, _doubt(shown),
             row.picture in chosen,
         )  # fmt: skip
-    real, real_of = _real(usable, images, settings, items)
+    real, real_of = _real(named, usable, images, settings, items)
     found = ReviewedRun(
         name=root.name,
         root=root,
         preset=settings.preset if settings else "",
         review=review,
         items=items,
+        total=total,
         sources=_sources(images, settings, root),
-        categories=tuple(sorted({*usable.category, *(box.category for one in items.values() for box in one.boxes)})),
+        categories=tuple(sorted({*named, *(box.category for one in items.values() for box in one.boxes)})),
         real=real,
         real_of=real_of,
         targets=_targets(settings.target if settings else None, real),
@@ -183,6 +189,36 @@ def load_run(root: Path, former: ReviewedRun | None = None) -> ReviewedRun:
         log=former.log if former else DecisionLog(root / NAME).refresh(),
     )
     found.known = {**(former.known if former else {}), **{key: item.sha256 for key, item in items.items()}}
+    return found
+
+
+def _screened(root: Path, most: int) -> pd.DataFrame:
+    """ScreenRows that are ok, of more than `most` random ones."""
+    path, columns = root / "manifests" / "screen.parquet", ("status", "picture")
+    pictures = (
+        picture for rows in read_batches(path, ScreenRow, columns) for picture in rows.picture[rows.status == OK]
+    )
+    wanted = sampled(pictures, most)
+    found = [rows[(rows.status == OK) & rows.picture.isin(wanted)] for rows in read_batches(path, ScreenRow)]
+    return pd.concat(found, ignore_index=True)
+
+
+def _rows_of(
+    root: Path, stage: str, row_type: type[Row], columns: Sequence[str], name: str, wanted: Iterable[str]
+) -> pd.DataFrame:
+    """Rows of a stage whose column `name` has one of the wanted values."""
+    among = set(wanted)
+    batches = read_batches(root / "manifests" / f"{stage}.parquet", row_type, columns)
+    return pd.concat([rows[rows[name].isin(among)] for rows in batches], ignore_index=True)
+
+
+def _categories(root: Path) -> Counter[str]:
+    """Boxes of all originals by category, crowds not counted."""
+    found = Counter[str]()
+    for rows in read_batches(root / "manifests" / "objects.parquet", ObjectRow, ("status", "category", "crowd")):
+        usable = rows[rows.status == OK]
+        found.update(dict.fromkeys(usable.category, 0))
+        found.update(usable.category[~usable.crowd])
     return found
 
 
@@ -259,15 +295,15 @@ def _sources(images: Any, settings: Resolved | None, root: Path) -> dict[str, So
 
 
 def _real(
-    usable: Any, images: Any, settings: Resolved | None, items: Mapping[str, Item]
+    named: Counter[str], usable: Any, images: Any, settings: Resolved | None, items: Mapping[str, Item]
 ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Boxes of originals by category; and by source where only the originals that were painted from join."""
     originals = settings.finalise.originals if settings else "all"
     if originals == "none":
         return {}, {}
-    plain = usable[~usable.crowd]
     if originals == "all":
-        return {str(name): int(count) for name, count in plain.category.value_counts().items()}, {}
+        return {name: count for name, count in named.most_common() if count}, {}
+    plain = usable[~usable.crowd]
     digests = dict(zip(images.key, images.digest, strict=True))
     used = {item.source for item in items.values()}
     found: dict[str, Counter[str]] = {source: Counter() for source in used}

@@ -41,6 +41,7 @@ from lib.screening.review import rest_of
 from lib.screening.thumbnails import jpeg, thumbnail
 
 _WORDS = {"keep": "kept", "reject": "rejected", "undecided": "undecided"}
+MOST = 20_000  # pictures of a run that a page holds: 30 MB of JSON, half a GB in this process
 _KEPT = 64 * 2**20  # bytes of encoded source pictures that stay in memory
 
 
@@ -90,7 +91,7 @@ class Session:
     ) -> None:
         """submitted: called with the reviewer's name once they are done; returns a sentence for them. named: somebody
         said who reviews, which holds against a name that a browser remembers."""
-        self.runs: list[ReviewedRun] = [load_run(root) for root in roots]
+        self.runs: list[ReviewedRun] = [load_run(root, most=MOST) for root in roots]
         self.reviewer, self.submitted = reviewer, submitted
         self.named = secrets.token_hex(8) if named else ""  # of this start: what is typed in the page after it holds
         self.lock = threading.RLock()
@@ -103,7 +104,7 @@ class Session:
         with self.lock:
             for place, run in enumerate(self.runs):
                 if stamp_of(run.root) != run.stamp:
-                    self.runs[place] = load_run(run.root, run)
+                    self.runs[place] = load_run(run.root, run, MOST)
             runs = [self._run(run) for run in self.runs]
             logs = [run.log for run in self.runs]
             return msgspec.json.encode(
@@ -128,6 +129,7 @@ class Session:
             "set_aside": run.set_aside,
             "real": run.real,
             "real_of": run.real_of,
+            "total": run.total,
             "items": list(run.items.values()),
         }
 

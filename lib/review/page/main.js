@@ -40,7 +40,7 @@ function later() {
     if (empty) byId("empty").textContent = "No picture fits the filters: choose others above.";
     if (model.stale) banner("The run has written other pictures. Decisions stay with the pictures they were made on.", reload, "Show the new ones");
     else if (model.damaged) banner(`${model.damaged} lines of the decisions' file are no decisions, and are passed over.`);
-    else banner(null);
+    else banner(model.partly());
   });
 }
 

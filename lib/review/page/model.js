@@ -38,6 +38,13 @@ export class Model {
     this.refilter();
   }
 
+  // Of a run with more pictures than a page holds, what is missing; null where nothing is.
+  partly() {
+    const large = this.runs.filter(run => run.total > run.items.length);
+    const said = large.map(run => `${run.name}: a random ${run.items.length} of ${run.total} pictures, as a page holds no more. `);
+    return said.length ? `${said.join("")}The others are as pictures without a decision, and no count of this page has them.` : null;
+  }
+
   // What the server told: the truth. Returns the items that changed.
   told(answer) {
     this.versions = answer.versions;
