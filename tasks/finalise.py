@@ -121,8 +121,8 @@ class _Sources(SourceRows):
         self.images, self.objects = job.ingested.images.file, job.ingested.objects
         self.folder = Path(job.workspace) / "parts"
 
-    def image_rows(self) -> Iterator[pd.DataFrame]:
-        return read_batches(self.images, ImageRow)
+    def image_rows(self, *columns: str) -> Iterator[pd.DataFrame]:
+        return read_batches(self.images, ImageRow, columns)
 
     def object_rows(self) -> Iterator[pd.DataFrame]:
         return read_batches(self.objects.file, ObjectRow)

@@ -70,7 +70,7 @@ def finalise(
     Raises AugmentError where a file that no run wrote has a name that is needed; other such files stay.
     """
     ids.clear_of(
-        (key for rows in sources.image_rows() for key in rows.key),
+        (key for rows in sources.image_rows("key") for key in rows.key),
         (key for rows in sources.final_objects() for key in rows.key),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +123,13 @@ def _former(memo: Shelf[str], sources: SourceRows) -> Iterator[str]:
     """Files in a final set of a version that kept no list of names: those of its FinalRows, and those beside them."""
     for name, _ in memo.items():
         yield from (f"images/{name}", label_name(name))
-    splits = {split for rows in sources.image_rows() for split in rows.split.unique()}
+    splits = {split for rows in sources.image_rows("split") for split in rows.split.unique()}
     yield from (*map(split_name, splits), *BESIDE)
 
 
 def _pictures(sources: SourceRows, made: Made, chosen: _Originals, settings: FinaliseSettings) -> Iterator[str]:
     """Names of the files that the set may get."""
-    for rows in sources.image_rows():
+    for rows in sources.image_rows(*_NAMED):
         yield from (f"images/{name}" for name in chosen.names.of(chosen.of(rows)))
     for rows in made.rows():
         yield from (f"images/{synthetic_name(name, settings)}" for name in rows.name)
@@ -146,7 +146,7 @@ class _Originals:
         if settings.originals == "selected":
             used = [pa.array(rows.image_key, pa.string()) for rows in made.rows()]
             self.keys = self.keys.filter(pc.is_in(self.keys, value_set=pa.concat_arrays([_NO_KEYS, *used])))
-        self.names = FinalNames(lambda: map(self.of, sources.image_rows()), folder, settings.yolo)
+        self.names = FinalNames(lambda: map(self.of, sources.image_rows(*_NAMED)), folder, settings.yolo)
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Those of some ImageRows."""
@@ -154,6 +154,7 @@ class _Originals:
 
 
 _NO_KEYS = pa.array([], pa.string())
+_NAMED = ("key", "file_name", "path")  # what names are made of
 
 
 class _Writer:
@@ -286,7 +287,7 @@ class _Listings:
 
     def _split_keys(self) -> dict[str, pa.Array]:
         found: dict[str, list[pa.Array]] = {split: [_NO_KEYS] for split in self.splits}
-        for rows in self.sources.image_rows():
+        for rows in self.sources.image_rows("key", "split"):
             for split, keys in rows.key.groupby(rows.split):
                 if split in found:
                     found[split].append(pa.array(keys, pa.string()))
@@ -349,7 +350,8 @@ def _write_annotations(
             listing.write(files[name], sources.envelope, lists.shapes.masks)
         labels: dict[str, bytes] = {}
         if settings.yolo:
-            sizes = {r.key: (r.width, r.height) for rows in sources.image_rows() for r in rows.itertuples(index=False)}
+            sized = sources.image_rows("key", "width", "height")
+            sizes = {row.key: (row.width, row.height) for rows in sized for row in rows.itertuples(index=False)}
             labels = yolo_files(files["annotations.json"].read_bytes(), sizes)
         digests = {name: digest(data) for name, data in labels.items()}
         digests |= {name: file_digest(file) for name, file in files.items()}  # last: they say that the set is complete

@@ -36,7 +36,8 @@ class FinalNames:
     """
 
     def __init__(self, originals: Callable[[], Iterable[pd.DataFrame]], folder: Path, yolo: bool = False) -> None:
-        """originals: gives the ImageRows, some at a time, however often it is called; folder: for what odd names need.
+        """originals: gives ImageRow columns file_name and path, some rows at a time, however often it is called;
+        folder: for what odd names need.
 
         yolo: labels are found by the name without its suffix, so where two have that in common it gets its suffix's
         name.

@@ -56,8 +56,8 @@ class SourceRows(ABC):
         self.envelope, self.root = envelope, root  # root: folder with the source pictures
 
     @abstractmethod
-    def image_rows(self) -> Iterator[pd.DataFrame]:
-        """ImageRows, some at a time."""
+    def image_rows(self, *columns: str) -> Iterator[pd.DataFrame]:
+        """ImageRows, some at a time; these columns alone where some are named."""
 
     @abstractmethod
     def object_rows(self) -> Iterator[pd.DataFrame]:
@@ -70,13 +70,14 @@ class SourceRows(ABC):
     @cached_property
     def kept(self) -> pa.Array:
         """Keys of the pictures that the final set can hold."""
-        found = [rows.key[kept_pictures(rows)].to_numpy(object) for rows in self.image_rows()]
+        found = [rows.key[kept_pictures(rows)].to_numpy(object) for rows in self.image_rows("key", "status", "reason")]
         return pa.concat_arrays([pa.array([], pa.string()), *(pa.array(keys, pa.string()) for keys in found)])
 
     @cached_property
     def splits(self) -> list[str]:
         """Splits of these pictures, sorted."""
-        return sorted({split for rows in self.image_rows() for split in rows.split[kept_pictures(rows)].unique()})
+        found = (rows.split[kept_pictures(rows)].unique() for rows in self.image_rows("split", "status", "reason"))
+        return sorted({split for some in found for split in some})
 
     def final_objects(self) -> Iterator[pd.DataFrame]:
         """The annotations that the final set holds, some ObjectRows at a time: those of kept pictures, with a unique id
@@ -91,8 +92,8 @@ class Sources(SourceRows):
         super().__init__(envelope, root)
         self.images, self.objects = images, objects
 
-    def image_rows(self) -> Iterator[pd.DataFrame]:
-        yield self.images
+    def image_rows(self, *columns: str) -> Iterator[pd.DataFrame]:
+        yield self.images[list(columns)] if columns else self.images
 
     def object_rows(self) -> Iterator[pd.DataFrame]:
         yield self.objects
