@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lib.datasets.formats.coco_pieces
+import lib.evaluation.sides
 from lib.core.errors import AugmentError
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.sides import Entry, Side, read_side, sources_of
@@ -196,6 +198,29 @@ def test_nothing_but_true_marks_a_box_as_new(mark: Any, tmp_path: Path):
     made = {"id": 0, "file_name": "a.png", "source_image_id": 7}
     side = read_side(coco_of(tmp_path / "coco.json", [made], [{"image_id": 0, "painted": mark}]), "synthetic")
     assert not side.entries[0].labels.painted.any()
+
+
+# Large sets
+
+
+@pytest.mark.parametrize("large", [0, 1 << 30])
+@pytest.mark.parametrize("part", ["originals", "synthetic", None])
+def test_entries_that_lie_in_a_folder_are_those_of_memory(
+    part: Any, large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where the file is read in pieces, and boxes stand in another order than their pictures."""
+    monkeypatch.setattr(lib.datasets.formats.coco_pieces, "LARGE", large)
+    monkeypatch.setattr(lib.evaluation.sides, "_RECORD", 1)
+    new = {"source_image_id": 0, "source_file_name": "0.png", "regions": [[1, 2, 3, 4]], "caption": "new"}
+    records = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(30)]
+    images = [record | (new if record["id"] % 3 == 2 else {}) for record in records]
+    boxes = [{"image_id": i * 7 % 31, "painted": i % 2 == 0, "bbox": [i % 9, 1, i % 5, 4]} for i in range(90)]
+    coco = coco_of(tmp_path / "coco.json", images, boxes)
+    held, laid = read_side(coco, part), read_side(coco, part, folder=tmp_path / "parts")
+    assert len(held.entries) and [*map(repr, held.entries)] == [*map(repr, laid.entries)]
+    assert (held.names, held.skipped, held.has_synthetic) == (laid.names, laid.skipped, laid.has_synthetic)
+    assert held.skipped["box_empty"] and (held.skipped["image_unknown"] > 0) == (part != "synthetic")
+    assert not list((tmp_path / "parts").iterdir())
 
 
 # Sources

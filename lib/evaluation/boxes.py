@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.evaluation.metrics import Details
-from lib.evaluation.sides import Entry, Side
+from lib.evaluation.sides import Entry, Labels, Side
 
 EDGES = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a box's side as a share of its picture's
 PLACES = 8  # cells in a row
@@ -30,35 +32,59 @@ class BoxFigures(Details):
 
 def box_figures(real: Sequence[Side], generated: Side) -> BoxFigures | None:
     """Of labels alone; None where a side has no boxes. Crowds and ignored boxes do not count."""
-    theirs, ours = [entry for side in real for entry in side.entries], generated.entries
-    before, new, painted = _named(theirs), _named(ours), _named(ours, painted=True)
-    if not before or not new:
+    before = _Counts.of(entry for side in real for entry in side.entries)
+    new, painted = _Counts.of(generated.entries), _Counts.of(generated.entries, painted=True)
+    if not before.named or not new.named:
         return None
-    names = sorted(before | new, key=lambda name: (-before[name], name))
-    counts = {name: CategoryCount(before=before[name], new=new[name], painted=painted[name]) for name in names}
-    shares = {"real": _shares(theirs), "painted": _shares(ours, painted=True)}
-    sizes = {side: np.histogram(np.sqrt(some[:, 2:].prod(axis=1)), EDGES)[0].tolist() for side, some in shares.items()}
-    grid = [np.linspace(0, 1, PLACES + 1)] * 2
-    places = {
-        side: np.histogram2d(some[:, 1], some[:, 0], grid)[0].astype(int).tolist() for side, some in shares.items()
+    names = sorted(before.named | new.named, key=lambda name: (-before.named[name], name))
+    counts = {
+        name: CategoryCount(before=before.named[name], new=new.named[name], painted=painted.named[name])
+        for name in names
     }
-    added = sum(entry.labels.added for entry in ours if entry.fault is None)
-    return BoxFigures(categories=counts, sizes=sizes, places=places, added=added)
+    sides = {"real": before, "painted": painted}
+    return BoxFigures(
+        categories=counts,
+        sizes={side: some.sizes.tolist() for side, some in sides.items()},
+        places={side: some.places.tolist() for side, some in sides.items()},
+        added=new.added,
+    )
 
 
-def _named(entries: Sequence[Entry], painted: bool = False) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for labels in (entry.labels for entry in entries if entry.fault is None):
-        counted = ~labels.ignore & (labels.painted | (not painted))
-        found.update(name for name, counts in zip(labels.categories, counted, strict=True) if counts)
-    return found
+@dataclass
+class _Counts:
+    """Of the boxes of some pictures: how many there are of each category, of each size and in each place."""
+
+    named: Counter[str] = field(default_factory=Counter)
+    sizes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(EDGES) - 1, np.int64))
+    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros((PLACES, PLACES), np.int64))
+    added: int = 0
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], painted: bool = False) -> _Counts:
+        """painted: count these boxes alone."""
+        made, usable = cls(), (entry.labels for entry in entries if entry.fault is None)
+        while some := list(islice(usable, _AT_ONCE)):
+            made._add(some, painted)
+        return made
+
+    def _add(self, some: Sequence[Labels], painted: bool) -> None:
+        found = [np.zeros((0, 4))]
+        for labels in some:
+            counted = ~labels.ignore & (labels.painted | (not painted))
+            self.named.update(name for name, counts in zip(labels.categories, counted, strict=True) if counts)
+            self.added += labels.added
+            if min(labels.size) > 0:
+                found.append(_shares(labels.boxes[counted], labels.size))
+        shares = np.concatenate(found)
+        self.sizes += np.histogram(np.sqrt(shares[:, 2:].prod(axis=1)), EDGES)[0]
+        grid = [np.linspace(0, 1, PLACES + 1)] * 2
+        self.places += np.histogram2d(shares[:, 1], shares[:, 0], grid)[0].astype(np.int64)
 
 
-def _shares(entries: Sequence[Entry], painted: bool = False) -> NDArray[np.float64]:
-    """(N, 4) centre, width and height of boxes, as shares of the pictures whose size is known, 0 .. 1."""
-    found = [np.zeros((0, 4))]
-    for labels in (entry.labels for entry in entries if entry.fault is None and min(entry.labels.size) > 0):
-        boxes = labels.boxes[~labels.ignore & (labels.painted | (not painted))] / np.tile(labels.size, 2)
-        boxes = boxes.clip(0, 1)
-        found.append(np.hstack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]]))
-    return np.concatenate(found)
+_AT_ONCE = 4096  # pictures
+
+
+def _shares(boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """(N, 4) centre, width and height of boxes, as shares of their picture, 0 .. 1."""
+    boxes = (boxes / np.tile(size, 2)).clip(0, 1)
+    return np.hstack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]])

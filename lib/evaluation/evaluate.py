@@ -47,14 +47,16 @@ def evaluate(
     metrics: Sequence[str | Choice] = SETS,
     cache: Store | None = None,
     more: Side | None = None,
+    folder: Path | None = None,
 ) -> Evaluation:
     """Scores of a generated set against a real one; every picture is decoded once.
 
     real, generated: a path (see lib.evaluation.sides.read_side; of a set that holds both, real are the originals,
     generated the synthetic), the pictures' paths, or a side. extractor: by name, or one that is built. seed: of the
     floor's halvings, KID's subsets and bootstraps. advance: called with the number of pictures done. metrics: members
-    of METRICS, by name or with settings. cache: keeps what was computed. A generated picture without labels has those
-    of its source.
+    of METRICS, by name or with settings. cache: keeps what was computed. more: other real pictures, to learn from.
+    folder: for what is noted of pictures meanwhile, which may be more than memory should hold; none: in memory. A
+    generated picture without labels has those of its source.
 
     Its `numbers` are the metrics' own of sets and of all pictures, and the means of those of pairs and groups.
     Raises AugmentError where nothing at all can be measured (fewer than two readable pictures on a side for metrics of
@@ -72,7 +74,15 @@ def evaluate(
         chosen.check()
     names = sides["generated"].names or sides["real"].names
     reading = Reading(
-        chosen, kinds["pairs"], kinds["groups"], kinds["pictures"], names, sources, cache=cache, advance=advance
+        chosen,
+        kinds["pairs"],
+        kinds["groups"],
+        kinds["pictures"],
+        names,
+        sources,
+        cache=cache,
+        advance=advance,
+        folder=folder,
     )
     features = reading.run(sides["real"], sides["generated"], more)
     found: dict[str, Any] = {}
@@ -191,23 +201,24 @@ _LACKING = {
 
 def _fit(metrics: Metrics, sides: Mapping[str, Side], sources: Mapping[int, int]) -> tuple[Metrics, dict[str, str]]:
     """Metrics whose input the sides have, and why the others are left out; raises AugmentError where all are."""
-    entries = [entry for side in sides.values() for entry in side.entries]
-    available = {
-        "": True,
-        "boxes": any(len(entry.labels.boxes) for entry in entries),
-        "captions": any(entry.labels.caption for entry in entries),
-    }
     some = (side.entries[0].name if side.entries else "none" for side in (sides["generated"], sides["real"]))
     apart = "no generated picture has the name of a real one (say {} and {}), and it compares them".format(*some)
     left_out = {}
     for name, metric in metrics:
         if metric.OF in ("pairs", "groups") and not sources:
             left_out[name] = apart
-        elif metric.OF == "pictures" and not available[metric.NEEDS]:
+        elif metric.OF == "pictures" and not any(_has(side, metric.NEEDS) for side in sides.values()):
             left_out[name] = f"none of the pictures has {metric.NEEDS}, and it {_LACKING[metric.NEEDS]}"
     if metrics and len(left_out) == len(metrics):
         raise AugmentError("; ".join(f"{name}: {why}" for name, why in left_out.items()))
     return [one for one in metrics if one[0] not in left_out], left_out
+
+
+def _has(side: Side, needs: str) -> bool:
+    """Has any of its pictures what a metric needs?"""
+    if needs == "boxes":
+        return any(len(entry.labels.boxes) for entry in side.entries)
+    return not needs or any(entry.labels.caption for entry in side.entries)
 
 
 def _too_few(features: Mapping[str, Features], sides: Mapping[str, Side], reading: Reading) -> str:

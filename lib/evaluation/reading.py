@@ -30,6 +30,7 @@ from lib.evaluation.features import Extractor
 from lib.evaluation.metrics import AnnotatedPicture, Noted, Pair
 from lib.evaluation.sides import Entry, Labels, Side
 from lib.records.kept import typed
+from lib.records.roll import listed
 from lib.records.store import Store
 
 Features = NDArray[np.float64]
@@ -61,6 +62,7 @@ class Reading:
     singles: list[dict[str, Any]] = field(default_factory=list)  # numbers of single pictures
     boxes: list[dict[str, Any]] = field(default_factory=list)  # of the generated pictures, as metrics judged them
     failed: list[dict[str, str]] = field(default_factory=list)
+    folder: Path | None = None  # for notes, which may be more than memory should hold; none: in memory
 
     def run(self, real: Side, generated: Side, more: Side | None = None) -> dict[str, Features]:
         """Features (N, D) of both sides, rows of readable pictures in their order; empty without an extractor.
@@ -69,12 +71,15 @@ class Reading:
         """
         self.sides = {"real": real, "generated": generated}
         of_sides = [(name, side) for name, _ in self.pictures for side in self.sides]
-        self._notes = {(name, side): Noted([], Counter(self.sides[side].skipped)) for name, side in of_sides}
-        self._origins = {
-            generated.entries[number].path: real.entries[source].path.as_posix()
-            for number, source in self.sources.items()
+        self._notes = {
+            key: Noted(listed(self.folder), Counter(self.sides[key[1]].skipped), listed(self.folder))
+            for key in of_sides
         }
-        self.rows: dict[tuple[str, int], Features] = {}
+        # A row for each picture, NaN until its features are known: they are large, and so held once.
+        self.rows: dict[str, Features] = {}
+        if self.extractor is not None:
+            wide = self.extractor.dimensions
+            self.rows = {name: np.full((len(side.entries), wide), np.nan) for name, side in self.sides.items()}
         waiting: list[tuple[str, int, str]] = []  # what the extractor gets, in its order
         self._learn(more)
         missing = self._missing(waiting)
@@ -87,23 +92,23 @@ class Reading:
             for (side, number, sha), row in zip(waiting, rows, strict=True):
                 self._keep(side, number, sha, row)
             waiting.clear()
-        return {side: self._features(side, len(entries.entries)) for side, entries in self.sides.items()}
+        return {side: self._features(side) for side in self.sides}
 
     def noted(self, name: str, side: str) -> Noted:
         """The notes of a metric of pictures on one side."""
         return self._notes[name, side]
 
-    def _features(self, side: str, count: int) -> Features:
-        assert self.extractor is not None
-        rows = [self.rows.pop((side, i)) for i in range(count) if (side, i) in self.rows]  # held once: they are large
-        return np.stack(rows) if rows else np.zeros((0, self.extractor.dimensions))
+    def _features(self, side: str) -> Features:
+        rows = self.rows.pop(side)
+        known = np.isfinite(rows).all(axis=1)
+        return rows if known.all() else rows[known]
 
     def _keep(self, side: str, number: int, sha: str, row: Features) -> None:
         if not np.isfinite(row).all():
             entry = self.sides[side].entries[number]
             self._bad(side, entry, "features_not_finite", "the extractor gave NaN or infinity")
             return
-        self.rows[side, number] = row
+        self.rows[side][number] = row
         if self.cache is not None:
             self.cache.put("feature", self._feature_key(sha), np.asarray(row, np.float64).tobytes())
 
@@ -111,21 +116,23 @@ class Reading:
         """Pictures whose features are not known; on the way, every metric runs."""
         # In a set with boxes a picture without any has none; in one without, the boxes of the source hold.
         bare = not any(len(entry.labels.boxes) for entry in self.sides["generated"].entries)
-        made: dict[int, list[int]] = {}
-        for number in range(len(self.sides["generated"].entries)):
-            made.setdefault(self.sources.get(number, -1), []).append(number)
+        count = len(self.sides["generated"].entries)
+        origins = np.fromiter((self.sources.get(number, -1) for number in range(count)), np.int64, count)
+        order = np.argsort(origins, kind="stable")
+        bounds = np.searchsorted(origins[order], np.arange(-1, len(self.sides["real"].entries) + 1))
         for number, entry in enumerate(self.sides["real"].entries):
             source = _Picture.read(entry)
             yield from self._one("real", number, source, waiting)
             outputs = []
-            for output_number in made.get(number, ()):
+            for output_number in order[bounds[number + 1] : bounds[number + 2]].tolist():
                 output = _Picture.read(self.sides["generated"].entries[output_number], entry.labels if bare else None)
+                output.origin = entry.path.as_posix()
                 self._pair(source, output)
                 yield from self._one("generated", output_number, output, waiting)
                 if self.groups:
                     outputs.append(output)
             self._group(source, outputs)
-        for number in made.get(-1, ()):
+        for number in order[: bounds[1]].tolist():
             output = _Picture.read(self.sides["generated"].entries[number])
             output.labelled = not bare
             yield from self._one("generated", number, output, waiting)
@@ -145,7 +152,7 @@ class Reading:
             self._unusable(side, picture)
             return
         if known is not None:
-            self.rows[side, number] = known
+            self.rows[side][number] = known
         elif pixels is not None:
             waiting.append((side, number, picture.sha))
             yield pixels
@@ -186,7 +193,7 @@ class Reading:
         numbers: dict[str, float] = {}
         for name, note in notes.items():
             self._notes[name, side].notes.append(note)
-            place = picture.entry.path.as_posix(), self._origins.get(picture.entry.path, ""), picture.labels.size
+            place = picture.entry.path.as_posix(), picture.origin, picture.labels.size
             self._notes[name, side].places.append(place)
             numbers |= note.get("numbers", {})
             if side == "generated":
@@ -280,6 +287,7 @@ class _Picture:
     labels: Labels
     inherits: bool = False  # the labels, of its source
     labelled: bool = True  # False: no boxes means that they are not known, not that there are none
+    origin: str = ""  # path of the picture that it was made from, where that is known
     sha: str = ""
     data: bytes = b""
     fault: tuple[str, str] | None = None

@@ -10,15 +10,19 @@ Nothing is decoded here. What cannot be used is listed with its reason: pictures
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Raw
 from numpy.typing import NDArray
 
@@ -27,11 +31,15 @@ from lib.core.errors import AugmentError, unknown
 from lib.core.files import files_below
 from lib.core.geometry import xywh_to_xyxy
 from lib.core.images import SUFFIXES
-from lib.datasets.formats import FORMATS, Dataset, categories_of, read_dataset
+from lib.datasets.formats import FORMATS, Dataset, Irregular, Pieces, categories_of, read_dataset
 from lib.datasets.formats.coco import read_document
+from lib.datasets.formats.coco_pieces import read_pieces
 from lib.datasets.formats.tables import field_of, marked, text_of
-from lib.records.rows import OK
+from lib.records.manifest import to_table
+from lib.records.roll import listed
+from lib.records.rows import OK, ImageRow, ObjectRow, arrow_schema
 from lib.records.settings import DatasetSettings
+from lib.records.sorting import laid_down, sorted_rows
 
 _DEEP = MAX_DEPTH + 8  # levels of a file that are read: enough that lib/datasets/formats/coco finds a record too deep
 
@@ -69,7 +77,7 @@ class Entry:
 class Side:
     """Pictures in the order of their set."""
 
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     file: Path | None = None  # of the labels; None: no labels
     names: tuple[str, ...] = ()  # of the categories
     skipped: Counter[str] = field(default_factory=Counter)  # boxes that cannot be used, by reason
@@ -90,12 +98,20 @@ class Side:
         return cls(tuple(Entry(path, path.name) for path in paths))
 
 
-def read_side(path: Path, part: Part | None = None, annotations: Path | None = None, format: str | None = None) -> Side:
+def read_side(
+    path: Path,
+    part: Part | None = None,
+    annotations: Path | None = None,
+    format: str | None = None,
+    folder: Path | None = None,
+) -> Side:
     """A folder of pictures (with its subfolders, sorted; hidden files are skipped), or a labelled set.
 
     path: a folder; a COCO file, its pictures beside it or in `images` beside it; or a run's final folder, which holds
     both. annotations, format: labels of a folder's pictures in any of FORMATS; no format: loco for a CSV, else coco.
     part: of a set with synthetic pictures (those with `source_image_id`) these alone, or the others; of others all.
+    folder: where the entries of a COCO file lie for a while, which may be more than memory should hold; none: in
+    memory.
     Raises AugmentError for a path that is none of these, a folder without pictures, labels that cannot be read, and a
     format that is not known or has no labels to be of.
     """
@@ -110,7 +126,10 @@ def read_side(path: Path, part: Part | None = None, annotations: Path | None = N
     if path.is_dir():
         return Side(tuple(Entry(p, p.relative_to(path).as_posix()) for p in _pictures_in(path)))
     if path.is_file():
-        return _side_of_dataset(_read_coco(path), path, path.parent, part)
+        if folder is not None:
+            with contextlib.suppress(Irregular):  # small, or to be looked at as a whole
+                return _side_of_pieces(read_pieces(_as_dataset(path)), path, part, folder)
+        return _side_of_dataset(_read_coco(path), path, path.parent, part, folder)
     raise AugmentError(f"{path} not found: expected a folder of pictures or a COCO file")
 
 
@@ -124,29 +143,71 @@ def _check_format(format: str, annotations: Path | None) -> None:
         )
 
 
-def sources_of(real: Side, made: Side) -> dict[int, int]:
-    """Number of each generated picture → number of the real one that it was made from, where that is in `real`.
+class Sources(Mapping[int, int]):
+    """Number of each generated picture → number of the real one that it was made from, where that is known."""
+
+    def __init__(self, numbers: NDArray[np.int64]) -> None:
+        self.numbers = numbers  # of the real ones by those of the generated; -1: not known
+
+    def __getitem__(self, number: int) -> int:
+        if not 0 <= number < len(self.numbers) or self.numbers[number] < 0:
+            raise KeyError(number)
+        return int(self.numbers[number])
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, np.flatnonzero(self.numbers >= 0))
+
+    def __len__(self) -> int:
+        return int((self.numbers >= 0).sum())
+
+
+def sources_of(real: Side, made: Side) -> Sources:
+    """The real picture that each generated one was made from, where that is in `real`.
 
     By the recorded id of its source where both sides are of one file, else by the recorded name, else by the picture's
     name: its path under the folder, then its stem, where exactly one real picture has that stem and the two are not in
     different folders.
     """
-    by_id = {entry.id: i for i, entry in enumerate(real.entries)} if real.file in (made.file, None) else {}
-    by_id.pop("", None)
-    by_name = {entry.name: i for i, entry in enumerate(real.entries) if entry.name}
-    stems = Counter(Path(name).stem for name in by_name)
-    by_stem = {Path(name).stem: i for name, i in by_name.items() if stems[Path(name).stem] == 1}
-    found = {}
-    for number, entry in enumerate(made.entries):
-        key, name = entry.source or ("", entry.name)
-        source = by_id.get(key, by_name.get(name))
-        if source is None:
-            source = by_stem.get(Path(name).stem)
-            folders = {Path(real.entries[source].name).parent, Path(name).parent} if source is not None else set()
-            source = source if len(folders - {Path()}) < 2 else None
-        if source is not None:
-            found[number] = source
-    return found
+    ids, names = _hashes(text for entry in real.entries for text in (entry.id, entry.name)).reshape(-1, 2).T
+    told_ids, told = _hashes(text for entry in made.entries for text in _told(entry)).reshape(-1, 2).T
+    found = _last(names, told)
+    if real.file in (made.file, None):
+        by_id = _last(ids, told_ids)
+        found = np.where(by_id >= 0, by_id, found)
+    left = np.flatnonzero(found < 0).tolist()
+    if left:
+        stems = _hashes(Path(entry.name).stem for entry in real.entries)
+        named = np.flatnonzero((_last(names, names) == np.arange(len(names))) & (names != 0))
+        once, counts = np.unique(stems[named], return_counts=True)
+        stems[~np.isin(stems, once[counts == 1])] = 0
+        stems[~np.isin(np.arange(len(stems)), named)] = 0
+        for number in left:
+            path = Path(_told(made.entries[number])[1])
+            (source,) = _last(stems, _hashes([path.stem])).tolist()
+            if source >= 0 and len({Path(real.entries[source].name).parent, path.parent} - {Path()}) < 2:
+                found[number] = source
+    return Sources(found)
+
+
+def _told(entry: Entry) -> tuple[str, str]:
+    """Id and name that the picture's source is looked for by."""
+    return entry.source or ("", entry.name)
+
+
+def _hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """(N,) 0 of an empty one."""
+    digests = (blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() if text else b"" for text in texts)
+    return np.fromiter(map(int.from_bytes, digests), np.uint64)
+
+
+def _last(hashes: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(M,) where each of M hashes stands last among N; -1 where it does not, or is 0."""
+    order = np.argsort(hashes, kind="stable")
+    ranks = np.searchsorted(hashes, wanted, side="right", sorter=order) - 1
+    at = order[ranks] if len(order) else ranks
+    there = (ranks >= 0) & (wanted != 0)
+    there[there] = hashes[at[there]] == wanted[there]
+    return np.where(there, at, -1)
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -169,7 +230,11 @@ def _read_coco(path: Path) -> Dataset:
             f"{path} is not a COCO file ({type(error).__name__}: {error}): expected an object with `images`, each with "
             "`file_name`; or give a folder of pictures"
         ) from None
-    return read_document(data, str(path), DatasetSettings(images=path.parent, annotations=path))
+    return read_document(data, str(path), _as_dataset(path))
+
+
+def _as_dataset(path: Path) -> DatasetSettings:
+    return DatasetSettings(images=path.parent, annotations=path)
 
 
 def _completed(data: bytearray) -> bytearray:
@@ -191,50 +256,138 @@ class _Id(msgspec.Struct):
     id: Raw = Raw(b"")  # without one
 
 
-def _side_of_dataset(dataset: Dataset, file: Path, root: Path, part: Part | None) -> Side:
+def _side_of_dataset(dataset: Dataset, file: Path, root: Path, part: Part | None, folder: Path | None = None) -> Side:
     names = tuple(categories_of(dataset.envelope))
-    return side_of(dataset.images.to_pandas(), dataset.objects.to_pandas(), root, part, file, names)
+    return side_of_tables([dataset.images], [dataset.objects], root, part, file, names, folder, len(dataset.objects))
 
 
-def side_of(
-    images: pd.DataFrame,
-    objects: pd.DataFrame,
+def _side_of_pieces(pieces: Pieces, file: Path, part: Part | None, folder: Path) -> Side:
+    names, most = tuple(categories_of(pieces.envelope)), file.stat().st_size // _RECORD
+    return side_of_tables(pieces.images, pieces.objects, file.parent, part, file, names, folder, most)
+
+
+_RECORD = 100  # bytes of an annotation in a file, at least
+
+
+def side_of(images: pd.DataFrame, objects: pd.DataFrame, root: Path) -> Side:
+    """A labelled set from its rows, ImageRow and ObjectRow; root: the folder of its pictures."""
+    return side_of_tables([to_table(images, ImageRow)], [to_table(objects, ObjectRow)], root)
+
+
+PICTURE = ("key", "status", "reason", "detail", "file_name", "path", "width", "height", "digest", "record")
+BOX = ("status", "reason", "image_key", "category", *"xywh", "crowd", "record")
+
+
+def side_of_tables(
+    images: Iterable[pa.Table],
+    objects: Iterable[pa.Table],
     root: Path,
     part: Part | None = None,
     file: Path | None = None,
     names: tuple[str, ...] = (),
+    folder: Path | None = None,
+    boxes: int = 0,
 ) -> Side:
-    """A part of a labelled set from its rows, ImageRow and ObjectRow; root: the folder of its pictures."""
-    sources = [_source(record) for record in images.record]
-    made = np.array([source is not None for source in sources], bool)
-    has_synthetic = bool(made.any())
-    wanted = made == (part == "synthetic") if has_synthetic and part else np.ones(len(images), bool)
-    # A box without a known picture is counted with the originals.
-    of_made = objects.image_key.isin(images.key[made]).to_numpy()
-    kept = of_made == (part == "synthetic") if has_synthetic and part else np.ones(len(objects), bool)
-    rows_of_part = objects[kept]
-    usable = rows_of_part[rows_of_part.status == OK]
+    """A part of a labelled set from columns PICTURE of its ImageRows and BOX of its ObjectRows, some rows at a time.
+
+    root: the folder of its pictures. folder: as `read_side` has it; boxes: how many there are, about. The objects are
+    not looked at before the last of the pictures has come.
+    """
+    keys, marks = [pa.array([], pa.string())], [np.zeros(0, bool)]
+
+    def noted() -> Iterator[pa.Table]:
+        for rows in images:
+            keys.append(rows["key"].combine_chunks())
+            marks.append(np.array([_source(record) is not None for record in rows["record"].to_pylist()], bool))
+            yield rows.select(PICTURE)
+
+    skipped = Counter[str]()
+    entries = listed(folder)
+    with laid_down(noted(), folder) if folder else contextlib.nullcontext(list(noted())) as again:
+        all_keys, made = pa.concat_arrays(keys), np.concatenate(marks)
+        has_synthetic = bool(made.any())
+        wanted = made == (part == "synthetic") if has_synthetic and part else np.ones(len(made), bool)
+        # A box without a known picture, place -1, is counted with the originals.
+        counted = np.append(wanted, not (has_synthetic and part == "synthetic"))
+        usable = _usable(objects, all_keys, counted, skipped)
+        found = sorted_rows(usable, _places, max(1, len(made)), boxes, folder or Path())
+        for start, pictures, places, rows in _beside(again, found):
+            own = slice(start, start + len(pictures))
+            for entry in _entries(pictures, made[own], wanted[own], places, rows, root):
+                entries.append(entry)
+    return Side(entries, file, names, skipped, has_synthetic)
+
+
+_PLACE = "place"  # column: number of a box's picture
+
+
+def _places(boxes: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(boxes[_PLACE].to_numpy(), np.int64)
+
+
+def _usable(
+    objects: Iterable[pa.Table], keys: pa.Array, counted: NDArray[np.bool_], skipped: Counter[str]
+) -> Iterator[pa.Table]:
+    """The boxes of pictures that count, with their places; the others of these are entered in `skipped`."""
+    for rows in objects:
+        places = pc.fill_null(pc.index_in(rows["image_key"], value_set=keys), -1)
+        rows = rows.select(BOX).append_column(_PLACE, places.cast(pa.int64()))
+        rows = rows.filter(pa.array(counted[_places(rows)]))
+        good = pc.equal(rows["status"], OK)
+        skipped.update(rows["reason"].filter(pc.invert(good)).to_pylist())
+        yield rows.filter(pc.and_(good, pc.greater_equal(rows[_PLACE], 0)))
+
+
+def _beside(
+    images: Iterable[pa.Table], found: Iterator[tuple[NDArray[np.int64], pa.Table]]
+) -> Iterator[tuple[int, pd.DataFrame, NDArray[np.int64], pd.DataFrame]]:
+    """Pictures with the boxes that they have: (number of the first, pictures, places of boxes from it on, boxes).
+    found: the boxes, sorted by their places."""
+    start = 0
+    places, held = np.zeros(0, np.int64), list[pa.Table]()
+    for rows in images:
+        end = start + len(rows)
+        while not len(places) or places[-1] < end:
+            more = next(found, None)
+            if more is None:
+                break
+            places, held = np.concatenate([places, more[0]]), [*held, more[1]]
+        cut = int(np.searchsorted(places, end))
+        boxes = pa.concat_tables(held) if held else _NO_BOXES
+        yield start, rows.to_pandas(), places[:cut] - start, boxes.slice(0, cut).to_pandas()
+        start, places, held = end, places[cut:], [boxes.slice(cut)]
+
+
+_NO_BOXES = pa.schema([arrow_schema(ObjectRow).field(name) for name in BOX]).empty_table()
+
+
+def _entries(
+    images: pd.DataFrame,
+    made: NDArray[np.bool_],
+    wanted: NDArray[np.bool_],
+    places: NDArray[np.int64],
+    usable: pd.DataFrame,
+    root: Path,
+) -> Iterator[Entry]:
+    """Those of some pictures that are wanted. places: (N,) of the pictures of N boxes, sorted."""
     boxes = xywh_to_xyxy(usable[list("xywh")].to_numpy(np.float64).reshape(-1, 4))
     ignore = usable.crowd.to_numpy(bool) | marked(usable.record, "ignore")
-    painted = marked(usable.record, "painted", exactly=True) | ~of_made[kept][(rows_of_part.status == OK).to_numpy()]
     added = marked(usable.record, "painted", exactly=True)
+    painted = added | ~made[places]
     added[added] = [field_of(record, "source_annotation_id") is None for record in usable.record[added]]
     categories = usable.category.to_numpy(object)
-    rows = usable.groupby("image_key", sort=False).indices
-    entries = []
+    bounds = np.searchsorted(places, np.arange(len(images) + 1)).tolist()
     for i, image in enumerate(images.itertuples(index=False)):
         if not wanted[i]:
             continue
-        at = rows.get(image.key, np.zeros(0, np.int64))
+        at = slice(bounds[i], bounds[i + 1])
         size = (int(image.width), int(image.height)) if min(image.width, image.height) > 0 else (0, 0)
         caption, new = text_of(image.record, "caption"), int((added[at] & ~ignore[at]).sum())
         labels = Labels(boxes[at], tuple(categories[at]), ignore[at], painted[at], caption, size, new)
         fault = None if image.status == OK else (image.reason, image.detail)
         path = root / image.path if fault else _place(root, image.path)
         regions, sha256 = _regions(image.record), str(image.digest)
-        entries.append(Entry(path, image.file_name, labels, image.key, sources[i], regions, fault, sha256))
-    skipped = Counter(rows_of_part.reason[rows_of_part.status != OK].tolist())
-    return Side(tuple(entries), file, names, skipped, has_synthetic)
+        yield Entry(path, image.file_name, labels, image.key, _source(image.record), regions, fault, sha256)
 
 
 def _place(root: Path, name: str) -> Path:

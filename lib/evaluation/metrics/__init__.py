@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lib.core.registry import Family, MemberSettings
 from lib.evaluation.sides import Labels
+from lib.records.roll import Roll
 
 METRICS = Family(
     "metric",
@@ -118,9 +119,9 @@ Place = tuple[str, str, tuple[int, int]]  # path, path of its source or "", widt
 class Noted:
     """What was noted of one side's pictures, in their order."""
 
-    notes: list[dict[str, Any]]
+    notes: list[dict[str, Any]] | Roll[dict[str, Any]]
     skipped: Counter[str]  # boxes that its reader left out, by reason
-    places: list[Place] = field(default_factory=list)  # of the picture of each note
+    places: list[Place] | Roll[Place] = field(default_factory=list)  # of the picture of each note
 
 
 class Metric(Protocol):
