@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lib.core.files import digest, file_digest
-from lib.core.keys import key_of
+from lib.core.keys import key_of_texts
 from lib.core.places import url_of
 from lib.evaluation import report
 from lib.evaluation.evaluate import built, evaluate
 from lib.evaluation.features import extractor_of
 from lib.evaluation.results import Evaluation, summary, write_json
-from lib.evaluation.sides import read_side, side_of
+from lib.evaluation.sides import BOX, PICTURE, Side, read_side, side_of_tables
 from lib.evaluation.verdict import too_few_pictures
-from lib.records.manifest import Ref, read_manifest
+from lib.records.manifest import GROUP, Ref, read_batches, read_tables
 from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import CompareSettings, EvaluateSettings
 from lib.records.store import Store
@@ -39,7 +43,9 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     settings = run.settings.evaluate
     if settings.extractor is None:
         return
-    real, made, more = _rows(ingested.images, selected.manifest, final, run.settings.select.split)
+    split = run.settings.select.split
+    inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
+    real, made, more = _digests(inputs, split)
     run.progress.start("evaluate", len(real) + len(made))
     scores: dict[str, float] = {}
     if min(len(real), len(made)) < 2:
@@ -48,10 +54,8 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     else:
         metrics = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
         labels = [ingested.objects.sha256, file_digest(run.root / "final" / "annotations.json")]
-        pictures = [sorted(real.digest), sorted(made.sha256), sorted(more.digest)]
-        key = key_of(VERSION, extractor_of(settings.extractor).identity, metrics, labels, pictures)
-        inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
-        split = run.settings.select.split
+        about = (VERSION, extractor_of(settings.extractor).identity, metrics, labels)
+        key = key_of_texts(*about, texts=map(_texts, (real, made, more)))
         # Of a bucket the final set lies on this machine alone, and the report names files of it.
         work = evaluate_final.with_options(model=False) if url_of(run.root) or url_of(run.sources) else evaluate_final
         result = work(str(run.root), str(run.sources), inputs, settings, split, key)
@@ -59,7 +63,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
         scores, verdict = _account(result), result.verdict
     run.save(verdict=verdict.model_dump())
     run.progress.finish("evaluate")
-    run.count("evaluate", made, painted=0, reused=len(made), **scores)
+    run.count("evaluate", _made(final), painted=0, reused=len(made), **scores)
 
 
 def _account(result: Evaluation) -> dict[str, float]:
@@ -70,13 +74,49 @@ def _account(result: Evaluation) -> dict[str, float]:
     return {name: round(kept[name], 6) for name in sorted(kept, key=lambda name: result.known[name][0].biased)}
 
 
-def _rows(images: Ref, selected: Ref, final: Ref, split: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """ImageRows of the selected sources, FinalRows of the synthetic pictures, ImageRows of what else the split has."""
-    chosen = read_manifest(selected.file, SelectRow, ("key", "status"))
-    sources, rows = read_manifest(images.file, ImageRow), read_manifest(final.file, FinalRow)
-    taken = sources.key.isin(chosen.key[chosen.status == OK])
-    more = sources[~taken & (sources.status == OK) & (sources.split == split)]
-    return sources[taken], rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")], more
+def _real(inputs: dict[str, Ref], split: str, columns: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Columns of the ImageRows of the selected sources, and of those of what else the split has, some at a time."""
+    tables = read_tables(inputs["selected"].file, SelectRow, ("key", "status"))
+    found = [rows["key"].filter(pc.equal(rows["status"], OK)).combine_chunks() for rows in tables]
+    chosen = pa.concat_arrays([pa.array([], pa.string()), *found])
+    for rows in read_tables(inputs["images"].file, ImageRow, [*{"key", "status", "split", *columns}]):
+        taken = pc.is_in(rows["key"], value_set=chosen)
+        usable = pc.and_(pc.equal(rows["status"], OK), pc.equal(rows["split"], split))
+        yield rows.filter(taken).select(columns), rows.filter(pc.and_not(usable, taken)).select(columns)
+
+
+def _made(final: Ref) -> Iterator[pd.DataFrame]:
+    """Columns status, reason and sha256 of the FinalRows of the synthetic pictures, some at a time."""
+    for rows in read_batches(final.file, FinalRow, ("key", "status", "reason", "sha256")):
+        yield rows[(rows.status == OK) & rows.key.str.startswith("synthetic:")]
+
+
+def _digests(inputs: dict[str, Ref], split: str) -> tuple[NDArray[np.bytes_], ...]:
+    """Of the files of the selected sources, of the synthetic pictures, and of what else the split has; sorted."""
+    none = np.zeros(0, np.bytes_)
+    real, made, more = [none], [none], [none]
+    for pair in _real(inputs, split, ("digest",)):
+        for found, rows in zip((real, more), pair, strict=True):
+            found.append(rows["digest"].to_numpy().astype(np.bytes_))
+    made += [rows.sha256.to_numpy(object).astype(np.bytes_) for rows in _made(inputs["final"])]
+    return tuple(np.sort(np.concatenate(some)) for some in (real, made, more))
+
+
+def _texts(digests: NDArray[np.bytes_]) -> Iterator[str]:
+    return (one.decode() for one in digests)
+
+
+def _side(inputs: dict[str, Ref], split: str, sources: Path, folder: Path, more: bool = False) -> Side:
+    """The selected sources, or what else the split has, with their boxes."""
+    keys = [pair[more]["key"].combine_chunks() for pair in _real(inputs, split, ("key",))]
+    known = pa.concat_arrays([pa.array([], pa.string()), *keys])
+    objects = inputs["objects"]
+    boxes = (
+        rows.filter(pc.is_in(rows["image_key"], value_set=known))
+        for rows in read_tables(objects.file, ObjectRow, BOX, 8 * GROUP)
+    )
+    images = (pair[more] for pair in _real(inputs, split, PICTURE))
+    return side_of_tables(images, boxes, sources, folder=folder, boxes=objects.rows)
 
 
 @step(name="evaluate", model=True)
@@ -88,17 +128,16 @@ def evaluate_final(
     known = kept_scores(store, key)
     if known is not None:
         return known
-    real, _, more = _rows(inputs["images"], inputs["selected"], inputs["final"], split)
-    objects = read_manifest(inputs["objects"].file, ObjectRow)
-    shown, learned = (side_of(some, objects[objects.image_key.isin(some.key)], Path(sources)) for some in (real, more))
+    folder = Path(workspace) / "parts"
     result = evaluate(
-        shown,
-        read_side(Path(workspace) / "final", "synthetic"),
+        _side(inputs, split, Path(sources), folder),
+        read_side(Path(workspace) / "final", "synthetic", folder=folder),
         settings.extractor or "pixels",
         advance=lambda count: advance(workspace, "evaluate", count),
         metrics=settings.metrics,
         cache=store,
-        more=learned,
+        more=_side(inputs, split, Path(sources), folder, more=True),
+        folder=folder,
     )
     store.put("metrics", key, json.dumps(result.document(), separators=(",", ":")).encode())  # in its order
     return result

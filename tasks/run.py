@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,15 +93,22 @@ class Work:
     def count(
         self,
         stage: str,
-        rows: pd.DataFrame | Ref,
+        rows: pd.DataFrame | Iterable[pd.DataFrame] | Ref,
         painted: int,
         reused: int,
         seconds: float | None = None,
         **more: Any,
     ) -> None:
-        """Enter a finished stage into the account and save it. seconds: None: since the last one was entered."""
+        """Enter a finished stage into the account and save it.
+
+        rows: all, or some at a time. seconds: None: since the last one was entered.
+        """
         counts: Counter[str] = Counter()
-        for some in [rows] if isinstance(rows, pd.DataFrame) else read_batches(rows.file, Row, ("status", "reason")):
+        if isinstance(rows, Ref):
+            pieces: Iterable[pd.DataFrame] = read_batches(rows.file, Row, ("status", "reason"))
+        else:
+            pieces = [rows] if isinstance(rows, pd.DataFrame) else rows
+        for some in pieces:
             counts.update(some.reason.where(some.status != OK, OK))
         total, ok = counts.total(), counts.pop(OK, 0)
         self.account["stages"][stage] = {

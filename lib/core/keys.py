@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -24,6 +25,18 @@ def _plain(value: Any) -> Any:
 def key_of(*parts: Any) -> str:
     """SHA-256 over the canonical JSON of the parts, hex."""
     return hashlib.sha256(canonical(list(parts))).hexdigest()
+
+
+def key_of_texts(*parts: Any, texts: Iterable[Iterable[str]]) -> str:
+    """`key_of` of the parts and of lists of texts, of which no more than one text is held at once."""
+    found = hashlib.sha256(canonical([*parts, []]).removesuffix(b"]]"))
+    for i, some in enumerate(texts):
+        found.update(b",[" if i else b"[")
+        for k, text in enumerate(some):
+            found.update(b"," * (k > 0) + canonical(text))
+        found.update(b"]")
+    found.update(b"]]")
+    return found.hexdigest()
 
 
 def hash_draw(*parts: Any) -> int:
