@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -114,10 +113,11 @@ def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], places: np.
         yield rows
 
 
-def joined(run: Work, parts: Sequence[Ref], row_type: type[Row]) -> pd.DataFrame:
-    """`join_parts` at once, for what needs all rows."""
-    places = row_places(run, parts, row_type)
-    return pa.concat_tables([to_table([], row_type), *join_parts(run, parts, row_type, places)]).to_pandas()
+def joined(parts: Sequence[Ref], row_type: type[Row], columns: Sequence[str], places: np.ndarray) -> pa.Table:
+    """Some columns of `join_parts` at once, for what compares all rows."""
+    tables = (read_table(ref.file, row_type, columns) for ref in parts)
+    empty = to_table([], row_type).select(columns)
+    return pa.concat_tables([empty, *tables]).take(np.argsort(places, kind="stable"))
 
 
 def row_places(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> np.ndarray:

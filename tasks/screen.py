@@ -3,7 +3,7 @@ is in the painted parts beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +164,7 @@ def screen_jobs(run: Run, ingested: Ingested, rules: BoxRules | None) -> Callabl
     return job
 
 
-def screen_stage(
-    run: Run,
-    rules: BoxRules | None,
-    equal: Callable[[pa.Table], np.ndarray] = equal_before,
-    compared: Sequence[str] = ("status", "pixels"),
-) -> Stage:
+def screen_stage(run: Run, rules: BoxRules | None, equal: Callable[[pa.Table], np.ndarray] = equal_before) -> Stage:
     """The stage, whose jobs are those of `screen_jobs`. equal: finds duplicates, where these are to be set aside."""
     judged = rules is not None or run.detector is not None
     return Stage(
@@ -177,7 +172,6 @@ def screen_stage(
         ScreenRow,
         ("pictures", PictureRow),
         equal=equal if run.settings.screen.duplicates else None,
-        compared=compared,
         valid=_settled,
         more=(lambda before, now: count_verdicts(read_batches(now, ScreenRow, ("boxes",)))) if judged else _nothing,
     )

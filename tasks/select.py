@@ -17,9 +17,10 @@ from lib.datasets.select import IMAGE_COLUMNS, OBJECT_COLUMNS, in_order_of_limit
 from lib.planning.enough import enough, planned
 from lib.planning.recipe import Recipe
 from lib.planning.target import sources_needed
-from lib.records.manifest import GROUP, Ref, read_manifest, read_tables, to_table, write_batches
+from lib.records.manifest import GROUP, Ref, read_manifest, read_tables, write_batches
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import SelectSettings
+from lib.records.sorting import LaidRows
 from lib.records.store import ReadOnlyStore, Store
 from tasks.engine import step
 from tasks.ingest import Ingested
@@ -158,7 +159,7 @@ def _selected(images: Ref, objects: Ref, settings: SelectSettings, seed: int, li
     )
 
 
-def _candidates(images: Ref, objects: Ref, settings: SelectSettings, seed: int) -> pd.DataFrame:
+def _candidates(images: Ref, objects: Ref, settings: SelectSettings, seed: int) -> LaidRows:
     """The SelectRows that are ok without a limit, in its order."""
     rows = (table.filter(pc.equal(table["status"], OK)) for table in _selected(images, objects, settings, seed, None))
-    return in_order_of_limit(pa.concat_tables([to_table([], SelectRow), *rows]).to_pandas(), seed)
+    return in_order_of_limit(rows, seed, images.rows, objects.file.parent)

@@ -23,6 +23,7 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from lib.core.keys import canonical, key_of
@@ -41,19 +42,18 @@ from lib.planning.target import (
     wanted_boxes,
 )
 from lib.records.kept import typed
-from lib.records.manifest import GROUP, Ref, read_manifest, read_table, read_tables
-from lib.records.requests import Outcome
+from lib.records.manifest import GROUP, Ref, grouped, read_manifest, read_table, read_tables
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
-from lib.screening.accepted import count_accepted
+from lib.screening.accepted import Accepted
 from lib.screening.boxes import BoxRules
-from lib.screening.pictures import equal_before, mark_duplicates
+from lib.screening.pictures import COMPARED, equal_before
 from tasks.artifacts import show_target
 from tasks.engine import log, step
 from tasks.generate import generate_stage, note_whole, painting
 from tasks.ingest import Ingested
 from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
 from tasks.jobs import may_pass
-from tasks.parts import joined
+from tasks.parts import joined, row_places
 from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
 from tasks.screen import screen_stage, screening
@@ -97,17 +97,13 @@ class DrawJob(BaseModel):
 @step(name="target", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def find_draws(job: DrawJob) -> Draws:
     """The draws of a round. Not cached: it takes as long as their plan."""
-    selected = read_manifest(job.selected.file, SelectRow)
-    captions = read_manifest(job.captions.file, CaptionRow, ("key", "status", "prompt"))
-    captions = captions[captions.status == OK]
-    prompts = dict(zip(captions.key, captions.prompt, strict=True))
-    usable = selected[(selected.status == OK) & selected.key.isin(captions.key)]
     images, objects = job.ingested.images, job.ingested.objects
     known = job.ingested.categories
     statistics = statistics_of(
         objects, images, Path(job.workspace), job.split, known, job.recipe, job.categories, pins=True
     )
 
+    candidates = in_order_of_limit(_captioned(job), job.seed, job.captions.rows, job.selected.file.parent)
     categories: dict[str, str] = {}  # of the pictures that are looked at
 
     def look(some: pd.DataFrame, variant: int, lacking: Sequence[str]) -> list[PlanRow]:
@@ -116,9 +112,19 @@ def find_draws(job: DrawJob) -> Draws:
         categories.update(zip(boxes.key, boxes.category, strict=True))
         recipe, drawn_from, some = steered(job.recipe, statistics, some, lacking)
         variants = {key: [variant] for key in some.key}
+        prompts = dict(zip(some.key, some.prompt, strict=True))
         return plan_requests(some, boxes, prompts, recipe, drawn_from, job.seed, variants)
 
-    return choose_draws(in_order_of_limit(usable, job.seed), job.wanted, job.at, look, categories)
+    return choose_draws(candidates, job.wanted, job.at, look, categories)
+
+
+def _captioned(job: DrawJob) -> Iterator[pa.Table]:
+    """SelectRows of the pictures that have a caption, with its prompt as one more column."""
+    selected = (table.filter(pc.equal(table["status"], OK)) for table in read_tables(job.selected.file, SelectRow))
+    captions = read_tables(job.captions.file, CaptionRow, ("key", "status", "prompt"))
+    for some, of_some in zip(grouped(selected, GROUP), grouped(captions, GROUP), strict=True):  # no row is ever lost
+        assert some["key"].equals(of_some["key"])
+        yield some.append_column("prompt", of_some["prompt"]).filter(pc.equal(of_some["status"], OK))
 
 
 class _Spent(TypedDict):
@@ -138,7 +144,7 @@ class Rounds:
         self.tally = Tally(goals_of(run, ingested), run.settings.limit, run.settings.budget)
         self.at, self.drawn = 0, Draws(at=0)
         self.done: dict[str, list[Done]] = {stage: [] for stage in _STAGES}  # parts of all rounds
-        self.number: dict[str, int] = {}  # request key → its round
+        self.round_of: list[int] = []  # of each screened part
         self.keys: list[str] = []  # of each round's _Spent
         self.clock = Counter[str]()  # seconds of each stage in this run
 
@@ -177,9 +183,7 @@ class Rounds:
         ]
         with self._timed():
             run_parts(run, links, len(jobs), self._ended)
-        plans, pictures = ([ref for ref, _ in self.done[stage][-len(jobs) :]] for stage in ("plan", "generate"))
-        rows, equal = joined(run, [ref for ref, _ in self.done["screen"]], ScreenRow), self._screening().equal
-        self._enter(plans, pictures, rows if equal is None else mark_duplicates(rows, equal))
+        self._enter(*([ref for ref, _ in self.done[stage][-len(jobs) :]] for stage in _STAGES))
 
     def _ended(self, number: int, done: list[Done], seconds: float) -> None:
         """A stage of the round is over for all of its parts."""
@@ -188,36 +192,51 @@ class Rounds:
         self.clock[stage] += seconds  # type: ignore[assignment]
         if stage == "plan":
             self.keys.append(key_of("round", [ref.sha256 for ref, _ in done]))
-            for ref, _ in done:
-                keys = read_manifest(ref.file, PlanRow, ("key",)).key
-                self.number |= dict.fromkeys(keys, self.tally.rounds)
+        if stage == "screen":
+            self.round_of += [self.tally.rounds] * len(done)
 
-    def _enter(self, plans: list[Ref], pictures: list[Ref], screened: pd.DataFrame) -> None:
-        """Count what a round brought. screened: ScreenRows of all rounds."""
-        outcomes: dict[str, Outcome] = {}
-        reasons = dict(zip(screened.key, screened.reason, strict=True))
-        for plan, picture in zip(plans, pictures, strict=True):
+    def _enter(self, plans: list[Ref], pictures: list[Ref], screened: list[Ref]) -> None:
+        """Count what a round brought, part by part."""
+        made, repeated = Accepted(), self._repeated()
+        for plan, picture, screen in zip(plans, pictures, screened, strict=True):
             rows = read_manifest(plan.file, PlanRow, ("key", "status"))
-            outcomes |= Requests(parts=[plan]).outcomes(rows.key[rows.status == OK])
+            outcomes = Requests(parts=[plan]).outcomes(rows.key[rows.status == OK])
             failed = read_manifest(picture.file, PictureRow, ("key", "status", "reason"))
             failed = failed[failed.status != OK]
-            reasons |= dict(zip(failed.key, failed.reason, strict=True))
-        verdicts = dict(zip(screened.key, screened.boxes, strict=True))
-        pictures_of = pd.Series([outcome.image_key for outcome in outcomes.values()], dtype=object)
-        made = count_accepted(outcomes, reasons, verdicts, boxes_of(self.ingested.objects, pictures_of))
+            judged = read_manifest(screen.file, ScreenRow, ("key", "reason", "boxes"))
+            reasons = dict(zip([*judged.key, *failed.key], [*judged.reason, *failed.reason], strict=True))
+            reasons |= dict.fromkeys(repeated & reasons.keys(), "duplicate")
+            verdicts = dict(zip(judged.key, judged.boxes, strict=True))
+            pictures_of = pd.Series([outcome.image_key for outcome in outcomes.values()], dtype=object)
+            made.add(outcomes, reasons, verdicts, boxes_of(self.ingested.objects, pictures_of))
         seconds = self._spent(self.keys[-1])["seconds"]
-        self.tally.add(made.painted, made.accepted, made.refused, (len(outcomes), made.pictures), seconds)
+        self.tally.add(made.painted, made.accepted, made.refused, (made.planned, made.pictures), seconds)
         self.run.save(target=self.tally.document())
         log().info(
-            "round %d: %d of %d pictures accepted, %.1f s", self.tally.rounds, made.pictures, len(outcomes), seconds
+            "round %d: %d of %d pictures accepted, %.1f s", self.tally.rounds, made.pictures, made.planned, seconds
         )
 
+    def _repeated(self) -> set[str]:
+        """Keys of the pictures, of all rounds, that equal one before them."""
+        equal, parts = self._screening().equal, self._screened
+        if equal is None:
+            return set()
+        places = row_places(self.run, parts, ScreenRow)
+        repeated = equal(joined(parts, ScreenRow, COMPARED, places)) >= 0
+        return set(joined(parts, ScreenRow, ("key",), places)["key"].filter(pa.array(repeated)).to_pylist())
+
+    @property
+    def _screened(self) -> list[Ref]:
+        return [ref for ref, _ in self.done["screen"]]
+
     def _screening(self) -> Stage:
-        return screen_stage(self.run, self.rules, self._equal, ("key", "status", "pixels"))
+        return screen_stage(self.run, self.rules, self._equal)
 
     def _equal(self, rows: pa.Table) -> np.ndarray:
         """Duplicates of pictures of earlier rounds, and then of earlier ones of the same round."""
-        rounds = np.array([self.number[key] for key in rows["key"].to_pylist()], np.int64)
+        each = zip(self.round_of, self._screened, strict=True)
+        rounds = np.array([number for number, part in each for _ in range(part.rows)], np.int64)
+        rounds = rounds[np.argsort(row_places(self.run, self._screened, ScreenRow), kind="stable")]
         order = rounds.argsort(kind="stable")
         found, equal = equal_before(rows.take(order)), np.full(len(rows), -1)
         equal[order[found >= 0]] = order[found[found >= 0]]

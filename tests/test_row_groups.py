@@ -45,8 +45,16 @@ def made(tmp_path_factory):
     return MadeSet(tmp_path_factory.mktemp("made"), PICTURES, size=(96, 64))
 
 
+<<<<<<< HEAD
 def given_for(made, workspace):
     return {"dataset": made.dataset, "workspace": workspace, "variants": 2, "limit": PICTURES - 4}
+=======
+def given_for(made, workspace, **asked):
+    return {"dataset": made.dataset, "workspace": workspace, "evaluate": {"extractor": None}, **(asked or ALL)}
+
+
+ALL = {"variants": 2}
+>>>>>>> 085bdce (Candidates of a limit or a target wait on the disk, rounds are entered part by part: 100 to 450 bytes a picture)
 
 
 def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_path):
@@ -60,3 +68,15 @@ def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_
     assert numbers.replace(str(tmp_path / "groups"), str(tmp_path / "whole")) == same
     assert second["painted"] == augment_dataset(**given_for(made, tmp_path / "groups")).account["painted"] == 0
     assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final") == final
+
+
+@pytest.mark.parametrize(
+    ("asked", "painted"),
+    [({"limit": 5}, 5), ({"preset": "insert", "target": {"per_category": {"forklift": 12, "pallet": 7}}}, 19)],
+    ids=["limit", "target"],
+)
+def test_a_part_of_the_pictures_is_the_same_part(made, tmp_path, asked, painted):
+    whole = augment_dataset(**given_for(made, tmp_path / "whole", **asked)).account
+    (groups,) = in_small_groups(given_for(made, tmp_path / "groups", **asked))
+    assert groups["stages"] == whole["stages"] and whole["stages"]["generate"]["painted"] == painted
+    assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final")

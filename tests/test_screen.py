@@ -11,7 +11,7 @@ from lib.records.manifest import to_table
 from lib.records.rows import OK, REJECTED, PictureRow, ScreenRow
 from lib.records.settings import ScreenSettings
 from lib.records.store import Store
-from lib.screening.pictures import mark_duplicates, measure_pictures
+from lib.screening.pictures import COMPARED, equal_before, measure_pictures, set_aside_equal
 
 NOISE = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 SOURCE = np.random.default_rng(2).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -164,7 +164,9 @@ def test_progress_is_reported_for_every_row(store):
 
 
 def marked(*rows) -> pd.DataFrame:
-    return mark_duplicates(to_table(list(rows), ScreenRow).to_pandas())
+    table = to_table(list(rows), ScreenRow)
+    equal = equal_before(table.select(COMPARED)).tolist()
+    return set_aside_equal(table.to_pandas(), [None if place < 0 else rows[place].name for place in equal])
 
 
 def screened(name, pixels, status=OK, reason=""):

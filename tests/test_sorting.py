@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from lib.records import sorting
 from lib.records.manifest import grouped
-from lib.records.sorting import sorted_rows
+from lib.records.sorting import LaidRows, sorted_rows
 
 
 @settings(max_examples=25)
@@ -30,6 +31,24 @@ def test_rows_come_as_a_stable_sort_gives_them(tmp_path_factory, places, size, p
     assert all(rows["place"].to_pylist() == places.tolist() for places, rows in found)
     assert all(places[-1] < after[0] for (places, _), (after, _) in pairwise(found))
     assert not list(folder.iterdir())
+
+
+def test_places_may_be_hashes(tmp_path):
+    places = np.random.default_rng(0).integers(0, 2**64, 100, np.uint64)
+    table = pa.table({"place": pa.array(np.append(places, np.uint64(2**64 - 1)))})
+    found = list(sorted_rows([table], lambda rows: rows["place"].to_numpy(), 2**64, 101, tmp_path, 8))
+    assert len(found) > 1 and [place for some, _ in found for place in some] == sorted(table["place"].to_pylist())
+
+
+@given(size=st.integers(0, 25), cut=st.tuples(st.integers(0, 30), st.integers(0, 30)))
+def test_rows_that_wait_are_read_where_they_are_needed(tmp_path_factory, size, cut):
+    rows = pd.DataFrame({"number": range(size)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorting, "GROUP", 4)
+        tables = [pa.Table.from_pandas(rows.iloc[:0], preserve_index=False), pa.table({"number": range(size)})]
+        laid = LaidRows(tables, tmp_path_factory.mktemp("laid"))
+        pd.testing.assert_frame_equal(laid[slice(*cut)], rows[slice(*cut)])
+        assert len(laid) == size and [n for table in laid for n in table["number"].to_pylist()] == [*range(size)]
 
 
 def test_no_more_than_a_range_is_held_and_nothing_is_left_behind_where_it_ends_early(tmp_path):

@@ -38,7 +38,7 @@ from lib.runs.outcome import outcome_of
 from lib.runs.parameters import check_parameters, resolve_parameters
 from lib.runs.preflight import check_run, preflight
 from lib.runs.tidy import tidy
-from lib.screening.accepted import count_accepted
+from lib.screening.accepted import Accepted
 
 # Without a target
 
@@ -391,7 +391,10 @@ def test_draws_that_are_exhausted_end_the_rounds_with_what_is_missing():
 def test_boxes_of_pictures_set_aside_and_labels_dropped_or_ignored_are_refused_with_their_reason():
     one, two = (Outcome.model_validate_json(planned(key, 0, ["a", "a", "b"]).request) for key in ("1", "2"))
     verdicts = {"1": ["0:keep:recognised:0.9", "1:drop:not_recognised:0.1", "2:ignore:doubtful:0.4"], "2": []}
-    made = count_accepted({"1": one, "2": two}, {"1": "", "2": "black"}, verdicts, {})
+    made = Accepted()
+    for key, outcome, reason in (("1", one, ""), ("2", two, "black")):
+        made.add({key: outcome}, {key: reason}, verdicts, {})
+    assert made.planned == 2
     assert made.painted == {"a": 4, "b": 2} and made.accepted == {"a": 1} and made.pictures == 1
     assert made.refused == {"a": {"black": 2, "not_recognised": 1}, "b": {"black": 1, "doubtful": 1}}
 

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +19,7 @@ from lib.core.keys import hash_draw
 from lib.records.manifest import to_table
 from lib.records.rows import OK, REJECTED, ObjectRow, SelectRow, arrow_schema
 from lib.records.settings import SelectSettings
-from lib.records.sorting import laid_down, sorted_rows
+from lib.records.sorting import LaidRows, sorted_rows
 
 IMAGE_COLUMNS = ("key", "status", "file_name", "digest", "frame", "split", "group", "width", "height")
 OBJECT_COLUMNS = ("key", "status", "image_key", "category", "x", "y", "w", "h", "crowd")
@@ -80,10 +79,9 @@ def select_batches(
     if not late.rules:
         yield from pieces()
         return
-    with laid_down(pieces(), folder) as rows:
-        for table in rows:
-            yield _set_aside(table, late.entered(np.asarray(table["reason"].to_pandas(), object), start))
-            start += len(table)
+    for table in LaidRows(pieces(), folder):
+        yield _set_aside(table, late.entered(np.asarray(table["reason"].to_pandas(), object), start))
+        start += len(table)
 
 
 def _set_aside(rows: pa.Table, reasons: np.ndarray) -> pa.Table:
@@ -122,9 +120,14 @@ class _Beside:
         return found
 
 
-def in_order_of_limit(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """SelectRows in the order in which `limit` takes them."""
-    return rows.iloc[np.argsort(_ranks(rows.key, "limit", seed), kind="stable")].reset_index(drop=True)
+def in_order_of_limit(tables: Iterable[pa.Table], seed: int, total: int, folder: Path) -> LaidRows:
+    """SelectRows, about `total`, in the order in which `limit` takes them; they lie in a file without a name in
+    `folder`."""
+
+    def ranks(table: pa.Table) -> np.ndarray:
+        return _ranks(table["key"].to_pylist(), "limit", seed)
+
+    return LaidRows((rows for _, rows in sorted_rows(tables, ranks, 2**64, total, folder)), folder)
 
 
 def _judged(

@@ -25,7 +25,7 @@ from lib.core.keys import hash_draw
 from lib.planning.former import Identity, former_donors
 from lib.records.manifest import GROUP
 from lib.records.rows import OK
-from lib.records.sorting import laid_down, sorted_rows
+from lib.records.sorting import LaidRows, sorted_rows
 
 Fits = Callable[[np.ndarray], np.ndarray]  # (N, 2) float64 widths and heights, pixels → (N,) bool
 
@@ -101,22 +101,22 @@ class DonorPool:
                 if len(usable):
                     yield pa.Table.from_pandas(usable.assign(**{_HASH: _hashes(usable)}), preserve_index=False)
 
-        with laid_down(tables(), folder) as rows:
-            total, starts = counts.total(), dict[str, int]()
-            for name in sorted(counts):
-                starts[name] = sum(counts[known] for known in starts)
+        laid = LaidRows(tables(), folder)
+        total, starts = counts.total(), dict[str, int]()
+        for name in sorted(counts):
+            starts[name] = sum(counts[known] for known in starts)
 
-            def place_of(table: pa.Table) -> np.ndarray:
-                """By category, then hash; hashes are even, so this is about where a row will be."""
-                names, share = table["category"].to_pandas(), table[_HASH].to_numpy() / 2.0**64
-                first, count = (names.map(numbers).to_numpy(np.int64) for numbers in (starts, counts))
-                return first + np.minimum((share * count).astype(np.int64), count - 1)
+        def place_of(table: pa.Table) -> np.ndarray:
+            """By category, then hash; hashes are even, so this is about where a row will be."""
+            names, share = table["category"].to_pandas(), table[_HASH].to_numpy() / 2.0**64
+            first, count = (names.map(numbers).to_numpy(np.int64) for numbers in (starts, counts))
+            return first + np.minimum((share * count).astype(np.int64), count - 1)
 
-            ordered = (
-                rows.take(np.lexsort((rows[_HASH].to_numpy(), places)))
-                for places, rows in sorted_rows(rows, place_of, max(total, 1), total, folder)
-            )
-            return cls(_filed(ordered, counts, folder))
+        ordered = (
+            rows.take(np.lexsort((rows[_HASH].to_numpy(), places)))
+            for places, rows in sorted_rows(laid, place_of, max(total, 1), total, folder)
+        )
+        return cls(_filed(ordered, counts, folder))
 
     def row(self, donor: Identity, category: str) -> Any:
         """The row of a donor; None where the pool does not have it."""

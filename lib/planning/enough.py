@@ -11,18 +11,19 @@ from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.records.rows import OK
+from lib.records.sorting import LaidRows
 
 _LEAST, _MOST = 16, 512  # candidates that are looked at together
 
 
-def enough(candidates: pd.DataFrame, limit: int, come_out: Callable[[pd.DataFrame], Collection[str]]) -> int:
+def enough(candidates: LaidRows, limit: int, come_out: Callable[[pd.DataFrame], Collection[str]]) -> int:
     """How many of the first candidates are needed so that `limit` of them come out; all where these are too few.
 
     candidates: SelectRows in the order of their hashes; come_out: the image keys of those, of some rows, that do.
     """
     found, start, size = 0, 0, min(limit, _MOST)
     while start < len(candidates):
-        some = candidates.iloc[start : start + size]
+        some = candidates[start : start + size]
         good = come_out(some)
         for place, key in enumerate(some.key, start + 1):
             found += key in good

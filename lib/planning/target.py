@@ -29,9 +29,11 @@ from lib.planning.plan import plan_requests
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics
 from lib.records.labels import new_boxes
+from lib.records.manifest import GROUP
 from lib.records.requests import Outcome
 from lib.records.rows import OK, PlanRow
 from lib.records.settings import TargetSettings
+from lib.records.sorting import LaidRows
 
 MOST_VARIANTS = 1000  # of one source, as the parameter `variants` has it
 _SPARE = 64  # sources beyond those that the target is likely to need
@@ -132,7 +134,7 @@ def wanted_boxes(target: TargetSettings, boxes: Mapping[str, int], able: Collect
     return {name: count for name, count in lacking.items() if count > 0}
 
 
-def sources_needed(candidates: pd.DataFrame, recipe: Recipe, goals: Mapping[str, int], pictures: int) -> int:
+def sources_needed(candidates: LaidRows, recipe: Recipe, goals: Mapping[str, int], pictures: int) -> int:
     """How many of the first candidates to caption and draw from: twice what the goals take, and some to spare.
 
     candidates: SelectRows in the order of their hashes; pictures: to come out, where there are no goals.
@@ -143,7 +145,10 @@ def sources_needed(candidates: pd.DataFrame, recipe: Recipe, goals: Mapping[str,
     if not in_place:
         return min(2 * (left.total() // 2 or pictures) + _SPARE, len(candidates))
     open_pictures = 0 if goals else 2 * pictures
-    for place, labels in enumerate(candidates.labels, 1):
+    every = (
+        labels for start in range(0, len(candidates), GROUP) for labels in candidates[start : start + GROUP].labels
+    )
+    for place, labels in enumerate(every, 1):
         left.subtract(name for name in labels if name in left)
         open_pictures -= len(labels) > 0
         if max(left.values(), default=0) <= 0 and open_pictures <= 0:
@@ -207,7 +212,7 @@ def _confined(selected: pd.DataFrame, wanted: Collection[str]) -> pd.DataFrame:
     return selected.assign(objects=objects, labels=labels)
 
 
-def choose_draws(candidates: pd.DataFrame, wanted: Wanted, at: int, look: Look, categories: Mapping[str, str]) -> Draws:
+def choose_draws(candidates: LaidRows, wanted: Wanted, at: int, look: Look, categories: Mapping[str, str]) -> Draws:
     """The next draws that bring what is wanted, as if everything they paint were accepted.
 
     candidates: SelectRows in the order of their hashes; at: draws that earlier rounds looked at; look: plans some;
@@ -224,7 +229,7 @@ def choose_draws(candidates: pd.DataFrame, wanted: Wanted, at: int, look: Look, 
 
 
 class _Search:
-    def __init__(self, candidates: pd.DataFrame, wanted: Wanted, at: int) -> None:
+    def __init__(self, candidates: LaidRows, wanted: Wanted, at: int) -> None:
         self.candidates, self.first = candidates, at
         self.found = Draws(at=at)
         self.left = Counter({name: count for name, count in wanted.boxes.items() if count > 0})
@@ -250,7 +255,7 @@ class _Search:
         variant, place = divmod(self.found.at, len(self.candidates))
         looked, missing = self.found.at - self.first, self.left.total() or (self.most or _MOST) - self.found.count
         size = min(max(_LEAST, math.ceil(missing * looked / max(self.found.count, 1)) if looked else missing), _MOST)
-        return self.candidates.iloc[place : place + size], variant
+        return self.candidates[place : place + size], variant
 
     def see(self, row: PlanRow, variant: int, categories: Mapping[str, str]) -> None:
         """One more draw: taken where it brings something."""

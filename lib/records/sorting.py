@@ -1,7 +1,9 @@
 """Rows put in order, or dealt out to parts, of more than memory holds: first to files by ranges of places, then range
-by range.
+by range; and rows that wait in a file.
 
     for places, rows in sorted_rows(tables, places_of, most=len(order), total=1_000_000, folder=folder): ...
+    rows = LaidRows(tables, folder)
+    rows[4096:4608]                     # a DataFrame
 
 The files are the project's temporary ones: what a killed run leaves of them the next one sweeps.
 """
@@ -12,10 +14,12 @@ import contextlib
 import itertools
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from lib.records.manifest import GROUP, grouped
@@ -47,30 +51,49 @@ def sorted_rows(
         for table in grouped(tables, 4 * size):
             places = places_of(table)
             order = np.argsort(places, kind="stable")
-            cuts = np.searchsorted(places[order], np.arange(ranges + 1) * width)
+            cuts = np.searchsorted(places[order] // width, np.arange(ranges + 1))
             for number in np.flatnonzero(np.diff(cuts)).tolist():
                 chosen = order[cuts[number] : cuts[number + 1]]
-                files.add(number, table.take(chosen).append_column(_PLACE, pa.array(places[chosen], pa.int64())))
+                files.add(number, table.take(chosen).append_column(_PLACE, pa.array(places[chosen])))
         for rows in files.read():
             places = rows[_PLACE].to_numpy()
             yield _sorted(rows.drop_columns([_PLACE]), places)
 
 
-@contextlib.contextmanager
-def laid_down(tables: Iterable[pa.Table], folder: Path) -> Iterator[Iterator[pa.Table]]:
-    """The same rows, once the last of them has come: they wait in a temporary file, which has no name."""
-    with tempfile.TemporaryFile(prefix=".tmp-", dir=folder) as file:
-        tables = iter(tables)
-        first = next(tables, None)
-        if first is None:
-            yield iter(())
-            return
-        with pa.ipc.new_stream(file, first.schema) as writer:
-            for table in itertools.chain([first], tables):
+_PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+class LaidRows:
+    """Rows that wait in a temporary file, which has no name, once the last of them has come: to be gone through, or to
+    be read where some are needed."""
+
+    def __init__(self, tables: Iterable[pa.Table], folder: Path) -> None:
+        tables, self._count = iter(tables), 0
+        first = next(tables, pa.table({}))  # perhaps without rows: it says which columns there are
+        file = tempfile.TemporaryFile(prefix=".tmp-", dir=folder)  # noqa: SIM115 - closed with these rows
+        weakref.finalize(self, file.close)
+        with pa.ipc.new_file(file, first.schema, options=_PACKED) as writer:
+            for table in grouped(itertools.chain([first], tables), GROUP):
                 writer.write_table(table)
-        file.seek(0)
-        with pa.ipc.open_stream(file) as stream:
-            yield (pa.Table.from_batches([batch]) for batch in stream)
+                self._count += len(table)
+        self._file = pa.ipc.open_file(file)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (self._piece(number) for number in range(self._file.num_record_batches))
+
+    def __getitem__(self, some: slice) -> pd.DataFrame:
+        """They keep their numbers, as those of a DataFrame do."""
+        start, stop, _ = some.indices(self._count)
+        first, count = start // GROUP, max(stop - start, 0)
+        pieces = [self._file.schema.empty_table(), *map(self._piece, range(first, -(-(start + count) // GROUP)))]
+        rows = pa.concat_tables(pieces).slice(start - first * GROUP, count).to_pandas()
+        return rows.set_index(pd.RangeIndex(start, start + count))
+
+    def _piece(self, number: int) -> pa.Table:
+        return pa.Table.from_batches([self._file.get_batch(number)])
 
 
 _PLACE = "\0place"

@@ -10,6 +10,7 @@ run alone. Captions that a model would make are replaced by the template's.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -52,8 +53,9 @@ from lib.planning.target import (
 from lib.records.manifest import former_manifest, to_table
 from lib.records.outputs import check_sources
 from lib.records.requests import Label, Request, picture_keys
-from lib.records.rows import OK, CaptionRow, ImageRow, PlanRow
+from lib.records.rows import OK, CaptionRow, ImageRow, PlanRow, SelectRow
 from lib.records.settings import Choice
+from lib.records.sorting import LaidRows
 from lib.records.store import ReadOnlyStore
 from lib.runs.account import former_account
 from lib.runs.parameters import Parameters, Resolved
@@ -199,17 +201,22 @@ class Rehearsal:
             return select_pictures(images, objects, settings.select, settings.seed, most).to_pandas()
 
         rows = select(None)
-        candidates = in_order_of_limit(rows[rows.status == OK], settings.seed)
+        candidates = self._in_order(rows[rows.status == OK])
         if limit is None or len(candidates) <= limit:
             return rows
         return select(max(limit, enough(candidates, limit, self._come_out)))
+
+    def _in_order(self, rows: pd.DataFrame) -> LaidRows:
+        """SelectRows in the order in which a limit takes them."""
+        folder = Path(tempfile.gettempdir())
+        return in_order_of_limit([to_table(rows, SelectRow)], self.settings.seed, len(rows), folder)
 
     def _sources_of_target(self) -> pd.DataFrame:
         """SelectRows of as many pictures as are enough for the target."""
         settings, images = self.settings, to_table(self.images, ImageRow)
         chosen = self.table.select(OBJECT_COLUMNS), settings.select, settings.seed
         rows = select_pictures(images, *chosen, None).to_pandas()
-        candidates = in_order_of_limit(rows[rows.status == OK], settings.seed)
+        candidates = self._in_order(rows[rows.status == OK])
         taken = sources_needed(candidates, self.recipe, self._goals, settings.limit or 0)
         return select_pictures(images, *chosen, taken).to_pandas()
 
@@ -234,7 +241,7 @@ class Rehearsal:
             return plan_requests(some, objects, prompts, recipe, statistics, settings.seed, variants)
 
         categories = dict(zip(self.objects.key, self.objects.category, strict=True))
-        found = choose_draws(in_order_of_limit(selected, settings.seed), wanted, 0, look, categories)
+        found = choose_draws(self._in_order(selected), wanted, 0, look, categories)
         self.notes.append("as if screening refused nothing: what it refuses the run replaces by new draws")
         self.notes += [f"target {name}: no further source gives a box" for name in found.without]
         return found.groups

@@ -1,6 +1,7 @@
 """Which painted boxes screening accepted: their pictures passed, and their labels are neither ignored nor dropped.
 
-made = count_accepted(outcomes, reasons, verdicts, objects)
+made = Accepted()
+made.add(outcomes, reasons, verdicts, objects)          # some pictures, and then others
 made.accepted["forklift"], made.refused["forklift"]["not_recognised"]
 """
 
@@ -22,29 +23,33 @@ class Accepted:
     painted: Counter[str] = field(default_factory=Counter)
     accepted: Counter[str] = field(default_factory=Counter)
     refused: dict[str, Counter[str]] = field(default_factory=dict)  # category → reason → boxes
-    pictures: int = 0  # that passed
+    planned: int = 0  # pictures
+    pictures: int = 0  # of them, those that passed
 
-
-def count_accepted(
-    outcomes: Mapping[str, Outcome], reasons: Mapping[str, str], verdicts: Mapping[str, Sequence[str]], objects: Objects
-) -> Accepted:
-    """Of what was planned, by request key: `outcomes`, why painting or screening set a picture aside ("": it did not),
-    and the ScreenRow.boxes of those that passed."""
-    made, categories = Accepted(), {key: category for key, (category, _) in objects.items()}
-    for key, outcome in outcomes.items():
-        boxes = new_boxes(outcome.labels, categories)
-        made.painted.update(boxes)
-        if reasons[key]:
-            for name, count in boxes.items():
-                made.refused.setdefault(name, Counter())[reasons[key]] += count
-            continue
-        made.pictures += 1
-        judged = judged_labels(outcome, verdicts[key], objects)
-        made.accepted.update(new_boxes(judged.labels, categories))
-        for before, after in zip(outcome.labels, judged.labels, strict=False):  # proposed ones come after them
-            for name in new_boxes([before], categories) - new_boxes([after], categories):
-                made.refused.setdefault(name, Counter())[_reason(after)] += 1
-    return made
+    def add(
+        self,
+        outcomes: Mapping[str, Outcome],
+        reasons: Mapping[str, str],
+        verdicts: Mapping[str, Sequence[str]],
+        objects: Objects,
+    ) -> None:
+        """Enter what was planned, by request key: `outcomes`, why painting or screening set a picture aside ("": it did
+        not), and the ScreenRow.boxes of those that passed."""
+        categories = {key: category for key, (category, _) in objects.items()}
+        self.planned += len(outcomes)
+        for key, outcome in outcomes.items():
+            boxes = new_boxes(outcome.labels, categories)
+            self.painted.update(boxes)
+            if reasons[key]:
+                for name, count in boxes.items():
+                    self.refused.setdefault(name, Counter())[reasons[key]] += count
+                continue
+            self.pictures += 1
+            judged = judged_labels(outcome, verdicts[key], objects)
+            self.accepted.update(new_boxes(judged.labels, categories))
+            for before, after in zip(outcome.labels, judged.labels, strict=False):  # proposed ones come after them
+                for name in new_boxes([before], categories) - new_boxes([after], categories):
+                    self.refused.setdefault(name, Counter())[_reason(after)] += 1
 
 
 def _reason(label: Label) -> str:

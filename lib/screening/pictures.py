@@ -19,6 +19,7 @@ from lib.records.settings import ScreenSettings
 from lib.records.store import Store
 
 VERSION = 1
+COMPARED = ("status", "pixels")  # columns by which pictures are
 Advance = Callable[[int], None]
 
 
@@ -43,7 +44,7 @@ def measure_pictures(
     store: Store,
     advance: Advance = lambda n: None,
 ) -> list[ScreenRow]:
-    """A ScreenRow per PictureRow that is ok, each judged alone; `mark_duplicates` then compares them.
+    """A ScreenRow per PictureRow that is ok, each judged alone; `equal_before` then compares them.
 
     sources: image key → (digest, frame) of the source. Verdicts are kept in the store per picture and settings; single
     boxes are boxes.py's, objects without a label unlabelled.py's.
@@ -128,7 +129,7 @@ def _row(row: Any, verdict: Verdict) -> ScreenRow:
 
 
 def equal_before(rows: pa.Table) -> np.ndarray:
-    """(N,) the number of the first row whose picture is equal, of ScreenRow columns status and pixels in the order that
+    """(N,) the number of the first row whose picture is equal, of ScreenRow columns COMPARED in the order that
     counts; -1 for the first itself, and for rows that are not ok or whose pixels are not known."""
     ok = pc.and_(pc.equal(rows["status"], OK), pc.not_equal(rows["pixels"], ""))
     places = np.flatnonzero(np.asarray(ok))
@@ -154,12 +155,3 @@ def set_aside_equal(rows: pd.DataFrame, names: Sequence[str | None]) -> pd.DataF
     marked.loc[repeated, ["status", "reason"]] = [REJECTED, "duplicate"]
     marked.loc[repeated, "detail"] = [f"equal to {name}" for name in names if name is not None]
     return marked
-
-
-def mark_duplicates(rows: pd.DataFrame, equal: Callable[[pa.Table], np.ndarray] = equal_before) -> pd.DataFrame:
-    """ScreenRows with every picture but the first of equal ones set aside, in the order of the rows.
-
-    equal: finds which are equal, from the columns key, status and pixels.
-    """
-    found = equal(pa.Table.from_pandas(rows[["key", "status", "pixels"]], preserve_index=False))
-    return set_aside_equal(rows, [None if place < 0 else rows.name.iloc[place] for place in found.tolist()])
