@@ -42,7 +42,7 @@ from lib.planning.target import (
     wanted_boxes,
 )
 from lib.records.kept import typed
-from lib.records.manifest import GROUP, Ref, grouped, read_manifest, read_table, read_tables
+from lib.records.manifest import GROUP, Ref, grouped, read_manifest, read_tables
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
 from lib.screening.accepted import Accepted
 from lib.screening.boxes import BoxRules
@@ -70,11 +70,9 @@ def goals_of(run: Run, ingested: Ingested) -> dict[str, int]:
     target, selected = run.settings.target, run.settings.select.categories
     if target is None:
         return {}
-    images = read_table(ingested.images.file, ImageRow, ("key", "status", "split"))
-    counts = Counter[str]()
-    for objects in read_tables(ingested.objects.file, ObjectRow, OBJECT_COLUMNS, size=8 * GROUP):
-        counts.update(count_boxes(images, objects, run.settings.select.split))
-    boxes = dict(sorted(counts.items()))
+    images = read_tables(ingested.images.file, ImageRow, ("key", "status", "split"))
+    objects = read_tables(ingested.objects.file, ObjectRow, OBJECT_COLUMNS, size=8 * GROUP)
+    boxes = count_boxes(images, objects, run.settings.select.split)
     check_target(target, run.recipe, boxes, ingested.categories, selected)
     return wanted_boxes(target, boxes, paintable(run.recipe, boxes, selected))
 

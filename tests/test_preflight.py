@@ -305,7 +305,7 @@ def test_what_an_earlier_run_has_painted_needs_no_more_room(made_set, tmp_path, 
 
 def test_room_grows_with_the_pictures_and_their_size(made_set, tmp_path):
     settings = check_run(check_parameters({"dataset": made_set.dataset}), tmp_path / "ws")
-    images = read_dataset(settings.dataset).images
+    images = [read_dataset(settings.dataset).images]
     files = [path.stat().st_size for path in made_set.images.iterdir()]
     assert room_needed(settings, images, 0, copies=True) == pytest.approx(sum(files), abs=1)
     assert room_needed(settings, images, 6, copies=False) == pytest.approx(2 * sum(files), abs=1)
@@ -322,7 +322,7 @@ def test_a_preflight_opens_no_picture_and_writes_nothing(made_set, tmp_path, mon
     monkeypatch.setattr("lib.core.images.load_rgb", lambda *args: pytest.fail("opened"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     settings = check_run(check_parameters({"dataset": made_set.dataset}), tmp_path / "ws")
-    check_data(settings, read_dataset(settings.dataset))
+    check_data(settings, read_dataset(settings.dataset).pieces)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

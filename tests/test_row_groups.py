@@ -10,6 +10,9 @@ import pytest
 from conftest import MadeSet, tree
 
 from flows import augment_dataset
+from lib.records import sorting
+from lib.runs import dry_run
+from lib.runs.parameters import check_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = 14
@@ -70,13 +73,23 @@ def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_
     assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final") == final
 
 
-@pytest.mark.parametrize(
-    ("asked", "painted"),
-    [({"limit": 5}, 5), ({"preset": "insert", "target": {"per_category": {"forklift": 12, "pallet": 7}}}, 19)],
-    ids=["limit", "target"],
-)
+LIMIT = {"limit": 5}
+TARGET = {"preset": "insert", "target": {"per_category": {"forklift": 12, "pallet": 7}}}
+
+
+@pytest.mark.parametrize(("asked", "painted"), [(LIMIT, 5), (TARGET, 19)], ids=["limit", "target"])
 def test_a_part_of_the_pictures_is_the_same_part(made, tmp_path, asked, painted):
     whole = augment_dataset(**given_for(made, tmp_path / "whole", **asked)).account
     (groups,) = in_small_groups(given_for(made, tmp_path / "groups", **asked))
     assert groups["stages"] == whole["stages"] and whole["stages"]["generate"]["painted"] == painted
     assert tree(tmp_path / "groups" / "final") == tree(tmp_path / "whole" / "final")
+
+
+@pytest.mark.parametrize("asked", [ALL, LIMIT, TARGET], ids=["all", "limit", "target"])
+def test_a_dry_run_in_small_pieces_says_the_same(made, tmp_path, monkeypatch, asked):
+    parameters = check_parameters(given_for(made, tmp_path / "workspace", **asked))
+    whole = dry_run.dry_run(parameters, tmp_path)
+    monkeypatch.setattr(dry_run, "_PIECE", 3)
+    monkeypatch.setattr(sorting, "GROUP", 4)
+    monkeypatch.setattr(sorting.sorted_rows, "__defaults__", (5,))
+    assert dry_run.dry_run(parameters, tmp_path) == whole and whole.pictures > 0

@@ -214,7 +214,10 @@ def test_real_boxes_are_counted_in_the_training_split_without_crowds():
         test_plan.box("13", "1", 0, 0, 9, 9, "pallet", crowd=True),
         test_plan.box("14", "2", 0, 0, 9, 9),
     ]
-    assert count_boxes(to_table(images, ImageRow), to_table(boxes, ObjectRow), "train") == {"forklift": 1, "pallet": 1}
+    assert count_boxes([to_table(images, ImageRow)], [to_table(boxes, ObjectRow)], "train") == {
+        "forklift": 1,
+        "pallet": 1,
+    }
 
 
 # Which draws bring it

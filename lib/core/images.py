@@ -18,10 +18,10 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from cachetools import LRUCache, cached
@@ -36,7 +36,13 @@ from lib.core.png import lighter_png
 Load = Callable[[str, str], np.ndarray]  # (digest, frame) → uint8 (H, W, 3) RGB; raises PictureError
 
 
-def source_loader(paths: Mapping[str, str], keep: int = 512 * 2**20) -> Load:
+class Paths(Protocol):
+    """A dict, or whatever else knows the file of a digest."""
+
+    def __getitem__(self, digest: str, /) -> str: ...
+
+
+def source_loader(paths: Paths, keep: int = 512 * 2**20) -> Load:
     """A loader of pictures by digest, checked against it on reading; `keep` bytes of them stay decoded, read-only.
 
     paths: digest → file. The loader raises PictureError `image_missing` or, where the file has changed since

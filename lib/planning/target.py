@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -72,12 +72,16 @@ class Draws(BaseModel):
 # --- what is wanted ----------------------------------------------------------------------------------------------
 
 
-def count_boxes(images: pa.Table, objects: pa.Table, split: str) -> dict[str, int]:
+def count_boxes(images: Iterable[pa.Table], objects: Iterable[pa.Table], split: str) -> dict[str, int]:
     """Category → real boxes of a split. images: ImageRows; objects: ObjectRows; crowds do not count."""
-    pictures = images.filter(pc.and_(pc.equal(images["status"], OK), pc.equal(images["split"], split)))
-    usable = pc.and_(pc.equal(objects["status"], OK), pc.invert(objects["crowd"]))
-    usable = pc.and_(usable, pc.is_in(objects["image_key"], value_set=pictures["key"]))
-    return dict(sorted(Counter(objects["category"].filter(usable).to_pylist()).items()))
+    ours = (table.filter(pc.and_(pc.equal(table["status"], OK), pc.equal(table["split"], split))) for table in images)
+    keys = pa.concat_arrays([pa.array([], pa.string()), *(chunk for table in ours for chunk in table["key"].chunks)])
+    counts = Counter[str]()
+    for table in objects:
+        usable = pc.and_(pc.equal(table["status"], OK), pc.invert(table["crowd"]))
+        usable = pc.and_(usable, pc.is_in(table["image_key"], value_set=keys))
+        counts.update(table["category"].filter(usable).to_pylist())
+    return dict(sorted(counts.items()))
 
 
 def paintable(recipe: Recipe, boxes: Mapping[str, int], selected: Collection[str] | None) -> set[str]:

@@ -49,9 +49,19 @@ class Shelf(Generic[T]):
 
     def get(self, text: str) -> T | None:
         """The value; None for a text that is not here."""
-        found = self._rows.execute("SELECT value FROM kept WHERE key = ?", (_bytes(text),)).fetchone()
-        value: T | None = found[0] if found else None
-        return value
+        found = self._row(text)
+        return found[0] if found else None
+
+    def __getitem__(self, text: str) -> T:
+        """The value. Raises KeyError for a text that is not here."""
+        found = self._row(text)
+        if found is None:
+            raise KeyError(text)
+        return found[0]
+
+    def _row(self, text: str) -> tuple[T] | None:
+        found: tuple[T] | None = self._rows.execute("SELECT value FROM kept WHERE key = ?", (_bytes(text),)).fetchone()
+        return found
 
     def __contains__(self, text: str) -> bool:
         return self._rows.execute("SELECT 1 FROM kept WHERE key = ?", (_bytes(text),)).fetchone() is not None

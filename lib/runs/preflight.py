@@ -1,14 +1,15 @@
 """Preflight: what a run would find wrong later, found within seconds, before Prefect starts and anything is written.
 
     settings = check_run(parameters, workspace)         # names, settings, paths, checkpoints: opens no data
-    check_data(settings, read_dataset(settings.dataset))        # categories and room: opens no picture
+    check_data(settings, read_dataset(settings.dataset).pieces)        # categories and room: opens no picture
 
 `augment run` does both before its server has started, a deployment's flow as its first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ from lib.core.places import url_of
 from lib.core.registry import Family, Member
 from lib.core.storage import free_space
 from lib.core.words import size_in_words
-from lib.datasets.formats import FORMATS, Dataset, bring_dataset, categories_of, places_beside, read_dataset
+from lib.datasets.formats import FORMATS, Pieces, bring_dataset, categories_of, places_beside, read_dataset
 from lib.datasets.formats.tables import images_folder
-from lib.datasets.select import OBJECT_COLUMNS, select_pictures
+from lib.datasets.select import OBJECT_COLUMNS, select_batches
 from lib.evaluation.features import EXTRACTORS, extractor_of
 from lib.evaluation.metrics import METRICS
 from lib.painting.composites import COMPOSITES
@@ -55,7 +56,7 @@ def preflight(parameters: Parameters, workspace: Path) -> bool:
     """
     settings = check_run(parameters, workspace)
     data = read_dataset(settings.dataset)
-    check_data(settings, data)
+    check_data(settings, data.pieces)
     return unchanged(parameters, settings, data)
 
 
@@ -148,10 +149,10 @@ def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
     return found
 
 
-def check_data(settings: Resolved, data: Dataset) -> None:
+def check_data(settings: Resolved, data: Pieces) -> None:
     """Raise AugmentError where the data set lacks a category that is asked for, or the disk the room for the result.
 
-    data: as its annotations describe it; its pictures need not have been looked at.
+    data: as its annotations describe it, gone through more than once; its pictures need not have been looked at.
     """
     known = categories_of(data.envelope)
     recipe = recipe_without_models(settings)
@@ -184,12 +185,18 @@ def check_wanted(settings: Resolved, known: Collection[str]) -> None:
                 )
 
 
-def check_room(settings: Resolved, data: Dataset) -> None:
+def check_room(settings: Resolved, data: Pieces) -> None:
     """Raise AugmentError where the disk has less room than what is planned needs at least."""
-    rows = select_pictures(
-        data.images, data.objects.select(OBJECT_COLUMNS), settings.select, settings.seed, settings.limit
+    rows = select_batches(
+        lambda: data.images,
+        (table.select(OBJECT_COLUMNS) for table in data.objects),
+        settings.select,
+        settings.seed,
+        settings.limit,
+        Path(tempfile.gettempdir()),
+        sum(map(len, data.objects)),
     )
-    pictures = pc.sum(pc.equal(rows["status"], OK)).as_py() or 0
+    pictures = sum(len(table.filter(pc.equal(table["status"], OK))) for table in rows)
     if settings.target is not None and not settings.target.limit:
         pictures = 0  # how many its boxes take is not known before they are drawn
     former = former_account(settings.workspace)
@@ -208,13 +215,15 @@ _PNG_OF_JPEG = 4  # a decoded photograph as PNG, in bytes of its JPEG: 4 to 8
 _KEPT = 2  # times a picture is kept: in the store and in the final set; its drawing and its paints are smaller
 
 
-def room_needed(settings: Resolved, images: pa.Table, made: int, copies: bool) -> int:
+def room_needed(settings: Resolved, images: Iterable[pa.Table], made: int, copies: bool) -> int:
     """Bytes that `made` new pictures need at least, roughly, by the sizes of some source pictures on the disk.
 
     images: ImageRows; copies: the originals are yet to be copied into the final set.
     """
-    paths = images["path"].filter(pc.equal(images["status"], OK)).to_pylist()
-    some = [settings.dataset.images / path for path in paths[:: max(1, len(paths) // _LOOKED_AT)] if path]
+    found = (table["path"].filter(pc.equal(table["status"], OK)) for table in images)
+    paths = pa.concat_arrays([pa.array([], pa.string()), *(chunk for column in found for chunk in column.chunks)])
+    looked_at = paths.take(np.arange(0, len(paths), max(1, len(paths) // _LOOKED_AT))).to_pylist()
+    some = [settings.dataset.images / path for path in looked_at if path]
     sizes = [(path.stat().st_size, path.suffix.lower()) for path in some if path.is_file()]
     if not sizes:
         return 0

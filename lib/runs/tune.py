@@ -26,7 +26,6 @@ import yaml
 from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.core.registry import Member
-from lib.datasets.formats import read_dataset
 from lib.judges import Judge, make_judge
 from lib.painting.generate import generate_pictures
 from lib.painting.painters import PAINTERS
@@ -35,10 +34,10 @@ from lib.painting.painters.schedulers import MOST_STEPS
 from lib.records.manifest import to_table
 from lib.records.outputs import inputs_of
 from lib.records.requests import Outcome, Request, parsed
-from lib.records.rows import OK, PictureRow
+from lib.records.rows import OK, PictureRow, PlanRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
-from lib.runs.dry_run import Rehearsal, Watch
+from lib.runs.dry_run import Rehearsal, Watch, lay_dataset
 from lib.runs.parameters import Parameters
 from lib.runs.preflight import check_data, check_run
 from lib.runs.workspace import Pins, locked, recipe_of
@@ -163,7 +162,7 @@ def tune(
     if not issubclass(PAINTERS[settings.painter.name], LatentPainter):
         able = ", ".join(name for name in PAINTERS if issubclass(PAINTERS[name], LatentPainter))
         raise AugmentError(f"painter {settings.painter.name!r} has nothing to tune: expected one of {able}")
-    data = read_dataset(settings.dataset)
+    data = lay_dataset(settings.dataset)
     check_data(settings, data)
     root = settings.workspace.absolute()
     root.mkdir(parents=True, exist_ok=True)
@@ -203,9 +202,9 @@ class _Bench:
         screen, model = judged
         self.judge: Judge = make_judge(Pins(folder / "models.lock").resolve(model))
         self.rules = self._limits(screen)
-        rows = rehearsal.objects
+        rows = rehearsal.objects[:]
         self.objects = {o.key: (o.category, (o.x, o.y, o.w, o.h)) for o in rows.itertuples()}
-        images = rehearsal.images
+        images = rehearsal.images[:]
         self.frames = dict(zip(images.key, zip(images.digest, images.frame, strict=True), strict=True))
 
     def tuning(self, parameters: Parameters, boxes: int, margin: float) -> Tuning:
@@ -258,8 +257,9 @@ class _Bench:
 
     def _limits(self, screen: BoxScreenSettings) -> BoxRules:
         data, split = self.rehearsal, self.rehearsal.settings.select.split
-        real = real_boxes(data.objects, data.images, split, screen.min_side)
-        names = sorted({*data.objects.category, *(name for _, name in data.recipe.categories)})
+        objects, images = data.objects[:], data.images[:]
+        real = real_boxes(objects, images, split, screen.min_side)
+        names = sorted({*objects.category, *(name for _, name in data.recipe.categories)})
         rules = learn_rules(real, names, screen, self.judge, data.load, self.store)
         if not rules.known:
             raise AugmentError(
@@ -270,7 +270,7 @@ class _Bench:
 
     def _pictures(self, boxes: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """PlanRows with at least so many painted labels, where there are enough, and others with as many."""
-        plan = self.rehearsal.stages()["plan"]
+        plan = to_table([row for rows, _ in self.rehearsal.plan() for row in rows], PlanRow).to_pandas()
         plan = plan[plan.status == OK].sort_values("variant", kind="stable", ignore_index=True)
         painted = [sum(label.painted for label in parsed(Request, text).labels) for text in plan.request]
         total = np.cumsum(painted)

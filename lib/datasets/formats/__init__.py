@@ -7,7 +7,7 @@ lib/datasets/ingest.py checks the pictures themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,11 @@ class Dataset:
     images: pa.Table  # ImageRow; size, mtime_ns, digest, frame not filled in yet
     objects: pa.Table  # ObjectRow
     envelope: bytes  # JSON object: every top-level key of the source in its order, "images" and "annotations" emptied
+
+    @property
+    def pieces(self) -> Pieces:
+        """The same as a single piece."""
+        return Pieces([self.images], [self.objects], self.envelope)
 
 
 class _Category(msgspec.Struct):
@@ -125,8 +130,8 @@ def _read(settings: DatasetSettings) -> Dataset:
 class Pieces:
     """A Dataset whose rows come some at a time, the pictures' before the objects'."""
 
-    images: Iterator[pa.Table]
-    objects: Iterator[pa.Table]
+    images: Iterable[pa.Table]
+    objects: Iterable[pa.Table]
     envelope: bytes
 
 
