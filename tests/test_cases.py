@@ -20,6 +20,7 @@ from flows.cli import main
 from lib.core.errors import AugmentError
 from lib.core.files import files_below
 from lib.core.images import SUFFIXES, glance, header_size, inspect, load_rgb
+from lib.datasets.coco_file import CocoFile
 from lib.datasets.formats import read_dataset
 from lib.datasets.formats.loco import csv_document
 from lib.datasets.formats.tables import whole
@@ -124,13 +125,18 @@ def test_ids_that_are_equal_numbers_are_one_id_and_their_keys_stay_as_written(tm
     assert images.reason.tolist() == ["", "image_id_duplicate"] and images.key.tolist() == ["1.0", "1#2"]
 
 
-def test_equal_ids_meet_in_yolo_labels_too():
+def yolo_labels(folder: Path, document: dict[str, Any]) -> dict[str, bytes]:
+    (folder / "annotations.json").write_text(json.dumps(document))
+    return dict(yolo_files(CocoFile(folder / "annotations.json"), [], folder).items())
+
+
+def test_equal_ids_meet_in_yolo_labels_too(tmp_path: Path):
     document = {
         "images": [{"id": 1.0, "file_name": "a.png", "width": 10, "height": 10}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 7.0, "bbox": [0, 0, 5, 5]}],
         "categories": [{"id": 7, "name": "cat"}],
     }
-    assert yolo_files(json.dumps(document).encode(), {})["labels/a.txt"].startswith(b"0 0.25")
+    assert yolo_labels(tmp_path, document)["labels/a.txt"].startswith(b"0 0.25")
 
 
 def test_yolo_decimal_class():
@@ -221,9 +227,9 @@ def test_a_loco_cell_that_is_no_number_of_its_own_stays_text(tmp_path):
 # --- names -----------------------------------------------------------------------------------------
 
 
-def test_yolo_export_names_with_breaks():
+def test_yolo_export_names_with_breaks(tmp_path: Path):
     document = json.loads(case("yolo-export-names-with-breaks", "ann.json").read_bytes())
-    files = yolo_files(json.dumps(document).encode(), {})
+    files = yolo_labels(tmp_path, document)
     assert files["classes.txt"].decode().split("\n") == ["cat", "fork lift", "category 2", "dog", ""]
     assert [line[0] for line in files["labels/a.txt"].decode().splitlines()] == ["0", "1", "2", "3"]
 

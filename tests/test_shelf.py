@@ -30,6 +30,14 @@ def test_items_are_sorted(tmp_path):
     assert [text for text, _ in shelf.items()] == ["a", "b", "á"]
 
 
+@given(st.lists(TEXTS), TEXTS)
+def test_values_under_a_text_are_sorted(tmp_path_factory, texts, begin):
+    shelf = Shelf[str](tmp_path_factory.getbasetemp())
+    texts += [begin + text for text in texts]
+    shelf.put((text, text) for text in texts)
+    assert list(shelf.under(begin)) == [text for text, _ in shelf.items() if text.startswith(begin)]
+
+
 def test_its_file_has_no_name(tmp_path):
     shelf = Shelf[bytes](tmp_path / "new")
     shelf.put([("a", b"\0")])

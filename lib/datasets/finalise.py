@@ -20,6 +20,7 @@ from lib.core.files import atomic_path, digest, file_digest, unused_path
 from lib.core.images import PictureError, encode_jpeg, load_rgb
 from lib.core.keys import key_of
 from lib.core.mirror import here
+from lib.datasets.coco_file import CocoFile
 from lib.datasets.ids import Ids
 from lib.datasets.names import BESIDE, FinalNames, label_name, split_name, synthetic_name
 from lib.datasets.write_coco import CocoWriter, Listing, Shapes, SourceRows, original
@@ -334,7 +335,7 @@ def _write_annotations(
     chosen: _Originals,
     used: pa.Array,
     settings: FinaliseSettings,
-) -> list[str]:
+) -> Iterator[str]:
     """Write annotations.json, a file per split where there are several, and what else the settings ask for.
 
     used: keys of the originals, in the folder, that new pictures were made from. Returns the names of the files.
@@ -348,17 +349,21 @@ def _write_annotations(
         for name, listing in wanted.items():
             stack.callback(listing.close)
             listing.write(files[name], sources.envelope, lists.shapes.masks)
-        labels: dict[str, bytes] = {}
+        labels = Shelf[bytes](ours.folder)
         if settings.yolo:
             sized = sources.image_rows("key", "width", "height")
-            sizes = {row.key: (row.width, row.height) for rows in sized for row in rows.itertuples(index=False)}
-            labels = yolo_files(files["annotations.json"].read_bytes(), sizes)
-        digests = {name: digest(data) for name, data in labels.items()}
-        digests |= {name: file_digest(file) for name, file in files.items()}  # last: they say that the set is complete
-        ours.claim(digests)
-        for name, sha256 in digests.items():
+            sizes = (row for rows in sized for row in zip(rows.key, rows.width, rows.height, strict=True))
+            labels = yolo_files(CocoFile(files["annotations.json"]), sizes, ours.folder)
+        listed = {name: file_digest(file) for name, file in files.items()}
+
+        def digests() -> Iterator[tuple[str, str]]:
+            yield from ((name, digest(data)) for name, data in labels.items())
+            yield from listed.items()  # last: they say that the set is complete
+
+        ours.claim(name for name, _ in digests())
+        for name, sha256 in digests():
             ours.check(name, lambda path, sha256=sha256: file_digest(path) == sha256)  # type: ignore[misc]
-        for name, sha256 in digests.items():
+        for name, sha256 in digests():
             path = ours.folder / name
             if not path.is_symlink() and path.is_file() and file_digest(path) == sha256:
                 continue
@@ -366,8 +371,8 @@ def _write_annotations(
                 if name in files:
                     files[name].replace(new)
                 else:
-                    new.write_bytes(labels[name])
-    return list(digests)
+                    new.write_bytes(labels.get(name) or b"")
+    return (name for name, _ in digests())
 
 
 @contextmanager

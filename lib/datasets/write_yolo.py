@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from lib.core.geometry import clip_xyxy, xywh_to_xyxy
+from lib.datasets.coco_file import CocoFile
 from lib.datasets.formats.coco_json import plain_id
 from lib.datasets.names import CONTROL, label_name
+from lib.records.shelf import Shelf
 
 
-def yolo_files(coco: bytes, sizes: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
-    """{path in the final set: bytes} of the labels and of classes.txt, for a COCO file of this project.
+def yolo_files(coco: CocoFile, sizes: Iterable[tuple[str, int, int]], folder: Path) -> Shelf[bytes]:
+    """Bytes of the labels and of classes.txt by their path in the final set, for a COCO file of this project.
 
     A line is a class number, then centre x, centre y, width and height of the box as shares of the picture. Crowds and
     boxes without an area have none.
 
     Args:
-        coco: bytes of the COCO file.
-        sizes: (width, height) in pixels by the JSON text of the image id, as ingest measured them; the record's own
-            size counts where an id is not among them.
+        coco: the file, of which no more is held than some records.
+        sizes: JSON text of an image id, width and height in pixels, as ingest measured them; the record's own size
+            counts where an id is not among them.
+        folder: where all this lies meanwhile.
     """
-    listing = msgspec.json.decode(coco, type=_Listing)
-    codes = {plain_id(category.id): code for code, category in enumerate(listing.categories)}
-    by_id = {plain_id(i.id): sizes.get(bytes(i.id).decode()) or i.size for i in listing.images}
-    lines: dict[str, list[str]] = {image: [] for image in by_id}
-    for note in listing.annotations:
-        image, category = plain_id(note.image_id), plain_id(note.category_id)
-        if not note.crowd and category in codes:
-            lines[image].append(_yolo_line(codes[category], note.box, by_id[image]))
-    texts: dict[str, str] = {}
-    for i in listing.images:
-        name = label_name(i.file_name)
-        texts[name] = texts.get(name, "") + "".join(lines[plain_id(i.id)])  # one file may be two records
-    files = {name: text.encode() for name, text in texts.items()}
-    classes = "".join(f"{one_line(category.name, category.id)}\n" for category in listing.categories).encode()
-    return {**files, "classes.txt": classes}
+    categories = msgspec.json.decode(coco.top["categories"], type=list[_ListedCategory])
+    codes = {plain_id(category.id): code for code, category in enumerate(categories)}
+    measured = Shelf[int](folder)
+    measured.put((key, width * _HIGH + height) for key, width, height in sizes)
+    notes, files = coco.by_picture(folder), Shelf[bytes](folder)
+    for image in coco.records("images", _ListedImage):
+        known, name = measured.get(bytes(image.id).decode()), label_name(image.file_name)
+        size = image.size if known is None else divmod(known, _HIGH)
+        text = "".join(_lines(notes.of(image.id), codes, size)).encode()
+        files.put([(name, (files.get(name) or b"") + text)])  # one file may be two records
+    classes = "".join(f"{one_line(category.name, category.id)}\n" for category in categories)
+    files.put([("classes.txt", classes.encode())])
+    return files
+
+
+_HIGH = 2**31  # more pixels than a side has
+
+
+def _lines(records: Iterable[bytes], codes: Mapping[str, int], size: tuple[int, int]) -> Iterator[str]:
+    for note in map(_decode_note, records):
+        code = codes.get(plain_id(note.category_id))
+        if not note.crowd and code is not None:
+            yield _yolo_line(code, note.box, size)
 
 
 class _ListedImage(msgspec.Struct):
@@ -56,7 +68,6 @@ class _ListedImage(msgspec.Struct):
 
 
 class _ListedNote(msgspec.Struct):
-    image_id: msgspec.Raw
     category_id: msgspec.Raw
     bbox: msgspec.Raw = msgspec.Raw(b"null")
     iscrowd: msgspec.Raw = msgspec.Raw(b"null")
@@ -70,15 +81,12 @@ class _ListedNote(msgspec.Struct):
         return decoded(self.bbox, tuple[float, float, float, float], None)
 
 
+_decode_note = msgspec.json.Decoder(_ListedNote).decode
+
+
 class _ListedCategory(msgspec.Struct):
     id: msgspec.Raw
     name: str
-
-
-class _Listing(msgspec.Struct):
-    images: list[_ListedImage]
-    annotations: list[_ListedNote]
-    categories: list[_ListedCategory]
 
 
 def decoded(value: msgspec.Raw, kind: Any, otherwise: Any) -> Any:

@@ -74,6 +74,14 @@ class Shelf(Generic[T]):
         for key, value in self._rows.execute("SELECT key, value FROM kept ORDER BY key"):
             yield _text(key), value
 
+    def under(self, text: str) -> Iterator[T]:
+        """The values of all texts that begin with this one, sorted by the texts' bytes."""
+        begin = _bytes(text)
+        found = self._rows.execute(
+            "SELECT value FROM kept WHERE key >= ? AND key < ? ORDER BY key", (begin, begin + b"\xff")
+        )
+        return (value for (value,) in found)
+
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # a file's name may hold bytes that are no UTF-8
