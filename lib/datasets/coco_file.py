@@ -40,22 +40,28 @@ class CocoFile:
     def records(self, name: str, kind: type[T]) -> Iterator[T]:
         """Those of `images` or `annotations`, as a type."""
         if self._blocks is None:
-            yield from self._list(name, kind)
+            yield from self._value(name, list[kind])  # type: ignore[valid-type]
             return
         try:
             for block in self._blocks.of(name):
                 yield from msgspec.json.decode(block, type=list[kind])  # type: ignore[valid-type]
         except (Irregular, *FAULTS):
-            self._list(name, kind)  # it says what is wrong, and where in the file
+            self._value(name, list[kind])  # type: ignore[valid-type]  # it says what is wrong, and where in the file
             raise
+
+    def value(self, name: str, kind: type[T]) -> T:
+        """Another value of the top level."""
+        try:
+            return msgspec.json.decode(self.top[name], type=kind)
+        except (KeyError, *FAULTS):
+            return self._value(name, kind)
 
     def by_picture(self, folder: Path) -> ByPicture:
         """The annotations; folder: where they lie meanwhile."""
         return ByPicture(folder, self.records("annotations", msgspec.Raw))
 
-    def _list(self, name: str, kind: type[T]) -> list[T]:
-        document = msgspec.defstruct("document", [(name, list[kind])])  # type: ignore[valid-type]
-        found: list[T] = getattr(self._whole(document), name)
+    def _value(self, name: str, kind: type[T]) -> T:
+        found: T = getattr(self._whole(msgspec.defstruct("document", [(name, kind)])), name)
         return found
 
     def _whole(self, kind: type[T]) -> T:

@@ -42,7 +42,7 @@ class FinalNames:
         yolo: labels are found by the name without its suffix, so where two have that in common it gets its suffix's
         name.
         """
-        self._same = _shared(_both_folded(rows) for rows in originals())
+        self._same = repeated(_both_folded(rows) for rows in originals())
         self._encoded: Shelf[str] | None = None
         if any(_ODD.search(name) for rows in originals() for name in self._chosen(rows)):
             self._encoded = self._encoded_names(originals, folder)
@@ -54,7 +54,7 @@ class FinalNames:
         """The names of some of these ImageRows."""
         names = self._plain(rows)
         if self._stems is not None:
-            again = np.isin(_hashes(map(_stem, names)), self._stems)
+            again = np.isin(name_hashes(map(_stem, names)), self._stems)
             names = [_apart(name) if twice else name for name, twice in zip(names, again, strict=True)]
         return [fitting(name) for name in names]
 
@@ -66,7 +66,7 @@ class FinalNames:
 
     def _chosen(self, rows: pd.DataFrame) -> list[str]:
         """Name or path."""
-        several = np.isin(_hashes(map(_folded, rows.file_name)), self._same)
+        several = np.isin(name_hashes(map(_folded, rows.file_name)), self._same)
         pairs = zip(rows.file_name, rows.path, several, strict=True)
         return [path if again or not _safe(name) else name for name, path, again in pairs]
 
@@ -91,7 +91,7 @@ def _short_digest(name: str) -> str:
     return digest(name.encode(errors="surrogateescape"))[:8]
 
 
-def _hashes(texts: Iterable[str]) -> np.ndarray:
+def name_hashes(texts: Iterable[str]) -> np.ndarray:
     """(N,) uint64."""
     return np.array([int.from_bytes(blake2b(_raw(text), digest_size=8).digest()) for text in texts], np.uint64)
 
@@ -102,11 +102,11 @@ def _raw(text: str) -> bytes:
 
 def _both_folded(rows: pd.DataFrame) -> np.ndarray:
     """Hashes of the names and of the paths of some ImageRows; once where a picture has one for both."""
-    names, paths = _hashes(map(_folded, rows.file_name)), _hashes(map(_folded, rows.path))
+    names, paths = name_hashes(map(_folded, rows.file_name)), name_hashes(map(_folded, rows.path))
     return np.concatenate([names, paths[paths != names]])
 
 
-def _shared(hashes: Iterable[np.ndarray]) -> np.ndarray:
+def repeated(hashes: Iterable[np.ndarray]) -> np.ndarray:
     """Those that are there several times, sorted."""
     found = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
     return np.unique(found[1:][found[1:] == found[:-1]])
@@ -116,10 +116,10 @@ def _shared_stems(names: Iterable[list[str]]) -> np.ndarray:
     """Hashes of the stems that several different names have. names: some at a time."""
     whole, stems = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for some in names:
-        whole.append(_hashes(str(PurePosixPath(name)) for name in some))
-        stems.append(_hashes(map(_stem, some)))
+        whole.append(name_hashes(str(PurePosixPath(name)) for name in some))
+        stems.append(name_hashes(map(_stem, some)))
     _, first = np.unique(np.concatenate(whole), return_index=True)
-    return _shared([np.concatenate(stems)[first]])
+    return repeated([np.concatenate(stems)[first]])
 
 
 def _stem(name: str) -> str:

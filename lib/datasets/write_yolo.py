@@ -29,7 +29,7 @@ def yolo_files(coco: CocoFile, sizes: Iterable[tuple[str, int, int]], folder: Pa
             counts where an id is not among them.
         folder: where all this lies meanwhile.
     """
-    categories = msgspec.json.decode(coco.top["categories"], type=list[_ListedCategory])
+    categories = coco.value("categories", list[_ListedCategory])
     codes = {plain_id(category.id): code for code, category in enumerate(categories)}
     measured = Shelf[int](folder)
     measured.put((key, width * _HIGH + height) for key, width, height in sizes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,10 +19,12 @@ from lib.captioning.captioners import CAPTIONERS
 from lib.core.checkpoints import FACTS, MINI, NOT_PUBLISHED, model_of
 from lib.core.errors import AugmentError
 from lib.core.registry import Family, licence_of
+from lib.datasets.coco_file import CocoFile
 from lib.datasets.export import EXPORTERS
 from lib.datasets.export.card import ModelTerms, Provenance
 from lib.datasets.export.export import Exported, export
 from lib.datasets.export.final_set import read_final_set
+from lib.datasets.export.folder import room_beside
 from lib.datasets.names import BESIDE
 from lib.painting.painters import PAINTERS
 from lib.records import kept
@@ -30,6 +32,7 @@ from lib.records.manifest import read_batches
 from lib.records.outputs import FILES, FOLDERS, lies_in, noted_files
 from lib.records.rows import OK, FinalRow
 from lib.records.settings import Choice
+from lib.records.shelf import Shelf
 from lib.runs.account import held
 from lib.runs.parameters import Resolved
 
@@ -51,9 +54,10 @@ def export_run(
     settings = settings_of(root)
     check_place(out, root, settings)
     training = settings.select.split if settings else "train"
-    otherwise = _only_split(root, settings)
-    data = read_final_set(root / "final", _digests(root), training, _splits(root / "final"), otherwise)
-    total, done = sum(1 for _ in data.pictures()), 0
+    otherwise, meanwhile = _only_split(root, settings), room_beside(out)
+    digests, splits = _digests(root, meanwhile), _splits(root / "final", meanwhile)
+    data = read_final_set(root / "final", digests, training, splits, otherwise, meanwhile)
+    total, done = sum(map(len, data.splits.values())), 0
 
     def step(count: int) -> None:
         nonlocal done
@@ -101,15 +105,16 @@ def base_of(root: Path, workspace: Path) -> Path:
 # --- the final set's files ---------------------------------------------------------------------------------------
 
 
-def _digests(root: Path) -> dict[str, str]:
+def _digests(root: Path, meanwhile: Path) -> Shelf[str]:
     """SHA-256 of the pictures as the run wrote them, by file name; none where its manifest is gone."""
-    with contextlib.suppress(AugmentError):
-        found: dict[str, str] = {}
+    found = Shelf[str](meanwhile)
+    try:
         for rows in read_batches(root / "manifests" / "finalise.parquet", FinalRow, ("status", "file_name", "sha256")):
             rows = rows[rows.status == OK]
-            found.update(zip(rows.file_name, rows.sha256, strict=True))
-        return found
-    return {}
+            found.put(zip(rows.file_name, rows.sha256, strict=True))
+    except AugmentError:
+        return Shelf[str](meanwhile)
+    return found
 
 
 class _Image(msgspec.Struct):
@@ -117,32 +122,24 @@ class _Image(msgspec.Struct):
     split: Any = None
 
 
-class _Images(msgspec.Struct):
-    images: list[_Image]
-
-
-def _splits(final: Path) -> dict[str, str]:
+def _splits(final: Path, meanwhile: Path) -> Shelf[str]:
     """A picture's split by the JSON text of its id: final/annotations-SPLIT.json lists them where there are several."""
-    found: dict[str, str] = {}
+    found = Shelf[str](meanwhile)
     with contextlib.suppress(AugmentError):
         for name in noted_files(final):
             match = re.fullmatch(r"annotations-(.+)\.json", name, re.DOTALL)
             if match and name not in BESIDE:
-                found |= dict.fromkeys(_ids(final / name), unquote(match[1]))
+                own = Shelf[str](meanwhile)  # all of a file or, where it is damaged, none
+                own.put((bytes(image.id).decode(), unquote(match[1])) for image in _images(final / name))
+                found.put(own.items())
     return found
 
 
-def _ids(file: Path) -> list[str]:
-    return [bytes(image.id).decode() for image in _images(file)]
-
-
-def _images(file: Path) -> list[_Image]:
+def _images(file: Path) -> Iterator[_Image]:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=_Images).images
+        yield from CocoFile(file).records("images", _Image)
     except FileNotFoundError:
         raise AugmentError(f"{file} not found: run to the end first, which writes it") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise AugmentError(f"{file} is damaged ({error}): run again, which writes it anew") from None
 
 
 def _only_split(root: Path, settings: Resolved | None) -> str:

@@ -44,7 +44,7 @@ class Provenance:
 
 def card(data: FinalSet, format: str, exporter: type[Exporter], provenance: Provenance) -> str:
     """The card as Markdown."""
-    counts = data.counts()
+    counts = data.counts
     total, new = (sum(split[name] for split in counts.values()) for name in ("pictures", "synthetic"))
     research = research_only(provenance)
     parts = [

@@ -8,12 +8,12 @@ get the box's area, 0 and an empty list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import msgspec
 
-from lib.datasets.export.final_set import Box, FinalSet, Picture
+from lib.datasets.export.final_set import Box, FinalSet, Picture, Pictures
 from lib.datasets.export.folder import Files
 
 
@@ -33,15 +33,23 @@ class Coco:
         for split, pictures in data.splits.items():
             for picture in pictures:
                 files.copy(picture, f"images/{split}/{picture.name}")
-            files.write(f"annotations/instances_{split}.json", coco_bytes(data, pictures))
+            files.write(f"annotations/instances_{split}.json", coco_pieces(data, pictures))
 
 
-def coco_bytes(data: FinalSet, pictures: Sequence[Picture]) -> bytes:
+def coco_pieces(data: FinalSet, pictures: Pictures) -> Iterator[bytes]:
     """A COCO file of these pictures; file names are those of the export."""
-    images = [msgspec.json.encode(_record(picture)) for picture in pictures]
-    annotations = [_annotation(box, picture) for picture in pictures for box in picture.boxes]
-    parts = {**data.envelope, "images": _list(images), "annotations": _list(annotations)}
-    return b"{\n" + b",\n".join(msgspec.json.encode(k) + b": " + bytes(v) for k, v in parts.items()) + b"\n}\n"
+    lists = {
+        "images": (msgspec.json.encode(_record(picture)) for picture in pictures),
+        "annotations": (_annotation(box, picture) for picture in pictures for box in picture.boxes),
+    }
+    yield b"{\n"
+    for place, name in enumerate({**data.envelope, **lists}):
+        yield (b",\n" if place else b"") + msgspec.json.encode(name) + b": "
+        if name in lists:
+            yield from _list(lists[name])
+        else:
+            yield bytes(data.envelope[name])
+    yield b"\n}\n"
 
 
 def _record(picture: Picture) -> dict[str, object]:
@@ -61,5 +69,9 @@ def _annotation(box: Box, picture: Picture) -> bytes:
     return msgspec.json.encode({**fields, **changes}) if changes else bytes(box.record)
 
 
-def _list(records: list[bytes]) -> bytes:
-    return b"[\n" + b",\n".join(records) + b"\n]" if records else b"[]"
+def _list(records: Iterable[bytes]) -> Iterator[bytes]:
+    begin = b"[\n"
+    for record in records:
+        yield begin + record
+        begin = b",\n"
+    yield b"[]" if begin == b"[\n" else b"\n]"

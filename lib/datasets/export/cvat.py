@@ -6,6 +6,7 @@ Every label has a checkbox `ignore`, which is true for crowds and ignored boxes.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from typing import ClassVar
 
 from lib.datasets.export.final_set import Box, FinalSet
@@ -24,15 +25,25 @@ class Cvat:
     @staticmethod
     def write(data: FinalSet, files: Files) -> None:
         """Pictures, and one file for all of them."""
-        root = element("annotations", version="1.1")
-        root.append(_meta(data))
-        for place, (split, picture) in enumerate(data.pictures()):
+        for split, picture in data.pictures():
             files.copy(picture, f"images/{split}/{picture.name}")
-            known = {"id": str(place), "name": picture.name, "subset": split}
-            size = {"width": str(picture.width), "height": str(picture.height)}
-            image = ET.SubElement(root, "image", known | size)
-            image.extend(_box(box, data.categories) for box in picture.boxes)
-        files.write("annotations.xml", xml_bytes(root))
+        files.write("annotations.xml", _document(data))
+
+
+def _document(data: FinalSet) -> Iterator[bytes]:
+    """As `xml_bytes` would have it, a picture at a time."""
+    root = element("annotations", version="1.1")
+    root.append(_meta(data))
+    begin, end = xml_bytes(root).rsplit(b"</", 1)
+    yield begin
+    for place, (split, picture) in enumerate(data.pictures()):
+        known = {"id": str(place), "name": picture.name, "subset": split}
+        size = {"width": str(picture.width), "height": str(picture.height)}
+        image = ET.Element("image", known | size)
+        image.extend(_box(box, data.categories) for box in picture.boxes)
+        ET.indent(image, level=1)
+        yield b"  " + ET.tostring(image, encoding="utf-8") + b"\n"
+    yield b"</" + end
 
 
 def _meta(data: FinalSet) -> ET.Element:

@@ -5,7 +5,7 @@ result = export(data, "yolo", Path("data/mine-yolo"), provenance)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Exported:
     format: str
     folder: str
     use: str  # how the tool is started with it
-    splits: dict[str, dict[str, Any]]  # by split, as FinalSet.counts
+    splits: Mapping[str, Mapping[str, Any]]  # by split, as FinalSet.counts
     left_out: dict[str, int]  # reason → number
     notes: list[str]  # what a person must know
 
@@ -52,4 +52,4 @@ def export(
     use = exporter.USE.format(folder=out)
     research = [f"research only: {terms}" for terms in research_only(provenance)]
     notes = [*research, *fitted.notes, *files.notes]
-    return Exported(format, str(out), use, fitted.counts(), dict(sorted(fitted.left_out.items())), notes)
+    return Exported(format, str(out), use, fitted.counts, dict(sorted(fitted.left_out.items())), notes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lib.datasets.export.coco import coco_bytes
+from lib.datasets.export.coco import coco_pieces
 from lib.datasets.export.final_set import FinalSet
 from lib.datasets.export.folder import Files
 
@@ -28,4 +28,4 @@ class FiftyOne:
         for split, pictures in data.splits.items():
             for picture in pictures:
                 files.copy(picture, f"{split}/data/{picture.name}")
-            files.write(f"{split}/labels.json", coco_bytes(data, pictures))
+            files.write(f"{split}/labels.json", coco_pieces(data, pictures))

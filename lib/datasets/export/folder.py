@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from lib.core.errors import AugmentError
-from lib.core.files import digest, file_digest
+from lib.core.files import file_digest
 from lib.datasets.export.final_set import Picture
 from lib.records import kept
 
@@ -59,11 +60,15 @@ class Files:
         self.pictures.append(name)
         self.advance(1)
 
-    def write(self, name: str, data: bytes | str) -> None:
-        """Any other file."""
-        data = data.encode() if isinstance(data, str) else data
-        self._place(name).write_bytes(data)
-        self.labels[name] = digest(data)
+    def write(self, name: str, data: bytes | str | Iterable[bytes]) -> None:
+        """Any other file; of a large one its pieces, which are not held."""
+        pieces = [data.encode()] if isinstance(data, str) else [data] if isinstance(data, bytes) else data
+        found = sha256()
+        with self._place(name).open("wb") as file:
+            for piece in pieces:
+                found.update(piece)
+                file.write(piece)
+        self.labels[name] = found.hexdigest()
 
     def note_unread(self, tool: str, suffixes: tuple[str, ...]) -> None:
         """Note how many of the pictures the tool passes over, by their suffixes."""
@@ -80,6 +85,12 @@ class Files:
         return path
 
 
+def joined(between: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`between.join(pieces)`, piece by piece."""
+    for place, piece in enumerate(pieces):
+        yield between + piece if place else piece
+
+
 @contextlib.contextmanager
 def replaced(out: Path, format: str, advance: Callable[[int], object]) -> Iterator[Files]:
     """Files of a folder beside `out`, which takes its place at the end and is removed on an error."""
@@ -90,7 +101,7 @@ def replaced(out: Path, format: str, advance: Callable[[int], object]) -> Iterat
     try:
         temporary.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AugmentError(f"{out} cannot be written ({error.strerror}): give another folder as --out") from None
+        raise _unwritable(out, error.strerror) from None
     with _held(temporary) as folder:
         try:
             files = Files(folder, advance)
@@ -100,6 +111,20 @@ def replaced(out: Path, format: str, advance: Callable[[int], object]) -> Iterat
             _exchange(folder, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def room_beside(out: Path) -> Path:
+    """The folder that is there already of those that hold `out`; AugmentError where nothing can be written to it."""
+    folder = next(parent for parent in out.parents if parent.is_dir())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _unwritable(out, error.strerror) from None
+    return folder
+
+
+def _unwritable(out: Path, why: str | None) -> AugmentError:
+    return AugmentError(f"{out} cannot be written ({why}): give another folder as --out")
 
 
 @contextlib.contextmanager

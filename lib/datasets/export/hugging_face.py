@@ -30,8 +30,8 @@ class HuggingFace:
         for split, pictures in data.splits.items():
             for picture in pictures:
                 files.copy(picture, f"{split}/{picture.name}")
-            lines = [msgspec.json.encode(_line(picture, data.categories)) for picture in pictures]
-            files.write(f"{split}/metadata.jsonl", b"".join(line + b"\n" for line in lines))
+            lines = (msgspec.json.encode(_line(picture, data.categories)) + b"\n" for picture in pictures)
+            files.write(f"{split}/metadata.jsonl", lines)
         files.note_unread("imagefolder", (".avif", ".mpo"))
 
 

@@ -9,13 +9,14 @@ in percent of them, as Label Studio has them.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from itertools import chain
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
 
 from lib.datasets.export.final_set import Box, FinalSet, Picture
-from lib.datasets.export.folder import Files
+from lib.datasets.export.folder import Files, joined
 from lib.datasets.export.voc import xml_bytes
 
 
@@ -33,19 +34,21 @@ class LabelStudio:
     @staticmethod
     def write(data: FinalSet, files: Files) -> None:
         """Pictures, tasks and the labeling interface."""
-        tasks = []
         for split, picture in data.pictures():
-            name = f"images/{split}/{picture.name}"
-            files.copy(picture, name)
-            tasks.append(_task(name, split, picture, data.categories))
-        files.write("tasks.json", b"[\n" + b",\n".join(map(msgspec.json.encode, tasks)) + b"\n]\n")
+            files.copy(picture, _place(split, picture))
+        tasks = (msgspec.json.encode(_task(split, picture, data.categories)) for split, picture in data.pictures())
+        files.write("tasks.json", chain([b"[\n"], joined(b",\n", tasks), [b"\n]\n"]))
         files.write("config.xml", xml_bytes(_config(data.categories)))
 
 
-def _task(name: str, split: str, picture: Picture, categories: tuple[str, ...]) -> dict[str, Any]:
+def _place(split: str, picture: Picture) -> str:
+    return f"images/{split}/{picture.name}"
+
+
+def _task(split: str, picture: Picture, categories: tuple[str, ...]) -> dict[str, Any]:
     facts = {"image_id": picture.id, "split": split, "synthetic": picture.synthetic}
     return {
-        "data": {"image": f"/data/local-files/?d={quote(name)}", **facts},
+        "data": {"image": f"/data/local-files/?d={quote(_place(split, picture))}", **facts},
         "annotations": [{"result": [_result(box, picture, categories) for box in picture.boxes]}],
     }
 

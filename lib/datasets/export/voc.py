@@ -29,16 +29,17 @@ class Voc:
     @staticmethod
     def write(data: FinalSet, files: Files) -> None:
         """Pictures, an XML file each, and lists of them."""
-        lists: dict[str, str] = dict.fromkeys(data.splits, "")
-        for split, picture in data.pictures():
-            stem = str(PurePosixPath(picture.name).with_suffix(""))
+        for _, picture in data.pictures():
             files.copy(picture, f"JPEGImages/{picture.name}")
-            files.write(f"Annotations/{stem}.xml", xml_bytes(_annotation(picture, data.categories)))
-            lists[split] += f"{stem}\n"
-        for split, text in lists.items():
-            files.write(f"ImageSets/Main/{split}.txt", text)
+            files.write(f"Annotations/{_stem(picture)}.xml", xml_bytes(_annotation(picture, data.categories)))
+        for split, pictures in data.splits.items():
+            files.write(f"ImageSets/Main/{split}.txt", (f"{_stem(picture)}\n".encode() for picture in pictures))
         labels = "".join(f"{name}:::\n" for name in dict.fromkeys(data.categories))
         files.write("labelmap.txt", f"# label:color_rgb:parts:actions\n{labels}")
+
+
+def _stem(picture: Picture) -> str:
+    return str(PurePosixPath(picture.name).with_suffix(""))
 
 
 def _annotation(picture: Picture, categories: tuple[str, ...]) -> ET.Element:

@@ -41,8 +41,8 @@ class Yolo:
         places = {split: f"images/{split}" for split in ("train", "val", "test") if split in data.splits}
         comment = ""
         if "val" not in places and "train" in places:
-            originals = [p.name for p in data.splits["train"] if not p.synthetic]
-            files.write("val.txt", "".join(f"./images/train/{name}\n" for name in originals))
+            originals = (p.name for p in data.splits["train"] if not p.synthetic)
+            files.write("val.txt", (f"./images/train/{name}\n".encode() for name in originals))
             places = {"train": places.pop("train"), "val": "val.txt", **places}
             files.notes.append(_NO_VAL)
             comment = f"# {_NO_VAL}\n"
