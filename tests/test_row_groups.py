@@ -48,16 +48,11 @@ def made(tmp_path_factory):
     return MadeSet(tmp_path_factory.mktemp("made"), PICTURES, size=(96, 64))
 
 
-<<<<<<< HEAD
-def given_for(made, workspace):
-    return {"dataset": made.dataset, "workspace": workspace, "variants": 2, "limit": PICTURES - 4}
-=======
 def given_for(made, workspace, **asked):
-    return {"dataset": made.dataset, "workspace": workspace, "evaluate": {"extractor": None}, **(asked or ALL)}
+    return {"dataset": made.dataset, "workspace": workspace, **(asked or ALL)}
 
 
-ALL = {"variants": 2}
->>>>>>> 085bdce (Candidates of a limit or a target wait on the disk, rounds are entered part by part: 100 to 450 bytes a picture)
+ALL = {"variants": 2, "limit": PICTURES - 4}
 
 
 def test_a_whole_run_gives_the_same_bytes_and_the_next_paints_nothing(made, tmp_path):

@@ -39,7 +39,7 @@ from lib.records.manifest import to_table
 from lib.records.roll import listed
 from lib.records.rows import OK, ImageRow, ObjectRow, arrow_schema
 from lib.records.settings import DatasetSettings
-from lib.records.sorting import laid_down, sorted_rows
+from lib.records.sorting import LaidRows, sorted_rows
 
 _DEEP = MAX_DEPTH + 8  # levels of a file that are read: enough that lib/datasets/formats/coco finds a record too deep
 
@@ -303,18 +303,18 @@ def side_of_tables(
 
     skipped = Counter[str]()
     entries = listed(folder)
-    with laid_down(noted(), folder) if folder else contextlib.nullcontext(list(noted())) as again:
-        all_keys, made = pa.concat_arrays(keys), np.concatenate(marks)
-        has_synthetic = bool(made.any())
-        wanted = made == (part == "synthetic") if has_synthetic and part else np.ones(len(made), bool)
-        # A box without a known picture, place -1, is counted with the originals.
-        counted = np.append(wanted, not (has_synthetic and part == "synthetic"))
-        usable = _usable(objects, all_keys, counted, skipped)
-        found = sorted_rows(usable, _places, max(1, len(made)), boxes, folder or Path())
-        for start, pictures, places, rows in _beside(again, found):
-            own = slice(start, start + len(pictures))
-            for entry in _entries(pictures, made[own], wanted[own], places, rows, root):
-                entries.append(entry)
+    again = LaidRows(noted(), folder) if folder else list(noted())
+    all_keys, made = pa.concat_arrays(keys), np.concatenate(marks)
+    has_synthetic = bool(made.any())
+    wanted = made == (part == "synthetic") if has_synthetic and part else np.ones(len(made), bool)
+    # A box without a known picture, place -1, is counted with the originals.
+    counted = np.append(wanted, not (has_synthetic and part == "synthetic"))
+    usable = _usable(objects, all_keys, counted, skipped)
+    found = sorted_rows(usable, _places, max(1, len(made)), boxes, folder or Path())
+    for start, pictures, places, rows in _beside(again, found):
+        own = slice(start, start + len(pictures))
+        for entry in _entries(pictures, made[own], wanted[own], places, rows, root):
+            entries.append(entry)
     return Side(entries, file, names, skipped, has_synthetic)
 
 
