@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, cast
 
@@ -99,7 +99,7 @@ class _Boxes:
     labels: list[str]
     groups: NDArray[np.int64]  # (N,) pictures that are held out together have one number
     sharp: NDArray[np.float64]
-    crops: list[tuple[Place, Crop]]  # (place, crop)
+    places: list[tuple[Place, list[float]]]  # (picture, xyxy pixels)
 
 
 def judge_content(real: Noted, generated: Noted, seed: int) -> ContentDetails:
@@ -204,13 +204,13 @@ def _details(
                 picture=place[0],
                 source=place[1],
                 size=list(place[2]),
-                box=crop["box"],
-                label=crop["label"],
+                box=box,
+                label=ours.labels[i],
                 said=known[said_new[i]] if nearest[i] <= limit else "",
                 typical=round(float(typical[i]), 4),
                 accepted=bool(good_new[i]),
             )
-            for i, (place, crop) in enumerate(ours.crops)
+            for i, (place, box) in enumerate(ours.places)
         ]
     return ContentDetails.model_validate(found)
 
@@ -300,47 +300,44 @@ def _sharpness(theirs: _Boxes, ours: _Boxes, seed: int) -> dict[str, Any]:
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
-_Placed = Sequence[tuple[Place, Note]]
+_Placed = Iterable[tuple[Place, Note]]
 
 
 def _placed(side: Noted, prefix: str) -> _Placed:
     """Each note with its place; where none are known, every picture is one by itself."""
     places = side.places or [(f"{prefix} {number}", "", (0, 0)) for number in range(len(side.notes))]
-    return [(place, cast(Note, note)) for place, note in zip(places, side.notes, strict=True)]
+    return ((place, cast(Note, note)) for place, note in zip(places, side.notes, strict=True))
 
 
 def _boxes(side: _Placed, names: Sequence[str], numbers: dict[str, int]) -> _Boxes:
     """The boxes of some names. numbers: of the groups, which grow: a picture goes with what it was made from."""
-    crops, groups = [], []
+    looks, labels, groups, sharp, places = bytearray(), list[str](), list[int](), list[float](), []
+    called = {name: name for name in names}  # one object a name, of however many boxes
     for place, note in side:
         group = numbers.setdefault(place[1] or place[0], len(numbers))
-        kept = [crop for crop in note["crops"] if crop["label"] in names]
-        crops += [(place, crop) for crop in kept]
-        groups += [group] * len(kept)
-    rows = [_read(crop["looks"]) for _, crop in crops]
-    return _Boxes(
-        np.stack(rows) if rows else np.zeros((0, 0)),
-        [crop["label"] for _, crop in crops],
-        np.array(groups, np.int64),
-        np.array([crop["sharp"] for _, crop in crops], np.float64),
-        crops,
-    )
+        for crop in note["crops"]:
+            if crop["label"] in called:
+                looks += base64.b64decode(crop["looks"])
+                labels.append(called[crop["label"]])
+                groups.append(group)
+                sharp.append(crop["sharp"])
+                places.append((place, crop["box"]))
+    return _Boxes(_read(looks, len(labels)), labels, np.array(groups, np.int64), np.array(sharp, np.float64), places)
 
 
 def _background(real: _Placed, numbers: dict[str, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Descriptions of the real pictures' background, and their groups."""
-    rows = [
-        (_read(text), numbers.setdefault(place[1] or place[0], len(numbers)))
-        for place, note in real
-        for text in note["beside"]
-    ]
-    if not rows:
-        return np.zeros((0, 0)), np.zeros(0, np.int64)
-    return np.stack([row for row, _ in rows]), np.array([group for _, group in rows], np.int64)
+    looks, groups = bytearray(), list[int]()
+    for place, note in real:
+        for text in note["beside"]:
+            looks += base64.b64decode(text)
+            groups.append(numbers.setdefault(place[1] or place[0], len(numbers)))
+    return _read(looks, len(groups)), np.array(groups, np.int64)
 
 
-def _read(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(base64.b64decode(text), np.float16).astype(np.float64)
+def _read(looks: bytearray, count: int) -> NDArray[np.float64]:
+    """(N, D) of N descriptions, one after another."""
+    return np.frombuffer(looks, np.float16).reshape(count, -1 if count else 0).astype(np.float64)
 
 
 def _skipped(side: Noted, names: Sequence[str]) -> dict[str, int]:
