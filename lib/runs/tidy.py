@@ -18,15 +18,19 @@ made as the stages make them; those of the evaluation by a rerun on a store that
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pandas as pd
 from pydantic import ValidationError
 
@@ -43,7 +47,7 @@ from lib.planning.outlines import outline_key
 from lib.planning.recipe import new_categories
 from lib.planning.surroundings import view_key
 from lib.records import kept
-from lib.records.manifest import former_manifest
+from lib.records.manifest import former_manifest, read_batches, read_manifest
 from lib.records.requests import Request, parsed, picture_keys
 from lib.records.rows import OK, STAGES
 from lib.records.shelf import Shelf
@@ -137,26 +141,41 @@ def _remove(root: Path, paths: Iterable[Path]) -> None:
 
 @dataclass
 class _Last:
-    """What the last run left: its settings, its manifests, its account."""
+    """What the last run left: its settings, its account, its manifests, which are read some rows at a time."""
 
     root: Path
     settings: Resolved
     account: Mapping[str, Any]
-    manifests: Mapping[str, pd.DataFrame]
 
     @property
     def store(self) -> Store:
         return Store(self.root / "store")
 
-    def ok(self, stage: str) -> pd.DataFrame:
-        """A stage's rows that are ok."""
-        rows = self.manifests[stage]
-        return rows[rows.status == OK]
+    @property
+    def meanwhile(self) -> Path:
+        """Folder of shelves."""
+        return self.root / "manifests"
+
+    def manifest(self, stage: str) -> Path:
+        return _manifest(self.root, stage)
+
+    def rows(self, stage: str, *columns: str) -> Iterator[Any]:
+        """A stage's rows."""
+        for rows in read_batches(self.manifest(stage), STAGES[stage], columns):
+            yield from rows.itertuples(index=False)
+
+    def ok(self, stage: str, *columns: str) -> Iterator[Any]:
+        """Those that are ok."""
+        return (row for row in self.rows(stage, "status", *columns) if row.status == OK)
+
+    def table(self, stage: str) -> pd.DataFrame:
+        """All of a stage's rows at once."""
+        return read_manifest(self.manifest(stage), STAGES[stage])
 
     def requests(self) -> Iterator[tuple[str, Request]]:
         """(key, request) of the plan's rows that are ok; a key is the digest of its request, so an altered one does not
         pass: raises AugmentError."""
-        for row in self.ok("plan").itertuples(index=False):
+        for row in self.ok("plan", "key", "request"):
             if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
                 raise AugmentError(f"{self.root / 'manifests' / 'plan.parquet'} is damaged: {_AGAIN}")
             yield row.key, parsed(Request, row.request)
@@ -182,25 +201,33 @@ def _read_last(root: Path) -> _Last:
         settings = Resolved.model_validate(document)
     except ValidationError:
         raise AugmentError(f"{root / 'settings.json'} is missing or of another version: {_AGAIN}") from None
-    manifests = {name: _manifest(root, name, account["stages"][name]) for name in STAGES}
-    last = _Last(root, settings, account, manifests)
+    for name in STAGES:
+        _check_manifest(root, name, account["stages"][name])
+    last = _Last(root, settings, account)
     _check_pictures(last)
     return last
 
 
-def _manifest(root: Path, stage: str, counts: Mapping[str, Any]) -> pd.DataFrame:
-    path = root / "manifests" / f"{stage}.parquet"
-    rows = former_manifest(path, STAGES[stage])
-    if rows is None or (len(rows), int((rows.status == OK).sum())) != (counts["rows"], counts["ok"]):
-        raise AugmentError(f"{path} is {'damaged' if path.exists() else 'missing'}: {_AGAIN}")
-    return rows
+def _manifest(root: Path, stage: str) -> Path:
+    return root / "manifests" / f"{stage}.parquet"
+
+
+def _check_manifest(root: Path, stage: str, counts: Mapping[str, Any]) -> None:
+    """Raise AugmentError where it is not whole: all of it is read once."""
+    path, found = _manifest(root, stage), Counter[str]()
+    with contextlib.suppress(AugmentError):
+        for rows in read_batches(path, STAGES[stage]):
+            found.update(rows=len(rows), ok=int((rows.status == OK).sum()))
+        if (found["rows"], found["ok"]) == (counts["rows"], counts["ok"]):
+            return
+    raise AugmentError(f"{path} is {'damaged' if path.exists() else 'missing'}: {_AGAIN}")
 
 
 def _check_pictures(last: _Last) -> None:
     """Are all pictures that the run made in the store, and those that its requests ask for?"""
-    pictures = Shelf[str](last.root / "manifests")
+    pictures = Shelf[str](last.meanwhile)
     pictures.put((key, picture_keys(request)[-1][1]) for key, request in last.requests())
-    for row in last.ok("generate").itertuples(index=False):
+    for row in last.ok("generate", "key", "name", "picture", "sha256", "size"):
         if pictures.get(row.key) != row.picture:
             raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
         if (
@@ -216,7 +243,7 @@ Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
 def _store_files(last: _Last) -> Iterator[Found]:
-    reached = Shelf[None](last.root / "manifests")
+    reached = Shelf[None](last.meanwhile)
     for items in (_of_captions, _of_donors, _of_requests, _of_screen, _of_detector, _of_rounds):
         reached.put((f"{kind}/{key}", None) for kind, key in items(last))
     evaluated = _of_evaluation(last)
@@ -236,24 +263,45 @@ def _store_files(last: _Last) -> Iterator[Found]:
         yield f"store/{kind}", last.store.path(kind, key), keep
 
 
+class _Source(msgspec.Struct, array_like=True):
+    """Of a picture of the data set, what keys are made of."""
+
+    digest: str
+    frame: str
+    labels: Sequence[str] = ()
+    width: int = 0
+    height: int = 0
+
+
+_decode_source = msgspec.json.Decoder(_Source).decode
+
+
 def _of_captions(last: _Last) -> Iterator[Item]:
-    selected = {row.key: row for row in last.ok("select").itertuples(index=False)}
-    records = dict(zip(last.manifests["ingest"].key, last.manifests["ingest"].record, strict=True))
-    for row in last.manifests["caption"].itertuples(index=False):
-        if row.key in selected:
+    selected, records = Shelf[bytes](last.meanwhile), Shelf[bytes](last.meanwhile)
+    selected.put(
+        (row.key, msgspec.json.encode(_Source(row.digest, row.frame, list(row.labels))))
+        for row in last.ok("select", "key", "digest", "frame", "labels")
+    )
+    records.put((row.key, row.record) for row in last.rows("ingest", "key", "record"))
+    for row in last.rows("caption", "key", "captioner"):
+        if (source := selected.get(row.key)) is not None:
             identity = json.loads(row.captioner)
             captioner = CAPTIONERS[identity["name"]]
-            yield "caption", caption_key(selected[row.key], captioner, identity, records.get(row.key))
+            yield "caption", caption_key(_decode_source(source), captioner, identity, records.get(row.key))
 
 
 def _of_donors(last: _Last) -> Iterator[Item]:
-    pictures = last.manifests["ingest"][["key", "digest", "frame", "width", "height"]]
-    objects = last.manifests["objects"][["image_key", "status", "x", "y", "w", "h"]]
-    objects = objects[objects.status == OK].merge(pictures.rename(columns={"key": "image_key"}), on="image_key")
-    for row in objects.itertuples(index=False):
-        box = crop_of(row)
-        yield "outline", outline_key(row.digest, row.frame, box)
-        yield "view", view_key(row.digest, row.frame, box)
+    pictures = Shelf[bytes](last.meanwhile)
+    pictures.put(
+        (row.key, msgspec.json.encode(_Source(row.digest, row.frame, width=row.width, height=row.height)))
+        for row in last.rows("ingest", "key", "digest", "frame", "width", "height")
+    )
+    for row in last.ok("objects", "image_key", *"xywh"):
+        if (found := pictures.get(row.image_key)) is not None:
+            source = _decode_source(found)
+            box = crop_of(SimpleNamespace(**row._asdict(), width=source.width, height=source.height))
+            yield "outline", outline_key(source.digest, source.frame, box)
+            yield "view", view_key(source.digest, source.frame, box)
 
 
 def _of_requests(last: _Last) -> Iterator[Item]:
@@ -265,17 +313,13 @@ def _of_requests(last: _Last) -> Iterator[Item]:
 
 def _of_screen(last: _Last) -> Iterator[Item]:
     """Verdicts and thumbnails of pictures, and with a judge its shares and the limits."""
-    settings, passed = last.settings.screen, []
-    for row in last.ok("generate").itertuples(index=False):
+    settings = last.settings.screen
+    for row in last.ok("generate", "picture", "sha256"):
         yield "thumbnail", thumbnail_key(row.sha256)
-        key = verdict_key(row, settings)
-        yield "verdict", key
-        verdict = kept.typed(_read_if_kept(last.store, "verdict", key), Verdict)
-        if verdict is None or not verdict["reason"]:
-            passed.append(row)
+        yield "verdict", verdict_key(row, settings)
     if settings.boxes is None or settings.judge is None or "judge" not in last.account:
         return
-    images, objects, judge = last.manifests["ingest"], last.manifests["objects"], last.account["judge"]
+    images, objects, judge = last.table("ingest"), last.table("objects"), last.account["judge"]
     usable = objects[objects.status == OK]
     edit = EDITS.member(last.settings.edit.name, last.settings.edit.values)
     names = sorted({*usable.category, *(name for _, name in new_categories(edit))})
@@ -285,16 +329,25 @@ def _of_screen(last: _Last) -> Iterator[Item]:
     yield from (("shares", key) for key in shares)
     places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
     boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
-    for row, request in last.requests_of(passed):
+    for row, request in last.requests_of(_passed(last)):
         painted = painted_keys(row, request, boxes, names, settings.boxes, judge)
         yield from (("shares", key) for key in painted)
+
+
+def _passed(last: _Last) -> Iterator[Any]:
+    """The painted pictures that a judge may have looked at: those with a reason against them go no further."""
+    for row in last.ok("generate", "key", "picture", "sha256"):
+        key = verdict_key(row, last.settings.screen)
+        verdict = kept.typed(_read_if_kept(last.store, "verdict", key), Verdict)
+        if verdict is None or not verdict["reason"]:
+            yield row
 
 
 def _of_detector(last: _Last) -> Iterator[Item]:
     """What a detector found in the painted pictures."""
     noted = last.account.get("detector")
     if last.settings.screen.unlabelled is not None and isinstance(noted, dict):
-        for row in last.ok("generate").itertuples(index=False):
+        for row in last.ok("generate", "picture", "sha256"):
             yield "found", found_key(row, noted.get("names", ()), str(noted.get("identity")))
 
 
@@ -307,11 +360,11 @@ def _of_rounds(last: _Last) -> Iterator[Item]:
 
 def _of_evaluation(last: _Last) -> set[Item] | None:
     """What is kept of single pictures for the report; None where it cannot be found here, so that all of it stays."""
-    settings, images = last.settings.evaluate, last.manifests["ingest"]
+    settings = last.settings.evaluate
     if settings.extractor is None:
         return set()
-    selected, objects, root = last.ok("select"), last.manifests["objects"], last.settings.dataset.images
-    taken = images.key.isin(selected.key)
+    images, objects, root = last.table("ingest"), last.table("objects"), last.settings.dataset.images
+    taken = images.key.isin([row.key for row in last.ok("select", "key")])
     real = images[taken]
     more = images[~taken & (images.status == OK) & (images.split == last.settings.select.split)]
     recorder = _Recorder(last.root / "store")
@@ -384,11 +437,12 @@ class _Recorder(Store):
 def _part_files(last: _Last) -> Iterator[Found]:
     """Parts whose rows the stage's manifest does not have; with each its record."""
     for folder, stage in _PARTS.items():
-        known = set(last.manifests[stage].key)
+        known = Shelf[None](last.meanwhile)
+        known.put((row.key, None) for row in last.rows(stage, "key"))
         for path in sorted((last.root / "parts" / folder).glob("*.parquet")):
             if _PART.fullmatch(path.name):
                 rows = former_manifest(path, STAGES[stage], ["key"])
-                reached = rows is not None and set(rows.key) <= known
+                reached = rows is not None and all(key in known for key in rows.key)
                 yield from (("parts", file, reached) for file in (path, path.with_suffix(".json")) if file.is_file())
 
 
