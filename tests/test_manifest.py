@@ -1,6 +1,7 @@
 """Manifests: written by rename, checked on reading."""
 
 import json
+import os
 
 import pyarrow.parquet as pq
 import pytest
@@ -97,6 +98,15 @@ def test_a_failed_write_leaves_the_former_file(tmp_path):
         raise RuntimeError("power cut")
     assert path.read_bytes() == b"former"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_has_the_mode_that_its_user_gives_files(tmp_path):
+    former = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "file.bin", b"new")
+    finally:
+        os.umask(former)
+    assert (tmp_path / "file.bin").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("instead", ["folder", "folder with files"])

@@ -9,6 +9,7 @@ from conftest import MadeSet
 
 from lib.core.checkpoints import FACTS
 from lib.core.errors import AugmentError
+from lib.core.files import unused_path
 from lib.records.outputs import (
     FILES,
     FOLDERS,
@@ -224,7 +225,13 @@ def test_one_file_under_two_spellings_is_not_removed(tmp_path):
 
 
 def test_half_written_files_are_removed_by_their_own_names_alone(tmp_path):
-    ours = ["store/paint/ab/.tmp-ab12_xyz", "final/images/.tmp-abcdefgh.png", ".tmp-abcdefgh.json", "models/.tmp-vae/x"]
+    ours = [
+        f"store/paint/ab/{unused_path(Path(), '.png')}",
+        "store/paint/ab/.tmp-ab12_xyz",
+        "final/images/.tmp-abcdefgh.png",
+        ".tmp-abcdefgh.json",
+        "models/.tmp-vae/x",
+    ]
     strange = [".tmp-mine/notes", "given/.tmp-abcdefgh.png", "final/.tmp-of-mine.txt", "models/.tmp-mine/x", "a.tmp"]
     for name in ours + strange:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from flows import cli
+from flows.augment import augment
 from lib.core import files
 from lib.core.errors import AugmentError
 from lib.core.storage import explained, explanation, lasting
@@ -102,15 +103,15 @@ ACCOUNT: dict[str, Any] = {"run": "x", "workspace": "w", "state": "running", "st
 
 def full_disk(monkeypatch: Any, after: int = 0, code: int = errno.ENOSPC) -> list[str]:
     """From now on no new file can be made, but for the first `after`; the list of those that were wanted."""
-    make, wanted = tempfile.mkstemp, list[str]()
+    name, wanted = files.unused_path, list[str]()
 
-    def mkstemp(*args: Any, **options: Any) -> Any:
-        wanted.append(str(options.get("dir")))
+    def unused_path(folder: Path, suffix: str) -> Path:
+        wanted.append(str(folder))
         if len(wanted) > after:
-            raise OSError(code, os.strerror(code), f"{options.get('dir')}/.tmp-x")
-        return make(*args, **options)
+            raise OSError(code, os.strerror(code), f"{folder}/.tmp-x")
+        return name(folder, suffix)
 
-    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(files, "unused_path", unused_path)
     return wanted
 
 
@@ -234,8 +235,6 @@ def test_a_full_home_of_prefect_is_reported_beside_its_result(disk: Path, monkey
 
 
 def run(workspace: Path, dataset: Any) -> Any:
-    from flows.augment import augment
-
     return augment.fn(dataset=dataset, workspace=workspace)
 
 
