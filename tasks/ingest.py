@@ -35,7 +35,7 @@ from lib.records.rows import CaptionRow, FinalRow, ImageRow, ObjectRow, PictureR
 from lib.records.settings import DatasetSettings
 from tasks.artifacts import show_counts
 from tasks.engine import kept, step
-from tasks.inputs import Boxes
+from tasks.inputs import Boxes, forget_sources
 from tasks.jobs import Job, make_job
 from tasks.parts import join_parts, prune_parts, row_places, split_objects, split_parts
 from tasks.run import Work
@@ -64,6 +64,7 @@ class Ingested(BaseModel):
 
 def ingest_dataset(run: Work) -> Ingested:
     """Read the annotations, check every picture (again only where size or time changed), settle the boxes."""
+    forget_sources()
     annotated = read_annotations(run.dataset, str(run.root / "annotated"))
     run.order = read_table(annotated.images.file, ImageRow, ("key",))["key"].combine_chunks()
     last = run.manifest("ingest")

@@ -23,7 +23,7 @@ from lib.core.places import path_of
 from lib.planning.donor_pool import DonorPool, outside_of
 from lib.planning.recipe import Recipe
 from lib.planning.statistics import Statistics, Survey, rows_drawn_from
-from lib.records.manifest import Ref, read_batches, read_manifest, read_table, read_tables, to_table
+from lib.records.manifest import GROUP, Ref, read_batches, read_manifest, read_tables, to_table
 from lib.records.parts import part_name, part_number
 from lib.records.requests import Outcome, parsed
 from lib.records.rows import OK, ImageRow, ObjectRow, PlanRow
@@ -44,29 +44,36 @@ class Boxes(Ref):
 
 def sources_of(images: Ref, folder: str) -> Load:
     """A loader of source pictures by digest. folder: theirs, or its URL."""
-    return _pictures(images, folder).load
+    return _loader(images, folder)
+
+
+def forget_sources() -> None:
+    """Let go of decoded pictures, which an earlier run of this process may have kept: their files may have changed."""
+    _loader.cache_clear()  # type: ignore[attr-defined]
 
 
 def frames_of(images: Ref, image_keys: pd.Series) -> dict[str, tuple[str, str]]:
     """Image key → (digest, frame) of some pictures: what a loader needs."""
-    rows = _pictures(images, "").rows(image_keys.unique())
+    rows = _pictures(images).rows(image_keys.unique())
     return {key: (digest, frame) for key, digest, frame in rows}
 
 
 class _Pictures(Mapping[str, str]):
-    """Digest → file of the pictures of a data set, and their rows by key, at about a hundred bytes each."""
+    """Digest → path of the pictures of a data set, and their rows by key, at some 150 bytes each."""
 
-    def __init__(self, table: pa.Table, folder: Path) -> None:
-        table = table.filter(pc.not_equal(table["digest"], "")).combine_chunks()
-        self.folder, self.table = folder, table
-        self.by = {name: _Places(table[name]) for name in ("key", "digest")}
-        self.load = source_loader(self)
+    def __init__(self, images: Ref) -> None:
+        names = ("key", "digest", "frame", "path")
+        tables = (to_table([], ImageRow).select(names), *read_tables(images.file, ImageRow, names))
+        known = [table.filter(pc.not_equal(table["digest"], "")) for table in tables]
+        self.table = pa.concat_tables(known).combine_chunks()
+        self.by = {name: _Places(self.table[name]) for name in ("key", "digest")}
 
     def __getitem__(self, digest: str) -> str:
         place = self.by["digest"].of(digest)
         if place is None:
             raise KeyError(digest)
-        return str(self.folder / self.table["path"][place].as_py())
+        path: str = self.table["path"][place].as_py()
+        return path
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.table["digest"].to_pylist())
@@ -86,7 +93,8 @@ class _Places:
 
     def __init__(self, texts: pa.ChunkedArray) -> None:
         self.texts = texts
-        hashes = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False)) for chunk in texts.chunks]
+        pieces = (texts.slice(start, GROUP) for start in range(0, len(texts), GROUP))  # each text an object meanwhile
+        hashes = [pd.util.hash_array(piece.to_numpy()) for piece in pieces]
         found = np.concatenate([np.zeros(0, np.uint64), *hashes])
         self.order = np.argsort(found, kind="stable").astype(np.int32)
         self.hashes = found[self.order]
@@ -100,8 +108,13 @@ class _Places:
 
 
 @kept(2)
-def _pictures(images: Ref, folder: str) -> _Pictures:
-    return _Pictures(read_table(images.file, ImageRow, ("key", "digest", "frame", "path")), path_of(folder))
+def _pictures(images: Ref) -> _Pictures:
+    return _Pictures(images)
+
+
+@kept(2)
+def _loader(images: Ref, folder: str) -> Load:
+    return source_loader(_pictures(images), path_of(folder))
 
 
 def usable_objects(objects: Boxes, image_keys: pd.Series) -> pd.DataFrame:

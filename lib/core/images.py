@@ -42,16 +42,17 @@ class Paths(Protocol):
     def __getitem__(self, digest: str, /) -> str: ...
 
 
-def source_loader(paths: Paths, keep: int = 512 * 2**20) -> Load:
+def source_loader(paths: Paths, folder: Path = Path(), keep: int = 512 * 2**20) -> Load:
     """A loader of pictures by digest, checked against it on reading; `keep` bytes of them stay decoded, read-only.
 
-    paths: digest → file. The loader raises PictureError `image_missing` or, where the file has changed since
-    ingest, `image_changed`; other faults of the storage, which may pass, stay OSErrors.
+    paths: digest → file, below `folder` where it is not absolute. The loader raises PictureError `image_missing` or,
+    where the file has changed since ingest, `image_changed`; other faults of the storage, which may pass, stay
+    OSErrors.
     """
 
     @cached(LRUCache(keep, getsizeof=lambda pixels: pixels.nbytes), lock=threading.Lock())
     def load(wanted: str, frame: str) -> np.ndarray:
-        path = Path(paths[wanted])
+        path = folder / paths[wanted]
         try:
             data = here(path, mark=True).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
