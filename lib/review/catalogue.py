@@ -147,7 +147,7 @@ def load_run(root: Path, former: ReviewedRun | None = None, most: int | None = N
     if not total:
         why = ", ".join(f"{in_words(reason)} {count}" for reason, count in sorted(aside.items())) or "none was painted"
         raise AugmentError(f"{root} has no picture to review ({why}): `augment status {root.name}` says what happened")
-    screened = _screened(root, total if most is None else most)
+    screened = _screened(root, most if most is not None and most < total else None)
     plan = _rows_of(root, "plan", PlanRow, ("key", "request"), "key", screened.key)
     requests = dict(zip(plan.key, plan.request, strict=True))
     columns: tuple[str, ...] = ("key", "status", "path", "digest", "frame", "file_name")
@@ -192,15 +192,15 @@ def load_run(root: Path, former: ReviewedRun | None = None, most: int | None = N
     return found
 
 
-def _screened(root: Path, most: int) -> pd.DataFrame:
-    """ScreenRows that are ok, of more than `most` random ones."""
-    path, columns = root / "manifests" / "screen.parquet", ("status", "picture")
-    pictures = (
-        picture for rows in read_batches(path, ScreenRow, columns) for picture in rows.picture[rows.status == OK]
-    )
-    wanted = sampled(pictures, most)
-    found = [rows[(rows.status == OK) & rows.picture.isin(wanted)] for rows in read_batches(path, ScreenRow)]
-    return pd.concat(found, ignore_index=True)
+def _screened(root: Path, some: int | None) -> pd.DataFrame:
+    """ScreenRows that are ok: so many random ones; None: all."""
+    path = root / "manifests" / "screen.parquet"
+    found = (rows[rows.status == OK] for rows in read_batches(path, ScreenRow))
+    if some is not None:
+        named = read_batches(path, ScreenRow, ("status", "picture"))
+        wanted = sampled((picture for rows in named for picture in rows.picture[rows.status == OK]), some)
+        found = (rows[rows.picture.isin(wanted)] for rows in found)
+    return pd.concat(list(found), ignore_index=True)
 
 
 def _rows_of(
