@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lib.core.files import unused_path
 from lib.records.manifest import GROUP, grouped
 
 _FILES = 256  # open at once, at most; each range then holds more rows
@@ -117,10 +117,8 @@ class _Files:
 
     def add(self, number: int, rows: pa.Table) -> None:
         if number not in self.writers:
-            handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".arrow", dir=self.folder)
-            os.close(handle)
-            self.paths[number] = Path(name)
-            self.writers[number] = pa.ipc.new_stream(name, rows.schema)
+            path = self.paths[number] = unused_path(self.folder, ".arrow")
+            self.writers[number] = pa.ipc.new_stream(str(path), rows.schema)
         self.writers[number].write_table(rows)
 
     def read(self) -> Iterator[pa.Table]:
