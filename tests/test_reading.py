@@ -14,10 +14,11 @@ from PIL import Image
 import lib.evaluation.reading
 from lib.core.keys import canonical
 from lib.evaluation.features import Pixels
+from lib.evaluation.matching import sources_of
 from lib.evaluation.metrics import METRICS, AnnotatedPicture
 from lib.evaluation.metrics.regions import Regions
 from lib.evaluation.reading import Reading
-from lib.evaluation.sides import Entry, Labels, Side, read_side, sources_of
+from lib.evaluation.sides import Entry, Labels, Side, read_side
 from lib.records.store import Store
 
 NAMES = ("dark", "light")

@@ -15,7 +15,8 @@ import lib.datasets.formats.coco_pieces
 import lib.evaluation.sides
 from lib.core.errors import AugmentError
 from lib.evaluation.evaluate import evaluate
-from lib.evaluation.sides import Entry, Side, read_side, sources_of
+from lib.evaluation.matching import sources_of
+from lib.evaluation.sides import Entry, Side, read_side
 
 
 def drawn(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from lib.core.errors import AugmentError
 from lib.evaluation.boxes import box_figures
 from lib.evaluation.features import Extractor, extractor_of
+from lib.evaluation.matching import sources_of
 from lib.evaluation.metrics import KINDS, METRICS, numbers_of
 from lib.evaluation.metrics.sets import floor_of
 from lib.evaluation.reading import Reading
 from lib.evaluation.results import Evaluation, FeatureSets, GroupRow, PairRow, Row, UnreadablePictures
-from lib.evaluation.sides import Side, read_side, sources_of
+from lib.evaluation.sides import Side, read_side
 from lib.records.settings import SETS, Choice
 from lib.records.store import Store
 
