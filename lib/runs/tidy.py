@@ -18,12 +18,9 @@ made as the stages make them; those of the evaluation by a rerun on a store that
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,8 +28,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import pandas as pd
-from pydantic import ValidationError
 
 from lib.captioning.caption import caption_key
 from lib.captioning.captioners import CAPTIONERS
@@ -47,13 +42,12 @@ from lib.planning.outlines import outline_key
 from lib.planning.recipe import new_categories
 from lib.planning.surroundings import view_key
 from lib.records import kept
-from lib.records.manifest import former_manifest, read_batches, read_manifest
-from lib.records.requests import Request, parsed, picture_keys
+from lib.records.manifest import former_manifest
+from lib.records.requests import picture_keys
 from lib.records.rows import OK, STAGES
 from lib.records.shelf import Shelf
 from lib.records.store import Store
-from lib.runs.account import read_account
-from lib.runs.parameters import Resolved
+from lib.runs.last_run import LastRun, read_last_run
 from lib.runs.workspace import locked
 from lib.screening.boxes import painted_keys, real_boxes, rule_keys
 from lib.screening.pictures import Verdict, verdict_key
@@ -89,7 +83,6 @@ _PARTS = {name: name for name in ("ingest", "select", "caption", "plan", "genera
 }  # folder of parts → the stage whose rows they have
 _PART = re.compile(r"([0-9a-f]{32}|\d{4,}-of-\d{4,})\.parquet")
 _RESULT = re.compile(r"[0-9a-f]{64}")
-_AGAIN = "run it again to its end, then tidy"
 
 Item = tuple[str, str]  # kind and key in the store
 
@@ -111,7 +104,7 @@ def tidy(root: Path, dry_run: bool = False) -> list[Group]:
     settings or pictures are not what it left: a rerun mends that. Also where a run holds the workspace.
     """
     with locked(root):
-        last = _read_last(root)
+        last = read_last_run(root)
         groups: dict[str, Group] = {}
         left: list[Path] = []
         for name, path, reached in chain(_store_files(last), _part_files(last), _result_files(root)):
@@ -136,113 +129,12 @@ def _remove(root: Path, paths: Iterable[Path]) -> None:
             folder = folder.parent
 
 
-# --- the last run ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Last:
-    """What the last run left: its settings, its account, its manifests, which are read some rows at a time."""
-
-    root: Path
-    settings: Resolved
-    account: Mapping[str, Any]
-
-    @property
-    def store(self) -> Store:
-        return Store(self.root / "store")
-
-    @property
-    def meanwhile(self) -> Path:
-        """Folder of shelves."""
-        return self.root / "manifests"
-
-    def manifest(self, stage: str) -> Path:
-        return _manifest(self.root, stage)
-
-    def rows(self, stage: str, *columns: str) -> Iterator[Any]:
-        """A stage's rows."""
-        for rows in read_batches(self.manifest(stage), STAGES[stage], columns):
-            yield from rows.itertuples(index=False)
-
-    def ok(self, stage: str, *columns: str) -> Iterator[Any]:
-        """Those that are ok."""
-        return (row for row in self.rows(stage, "status", *columns) if row.status == OK)
-
-    def table(self, stage: str) -> pd.DataFrame:
-        """All of a stage's rows at once."""
-        return read_manifest(self.manifest(stage), STAGES[stage])
-
-    def requests(self) -> Iterator[tuple[str, Request]]:
-        """(key, request) of the plan's rows that are ok; a key is the digest of its request, so an altered one does not
-        pass: raises AugmentError."""
-        for row in self.ok("plan", "key", "request"):
-            if hashlib.sha256(b"[" + row.request + b"]").hexdigest() != row.key:
-                raise AugmentError(f"{self.root / 'manifests' / 'plan.parquet'} is damaged: {_AGAIN}")
-            yield row.key, parsed(Request, row.request)
-
-    def requests_of(self, rows: Iterable[Any]) -> Iterator[tuple[Any, Request]]:
-        """Rows, in the order of the plan, each with its request. Raises AugmentError for a row without one."""
-        requests = self.requests()
-        for row in rows:
-            request = next((request for key, request in requests if key == row.key), None)
-            if request is None:
-                raise AugmentError(f"{self.root / 'manifests' / 'plan.parquet'} has no request {row.key}: {_AGAIN}")
-            yield row, request
-
-
-def _read_last(root: Path) -> _Last:
-    account = read_account(root / "status.json")
-    if account["state"] != "completed":
-        raise AugmentError(f"the last run of workspace {root} is {account['state']}: {_AGAIN}")
-    if missing := [name for name in STAGES if name not in account["stages"]]:
-        raise AugmentError(f"the last run of workspace {root} had no stage {missing[0]}: tidy is for `augment run`")
-    document = kept.read(root / "settings.json", dict[str, Any], _AGAIN)
-    try:
-        settings = Resolved.model_validate(document)
-    except ValidationError:
-        raise AugmentError(f"{root / 'settings.json'} is missing or of another version: {_AGAIN}") from None
-    for name in STAGES:
-        _check_manifest(root, name, account["stages"][name])
-    last = _Last(root, settings, account)
-    _check_pictures(last)
-    return last
-
-
-def _manifest(root: Path, stage: str) -> Path:
-    return root / "manifests" / f"{stage}.parquet"
-
-
-def _check_manifest(root: Path, stage: str, counts: Mapping[str, Any]) -> None:
-    """Raise AugmentError where it is not whole: all of it is read once."""
-    path, found = _manifest(root, stage), Counter[str]()
-    with contextlib.suppress(AugmentError):
-        for rows in read_batches(path, STAGES[stage]):
-            found.update(rows=len(rows), ok=int((rows.status == OK).sum()))
-        if (found["rows"], found["ok"]) == (counts["rows"], counts["ok"]):
-            return
-    raise AugmentError(f"{path} is {'damaged' if path.exists() else 'missing'}: {_AGAIN}")
-
-
-def _check_pictures(last: _Last) -> None:
-    """Are all pictures that the run made in the store, and those that its requests ask for?"""
-    pictures = Shelf[str](last.meanwhile)
-    pictures.put((key, picture_keys(request)[-1][1]) for key, request in last.requests())
-    for row in last.ok("generate", "key", "name", "picture", "sha256", "size"):
-        if pictures.get(row.key) != row.picture:
-            raise AugmentError(f"{last.root / 'manifests' / 'generate.parquet'} is damaged: {_AGAIN}")
-        if (
-            last.store.sha256("picture", row.picture) != row.sha256
-            or last.store.size("picture", row.picture) != row.size
-        ):
-            raise AugmentError(f"picture {row.name} is not in the store as the last run left it: {_AGAIN}")
-
-
 # --- what is reached ---------------------------------------------------------------------------------------------
 
 Found = tuple[str, Path, bool]  # group, file, whether it is reached
 
 
-def _store_files(last: _Last) -> Iterator[Found]:
+def _store_files(last: LastRun) -> Iterator[Found]:
     reached = Shelf[None](last.meanwhile)
     for items in (_of_captions, _of_donors, _of_requests, _of_screen, _of_detector, _of_rounds):
         reached.put((f"{kind}/{key}", None) for kind, key in items(last))
@@ -276,7 +168,7 @@ class _Source(msgspec.Struct, array_like=True):
 _decode_source = msgspec.json.Decoder(_Source).decode
 
 
-def _of_captions(last: _Last) -> Iterator[Item]:
+def _of_captions(last: LastRun) -> Iterator[Item]:
     selected, records = Shelf[bytes](last.meanwhile), Shelf[bytes](last.meanwhile)
     selected.put(
         (row.key, msgspec.json.encode(_Source(row.digest, row.frame, list(row.labels))))
@@ -290,7 +182,7 @@ def _of_captions(last: _Last) -> Iterator[Item]:
             yield "caption", caption_key(_decode_source(source), captioner, identity, records.get(row.key))
 
 
-def _of_donors(last: _Last) -> Iterator[Item]:
+def _of_donors(last: LastRun) -> Iterator[Item]:
     pictures = Shelf[bytes](last.meanwhile)
     pictures.put(
         (row.key, msgspec.json.encode(_Source(row.digest, row.frame, width=row.width, height=row.height)))
@@ -304,14 +196,14 @@ def _of_donors(last: _Last) -> Iterator[Item]:
             yield "view", view_key(source.digest, source.frame, box)
 
 
-def _of_requests(last: _Last) -> Iterator[Item]:
+def _of_requests(last: LastRun) -> Iterator[Item]:
     for _, request in last.requests():
         for paint, picture in picture_keys(request):
             yield from (("paint", paint), ("alpha", paint), ("latents", paint), ("picture", picture))
         yield "jpeg", jpeg_key(picture_keys(request)[-1][1], request.source)
 
 
-def _of_screen(last: _Last) -> Iterator[Item]:
+def _of_screen(last: LastRun) -> Iterator[Item]:
     """Verdicts and thumbnails of pictures, and with a judge its shares and the limits."""
     settings = last.settings.screen
     for row in last.ok("generate", "picture", "sha256"):
@@ -334,7 +226,7 @@ def _of_screen(last: _Last) -> Iterator[Item]:
         yield from (("shares", key) for key in painted)
 
 
-def _passed(last: _Last) -> Iterator[Any]:
+def _passed(last: LastRun) -> Iterator[Any]:
     """The painted pictures that a judge may have looked at: those with a reason against them go no further."""
     for row in last.ok("generate", "key", "picture", "sha256"):
         key = verdict_key(row, last.settings.screen)
@@ -343,7 +235,7 @@ def _passed(last: _Last) -> Iterator[Any]:
             yield row
 
 
-def _of_detector(last: _Last) -> Iterator[Item]:
+def _of_detector(last: LastRun) -> Iterator[Item]:
     """What a detector found in the painted pictures."""
     noted = last.account.get("detector")
     if last.settings.screen.unlabelled is not None and isinstance(noted, dict):
@@ -351,14 +243,14 @@ def _of_detector(last: _Last) -> Iterator[Item]:
             yield "found", found_key(row, noted.get("names", ()), str(noted.get("identity")))
 
 
-def _of_rounds(last: _Last) -> Iterator[Item]:
+def _of_rounds(last: LastRun) -> Iterator[Item]:
     """What the rounds towards a target took, which a budget of seconds counts."""
     target = last.account.get("target")
     keys = target.get("keys") if isinstance(target, dict) else None
     yield from (("round", str(key)) for key in keys or ())
 
 
-def _of_evaluation(last: _Last) -> set[Item] | None:
+def _of_evaluation(last: LastRun) -> set[Item] | None:
     """What is kept of single pictures for the report; None where it cannot be found here, so that all of it stays."""
     settings = last.settings.evaluate
     if settings.extractor is None:
@@ -434,7 +326,7 @@ class _Recorder(Store):
 # --- parts and results -------------------------------------------------------------------------------------------
 
 
-def _part_files(last: _Last) -> Iterator[Found]:
+def _part_files(last: LastRun) -> Iterator[Found]:
     """Parts whose rows the stage's manifest does not have; with each its record."""
     for folder, stage in _PARTS.items():
         known = Shelf[None](last.meanwhile)
