@@ -94,17 +94,21 @@ class _Places:
     def __init__(self, texts: pa.ChunkedArray) -> None:
         self.texts = texts
         pieces = (texts.slice(start, GROUP) for start in range(0, len(texts), GROUP))  # each text an object meanwhile
-        hashes = [pd.util.hash_array(piece.to_numpy()) for piece in pieces]
+        hashes = [_hashes(piece.to_numpy()) for piece in pieces]
         found = np.concatenate([np.zeros(0, np.uint64), *hashes])
         self.order = np.argsort(found, kind="stable").astype(np.int32)
         self.hashes = found[self.order]
 
     def of(self, text: str) -> int | None:
-        wanted = pd.util.hash_array(np.array([text], object))[0]
+        wanted = _hashes(np.array([text], object))[0]
         start, end = (int(np.searchsorted(self.hashes, wanted, side)) for side in ("left", "right"))
         return next(
             (place for place in self.order[start:end][::-1].tolist() if self.texts[place].as_py() == text), None
         )
+
+
+def _hashes(texts: np.ndarray) -> np.ndarray:
+    return pd.util.hash_array(texts, categorize=False)  # hardly one is there twice
 
 
 @kept(2)

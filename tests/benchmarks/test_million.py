@@ -14,6 +14,7 @@ Asserts no figures.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -91,8 +92,10 @@ class Watch:
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
-        while True:
-            for process in (self.process, *self.process.children(recursive=True)):
+        for look in itertools.count():
+            if look % 25 == 0:  # to ask for all processes of a machine takes long
+                children = self.process.children(recursive=True)
+            for process in (self.process, *children):
                 try:
                     memory, times = process.memory_info().rss, process.cpu_times()
                 except psutil.NoSuchProcess:
