@@ -18,7 +18,7 @@ from lib.core import checkpoints
 from lib.core.errors import AugmentError
 from lib.core.places import place_of
 from lib.core.words import size_in_words
-from lib.datasets.formats import read_dataset
+from lib.datasets.formats import lay_dataset, read_dataset
 from lib.runs import preflight as module
 from lib.runs.dry_run import DryRun, dry_run
 from lib.runs.parameters import check_parameters
@@ -322,7 +322,7 @@ def test_a_preflight_opens_no_picture_and_writes_nothing(made_set, tmp_path, mon
     monkeypatch.setattr("lib.core.images.load_rgb", lambda *args: pytest.fail("opened"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     settings = check_run(check_parameters({"dataset": made_set.dataset}), tmp_path / "ws")
-    check_data(settings, read_dataset(settings.dataset).pieces)
+    check_data(settings, lay_dataset(settings.dataset))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -11,7 +11,6 @@ run alone. Captions that a model would make are replaced by the template's.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,7 +31,7 @@ from lib.core.errors import AugmentError
 from lib.core.images import source_loader
 from lib.core.places import shown
 from lib.core.registry import Family, Member
-from lib.datasets.formats import Pieces, categories_of, store_dataset
+from lib.datasets.formats import ROOM, Pieces, categories_of, lay_dataset
 from lib.datasets.ingest import check_pictures, settled_objects
 from lib.datasets.select import OBJECT_COLUMNS, in_order_of_limit, select_batches
 from lib.painting.painters import PAINTERS
@@ -58,7 +57,7 @@ from lib.records.manifest import GROUP, grouped, read_table, read_tables, to_tab
 from lib.records.outputs import check_sources
 from lib.records.requests import Request, picture_keys
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PlanRow, Row, SelectRow
-from lib.records.settings import Choice, DatasetSettings
+from lib.records.settings import Choice
 from lib.records.shelf import Shelf
 from lib.records.sorting import LaidRows, sorted_rows
 from lib.records.store import ReadOnlyStore
@@ -108,15 +107,9 @@ def dry_run(parameters: Parameters, workspace: Path, watch: Watch = lambda what,
     return Rehearsal(settings, root, data, watch).result()
 
 
-_ROOM = Path(tempfile.gettempdir())
 _PIECE = 512  # pictures that are captioned and planned together
 _SETTLED = ("key", "status", "reason", "width", "height")
 _STATE = ("status", "reason", "detail", "path", "digest", "frame", "width", "height", "size", "mtime_ns")
-
-
-def lay_dataset(settings: DatasetSettings) -> Pieces:
-    """A data set whose rows wait in temporary files, to be gone through more than once."""
-    return Pieces(*store_dataset(settings, lambda name, tables: LaidRows(tables, _ROOM)))
 
 
 class _Beside:
@@ -136,11 +129,11 @@ class _Beside:
 
         def ordered() -> Iterator[pa.Table]:
             yield empty
-            for places, rows in sorted_rows(own, place_of, max(len(keys), 1), total, _ROOM):
+            for places, rows in sorted_rows(own, place_of, max(len(keys), 1), total, ROOM):
                 np.add.at(counts, places, 1)
                 yield rows
 
-        self._rows = LaidRows(ordered(), _ROOM)
+        self._rows = LaidRows(ordered(), ROOM)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def of(self, some: pd.DataFrame) -> pd.DataFrame:
@@ -162,9 +155,9 @@ class Rehearsal:
         self.store, self.notes = ReadOnlyStore(root / "store"), list[str]()
         self.left = {stage: Counter[str]() for stage in ("ingest", "select", "caption", "plan")}  # by reason
         self.categories = set(categories_of(data.envelope))
-        self.images = LaidRows(self._checked(data.images, watch), _ROOM)
-        self.objects = LaidRows(self._settled(data.objects), _ROOM)  # that are ok
-        paths = Shelf[str](_ROOM)
+        self.images = LaidRows(self._checked(data.images, watch), ROOM)
+        self.objects = LaidRows(self._settled(data.objects), ROOM)  # that are ok
+        paths = Shelf[str](ROOM)
         for table in self.images:
             read = table.filter(pc.not_equal(table["digest"], ""))
             files = (str(settings.dataset.images / path) for path in read["path"].to_pylist())
@@ -176,7 +169,7 @@ class Rehearsal:
     def plan(self) -> Iterator[tuple[list[PlanRow], pd.DataFrame]]:
         """PlanRows of some pictures, and their ObjectRows, which are ok."""
         settings, recipe = self.settings, self.recipe
-        captioned = LaidRows(self._captioned(self._taken()), _ROOM)
+        captioned = LaidRows(self._captioned(self._taken()), ROOM)
         beside = self._objects_of(captioned)
         former, donors = None, dict[str, Any]()
         if recipe.needs_donors:
@@ -290,7 +283,7 @@ class Rehearsal:
         settings = self.settings
         objects = (table.select(OBJECT_COLUMNS) for table in self.objects)
         total = len(self.objects)
-        return select_batches(lambda: self.images, objects, settings.select, settings.seed, limit, _ROOM, total)
+        return select_batches(lambda: self.images, objects, settings.select, settings.seed, limit, ROOM, total)
 
     def _taken(self) -> int | None:
         """How many pictures are taken, in the order of their hashes: as many as it takes for the target, or for so many
@@ -315,7 +308,7 @@ class Rehearsal:
         return max(limit, enough(candidates, limit, come_out))
 
     def _in_order(self, tables: Iterable[pa.Table], total: int) -> LaidRows:
-        return in_order_of_limit(tables, self.settings.seed, total, _ROOM)
+        return in_order_of_limit(tables, self.settings.seed, total, ROOM)
 
     def _objects_of(self, pictures: LaidRows) -> _Beside:
         return _Beside(pictures, self.objects, ObjectRow, len(self.objects))
@@ -340,7 +333,7 @@ class Rehearsal:
                 self.left["select"].update(table["reason"].filter(pc.not_equal(table["status"], OK)).to_pylist())
                 yield table
 
-        usable = LaidRows(_ok(selected()), _ROOM)
+        usable = LaidRows(_ok(selected()), ROOM)
         records = self._records_of(usable)
         for some in _in_pieces(usable):
             captions = self._caption(some, records)
@@ -391,7 +384,7 @@ class Rehearsal:
         if not self.recipe.needs_donors:
             return statistics
         outside = outside_of((table.select(["split", "group"]).to_pandas() for table in self.images), split)
-        return replace(statistics, donors=DonorPool.of_parts(parts(), split, outside, _ROOM))
+        return replace(statistics, donors=DonorPool.of_parts(parts(), split, outside, ROOM))
 
     def _former_plan(self) -> Iterator[pa.Table]:
         """The last run's PlanRows that are ok."""

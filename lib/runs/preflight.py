@@ -1,14 +1,13 @@
 """Preflight: what a run would find wrong later, found within seconds, before Prefect starts and anything is written.
 
     settings = check_run(parameters, workspace)         # names, settings, paths, checkpoints: opens no data
-    check_data(settings, read_dataset(settings.dataset).pieces)        # categories and room: opens no picture
+    check_data(settings, lay_dataset(settings.dataset))        # categories and room: opens no picture
 
 `augment run` does both before its server has started, a deployment's flow as its first step.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from lib.core.places import url_of
 from lib.core.registry import Family, Member
 from lib.core.storage import free_space
 from lib.core.words import size_in_words
-from lib.datasets.formats import FORMATS, Pieces, bring_dataset, categories_of, places_beside, read_dataset
+from lib.datasets.formats import FORMATS, ROOM, Pieces, bring_dataset, categories_of, lay_dataset, places_beside
 from lib.datasets.formats.tables import images_folder
 from lib.datasets.select import OBJECT_COLUMNS, select_batches
 from lib.evaluation.features import EXTRACTORS, extractor_of
@@ -55,8 +54,8 @@ def preflight(parameters: Parameters, workspace: Path) -> bool:
     workspace: used where the parameters have none.
     """
     settings = check_run(parameters, workspace)
-    data = read_dataset(settings.dataset)
-    check_data(settings, data.pieces)
+    data = lay_dataset(settings.dataset, records=False)
+    check_data(settings, data)
     return unchanged(parameters, settings, data)
 
 
@@ -152,7 +151,8 @@ def _measures(settings: EvaluateSettings) -> list[tuple[str, str | None]]:
 def check_data(settings: Resolved, data: Pieces) -> None:
     """Raise AugmentError where the data set lacks a category that is asked for, or the disk the room for the result.
 
-    data: as its annotations describe it, gone through more than once; its pictures need not have been looked at.
+    data: as its annotations describe it, gone through more than once; its pictures need not have been looked at, and
+    its records are not needed.
     """
     known = categories_of(data.envelope)
     recipe = recipe_without_models(settings)
@@ -193,7 +193,7 @@ def check_room(settings: Resolved, data: Pieces) -> None:
         settings.select,
         settings.seed,
         settings.limit,
-        Path(tempfile.gettempdir()),
+        ROOM,
         sum(map(len, data.objects)),
     )
     pictures = sum(len(table.filter(pc.equal(table["status"], OK))) for table in rows)

@@ -26,6 +26,7 @@ import yaml
 from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.core.registry import Member
+from lib.datasets.formats import lay_dataset
 from lib.judges import Judge, make_judge
 from lib.painting.generate import generate_pictures
 from lib.painting.painters import PAINTERS
@@ -37,7 +38,7 @@ from lib.records.requests import Outcome, Request, parsed
 from lib.records.rows import OK, PictureRow, PlanRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
-from lib.runs.dry_run import Rehearsal, Watch, lay_dataset
+from lib.runs.dry_run import Rehearsal, Watch
 from lib.runs.parameters import Parameters
 from lib.runs.preflight import check_data, check_run
 from lib.runs.workspace import Pins, locked, recipe_of

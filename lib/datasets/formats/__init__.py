@@ -7,6 +7,7 @@ lib/datasets/ingest.py checks the pictures themselves.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lib.core.bucket_sets import Beside, bring, bring_beside
 from lib.core.places import url_of
 from lib.core.registry import Family
 from lib.records.settings import DatasetSettings
+from lib.records.sorting import LaidRows
 
 FORMATS = Family(
     "format",
@@ -44,11 +46,6 @@ class Dataset:
     images: pa.Table  # ImageRow; size, mtime_ns, digest, frame not filled in yet
     objects: pa.Table  # ObjectRow
     envelope: bytes  # JSON object: every top-level key of the source in its order, "images" and "annotations" emptied
-
-    @property
-    def pieces(self) -> Pieces:
-        """The same as a single piece."""
-        return Pieces([self.images], [self.objects], self.envelope)
 
 
 class _Category(msgspec.Struct):
@@ -160,3 +157,18 @@ def store_dataset(settings: DatasetSettings, write: Callable[[str, Iterable[pa.T
             return write("images", pieces.images), write("objects", pieces.objects), pieces.envelope
     data = _read(settings)
     return write("images", [data.images]), write("objects", [data.objects]), data.envelope
+
+
+def lay_dataset(settings: DatasetSettings, records: bool = True) -> Pieces:
+    """`read_dataset`, its rows in temporary files, to be gone through more than once.
+
+    records: with the column of the source records, which takes most of the room.
+    """
+
+    def laid(name: str, tables: Iterable[pa.Table]) -> LaidRows:
+        return LaidRows(tables if records else (table.drop_columns("record") for table in tables), ROOM)
+
+    return Pieces(*store_dataset(settings, laid))
+
+
+ROOM = Path(tempfile.gettempdir())  # for rows that do not belong into a workspace
