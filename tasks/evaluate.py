@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lib.core.files import digest, file_digest
@@ -19,11 +17,12 @@ from lib.core.places import url_of
 from lib.evaluation import report
 from lib.evaluation.evaluate import built, evaluate
 from lib.evaluation.features import extractor_of
+from lib.evaluation.real import RealPictures
 from lib.evaluation.results import Evaluation, summary, write_json
-from lib.evaluation.sides import BOX, PICTURE, Side, read_side, side_of_tables
+from lib.evaluation.sides import read_side
 from lib.evaluation.verdict import too_few_pictures
-from lib.records.manifest import GROUP, Ref, read_batches, read_tables
-from lib.records.rows import OK, FinalRow, ImageRow, ObjectRow, SelectRow
+from lib.records.manifest import Ref, read_batches
+from lib.records.rows import OK, FinalRow
 from lib.records.settings import CompareSettings, EvaluateSettings
 from lib.records.store import Store
 from lib.records.verified import keep_shown
@@ -74,15 +73,9 @@ def _account(result: Evaluation) -> dict[str, float]:
     return {name: round(kept[name], 6) for name in sorted(kept, key=lambda name: result.known[name][0].biased)}
 
 
-def _real(inputs: dict[str, Ref], split: str, columns: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Columns of the ImageRows of the selected sources, and of those of what else the split has, some at a time."""
-    tables = read_tables(inputs["selected"].file, SelectRow, ("key", "status"))
-    found = [rows["key"].filter(pc.equal(rows["status"], OK)).combine_chunks() for rows in tables]
-    chosen = pa.concat_arrays([pa.array([], pa.string()), *found])
-    for rows in read_tables(inputs["images"].file, ImageRow, [*{"key", "status", "split", *columns}]):
-        taken = pc.is_in(rows["key"], value_set=chosen)
-        usable = pc.and_(pc.equal(rows["status"], OK), pc.equal(rows["split"], split))
-        yield rows.filter(taken).select(columns), rows.filter(pc.and_not(usable, taken)).select(columns)
+def _real(inputs: dict[str, Ref], split: str) -> RealPictures:
+    images, objects, selected = (inputs[name] for name in ("images", "objects", "selected"))
+    return RealPictures(images.file, objects.file, selected.file, split, objects.rows)
 
 
 def _made(final: Ref) -> Iterator[pd.DataFrame]:
@@ -95,7 +88,7 @@ def _digests(inputs: dict[str, Ref], split: str) -> tuple[NDArray[np.bytes_], ..
     """Of the files of the selected sources, of the synthetic pictures, and of what else the split has; sorted."""
     none = np.zeros(0, np.bytes_)
     real, made, more = [none], [none], [none]
-    for pair in _real(inputs, split, ("digest",)):
+    for pair in _real(inputs, split).tables(("digest",)):
         for found, rows in zip((real, more), pair, strict=True):
             found.append(rows["digest"].to_numpy().astype(np.bytes_))
     made += [rows.sha256.to_numpy(object).astype(np.bytes_) for rows in _made(inputs["final"])]
@@ -104,19 +97,6 @@ def _digests(inputs: dict[str, Ref], split: str) -> tuple[NDArray[np.bytes_], ..
 
 def _texts(digests: NDArray[np.bytes_]) -> Iterator[str]:
     return (one.decode() for one in digests)
-
-
-def _side(inputs: dict[str, Ref], split: str, sources: Path, folder: Path, more: bool = False) -> Side:
-    """The selected sources, or what else the split has, with their boxes."""
-    keys = [pair[more]["key"].combine_chunks() for pair in _real(inputs, split, ("key",))]
-    known = pa.concat_arrays([pa.array([], pa.string()), *keys])
-    objects = inputs["objects"]
-    boxes = (
-        rows.filter(pc.is_in(rows["image_key"], value_set=known))
-        for rows in read_tables(objects.file, ObjectRow, BOX, 8 * GROUP)
-    )
-    images = (pair[more] for pair in _real(inputs, split, PICTURE))
-    return side_of_tables(images, boxes, sources, folder=folder, boxes=objects.rows)
 
 
 @step(name="evaluate", model=True)
@@ -128,15 +108,15 @@ def evaluate_final(
     known = kept_scores(store, key)
     if known is not None:
         return known
-    folder = Path(workspace) / "parts"
+    folder, root, real = Path(workspace) / "parts", Path(sources), _real(inputs, split)
     result = evaluate(
-        _side(inputs, split, Path(sources), folder),
+        real.side(root, folder),
         read_side(Path(workspace) / "final", "synthetic", folder=folder),
         settings.extractor or "pixels",
         advance=lambda count: advance(workspace, "evaluate", count),
         metrics=settings.metrics,
         cache=store,
-        more=_side(inputs, split, Path(sources), folder, more=True),
+        more=real.side(root, folder, others=True),
         folder=folder,
     )
     store.put("metrics", key, json.dumps(result.document(), separators=(",", ":")).encode())  # in its order

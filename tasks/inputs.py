@@ -152,10 +152,10 @@ def boxes_digest(objects: Boxes, image_keys: pd.Series) -> str:
 def donors_of(objects: Boxes, images: Ref, split: str) -> DonorPool:
     """All objects of a split that may be cut out and pasted."""
     outside = outside_of(read_batches(images.file, ImageRow, ("split", "group")), split)
-    return DonorPool.of_parts(_by_picture(objects, images), split, outside, objects.place.parent)
+    return DonorPool.of_parts(by_picture(objects, images), split, outside, objects.place.parent)
 
 
-def _by_picture(objects: Boxes, images: Ref) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+def by_picture(objects: Boxes, images: Ref) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """ObjectRows that are ok and ImageRows, of each some pictures with all their objects."""
 
     def part_of(table: pa.Table) -> np.ndarray:
@@ -177,7 +177,7 @@ def survey_of(
     """The statistics of a data set with these categories, pinned in the workspace at `root`; donors: `donors_of`."""
 
     def rows(_: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return rows_drawn_from(_by_picture(objects, images), split)
+        return rows_drawn_from(by_picture(objects, images), split)
 
     return Survey(root, split, categories, rows, pins)
 

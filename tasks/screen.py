@@ -17,7 +17,7 @@ from lib.core.mirror import drain
 from lib.core.places import path_of, shown
 from lib.core.registry import Member
 from lib.records.manifest import Ref, read_batches, read_manifest
-from lib.records.rows import OK, ImageRow, ObjectRow, PictureRow, ScreenRow
+from lib.records.rows import OK, ObjectRow, PictureRow, ScreenRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
 from lib.screening.boxes import BoxRules, judge_pictures, learn_rules, real_boxes
@@ -26,7 +26,7 @@ from lib.screening.pictures import VERSION, equal_before, measure_pictures
 from lib.screening.unlabelled import Sought, find_unlabelled
 from tasks.engine import log, step
 from tasks.ingest import Ingested
-from tasks.inputs import Boxes, Requests, boxes_digest, boxes_of, frames_of, sources_of, survey_of
+from tasks.inputs import Boxes, Requests, boxes_digest, boxes_of, by_picture, frames_of, sources_of, survey_of
 from tasks.jobs import Job, make_job, may_pass, stage_task
 from tasks.models import judge_for, use_member
 from tasks.progress import advance, begin
@@ -83,14 +83,18 @@ def _paintable(run: Run, ingested: Ingested) -> set[str]:
     return {*(name for _, name in run.recipe.categories), *survey.statistics(run.recipe).places}
 
 
+def _labelled(objects: Ref) -> set[str]:
+    """Categories that have boxes."""
+    batches = read_batches(objects.file, ObjectRow, ("status", "category"))
+    return {name for rows in batches for name in rows.category[rows.status == OK].unique()}
+
+
 @step(name="limits", model=True, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass)
 def judge_real(job: LimitsJob) -> BoxRules:
     """Learn the limits. Not cached: the store knows them, and each picture's shares."""
     images, objects = job.ingested.images, job.ingested.objects
-    rows = read_manifest(objects.file, ObjectRow, ("key", "status", "image_key", "category", *"xywh", "crowd"))
-    pictures = read_manifest(images.file, ImageRow, ("key", "status", "split", "digest", "frame", "width", "height"))
-    names = sorted({*rows.category[rows.status == OK], *job.also})
-    real = real_boxes(rows, pictures, job.split, job.settings.min_side)
+    names = sorted(_labelled(objects) | job.also)
+    real = real_boxes(by_picture(objects, images), job.split, job.settings.min_side)
     begin(job.workspace, "limits", len(real))
     store = Store(path_of(job.workspace) / "store")
     rules = learn_rules(
@@ -111,8 +115,7 @@ def sought_of(run: Run, ingested: Ingested) -> Sought | None:
     settings = run.settings.screen.unlabelled
     if run.detector is None or settings is None:
         return None
-    rows = read_manifest(ingested.objects.file, ObjectRow, ("status", "category"))
-    own = {*rows.category[rows.status == OK], *_paintable(run, ingested)}
+    own = _labelled(ingested.objects) | _paintable(run, ingested)
     with use_member(run.detector.model_dump(mode="json")) as detector:
         identity = detector.identity
     limits = settings.model_dump(include={"do", "score", "overlap", "inside"})

@@ -97,7 +97,7 @@ def load(digest, frame):
 
 
 def learned(store, judge=None, count=30, load=load, **settings):
-    real = real_boxes(objects_of(count), images_of(count), "train", 8)
+    real = real_boxes([(objects_of(count), images_of(count))], "train", 8)
     return learn_rules(real, NAMES, BoxScreenSettings(**settings), judge or ColourJudge(), load, store)
 
 
@@ -129,19 +129,26 @@ def test_real_boxes_are_those_of_the_split_that_can_be_seen():
     objects.loc[objects.key == "red0", "crowd"] = True
     objects.loc[objects.key == "red3", "status"] = REJECTED
     objects.loc[objects.key == "green3", "x"] = 95.0  # 5 of its 20 pixels are inside
-    (row,) = real_boxes(objects, images, "train", 8).itertuples(index=False)
+    (row,) = real_boxes([(objects, images)], "train", 8).itertuples(index=False)
     assert (row.digest, row.category, row.x0, row.x1) == ("d0", "green", 50, 70)
 
 
 def test_of_many_real_boxes_a_fixed_choice_is_taken_that_one_more_picture_hardly_moves():
-    few, more = (real_boxes(objects_of(n), images_of(n), "train", 8, most=10) for n in (60, 61))
+    few, more = (real_boxes([(objects_of(n), images_of(n))], "train", 8, most=10) for n in (60, 61))
     assert few.category.value_counts().to_dict() == {"red": 10, "green": 10}
     both = few.merge(more)
     assert len(both) >= 18
 
 
+def test_real_boxes_are_the_same_however_the_pictures_come():
+    objects, images = objects_of(60), images_of(60)
+    some = [(objects[objects.image_key.isin(few.key)], few) for few in (images[40:], images[:1], images[1:40])]
+    whole = real_boxes([(objects, images)], "train", 8, most=10)
+    assert len(whole) == 20 and real_boxes(some, "train", 8, most=10).equals(whole)
+
+
 def test_no_real_boxes_are_no_rows_and_hold_nothing_back(store):
-    empty = real_boxes(objects_of(1).iloc[:0], images_of(1), "train", 8)
+    empty = real_boxes([(objects_of(1).iloc[:0], images_of(1))], "train", 8)
     rules = learn_rules(empty, NAMES, BoxScreenSettings(), ColourJudge(), load, store)
     assert len(empty) == 0 and not rules.known and set(rules.keep) == {0}
 
@@ -171,7 +178,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_tried_again(store):
 
 
 def test_a_judge_with_nothing_to_choose_from_is_refused(store):
-    real, settings = real_boxes(objects_of(1), images_of(1), "train", 8), BoxScreenSettings(others=[])
+    real, settings = real_boxes([(objects_of(1), images_of(1))], "train", 8), BoxScreenSettings(others=[])
     with pytest.raises(AugmentError, match=r"screen\.boxes\.others"):
         learn_rules(real, ["red"], settings, ColourJudge(), load, store)
 
@@ -230,7 +237,7 @@ def test_real_boxes_fill_themselves_and_what_is_painted_like_them_is_kept(store)
 
 
 def test_the_keys_of_halves_are_found_too(store):
-    row, real = judged(store, painted(), new("1"), filled=2), real_boxes(objects_of(30), images_of(30), "train", 8)
+    row, real = judged(store, painted(), new("1"), filled=2), real_boxes([(objects_of(30), images_of(30))], "train", 8)
     of_judge = NAMES, BoxScreenSettings(filled=2), ColourJudge.identity
     limits, shares = rule_keys(real, *of_judge)
     shares += painted_keys(row, outcome_of(new("1")), OBJECTS, *of_judge)
@@ -276,7 +283,7 @@ def test_a_picture_is_judged_once_and_not_read_again(store):
 
 def test_the_keys_of_what_is_kept_are_found_without_a_judge(store):
     too_small = new("1", (95.0, 10.0, 20.0, 20.0))
-    row, real = judged(store, painted(), new("1"), too_small), real_boxes(objects_of(30), images_of(30), "train", 8)
+    row, real = judged(store, painted(), new("1"), too_small), real_boxes([(objects_of(30), images_of(30))], "train", 8)
     of_judge = NAMES, BoxScreenSettings(), ColourJudge.identity
     limits, shares = rule_keys(real, *of_judge)
     shares += painted_keys(row, outcome_of(new("1"), too_small), OBJECTS, *of_judge)

@@ -372,19 +372,24 @@ class Rehearsal:
         self.notes += [f"target {name}: no further source gives a box" for name in found.without]
         return found.groups
 
+    def by_picture(self) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+        """ObjectRows that are ok and ImageRows, of each some pictures with all their objects."""
+        return ((self._all_objects.of(images), images) for images in _in_pieces(self.images))
+
+    @cached_property
+    def _all_objects(self) -> _Beside:
+        return self._objects_of(self.images)
+
     @cached_property
     def _statistics(self) -> Statistics:
-        split, beside = self.settings.select.split, self._objects_of(self.images)
-
-        def parts() -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-            return ((beside.of(images), images) for images in _in_pieces(self.images))
-
-        survey = Survey(self.root, split, self.categories, lambda _: rows_drawn_from(parts(), split), pins=False)
+        split = self.settings.select.split
+        by_picture = self.by_picture
+        survey = Survey(self.root, split, self.categories, lambda _: rows_drawn_from(by_picture(), split), pins=False)
         statistics = survey.statistics(self.recipe, self.settings.select.categories)
         if not self.recipe.needs_donors:
             return statistics
         outside = outside_of((table.select(["split", "group"]).to_pandas() for table in self.images), split)
-        return replace(statistics, donors=DonorPool.of_parts(parts(), split, outside, ROOM))
+        return replace(statistics, donors=DonorPool.of_parts(by_picture(), split, outside, ROOM))
 
     def _former_plan(self) -> Iterator[pa.Table]:
         """The last run's PlanRows that are ok."""

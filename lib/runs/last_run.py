@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 from pydantic import ValidationError
 
 from lib.core.errors import AugmentError
+from lib.evaluation.real import RealPictures
 from lib.records import kept
-from lib.records.manifest import read_batches, read_manifest
+from lib.records.manifest import read_batches
 from lib.records.requests import Request, parsed, picture_keys
-from lib.records.rows import OK, STAGES
+from lib.records.rows import OK, STAGES, ObjectRow
 from lib.records.shelf import Shelf
 from lib.records.store import Store
 from lib.runs.account import read_account
 from lib.runs.parameters import Resolved
 
+_OF_PICTURE = ("key", "split", "digest", "frame", "width", "height")
 _AGAIN = "run it again to its end, then tidy"
 
 
@@ -62,9 +65,20 @@ class LastRun:
         """Those that are ok."""
         return (row for row in self.rows(stage, "status", *columns) if row.status == OK)
 
-    def table(self, stage: str) -> pd.DataFrame:
-        """All of a stage's rows at once."""
-        return read_manifest(self.manifest(stage), STAGES[stage])
+    def by_picture(self) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+        """ObjectRows, and columns of the ImageRows of their pictures, some at a time; those that are ok."""
+        pictures = Shelf[bytes](self.meanwhile)
+        pictures.put((row.key, msgspec.json.encode(row)) for row in self.ok("ingest", *_OF_PICTURE))
+        for rows in read_batches(self.manifest("objects"), ObjectRow):
+            rows = rows[rows.status == OK]
+            found = [text for key in rows.image_key.unique() if (text := pictures.get(key)) is not None]
+            yield rows, pd.DataFrame(map(msgspec.json.decode, found), columns=["status", *_OF_PICTURE])
+
+    def real_pictures(self) -> RealPictures:
+        """Those that the report is about."""
+        images, objects, selected = map(self.manifest, ("ingest", "objects", "select"))
+        boxes = self.account["stages"]["objects"]["rows"]
+        return RealPictures(images, objects, selected, self.settings.select.split, boxes)
 
     def requests(self) -> Iterator[tuple[str, Request]]:
         """(key, request) of the plan's rows that are ok; a key is the digest of its request, so an altered one does not

@@ -35,7 +35,7 @@ from lib.core.errors import AugmentError
 from lib.core.files import digest, file_digest
 from lib.datasets.finalise import jpeg_key
 from lib.evaluation.evaluate import look_up_results
-from lib.evaluation.sides import read_side, side_of
+from lib.evaluation.sides import read_side
 from lib.planning.donors import crop_of
 from lib.planning.edits import EDITS
 from lib.planning.outlines import outline_key
@@ -44,7 +44,7 @@ from lib.planning.surroundings import view_key
 from lib.records import kept
 from lib.records.manifest import former_manifest
 from lib.records.requests import picture_keys
-from lib.records.rows import OK, STAGES
+from lib.records.rows import STAGES
 from lib.records.shelf import Shelf
 from lib.records.store import Store
 from lib.runs.last_run import LastRun, read_last_run
@@ -145,7 +145,7 @@ def _store_files(last: LastRun) -> Iterator[Found]:
         if kind not in KINDS:
             continue  # of another version: not ours to judge
         if kind in EVALUATED:
-            keep = evaluated is None or (kind, key) in evaluated
+            keep = evaluated is None or f"{kind}/{key}" in evaluated
         elif kind == "shown":
             keep = _read(last.store, kind, key) in shown
         elif kind == "metrics":
@@ -211,19 +211,24 @@ def _of_screen(last: LastRun) -> Iterator[Item]:
         yield "verdict", verdict_key(row, settings)
     if settings.boxes is None or settings.judge is None or "judge" not in last.account:
         return
-    images, objects, judge = last.table("ingest"), last.table("objects"), last.account["judge"]
-    usable = objects[objects.status == OK]
-    edit = EDITS.member(last.settings.edit.name, last.settings.edit.values)
-    names = sorted({*usable.category, *(name for _, name in new_categories(edit))})
-    real = real_boxes(objects, images, last.settings.select.split, settings.boxes.min_side)
+    edit, judge = EDITS.member(last.settings.edit.name, last.settings.edit.values), last.account["judge"]
+    boxes = Shelf[bytes](last.meanwhile)
+    usable = last.ok("objects", "key", "category", *"xywh")
+    boxes.put((row.key, msgspec.json.encode((row.category, (row.x, row.y, row.w, row.h)))) for row in usable)
+    labelled = {row.category for row in last.ok("objects", "category")}
+    names = sorted(labelled | {name for _, name in new_categories(edit)})
+    real = real_boxes(last.by_picture(), last.settings.select.split, settings.boxes.min_side)
     limits, shares = rule_keys(real, names, settings.boxes, judge)
     yield "limits", limits
     yield from (("shares", key) for key in shares)
-    places = zip(usable.x, usable.y, usable.w, usable.h, strict=True)
-    boxes = dict(zip(usable.key, zip(usable.category, places, strict=True), strict=True))
     for row, request in last.requests_of(_passed(last)):
-        painted = painted_keys(row, request, boxes, names, settings.boxes, judge)
+        sources = {label.source for label in request.labels if label.source is not None}
+        own = {key: _decode_box(boxes[key]) for key in sources}
+        painted = painted_keys(row, request, own, names, settings.boxes, judge)
         yield from (("shares", key) for key in painted)
+
+
+_decode_box = msgspec.json.Decoder(tuple[str, tuple[float, float, float, float]]).decode
 
 
 def _passed(last: LastRun) -> Iterator[Any]:
@@ -250,22 +255,20 @@ def _of_rounds(last: LastRun) -> Iterator[Item]:
     yield from (("round", str(key)) for key in keys or ())
 
 
-def _of_evaluation(last: LastRun) -> set[Item] | None:
+def _of_evaluation(last: LastRun) -> Shelf[None] | None:
     """What is kept of single pictures for the report; None where it cannot be found here, so that all of it stays."""
-    settings = last.settings.evaluate
+    settings, root = last.settings.evaluate, last.settings.dataset.images
+    recorder = _Recorder(last.root / "store", Shelf[None](last.meanwhile))
     if settings.extractor is None:
-        return set()
-    images, objects, root = last.table("ingest"), last.table("objects"), last.settings.dataset.images
-    taken = images.key.isin([row.key for row in last.ok("select", "key")])
-    real = images[taken]
-    more = images[~taken & (images.status == OK) & (images.split == last.settings.select.split)]
-    recorder = _Recorder(last.root / "store")
-    if not all((root / path).is_file() for path in real.path):  # a relative path, perhaps, that starts elsewhere
+        return recorder.items_read
+    real = last.real_pictures()
+    paths = (path for rows, _ in real.tables(("path",)) for path in rows["path"].to_pylist())
+    if not all((root / path).is_file() for path in paths):  # a relative path, perhaps, that starts elsewhere
         return None
     try:
-        sources, others = (side_of(some, objects[objects.image_key.isin(some.key)], root) for some in (real, more))
-        synthetic = read_side(last.root / "final", "synthetic")
-        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder, others)
+        sources, more = (real.side(root, last.meanwhile, others) for others in (False, True))
+        synthetic = read_side(last.root / "final", "synthetic", folder=last.meanwhile)
+        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder, more)
     except (AugmentError, ConnectionError):  # no pictures, or a model is not available now
         return None
     return recorder.items_read
@@ -311,12 +314,12 @@ def _read_if_kept(store: Store, kind: str, key: str) -> bytes | None:
 class _Recorder(Store):
     """A store that records which items are read, keeps nothing, and removes nothing."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, items_read: Shelf[None]) -> None:
         super().__init__(root)
-        self.items_read: set[Item] = set()
+        self.items_read = items_read
 
     def get(self, kind: str, key: str) -> bytes | None:
-        self.items_read.add((kind, key))
+        self.items_read.put([(f"{kind}/{key}", None)])
         return _read_if_kept(self, kind, key)
 
     def put(self, kind: str, key: str, data: bytes) -> str:

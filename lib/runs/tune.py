@@ -258,9 +258,9 @@ class _Bench:
 
     def _limits(self, screen: BoxScreenSettings) -> BoxRules:
         data, split = self.rehearsal, self.rehearsal.settings.select.split
-        objects, images = data.objects[:], data.images[:]
-        real = real_boxes(objects, images, split, screen.min_side)
-        names = sorted({*objects.category, *(name for _, name in data.recipe.categories)})
+        real = real_boxes(data.by_picture(), split, screen.min_side)
+        labelled = {name for table in data.objects for name in table["category"].unique().to_pylist()}
+        names = sorted(labelled | {name for _, name in data.recipe.categories})
         rules = learn_rules(real, names, screen, self.judge, data.load, self.store)
         if not rules.known:
             raise AugmentError(

@@ -1,6 +1,6 @@
 """Screening box by box: does each painted box show what its label names? A picture's score decides nothing.
 
-    real = real_boxes(objects, images, "train", settings.min_side)
+    real = real_boxes([(objects, images)], "train", settings.min_side)
     rules = learn_rules(real, names, settings, judge, load, store)       # the limits, from real boxes
     rows = judge_pictures(rows, outcomes, objects, rules, judge, store)  # ScreenRows, `boxes` filled in
 
@@ -76,14 +76,26 @@ class BoxRules(BaseModel):
 
 
 def real_boxes(
-    objects: pd.DataFrame, images: pd.DataFrame, split: str, min_side: float, most: int = MOST
+    parts: Iterable[tuple[pd.DataFrame, pd.DataFrame]], split: str, min_side: float, most: int = MOST
 ) -> pd.DataFrame:
     """Boxes of a split to learn limits from: up to `most` of a category, those with the smallest hashes.
 
-    objects: ObjectRows, images: ImageRows. No crowds, nothing of pictures that are set aside, nothing whose
-    visible side is under `min_side` pixels. Columns: digest, frame, category, x0, y0, x1, y1 (pixels, cut to the
+    parts: ObjectRows, with the ImageRows of their pictures. No crowds, nothing of pictures that are set aside, nothing
+    whose visible side is under `min_side` pixels. Columns: digest, frame, category, x0, y0, x1, y1 (pixels, cut to the
     frame), in the order of the first two and their keys.
     """
+    found = pd.DataFrame({name: [] for name in (*_REAL, "key", "hash")})
+    for objects, images in parts:
+        if len(rows := _real_of(objects, images, split, min_side)):
+            rows = pd.concat([found, rows]) if len(found) else rows
+            found = rows.sort_values("hash").groupby("category", sort=False).head(most)
+    return found.sort_values(["digest", "frame", "key"]).reset_index(drop=True)[list(_REAL)]
+
+
+_REAL = ("digest", "frame", "category", "x0", "y0", "x1", "y1")
+
+
+def _real_of(objects: pd.DataFrame, images: pd.DataFrame, split: str, min_side: float) -> pd.DataFrame:
     pictures = images[(images.status == OK) & (images.split == split)]
     pictures = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
     rows = objects[(objects.status == OK) & ~objects.crowd.astype(bool)].merge(pictures, on="image_key")
@@ -92,9 +104,7 @@ def real_boxes(
     rows = rows.assign(**dict(zip(("x0", "y0", "x1", "y1"), xyxy.T, strict=True)))
     rows = rows[(xyxy[:, 2:] - xyxy[:, :2]).min(axis=1, initial=np.inf) >= max(min_side, 1)]
     hashes = [hashlib.sha256(f"{d} {k}".encode()).hexdigest() for d, k in zip(rows.digest, rows.key, strict=True)]
-    rows = rows.assign(hash=hashes).sort_values("hash").groupby("category", sort=False).head(most)
-    rows = rows.sort_values(["digest", "frame", "key"]).reset_index(drop=True)
-    return rows[["digest", "frame", "category", "x0", "y0", "x1", "y1"]]
+    return rows.assign(hash=hashes)[[*_REAL, "key", "hash"]]
 
 
 def learn_rules(
