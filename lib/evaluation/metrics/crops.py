@@ -13,7 +13,9 @@ crops give the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +29,7 @@ LENGTH = 324 + 36 + 104 + 20 + OCTAVES  # D
 AXES = 48  # principal components, at most
 SHRINK = 0.2  # towards equal spread in all directions
 
-Rows = NDArray[np.float64]  # (N, D)
+Rows = NDArray[np.floating[Any]]  # (N, D)
 
 
 def describe(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -102,31 +104,62 @@ class Discriminant:
     outside: float  # mean square of what the axes leave of a training row
 
     @classmethod
-    def fit(cls, rows: Rows, labels: NDArray[np.int64], count: int) -> Discriminant:
-        """rows: (N, D); labels: (N,), 0 .. count − 1, each there at least once."""
-        mean, spread = rows.mean(0), rows.std(0)
+    def fit(
+        cls, rows: Rows, labels: NDArray[np.int64], count: int, some: NDArray[np.int64] | None = None
+    ) -> Discriminant:
+        """rows: (N, D), of any kind of float; labels: (N,), 0 .. count − 1, each there at least once; some: numbers of
+        the rows to learn from, none: all."""
+        some = np.arange(len(rows)) if some is None else some
+        labels, total = labels[some], len(some)
+        mean = sum(block.sum(0) for block in _blocks(rows, some)) / total
+        spread = np.sqrt(sum(np.square(block - mean).sum(0) for block in _blocks(rows, some)) / total)
         scale = spread + 1e-3 * spread.max() + 1e-6
-        inside = (rows - mean) / scale
-        # The largest last; D is some hundreds, N may be tens of thousands.
-        axes = np.linalg.eigh(inside.T @ inside)[1].T[::-1][: max(1, min(AXES, len(rows) // 3))]
-        at = inside @ axes.T
+        alike = sum(inside.T @ inside for inside in _standard(rows, some, mean, scale))
+        # The largest last.
+        axes = np.linalg.eigh(alike)[1].T[::-1][: max(1, min(AXES, total // 3))]
+        at, outside = _projected(_standard(rows, some, mean, scale), axes)
         centres = np.stack([at[labels == label].mean(0) for label in range(count)])
         apart = at - centres[labels]
-        within = apart.T @ apart / max(1, len(rows) - count)
+        within = apart.T @ apart / max(1, total - count)
         middle = np.trace(within) / len(within)
         within = (1 - SHRINK) * within + (SHRINK * middle + 1e-9) * np.eye(len(within))
-        outside = float(np.square(inside - at @ axes).sum(1).mean())
-        return cls(mean, scale, axes, centres, np.linalg.inv(within), max(outside, 1e-9))
+        return cls(mean, scale, axes, centres, np.linalg.inv(within), max(float(outside.mean()), 1e-9))
 
-    def distances(self, rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
-        """(M, C) squared Mahalanobis distances to each centre, and (M,) what the axes leave of a row, 1 in training."""
-        inside = (rows - self.mean) / self.scale
-        at = inside @ self.axes.T
+    def distances(self, rows: Rows, some: NDArray[np.int64] | None = None) -> tuple[Rows, NDArray[np.float64]]:
+        """(M, C) squared Mahalanobis distances to each centre, and (M,) what the axes leave of a row, 1 in training.
+
+        some: as for `fit`.
+        """
+        some = np.arange(len(rows)) if some is None else some
+        at, outside = _projected(_standard(rows, some, self.mean, self.scale), self.axes)
         white = np.linalg.cholesky(self.inverse)
         rows_white, centres_white = at @ white, self.centres @ white
         squares: Rows = np.square(rows_white).sum(1)[:, None] - 2 * rows_white @ centres_white.T
         squares = np.maximum(squares + np.square(centres_white).sum(1), 0)
-        return squares, np.square(inside - at @ self.axes).sum(1) / self.outside
+        return squares, outside / self.outside
+
+
+_BLOCK = 4096  # rows in double precision at once: there may be hundreds of thousands
+
+
+def _blocks(rows: Rows, some: NDArray[np.int64]) -> Iterator[Rows]:
+    for start in range(0, len(some), _BLOCK):
+        yield rows[some[start : start + _BLOCK]].astype(np.float64)
+
+
+def _standard(
+    rows: Rows, some: NDArray[np.int64], mean: NDArray[np.float64], scale: NDArray[np.float64]
+) -> Iterator[Rows]:
+    return ((block - mean) / scale for block in _blocks(rows, some))
+
+
+def _projected(blocks: Iterable[Rows], axes: Rows) -> tuple[Rows, NDArray[np.float64]]:
+    """(N, P) coordinates, and (N,) squared length of what the axes leave."""
+    at, left = [np.zeros((0, len(axes)))], [np.zeros(0)]
+    for inside in blocks:
+        at.append(inside @ axes.T)
+        left.append(np.square(inside - at[-1] @ axes).sum(1))
+    return np.concatenate(at), np.concatenate(left)
 
 
 def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.evaluation.metrics import Details, Noted, Place
-from lib.evaluation.metrics.crops import LENGTH, Discriminant, auc
+from lib.evaluation.metrics.crops import LENGTH, Discriminant, Rows, auc
 
 FOLDS = 5
 LEAST = 5  # real boxes of a category, below which it has no judge
@@ -95,7 +95,7 @@ class ContentDetails(Details):
 class _Boxes:
     """N boxes of one side and what the judge makes of them."""
 
-    rows: NDArray[np.float64]  # (N, D)
+    rows: Rows  # (N, D)
     labels: list[str]
     groups: NDArray[np.int64]  # (N,) pictures that are held out together have one number
     sharp: NDArray[np.float64]
@@ -115,11 +115,8 @@ def judge_content(real: Noted, generated: Noted, seed: int) -> ContentDetails:
     empty = {"names": known, "skipped": skipped, "n_real": len(theirs.labels), "n_painted": len(ours.labels)}
     if not theirs.labels or len(known) == 0 or len(set(theirs.groups.tolist())) < FOLDS:
         return ContentDetails.model_validate(_NOTHING | empty)
-    rows = theirs.rows if len(known) == len(names) else np.concatenate([theirs.rows, beside])
-    labels = np.array([known.index(name) for name in theirs.labels] + [len(names)] * (len(rows) - len(theirs.rows)))
-    groups = np.concatenate([theirs.groups, of_beside])[: len(rows)]
+    judges = _judges(theirs, (beside, of_beside), names, known, fold)
     asked = ((theirs.rows, theirs.groups), (ours.rows, ours.groups), (beside, of_beside))
-    judges = [_judge(rows, labels, fold[groups] != number) for number in range(FOLDS)]
     judged = [_judged(judges, some, fold[of_some], len(known)) for some, of_some in asked]
     return _details(theirs, ours, judged, known, fold, seed, empty)
 
@@ -135,16 +132,31 @@ _NOTHING: dict[str, Any] = {
 _Judge = tuple[NDArray[np.int64], Discriminant] | None  # the names that it has learned, by their numbers
 
 
-def _judge(rows: NDArray[np.float64], labels: NDArray[np.int64], learned: NDArray[np.bool_]) -> _Judge:
-    """One that has learned some of the rows; None where there are none."""
+def _judges(
+    theirs: _Boxes,
+    background: tuple[Rows, NDArray[np.int64]],
+    names: Sequence[str],
+    known: Sequence[str],
+    fold: NDArray[np.int64],
+) -> list[_Judge]:
+    """One a fold, of the real boxes and the background in the other folds; None where there are none."""
+    beside, of_beside = background if len(known) > len(names) else (background[0][:0], background[1][:0])
+    rows = np.concatenate([theirs.rows, beside]) if len(beside) else theirs.rows
+    labels = np.array([known.index(name) for name in theirs.labels] + [len(names)] * len(beside))
+    of_rows = fold[np.concatenate([theirs.groups, of_beside])]
+    return [_judge(rows, labels, np.flatnonzero(of_rows != number)) for number in range(FOLDS)]
+
+
+def _judge(rows: Rows, labels: NDArray[np.int64], learned: NDArray[np.int64]) -> _Judge:
+    """One that has learned some of the rows."""
     there = np.unique(labels[learned])
     if not len(there):
         return None
-    return there, Discriminant.fit(rows[learned], np.searchsorted(there, labels[learned]), len(there))
+    return there, Discriminant.fit(rows, np.searchsorted(there, labels), len(there), learned)
 
 
 def _judged(
-    judges: Sequence[_Judge], some: NDArray[np.float64], of_some: NDArray[np.int64], count: int
+    judges: Sequence[_Judge], some: Rows, of_some: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(N,) the nearest name of each of some rows, and (N, count) how far it is from each, by the judges of its fold."""
     said, far = np.zeros(len(some), np.int64), np.full((len(some), count), np.inf)
@@ -153,7 +165,7 @@ def _judged(
         if not len(at) or judge is None:
             continue
         there, model = judge
-        squares, outside = model.distances(some[at])
+        squares, outside = model.distances(some, at)
         said[at] = there[squares.argmin(axis=1)]
         far[np.ix_(at, there)] = squares / len(model.axes) + outside[:, None]
     return said, far
@@ -266,9 +278,9 @@ def _apart(theirs: _Boxes, ours: _Boxes, fold: NDArray[np.int64], seed: int) -> 
     groups = np.concatenate([theirs.groups, ours.groups])
     scores = np.full(len(rows), np.nan)
     for number in range(FOLDS):
-        at = fold[groups] == number
-        if at.any() and len(set(new[~at].tolist())) == 2:
-            squares, _ = Discriminant.fit(rows[~at], new[~at].astype(np.int64), 2).distances(rows[at])
+        at, others = (np.flatnonzero(one) for one in (fold[groups] == number, fold[groups] != number))
+        if len(at) and len(set(new[others].tolist())) == 2:
+            squares, _ = Discriminant.fit(rows, new.astype(np.int64), 2, others).distances(rows, at)
             scores[at] = squares[:, 0] - squares[:, 1]
     known = np.isfinite(scores)
     if not (known & new).any() or not (known & ~new).any():
@@ -325,7 +337,7 @@ def _boxes(side: _Placed, names: Sequence[str], numbers: dict[str, int]) -> _Box
     return _Boxes(_read(looks, len(labels)), labels, np.array(groups, np.int64), np.array(sharp, np.float64), places)
 
 
-def _background(real: _Placed, numbers: dict[str, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _background(real: _Placed, numbers: dict[str, int]) -> tuple[Rows, NDArray[np.int64]]:
     """Descriptions of the real pictures' background, and their groups."""
     looks, groups = bytearray(), list[int]()
     for place, note in real:
@@ -335,9 +347,9 @@ def _background(real: _Placed, numbers: dict[str, int]) -> tuple[NDArray[np.floa
     return _read(looks, len(groups)), np.array(groups, np.int64)
 
 
-def _read(looks: bytearray, count: int) -> NDArray[np.float64]:
+def _read(looks: bytearray, count: int) -> Rows:
     """(N, D) of N descriptions, one after another."""
-    return np.frombuffer(looks, np.float16).reshape(count, -1 if count else 0).astype(np.float64)
+    return np.frombuffer(looks, np.float16).reshape(count, -1 if count else 0)
 
 
 def _skipped(side: Noted, names: Sequence[str]) -> dict[str, int]:
