@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from lib.core.errors import AugmentError, checked
 from lib.records.outputs import inputs_of
-from lib.records.settings import Choice, CompareSettings
+from lib.records.settings import SAMPLE, Choice, CompareSettings
 from lib.runs.workspace import locked
 from tasks.evaluate import compare_sets
 from tasks.progress import Progress
@@ -33,6 +33,7 @@ def evaluate(
     boxes: Path | None = None,
     format: str | None = None,
     seed: int = 0,
+    limit: int = SAMPLE,
     workspace: Path | None = None,
 ) -> State[None]:
     """Measure generated pictures beside real ones; what was computed of a picture is not computed again.
@@ -45,6 +46,7 @@ def evaluate(
         boxes: labels of the real pictures, where `real` is a folder of them.
         format: of those annotations; none: loco for a CSV, else coco.
         seed: of the floor's halvings and KID's subsets.
+        limit: pictures of a side that are measured, at most: of more a random sample, always the same.
         workspace: folder of the run; none: data/runs/NAME of the deployment.
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}

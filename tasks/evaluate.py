@@ -45,7 +45,7 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     split = run.settings.select.split
     inputs = {"images": ingested.images, "objects": ingested.objects, "selected": selected.manifest, "final": final}
     real, made, more = _digests(inputs, split)
-    run.progress.start("evaluate", len(real) + len(made))
+    run.progress.start("evaluate", sum(min(len(some), settings.limit) for some in (real, made)))
     scores: dict[str, float] = {}
     if min(len(real), len(made)) < 2:
         verdict = too_few_pictures(len(real), len(made))
@@ -53,7 +53,8 @@ def evaluate_pictures(run: Run, ingested: Ingested, selected: Staged, final: Ref
     else:
         metrics = [[name, metric.VERSION, metric.settings, metric.identity] for name, metric in built(settings.metrics)]
         labels = [ingested.objects.sha256, file_digest(run.root / "final" / "annotations.json")]
-        about = (VERSION, extractor_of(settings.extractor).identity, metrics, labels)
+        sample = [settings.limit] if max(len(real), len(made)) > settings.limit else []
+        about = (VERSION, extractor_of(settings.extractor).identity, metrics, labels, *sample)
         key = key_of_texts(*about, texts=map(_texts, (real, made, more)))
         # Of a bucket the final set lies on this machine alone, and the report names files of it.
         work = evaluate_final.with_options(model=False) if url_of(run.root) or url_of(run.sources) else evaluate_final
@@ -117,6 +118,7 @@ def evaluate_final(
         metrics=settings.metrics,
         cache=store,
         more=real.side(root, folder, others=True),
+        limit=settings.limit,
         folder=folder,
     )
     store.put("metrics", key, json.dumps(result.document(), separators=(",", ":")).encode())  # in its order
@@ -173,7 +175,7 @@ def compare(workspace: str, settings: CompareSettings) -> Evaluation:
     """Not cached as a whole: it looks at every file, and computes what the store does not have of its content."""
     real = read_side(settings.real, "originals", settings.boxes, settings.format)
     generated = read_side(settings.generated, "synthetic")
-    begin(workspace, "evaluate", len(real.entries) + len(generated.entries))
+    begin(workspace, "evaluate", sum(min(len(side.entries), settings.limit) for side in (real, generated)))
     return evaluate(
         real,
         generated,
@@ -182,4 +184,5 @@ def compare(workspace: str, settings: CompareSettings) -> Evaluation:
         lambda count: advance(workspace, "evaluate", count),
         metrics=settings.metrics,
         cache=Store(Path(workspace) / "store"),
+        limit=settings.limit,
     )

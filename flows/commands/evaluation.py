@@ -52,6 +52,12 @@ class Evaluate:
         add_set(parser, "a metric's setting: regions.model=mini:clip")
         parser.add_argument("--seed", type=int, default=0, help="of halvings, subsets, bootstraps; default %(default)s")
         parser.add_argument(
+            "--limit",
+            type=int,
+            metavar="N",
+            help="pictures of a side that are measured, at most: of more a random sample; default {sample}",
+        )
+        parser.add_argument(
             "--margin", type=int, help="pixels around each box that do not count as background; default 16"
         )
         parser.add_argument(
@@ -75,6 +81,7 @@ class Evaluate:
         from lib.evaluation.report import write_report
         from lib.evaluation.results import read_result, summary, write_json
         from lib.evaluation.sides import read_side
+        from lib.records.settings import SAMPLE
         from lib.records.store import Store
 
         metrics, file = _metrics(options), options.json
@@ -82,6 +89,8 @@ class Evaluate:
             file, OUT.quiet = None, True
         if options.seed < 0:
             raise AugmentError(f"--seed {options.seed}: expected a number from 0")
+        if options.limit is not None and options.limit < 2:
+            raise AugmentError(f"--limit {options.limit}: expected a number from 2")
         if options.beside and not options.report:
             raise AugmentError("--beside puts a result into a report: give --report FILE as well")
         inputs = [options.real, options.generated, options.boxes, options.beside]
@@ -90,7 +99,8 @@ class Evaluate:
         before = {options.beside.stem: read_result(options.beside)} if options.beside else {}
         real = read_side(options.real, "originals", options.boxes, options.format)
         generated = read_side(options.generated, "synthetic")
-        total, done = len(real.entries) + len(generated.entries), count(1)
+        limit, done = options.limit or SAMPLE, count(1)
+        total = sum(min(len(side.entries), limit) for side in (real, generated))
         try:
             with bars() as watch:
                 result = evaluate(
@@ -101,6 +111,7 @@ class Evaluate:
                     lambda _: watch("evaluate", next(done), total),
                     metrics=metrics,
                     cache=None if cache is None else Store(cache),
+                    limit=limit,
                 )
         except ConnectionError as error:  # a download failed; the same command may work later
             raise AugmentError(f"{error}; try again, or give a local folder with --set METRIC.model=FOLDER") from None

@@ -64,7 +64,7 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = super()._get_help_string(action) or ""
-        for name in ("metrics", "sets", "extractors", "formats", "exporters"):
+        for name in ("metrics", "sets", "sample", "extractors", "formats", "exporters"):
             text = text.replace(f"{{{name}}}", _listed(name)) if f"{{{name}}}" in text else text
         return text
 
@@ -75,12 +75,12 @@ def _listed(family: str) -> str:
     from lib.datasets.formats import FORMATS
     from lib.evaluation.features import EXTRACTORS
     from lib.evaluation.metrics import listed
-    from lib.records.settings import MEASURED
+    from lib.records.settings import MEASURED, SAMPLE
 
     extractors = ", ".join(f"{name} ({EXTRACTORS[name].ABOUT})" for name in EXTRACTORS)
     exporters = "; ".join(f"{name}: {EXPORTERS[name].ABOUT}" for name in EXPORTERS)
     texts = {"metrics": listed(), "sets": ",".join(MEASURED), "extractors": extractors, "formats": ", ".join(FORMATS)}
-    return (texts | {"exporters": exporters})[family]
+    return (texts | {"exporters": exporters, "sample": str(SAMPLE)})[family]
 
 
 class _Print(argparse.Action):

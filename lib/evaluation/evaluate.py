@@ -29,6 +29,7 @@ from lib.evaluation.metrics import KINDS, METRICS, numbers_of
 from lib.evaluation.metrics.sets import floor_of
 from lib.evaluation.reading import Reading
 from lib.evaluation.results import Evaluation, FeatureSets, GroupRow, PairRow, Row, UnreadablePictures
+from lib.evaluation.sample import sampled
 from lib.evaluation.sides import Side, read_side
 from lib.records.settings import SETS, Choice
 from lib.records.store import Store
@@ -48,6 +49,7 @@ def evaluate(
     metrics: Sequence[str | Choice] = SETS,
     cache: Store | None = None,
     more: Side | None = None,
+    limit: int | None = None,
     folder: Path | None = None,
 ) -> Evaluation:
     """Scores of a generated set against a real one; every picture is decoded once.
@@ -56,16 +58,19 @@ def evaluate(
     generated the synthetic), the pictures' paths, or a side. extractor: by name, or one that is built. seed: of the
     floor's halvings, KID's subsets and bootstraps. advance: called with the number of pictures done. metrics: members
     of METRICS, by name or with settings. cache: keeps what was computed. more: other real pictures, to learn from.
-    folder: for what is noted of pictures meanwhile, which may be more than memory should hold; none: in memory. A
-    generated picture without labels has those of its source.
+    limit: of each side so many pictures at most are measured, see sample.py; none: all. folder: for what is noted of
+    pictures meanwhile, which may be more than memory should hold; none: in memory. A generated picture without labels
+    has those of its source.
 
     Its `numbers` are the metrics' own of sets and of all pictures, and the means of those of pairs and groups.
     Raises AugmentError where nothing at all can be measured (fewer than two readable pictures on a side for metrics of
     sets, no pictures of one name for those of pairs, no labels where a metric needs them), for an unknown metric, or
     where weights are missing.
     """
-    sides = {"real": _side(real, "originals"), "generated": _side(generated, "synthetic")}
-    _check_apart(sides["real"], sides["generated"])
+    whole = {"real": _side(real, "originals"), "generated": _side(generated, "synthetic")}
+    _check_apart(whole["real"], whole["generated"])
+    some = sampled(whole["real"], whole["generated"], limit, folder) if limit else tuple(whole.values())
+    sides = dict(zip(whole, some, strict=True))
     sources = sources_of(sides["real"], sides["generated"])
     members, left_out = _fit(built(metrics), sides, sources)
     kinds = {kind: [one for one in members if kind == one[1].OF] for kind in KINDS}
@@ -106,7 +111,10 @@ def evaluate(
         "groups": {"count": len(reading.grouped), "sources": reading.grouped} if kinds["groups"] else None,
         "pictures": reading.singles if kinds["pictures"] else None,
         "boxes": reading.boxes if kinds["pictures"] else None,
-        "labels": box_figures([sides["real"], *([more] if more else [])], sides["generated"]),
+        "labels": box_figures([whole["real"], *([more] if more else [])], whole["generated"]),
+        "whole": {name: len(side.entries) for name, side in whole.items()}
+        if sides["real"] is not whole["real"]
+        else None,
         "failed": reading.failed,
         "unreadable": UnreadablePictures.of(reading.unreadable),
     }
@@ -132,11 +140,13 @@ def look_up_results(
     metrics: Sequence[str | Choice],
     cache: Store,
     more: Side | None = None,
+    limit: int | None = None,
 ) -> None:
     """Look up in a cache all that `evaluate` would look up of pictures, and compute nothing that it does not have.
 
     Raises AugmentError for an unknown metric or extractor, and where a model is not available.
     """
+    real, generated = sampled(real, generated, limit) if limit else (real, generated)
     sides, sources = {"real": real, "generated": generated}, sources_of(real, generated)
     members, _ = _fit(built(metrics), sides, sources)
     kinds = {kind: [(name, _Idle(one)) for name, one in members if kind == one.OF] for kind in KINDS}

@@ -167,7 +167,7 @@ def _view(results: Results) -> dict[str, Any]:
 
 
 def _sizes(run: str, result: Evaluation) -> tuple[str, str, str]:
-    parts = [f"{result.n_real} real, {result.n_generated} generated"]
+    parts = [result.sizes]
     parts += [f"{result.pairs.count} beside their sources"] if result.pairs else []
     parts += [f"{result.groups.count} groups of variants"] if result.groups else []
     return run, "; ".join(parts), result.features.features if result.features else ""

@@ -139,6 +139,7 @@ class Evaluation(BaseModel):
     details: dict[str, Any] = {}  # by metric, of its type MORE
     n_real: int  # pictures that could be read
     n_generated: int
+    whole: dict[str, int] | None = None  # where a sample was measured, pictures of each side: real, generated
     features: FeatureSets | None = None  # where sets were measured
     pairs: Pairs | None = None  # where pairs were
     groups: Groups | None = None  # where groups were
@@ -168,6 +169,15 @@ class Evaluation(BaseModel):
     def verdict(self) -> Verdict:
         """By the rules of verdict.py; never read from a file, so that an old result is judged as a new one."""
         return verdict_of(self)
+
+    @property
+    def sizes(self) -> str:
+        """How many pictures were measured, in words."""
+        counts = {"real": self.n_real, "generated": self.n_generated}
+        if self.whole is None:
+            return ", ".join(f"{count} {side}" for side, count in counts.items())
+        parts = (f"{count:,} of {self.whole[side]:,} {side}" for side, count in counts.items())
+        return f"a random sample: {', '.join(parts)}"
 
     def kind_of(self, number: str) -> str:
         """sets, pairs, groups or pictures."""
@@ -204,6 +214,7 @@ class Evaluation(BaseModel):
         fields |= counts | {"left_out": self.left_out, "about": self.about}
         fields |= {"failed": [one.model_dump() for one in self.failed], "unreadable": self.unreadable.model_dump()}
         fields |= {"labels": self.labels.model_dump()} if self.labels is not None else {}
+        fields |= {"whole": self.whole} if self.whole is not None else {}
         fields |= {"verdict": self.verdict.model_dump()}
         safe: dict[str, Any] = json_safe(fields)
         return safe
@@ -262,7 +273,11 @@ def json_safe(value: Any) -> Any:
 
 def summary(result: Evaluation) -> str:
     """A few lines for a person: the scores, the floor beside them, and the remarks. KID first where FID is biased."""
-    lines = [*result.verdict.lines(), ""] + (_of_sets(result) if result.features is not None else [])
+    lines = [*result.verdict.lines(), ""]
+    if result.features is not None:
+        lines += _of_sets(result)
+    elif result.whole is not None:
+        lines.append(f"{result.sizes} pictures")
     if result.pairs is not None:
         lines.append(f"{result.pairs.count} pictures beside their sources")
     if result.groups is not None:
@@ -288,7 +303,7 @@ def _of_sets(result: Evaluation) -> list[str]:
     known = {name: result.known[name][0] for name in result.of_kind("sets") if result.known[name][0].brief}
     scores = sorted((name for name in known if known[name].floor), key=lambda n: result.biased and known[n].biased)
     beside = f" {'at ' + str(floor.m):>12}   real against real at {floor.m}" if floor else ""
-    lines = [f"{result.n_real} real, {result.n_generated} generated pictures; features: {result.features.extractor}"]
+    lines = [f"{result.sizes} pictures; features: {result.features.extractor}"]
     lines += [f"          {'score':>12}{beside}"] if scores else []
     for name in scores:
         at_m = floor.beside(name) if floor else None

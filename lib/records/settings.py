@@ -310,6 +310,7 @@ class FinaliseSettings(Settings):
 
 SETS = ("fid", "kid", "overlap", "twins")  # metrics of whole sets
 MEASURED = (*SETS, "content")  # the metrics that are measured by default
+SAMPLE = 20_000  # pictures of a side that are measured by default, at most: the larger ones take hours and gigabytes
 
 
 class EvaluateSettings(Settings):
@@ -317,6 +318,11 @@ class EvaluateSettings(Settings):
     metrics: list[str | Choice] = Field(
         [*MEASURED, "background"],
         description="what to measure: names, or names with their settings",
+    )
+    limit: int = Field(
+        SAMPLE,
+        ge=2,
+        description="pictures of a side that are measured, at most: of more a random sample, always the same",
     )
 
 
@@ -332,6 +338,11 @@ class CompareSettings(Settings):
     boxes: Path | None = Field(None, description="labels of the real pictures, where `real` is a folder of them")
     format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")
     seed: int = Field(0, ge=0, description="of the floor's halvings and KID's subsets")
+    limit: int = Field(
+        SAMPLE,
+        ge=2,
+        description="pictures of a side that are measured, at most: of more a random sample, always the same",
+    )
     workspace: Place | None = None
 
 

@@ -268,7 +268,7 @@ def _of_evaluation(last: LastRun) -> Shelf[None] | None:
     try:
         sources, more = (real.side(root, last.meanwhile, others) for others in (False, True))
         synthetic = read_side(last.root / "final", "synthetic", folder=last.meanwhile)
-        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder, more)
+        look_up_results(sources, synthetic, settings.extractor, settings.metrics, recorder, more, settings.limit)
     except (AugmentError, ConnectionError):  # no pictures, or a model is not available now
         return None
     return recorder.items_read
