@@ -11,7 +11,7 @@ from conftest import MadeSet, tree
 
 from flows import augment_dataset
 from lib.records import sorting
-from lib.runs import dry_run
+from lib.runs import dry_run, rehearsal
 from lib.runs.parameters import check_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ def test_a_part_of_the_pictures_is_the_same_part(made, tmp_path, asked, painted)
 def test_a_dry_run_in_small_pieces_says_the_same(made, tmp_path, monkeypatch, asked):
     parameters = check_parameters(given_for(made, tmp_path / "workspace", **asked))
     whole = dry_run.dry_run(parameters, tmp_path)
-    monkeypatch.setattr(dry_run, "_PIECE", 3)
+    monkeypatch.setattr(rehearsal, "_PIECE", 3)
     monkeypatch.setattr(sorting, "GROUP", 4)
     monkeypatch.setattr(sorting.sorted_rows, "__defaults__", (5,))
     assert dry_run.dry_run(parameters, tmp_path) == whole and whole.pictures > 0

@@ -38,9 +38,9 @@ from lib.records.requests import Outcome, Request, parsed
 from lib.records.rows import OK, PictureRow, PlanRow
 from lib.records.settings import BoxScreenSettings, ScreenSettings
 from lib.records.store import Store
-from lib.runs.dry_run import Rehearsal, Watch
 from lib.runs.parameters import Parameters
 from lib.runs.preflight import check_data, check_run
+from lib.runs.rehearsal import Rehearsal, Watch
 from lib.runs.workspace import Pins, locked, recipe_of
 from lib.screening.boxes import BoxRules, judge_pictures, learn_rules, real_boxes
 from lib.screening.labels import BoxVerdict
