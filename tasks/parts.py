@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.core import mirror
-from lib.records.manifest import GROUP, Ref, read_batches, read_table, read_tables, to_table, write_manifest
+from lib.records.manifest import GROUP, Ref, read_batches, read_table, read_tables, write_manifest
 from lib.records.parts import part_count, part_name, part_number
 from lib.records.rows import OK, ObjectRow, Row
 from lib.records.sorting import sorted_rows
@@ -113,11 +113,16 @@ def join_parts(run: Work, parts: Sequence[Ref], row_type: type[Row], places: np.
         yield rows
 
 
-def joined(parts: Sequence[Ref], row_type: type[Row], columns: Sequence[str], places: np.ndarray) -> pa.Table:
-    """Some columns of `join_parts` at once, for what compares all rows."""
-    tables = (read_table(ref.file, row_type, columns) for ref in parts)
-    empty = to_table([], row_type).select(columns)
-    return pa.concat_tables([empty, *tables]).take(np.argsort(places, kind="stable"))
+def texts_at(parts: Sequence[Ref], row_type: type[Row], column: str, rows: np.ndarray) -> list[str]:
+    """A column of M rows by their numbers, (M,), as the rows of all parts lie there."""
+    found, order = np.empty(len(rows), object), np.argsort(rows, kind="stable")
+    starts = np.cumsum([0, *(ref.rows for ref in parts)])
+    bounds = np.searchsorted(rows[order], starts)
+    for ref, start, low, high in zip(parts, starts.tolist(), bounds.tolist(), bounds[1:].tolist(), strict=False):
+        if high > low:
+            some = order[low:high]
+            found[some] = read_table(ref.file, row_type, (column,))[column].take(rows[some] - start).to_pylist()
+    return list(found)
 
 
 def row_places(run: Work, parts: Sequence[Ref], row_type: type[Row], by: str = "image_key") -> np.ndarray:

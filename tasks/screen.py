@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter
 
 from lib.core.checkpoints import ModelRef
@@ -167,7 +166,7 @@ def screen_jobs(run: Run, ingested: Ingested, rules: BoxRules | None) -> Callabl
     return job
 
 
-def screen_stage(run: Run, rules: BoxRules | None, equal: Callable[[pa.Table], np.ndarray] = equal_before) -> Stage:
+def screen_stage(run: Run, rules: BoxRules | None, equal: Callable[[np.ndarray], np.ndarray] = equal_before) -> Stage:
     """The stage, whose jobs are those of `screen_jobs`. equal: finds duplicates, where these are to be set aside."""
     judged = rules is not None or run.detector is not None
     return Stage(

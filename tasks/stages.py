@@ -25,14 +25,14 @@ import pyarrow as pa
 from lib.core.errors import AugmentError
 from lib.core.files import atomic_path
 from lib.records.kept import forget_ref, note_ref, noted_ref
-from lib.records.manifest import Ref, row_marks, to_table, write_batches
-from lib.records.rows import MAY_PASS, Row, lost_rows
-from lib.screening.pictures import COMPARED, set_aside_equal
+from lib.records.manifest import Ref, read_table, row_marks, to_table, write_batches
+from lib.records.rows import MAY_PASS, Row, ScreenRow, lost_rows
+from lib.screening.pictures import COMPARED, pixel_marks, set_aside_equal
 from tasks.artifacts import show_counts
 from tasks.engine import Step, WorkerDied, engine, wait_for
 from tasks.jobs import Job
 from tasks.models import release_models
-from tasks.parts import in_turn, join_parts, joined, prune_parts, row_places
+from tasks.parts import in_turn, join_parts, prune_parts, row_places, texts_at
 from tasks.run import Work
 
 Done = tuple[Ref, bool]  # a job's output, and whether it was made in this run
@@ -57,8 +57,8 @@ class Stage:
     takes: tuple[str, type[Row]]  # the job's input whose rows become these
     by: str = "image_key"  # column with the image key
     valid: Callable[[Ref], bool] = lambda part: True  # do the files exist that an earlier run's part names?
-    # Of ScreenRow columns COMPARED, all in the order of the data set: the row that each is equal to, -1 for none.
-    equal: Callable[[pa.Table], np.ndarray] | None = None
+    # Of the `pixel_marks` of all ScreenRows in the order of the data set: the row that each is equal to, -1 for none.
+    equal: Callable[[np.ndarray], np.ndarray] | None = None
     # New rows of a part that was made now; None: those that are missing or different in the last manifest.
     made: Callable[[Ref], int] | None = None
     more: Callable[[Path, Path], dict[str, Any]] = lambda before, now: {}  # of the two manifests, for the account
@@ -287,16 +287,20 @@ def _set_aside(
 ) -> Iterator[pa.Table]:
     """ScreenRows in the order of the data set, of equal pictures the first alone ok. places: of `row_places`."""
     assert stage.equal is not None
-    equal = stage.equal(joined(parts, stage.row_type, COMPARED, places))
+    order = np.argsort(places, kind="stable")
+    equal = stage.equal(marks_of(parts)[order])
     firsts = np.unique(equal[equal >= 0])
-    named_first = (
-        joined(parts, stage.row_type, ("name",), places)["name"].take(firsts).to_pylist() if len(firsts) else []
-    )
-    names = dict(zip(firsts.tolist(), named_first, strict=True))
+    names = dict(zip(firsts.tolist(), texts_at(parts, stage.row_type, "name", order[firsts]), strict=True))
     equal_of = in_turn(equal)
     for table in tables:
         named = [names.get(place) for place in equal_of(table).tolist()]
         yield to_table(set_aside_equal(table.to_pandas(), named), stage.row_type) if any(named) else table
+
+
+def marks_of(screened: Sequence[Ref]) -> np.ndarray:
+    """`pixel_marks` of the ScreenRows of all parts, as they lie there."""
+    marks = (pixel_marks(read_table(ref.file, ScreenRow, COMPARED)) for ref in screened)
+    return np.concatenate([np.zeros((0, 2), np.uint64), *marks])
 
 
 def _new_rows(before: Path, now: Path, row_type: type[Row], fresh: Sequence[Ref]) -> int:

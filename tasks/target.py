@@ -46,18 +46,18 @@ from lib.records.manifest import GROUP, Ref, grouped, read_manifest, read_tables
 from lib.records.rows import OK, CaptionRow, ImageRow, ObjectRow, PictureRow, PlanRow, ScreenRow, SelectRow
 from lib.screening.accepted import Accepted
 from lib.screening.boxes import BoxRules
-from lib.screening.pictures import COMPARED, equal_before
+from lib.screening.pictures import equal_before
 from tasks.artifacts import show_target
 from tasks.engine import log, step
 from tasks.generate import generate_stage, note_whole, painting
 from tasks.ingest import Ingested
 from tasks.inputs import Requests, boxes_of, statistics_of, usable_objects
 from tasks.jobs import may_pass
-from tasks.parts import joined, row_places
+from tasks.parts import row_places, texts_at
 from tasks.plan import plan_jobs, plan_stage, planned
 from tasks.run import Run
 from tasks.screen import screen_stage, screening
-from tasks.stages import Done, Link, Stage, Staged, close_stage, run_parts
+from tasks.stages import Done, Link, Stage, Staged, close_stage, marks_of, run_parts
 
 _STAGES = ("plan", "generate", "screen")  # of a round
 
@@ -219,9 +219,9 @@ class Rounds:
         equal, parts = self._screening().equal, self._screened
         if equal is None:
             return set()
-        places = row_places(self.run, parts, ScreenRow)
-        repeated = equal(joined(parts, ScreenRow, COMPARED, places)) >= 0
-        return set(joined(parts, ScreenRow, ("key",), places)["key"].filter(pa.array(repeated)).to_pylist())
+        order = np.argsort(row_places(self.run, parts, ScreenRow), kind="stable")
+        repeated = equal(marks_of(parts)[order]) >= 0
+        return set(texts_at(parts, ScreenRow, "key", order[repeated]))
 
     @property
     def _screened(self) -> list[Ref]:
@@ -230,13 +230,13 @@ class Rounds:
     def _screening(self) -> Stage:
         return screen_stage(self.run, self.rules, self._equal)
 
-    def _equal(self, rows: pa.Table) -> np.ndarray:
+    def _equal(self, marks: np.ndarray) -> np.ndarray:
         """Duplicates of pictures of earlier rounds, and then of earlier ones of the same round."""
         each = zip(self.round_of, self._screened, strict=True)
         rounds = np.array([number for number, part in each for _ in range(part.rows)], np.int64)
         rounds = rounds[np.argsort(row_places(self.run, self._screened, ScreenRow), kind="stable")]
         order = rounds.argsort(kind="stable")
-        found, equal = equal_before(rows.take(order)), np.full(len(rows), -1)
+        found, equal = equal_before(marks[order]), np.full(len(marks), -1)
         equal[order[found >= 0]] = order[found[found >= 0]]
         return equal
 

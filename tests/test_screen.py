@@ -11,7 +11,7 @@ from lib.records.manifest import to_table
 from lib.records.rows import OK, REJECTED, PictureRow, ScreenRow
 from lib.records.settings import ScreenSettings
 from lib.records.store import Store
-from lib.screening.pictures import COMPARED, equal_before, measure_pictures, set_aside_equal
+from lib.screening.pictures import COMPARED, equal_before, measure_pictures, pixel_marks, set_aside_equal
 
 NOISE = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 SOURCE = np.random.default_rng(2).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -165,11 +165,12 @@ def test_progress_is_reported_for_every_row(store):
 
 def marked(*rows) -> pd.DataFrame:
     table = to_table(list(rows), ScreenRow)
-    equal = equal_before(table.select(COMPARED)).tolist()
+    equal = equal_before(pixel_marks(table.select(COMPARED))).tolist()
     return set_aside_equal(table.to_pandas(), [None if place < 0 else rows[place].name for place in equal])
 
 
 def screened(name, pixels, status=OK, reason=""):
+    pixels = pixels and hashlib.sha256(pixels.encode()).hexdigest()
     return ScreenRow(f"r-{name}", status, reason, "", "1", f"p-{name}", "s", name, 9, 9, pixels)
 
 

@@ -48,7 +48,7 @@ def sorted_rows(
         return
     width = -(-most // ranges)
     with _Files(folder, ranges) as files:
-        for table in grouped(tables, 4 * size):
+        for table in _gathered(tables, 4 * size):
             places = places_of(table)
             order = np.argsort(places, kind="stable")
             cuts = np.searchsorted(places[order] // width, np.arange(ranges + 1))
@@ -60,6 +60,19 @@ def sorted_rows(
             yield _sorted(rows.drop_columns([_PLACE]), places)
 
 
+def _gathered(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of so many at least, or of fewer that are large; each column in one piece."""
+    held = list[pa.Table]()
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= rows or sum(one.nbytes for one in held) >= _HELD:
+            yield pa.concat_tables(held).combine_chunks()
+            held.clear()
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+_HELD = 2**24  # bytes; dealing them out takes several times as much
 _PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lib.core.files import digest
 from lib.core.images import Load, PictureError, load_rgb
@@ -128,22 +129,26 @@ def _row(row: Any, verdict: Verdict) -> ScreenRow:
     )
 
 
-def equal_before(rows: pa.Table) -> np.ndarray:
-    """(N,) the number of the first row whose picture is equal, of ScreenRow columns COMPARED in the order that
-    counts; -1 for the first itself, and for rows that are not ok or whose pixels are not known."""
+def pixel_marks(rows: pa.Table) -> NDArray[np.uint64]:
+    """(N, 2) of ScreenRow columns COMPARED: half of the digest of each picture's pixels; 0 for rows that are not ok or
+    whose pixels are not known."""
     ok = pc.and_(pc.equal(rows["status"], OK), pc.not_equal(rows["pixels"], ""))
-    places = np.flatnonzero(np.asarray(ok))
-    half = pc.utf8_slice_codeunits(rows["pixels"].filter(ok), 0, 32)  # of the hex digits: 128 bits
-    codes = np.concatenate([np.zeros(0, np.int32), *_codes(half)])
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    found = np.full(len(rows), -1)
-    repeated = first[inverse] != np.arange(len(codes))
-    found[places[repeated]] = places[first[inverse][repeated]]
+    halves = pc.utf8_slice_codeunits(rows["pixels"].filter(ok), 0, 32).to_pylist()  # hex digits: 128 bits
+    marks = np.zeros((len(rows), 2), np.uint64)
+    marks[np.asarray(ok)] = np.frombuffer(bytes.fromhex("".join(halves)), np.uint64).reshape(-1, 2)
+    return marks
+
+
+def equal_before(marks: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(N,) the number of the first row whose picture is equal, of `pixel_marks` in the order that counts; -1 for the
+    first itself, and for marks of 0."""
+    order = np.lexsort((marks[:, 1], marks[:, 0]))  # equal ones in their order
+    placed = marks[order]
+    same = np.concatenate([[False], (placed[1:] == placed[:-1]).all(axis=1)])[: len(marks)] & placed.any(axis=1)
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(marks))))
+    found = np.full(len(marks), -1)
+    found[order[same]] = order[first[same]]
     return found
-
-
-def _codes(texts: pa.ChunkedArray) -> list[np.ndarray]:
-    return [np.asarray(chunk.indices) for chunk in texts.dictionary_encode().unify_dictionaries().chunks]
 
 
 def set_aside_equal(rows: pd.DataFrame, names: Sequence[str | None]) -> pd.DataFrame:
