@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 
 from lib.captioning.caption import CaptionForm, caption_pictures
 from lib.captioning.captioners import CAPTIONERS
 from lib.core.keys import key_of
-from lib.records.manifest import Ref, read_manifest, read_table
-from lib.records.rows import CaptionRow, ImageRow, SelectRow
-from tasks.engine import kept
+from lib.records.manifest import Ref, read_manifest
+from lib.records.rows import CaptionRow, SelectRow
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of
+from tasks.inputs import records_of, sources_of
 from tasks.jobs import Job, make_job, stage_task
 from tasks.models import use_member
 from tasks.run import Run
@@ -50,15 +49,8 @@ def _read(ingested: Ingested, part: Ref, needs: bool) -> dict[str, str]:
     """What a captioner that needs the records depends on beside the selected rows."""
     if not needs:
         return {}
-    records = _records(ingested.images)
+    records = records_of(ingested.images)
     return {"records": key_of(*(records[key].decode() for key in read_manifest(part.file, SelectRow, ("key",)).key))}
-
-
-@kept(2)
-def _records(images: Ref) -> Mapping[str, bytes]:
-    """Image key → the picture's record, 300 bytes or so each."""
-    table = read_table(images.file, ImageRow, ("key", "record"))
-    return dict(zip(table["key"].to_pylist(), table["record"].to_pylist(), strict=True))
 
 
 @stage_task("caption")
@@ -68,6 +60,6 @@ def caption_part(job: Job) -> Ref:
     images = Ref.model_validate(job.where["images"])
     load = sources_of(images, job.sources)
     with use_member(job.where["captioner"]) as captioner:
-        records = _records(images) if captioner.NEEDS_RECORDS else {}
+        records = records_of(images) if captioner.NEEDS_RECORDS else {}
         rows = caption_pictures(job.read("selected", SelectRow), form, job.store, load, captioner, job.advance, records)
     return job.write(rows, CaptionRow)

@@ -63,10 +63,12 @@ class _Pictures(Mapping[str, str]):
 
     def __init__(self, images: Ref) -> None:
         names = ("key", "digest", "frame", "path")
-        tables = (to_table([], ImageRow).select(names), *read_tables(images.file, ImageRow, names))
-        known = [table.filter(pc.not_equal(table["digest"], "")) for table in tables]
+        known = [to_table([], ImageRow).select(names)]
+        known += (rows.filter(pc.not_equal(rows["digest"], "")) for rows in read_tables(images.file, ImageRow, names))
         self.table = pa.concat_tables(known).combine_chunks()
         self.by = {name: _Places(self.table[name]) for name in ("key", "digest")}
+        del known
+        pa.default_memory_pool().release_unused()  # several times as much, which it would keep for later
 
     def __getitem__(self, digest: str) -> str:
         place = self.by["digest"].of(digest)
@@ -86,6 +88,28 @@ class _Pictures(Mapping[str, str]):
         for key in keys:
             if (place := self.by["key"].of(key)) is not None:
                 yield key, self.table["digest"][place].as_py(), self.table["frame"][place].as_py()
+
+
+class _Records(Mapping[str, bytes]):
+    """Image key → the picture's record, at its own length and some 30 bytes each."""
+
+    def __init__(self, images: Ref) -> None:
+        self.table = pa.concat_tables(read_tables(images.file, ImageRow, ("key", "record"))).combine_chunks()
+        self.places = _Places(self.table["key"])
+        pa.default_memory_pool().release_unused()
+
+    def __getitem__(self, key: str) -> bytes:
+        place = self.places.of(key)
+        if place is None:
+            raise KeyError(key)
+        record: bytes = self.table["record"][place].as_py()
+        return record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table["key"].to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.table)
 
 
 class _Places:
@@ -114,6 +138,12 @@ def _hashes(texts: np.ndarray) -> np.ndarray:
 @kept(2)
 def _pictures(images: Ref) -> _Pictures:
     return _Pictures(images)
+
+
+@kept(2)
+def records_of(images: Ref) -> Mapping[str, bytes]:
+    """Image key → the picture's record."""
+    return _Records(images)
 
 
 @kept(2)

@@ -17,14 +17,14 @@ from lib.datasets.select import IMAGE_COLUMNS, OBJECT_COLUMNS, in_order_of_limit
 from lib.planning.enough import enough, planned
 from lib.planning.recipe import Recipe
 from lib.planning.target import sources_needed
-from lib.records.manifest import GROUP, Ref, read_manifest, read_tables, write_batches
+from lib.records.manifest import GROUP, Ref, read_tables, write_batches
 from lib.records.rows import OK, ImageRow, ObjectRow, SelectRow
 from lib.records.settings import SelectSettings
 from lib.records.sorting import LaidRows
 from lib.records.store import ReadOnlyStore, Store
 from tasks.engine import step
 from tasks.ingest import Ingested
-from tasks.inputs import sources_of, statistics_of, usable_objects
+from tasks.inputs import records_of, sources_of, statistics_of, usable_objects
 from tasks.jobs import Job, make_job, may_pass, stage_task
 from tasks.models import use_member
 from tasks.parts import count_parts, prune_parts, split_parts
@@ -123,11 +123,7 @@ def _prompts(job: LimitJob, selected: pd.DataFrame) -> tuple[dict[str, str], lis
     """Image key → prompt of the pictures that have a caption, and the keys of captions that were made by a model."""
     kept, images = Store(Path(job.workspace) / "store"), job.ingested.images
     store = kept if job.captioner.model else ReadOnlyStore(kept.root)  # what costs nothing its own stage makes
-    records: dict[str, bytes] = {}
-    if CAPTIONERS[job.captioner.name].NEEDS_RECORDS:
-        rows = read_manifest(images.file, ImageRow, ("key", "record"))
-        rows = rows[rows.key.isin(selected.key)]
-        records = dict(zip(rows.key, rows.record, strict=True))
+    records = records_of(images) if CAPTIONERS[job.captioner.name].NEEDS_RECORDS else {}
     with use_member(job.captioner.model_dump(mode="json")) as captioner:
         found = caption_pictures(
             selected, job.captions, store, sources_of(images, job.sources), captioner, records=records

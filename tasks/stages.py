@@ -274,6 +274,7 @@ def close_stage(
         painted = sum(map(stage.made, fresh)) if stage.made else _new_rows(path, new, row_type, fresh)
         entries = stage.more(path, new)
     manifest = made.model_copy(update={"path": str(path)})
+    pa.default_memory_pool().release_unused()  # what sorting took, which it would keep for later
     prune_parts(run, name, parts)
     if release:
         run.note_loads(engine().everywhere(release_models))
