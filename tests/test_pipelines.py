@@ -19,7 +19,7 @@ from lib.core import stopping
 from lib.core.checkpoints import resolve
 from lib.core.errors import AugmentError, PictureError
 from lib.painting.painters import PAINTERS
-from lib.painting.painters.pipelines import PIPELINES
+from lib.painting.painters.pipeline_checkpoint import PIPELINES
 from lib.runs.presets import PRESETS
 
 NAME = "diffusers-inpaint"

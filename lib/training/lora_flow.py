@@ -20,7 +20,8 @@ from torch import nn
 from lib.core.checkpoints import ModelRef, reading
 from lib.core.compute import device
 from lib.core.errors import AugmentError
-from lib.painting.painters.pipelines import DiffusersInpaintSettings, load_pipeline, pipeline_name
+from lib.painting.painters.pipeline_checkpoint import PipelineCheckpoint, pipeline_name
+from lib.painting.painters.pipelines import DiffusersInpaintSettings
 from lib.training import loop
 from lib.training.gligen import DROPPED
 from lib.training.latents import encoded_windows, painted_error, sheet_of, stacked
@@ -261,7 +262,7 @@ def flow_objective(
     """Fresh matrices beside a base. Raises AugmentError where it cannot be loaded, or words are to learn."""
     if settings.words:
         raise AugmentError("lora.words is for bases with a U-Net and one text encoder: leave it out")
-    pipe = load_pipeline(ref, DiffusersInpaintSettings(offload="no"))
+    pipe = PipelineCheckpoint(ref, DiffusersInpaintSettings(offload="no")).load()
     pipe.vae.float()
     cells = pipe.vae_scale_factor * 2
     if size % cells:
