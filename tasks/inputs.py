@@ -58,55 +58,46 @@ def frames_of(images: Ref, image_keys: pd.Series) -> dict[str, tuple[str, str]]:
     return {key: (digest, frame) for key, digest, frame in rows}
 
 
-class _Pictures(Mapping[str, str]):
-    """Digest → path of the pictures of a data set, and their rows by key, at some 150 bytes each."""
+class _Pictures:
+    """The pictures of a data set that were read, at some 150 bytes each."""
 
     def __init__(self, images: Ref) -> None:
         names = ("key", "digest", "frame", "path")
-        known = [to_table([], ImageRow).select(names)]
-        known += (rows.filter(pc.not_equal(rows["digest"], "")) for rows in read_tables(images.file, ImageRow, names))
-        self.table = pa.concat_tables(known).combine_chunks()
-        self.by = {name: _Places(self.table[name]) for name in ("key", "digest")}
-        del known
-        pa.default_memory_pool().release_unused()  # several times as much, which it would keep for later
-
-    def __getitem__(self, digest: str) -> str:
-        place = self.by["digest"].of(digest)
-        if place is None:
-            raise KeyError(digest)
-        path: str = self.table["path"][place].as_py()
-        return path
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.table["digest"].to_pylist())
-
-    def __len__(self) -> int:
-        return len(self.table)
+        tables = read_tables(images.file, ImageRow, names)
+        self.table = _whole((rows.filter(pc.not_equal(rows["digest"], "")) for rows in tables), names)
+        self.places, self.paths = _Places(self.table["key"]), _Column(self.table, "digest", "path")
 
     def rows(self, keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
         """(key, digest, frame) of those that were read."""
         for key in keys:
-            if (place := self.by["key"].of(key)) is not None:
+            if (place := self.places.of(key)) is not None:
                 yield key, self.table["digest"][place].as_py(), self.table["frame"][place].as_py()
 
 
-class _Records(Mapping[str, bytes]):
-    """Image key → the picture's record, at its own length and some 30 bytes each."""
+def _whole(tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
+    """Columns of ImageRows in one piece."""
+    held = [to_table([], ImageRow).select(names), *tables]
+    table = pa.concat_tables(held).combine_chunks()
+    del held
+    pa.default_memory_pool().release_unused()  # several times as much, which it would keep for later
+    return table
 
-    def __init__(self, images: Ref) -> None:
-        self.table = pa.concat_tables(read_tables(images.file, ImageRow, ("key", "record"))).combine_chunks()
-        self.places = _Places(self.table["key"])
-        pa.default_memory_pool().release_unused()
 
-    def __getitem__(self, key: str) -> bytes:
-        place = self.places.of(key)
+class _Column(Mapping[str, Any]):
+    """The values of a column by the texts of another."""
+
+    def __init__(self, table: pa.Table, by: str, column: str) -> None:
+        self.table, self.by, self.column = table, by, column
+        self.places = _Places(table[by])
+
+    def __getitem__(self, text: str) -> Any:
+        place = self.places.of(text)
         if place is None:
-            raise KeyError(key)
-        record: bytes = self.table["record"][place].as_py()
-        return record
+            raise KeyError(text)
+        return self.table[self.column][place].as_py()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.table["key"].to_pylist())
+        return iter(self.table[self.by].to_pylist())
 
     def __len__(self) -> int:
         return len(self.table)
@@ -142,13 +133,14 @@ def _pictures(images: Ref) -> _Pictures:
 
 @kept(2)
 def records_of(images: Ref) -> Mapping[str, bytes]:
-    """Image key → the picture's record."""
-    return _Records(images)
+    """Image key → the picture's record, at its own length and some 30 bytes each."""
+    names = ("key", "record")
+    return _Column(_whole(read_tables(images.file, ImageRow, names), names), "key", "record")
 
 
 @kept(2)
 def _loader(images: Ref, folder: str) -> Load:
-    return source_loader(_pictures(images), path_of(folder))
+    return source_loader(_pictures(images).paths, path_of(folder))
 
 
 def usable_objects(objects: Boxes, image_keys: pd.Series) -> pd.DataFrame:

@@ -6,8 +6,8 @@ from test_requests import make_request
 from lib.core.errors import AugmentError
 from lib.core.keys import canonical
 from lib.records.manifest import write_manifest
-from lib.records.rows import OK, REJECTED, PlanRow
-from tasks.inputs import outcomes_in_turn, outcomes_of
+from lib.records.rows import OK, REJECTED, ImageRow, PlanRow
+from tasks.inputs import outcomes_in_turn, outcomes_of, records_of
 
 KEYS = ["e", "d", "c", "b", "a"]
 
@@ -33,3 +33,14 @@ def test_a_request_that_the_plan_does_not_have_is_an_error_that_names_the_file(p
     of(["e"])
     with pytest.raises(AugmentError, match=r"plan\.parquet has no request d"):
         of(["d"])
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_records_are_found_by_the_key_of_their_picture(tmp_path, count):
+    known = {str(i): b'{"id":%d}' % i for i in range(count)}
+    rows = [
+        ImageRow(key, OK, "", "", f"{key}.png", "", "", "", 1, 1, "", 0, 0, "", text) for key, text in known.items()
+    ]
+    records = records_of(write_manifest(tmp_path / "images.parquet", rows, ImageRow))
+    assert dict(records) == known and len(records) == count
+    assert records.get("9") is None
