@@ -40,22 +40,22 @@ def sources_of(real: Side, made: Side) -> Sources:
     name: its path under the folder, then its stem, where exactly one real picture has that stem and the two are not in
     different folders.
     """
-    ids, names = _hashes(text for entry in real.entries for text in (entry.id, entry.name)).reshape(-1, 2).T
-    told_ids, told = _hashes(text for entry in made.entries for text in _told(entry)).reshape(-1, 2).T
+    ids, names = hashes_of(text for entry in real.entries for text in (entry.id, entry.name)).reshape(-1, 2).T
+    told_ids, told = hashes_of(text for entry in made.entries for text in _told(entry)).reshape(-1, 2).T
     found = _last(names, told)
     if real.file in (made.file, None):
         by_id = _last(ids, told_ids)
         found = np.where(by_id >= 0, by_id, found)
     left = np.flatnonzero(found < 0).tolist()
     if left:
-        stems = _hashes(Path(entry.name).stem for entry in real.entries)
+        stems = hashes_of(Path(entry.name).stem for entry in real.entries)
         named = np.flatnonzero((_last(names, names) == np.arange(len(names))) & (names != 0))
         once, counts = np.unique(stems[named], return_counts=True)
         stems[~np.isin(stems, once[counts == 1])] = 0
         stems[~np.isin(np.arange(len(stems)), named)] = 0
         for number in left:
             path = Path(_told(made.entries[number])[1])
-            (source,) = _last(stems, _hashes([path.stem])).tolist()
+            (source,) = _last(stems, hashes_of([path.stem])).tolist()
             if source >= 0 and len({Path(real.entries[source].name).parent, path.parent} - {Path()}) < 2:
                 found[number] = source
     return Sources(found)
@@ -66,8 +66,8 @@ def _told(entry: Entry) -> tuple[str, str]:
     return entry.source or ("", entry.name)
 
 
-def _hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """(N,) 0 of an empty one."""
+def hashes_of(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """(N,) of N texts; 0 of an empty one."""
     digests = (blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() if text else b"" for text in texts)
     return np.fromiter(map(int.from_bytes, digests), np.uint64)
 

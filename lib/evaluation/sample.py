@@ -8,13 +8,12 @@ Some measures compare each picture with each, and a few ten thousand tell what a
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.evaluation.matching import sources_of
+from lib.evaluation.matching import hashes_of, sources_of
 from lib.evaluation.sides import Side
 from lib.records.roll import listed
 
@@ -28,18 +27,13 @@ def sampled(real: Side, made: Side, most: int, folder: Path | None = None) -> tu
     if max(len(real.entries), len(made.entries)) <= most:
         return real, made
     sources = sources_of(real, made).numbers
-    of_real, of_made = _hashes(real), _hashes(made)
+    of_real, of_made = (hashes_of(entry.name for entry in side.entries) for side in (real, made))
     of_made[sources >= 0] = of_real[sources[sources >= 0]]
     chosen = _least(of_made, most)
     origins = np.unique(sources[chosen])
     rank = of_real.copy()
     rank[origins[origins >= 0]] = 0  # first of all
     return _some(real, _least(rank, most), folder), _some(made, chosen, folder)
-
-
-def _hashes(side: Side) -> NDArray[np.uint64]:
-    digests = (blake2b(entry.name.encode(errors="surrogatepass"), digest_size=8).digest() for entry in side.entries)
-    return np.fromiter(map(int.from_bytes, digests), np.uint64, len(side.entries))
 
 
 def _least(hashes: NDArray[np.uint64], most: int) -> NDArray[np.int64]:
