@@ -310,6 +310,10 @@ class FinaliseSettings(Settings):
 
 SETS = ("fid", "kid", "overlap", "twins")  # metrics of whole sets
 MEASURED = (*SETS, "content")  # the metrics that are measured by default
+Sampled = Annotated[
+    int,
+    Field(ge=2, description="pictures of a side that are measured, at most: of more a random sample, always the same"),
+]
 SAMPLE = 20_000  # pictures of a side that are measured by default, at most: the larger ones take hours and gigabytes
 
 
@@ -319,11 +323,7 @@ class EvaluateSettings(Settings):
         [*MEASURED, "background"],
         description="what to measure: names, or names with their settings",
     )
-    limit: int = Field(
-        SAMPLE,
-        ge=2,
-        description="pictures of a side that are measured, at most: of more a random sample, always the same",
-    )
+    limit: Sampled = SAMPLE
 
 
 class CompareSettings(Settings):
@@ -338,11 +338,7 @@ class CompareSettings(Settings):
     boxes: Path | None = Field(None, description="labels of the real pictures, where `real` is a folder of them")
     format: str | None = Field(None, description="of those annotations; none: loco for a CSV, else coco")
     seed: int = Field(0, ge=0, description="of the floor's halvings and KID's subsets")
-    limit: int = Field(
-        SAMPLE,
-        ge=2,
-        description="pictures of a side that are measured, at most: of more a random sample, always the same",
-    )
+    limit: Sampled = SAMPLE
     workspace: Place | None = None
 
 
