@@ -62,12 +62,13 @@ def sorted_rows(
 
 def _gathered(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of so many at least, or of fewer that are large; each column in one piece."""
-    held = list[pa.Table]()
+    held, count, size = list[pa.Table](), 0, 0
     for table in tables:
         held.append(table)
-        if sum(map(len, held)) >= rows or sum(one.nbytes for one in held) >= _HELD:
+        count, size = count + len(table), size + table.nbytes
+        if count >= rows or size >= _HELD:
             yield pa.concat_tables(held).combine_chunks()
-            held.clear()
+            held, count, size = [], 0, 0
     if held:
         yield pa.concat_tables(held).combine_chunks()
 
