@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pandas as pd
 
 from lib.captioning.caption import caption_key
 from lib.captioning.captioners import CAPTIONERS
@@ -156,13 +156,11 @@ def _store_files(last: LastRun) -> Iterator[Found]:
 
 
 class _Source(msgspec.Struct, array_like=True):
-    """Of a picture of the data set, what keys are made of."""
+    """Of a selected picture, what the key of its caption is made of."""
 
     digest: str
     frame: str
-    labels: Sequence[str] = ()
-    width: int = 0
-    height: int = 0
+    labels: Sequence[str]
 
 
 _decode_source = msgspec.json.Decoder(_Source).decode
@@ -183,17 +181,12 @@ def _of_captions(last: LastRun) -> Iterator[Item]:
 
 
 def _of_donors(last: LastRun) -> Iterator[Item]:
-    pictures = Shelf[bytes](last.meanwhile)
-    pictures.put(
-        (row.key, msgspec.json.encode(_Source(row.digest, row.frame, width=row.width, height=row.height)))
-        for row in last.rows("ingest", "key", "digest", "frame", "width", "height")
-    )
-    for row in last.ok("objects", "image_key", *"xywh"):
-        if (found := pictures.get(row.image_key)) is not None:
-            source = _decode_source(found)
-            box = crop_of(SimpleNamespace(**row._asdict(), width=source.width, height=source.height))
-            yield "outline", outline_key(source.digest, source.frame, box)
-            yield "view", view_key(source.digest, source.frame, box)
+    for objects, pictures in last.by_picture():
+        beside = pictures[["key", "digest", "frame", "width", "height"]].rename(columns={"key": "image_key"})
+        for row in objects[["image_key", *"xywh"]].merge(beside, on="image_key").itertuples(index=False):
+            box = crop_of(row)
+            yield "outline", outline_key(row.digest, row.frame, box)
+            yield "view", view_key(row.digest, row.frame, box)
 
 
 def _of_requests(last: LastRun) -> Iterator[Item]:
@@ -212,12 +205,17 @@ def _of_screen(last: LastRun) -> Iterator[Item]:
     if settings.boxes is None or settings.judge is None or "judge" not in last.account:
         return
     edit, judge = EDITS.member(last.settings.edit.name, last.settings.edit.values), last.account["judge"]
-    boxes = Shelf[bytes](last.meanwhile)
-    usable = last.ok("objects", "key", "category", *"xywh")
-    boxes.put((row.key, msgspec.json.encode((row.category, (row.x, row.y, row.w, row.h)))) for row in usable)
-    labelled = {row.category for row in last.ok("objects", "category")}
+    boxes, labelled = Shelf[bytes](last.meanwhile), set[str]()
+
+    def noted() -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+        for objects, pictures in last.by_picture():
+            labelled.update(objects.category.unique())
+            found = zip(objects.category, zip(objects.x, objects.y, objects.w, objects.h, strict=True), strict=True)
+            boxes.put(zip(objects.key, map(msgspec.json.encode, found), strict=True))
+            yield objects, pictures
+
+    real = real_boxes(noted(), last.settings.select.split, settings.boxes.min_side)
     names = sorted(labelled | {name for _, name in new_categories(edit)})
-    real = real_boxes(last.by_picture(), last.settings.select.split, settings.boxes.min_side)
     limits, shares = rule_keys(real, names, settings.boxes, judge)
     yield "limits", limits
     yield from (("shares", key) for key in shares)
