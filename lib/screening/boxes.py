@@ -4,9 +4,8 @@
     rules = learn_rules(real, names, settings, judge, load, store)       # the limits, from real boxes
     rows = judge_pictures(rows, outcomes, objects, rules, judge, store)  # ScreenRows, `boxes` filled in
 
-verdicts.py decides what is kept, ignored and dropped; labels.py what follows for the labels. Shares are kept in the
-store by the picture, the boxes, the names and the judge, so that other percentiles cost nothing, and a rerun calls the
-judge only for new boxes.
+shares.py asks the judge; verdicts.py decides what is kept, ignored and dropped; labels.py what follows for the labels.
+Shares are kept in the store, so that other percentiles cost nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,22 +22,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lib.core.compute import model_faults
 from lib.core.errors import AugmentError
 from lib.core.geometry import xywh_to_xyxy
 from lib.core.images import Load, PictureError, load_rgb
 from lib.core.keys import canonical, key_of
 from lib.core.vision import Pixels, visible_sides
-from lib.judges import Judge, score_boxes
-from lib.records.kept import typed
+from lib.judges import Judge
 from lib.records.requests import Label, Outcome
 from lib.records.rows import OK, REJECTED, ScreenRow
 from lib.records.settings import BoxScreenSettings
 from lib.records.store import Store
 from lib.screening.labels import BoxVerdict, Objects, named
+from lib.screening.shares import VERSION, Question, shares_of, shares_of_halves
 from lib.screening.verdicts import Thresholds, Verdict, filled_limits, filling, held_to_filling, thresholds, verdicts
 
-VERSION = 1
 MOST = 500  # real boxes of a category that limits are learned from
 Advance = Callable[[int], None]
 
@@ -189,8 +186,8 @@ def _judge_real(
         _, digest, frame = question.what
         picture = functools.cache(partial(load, digest, frame))
         try:
-            own = _shares(question, _xyxy(boxes), judge, picture, store)
-            parts = _shares_of_halves(question, _xyxy(boxes), judge, picture, store, settings.filled > 0)
+            own = shares_of(question, _xyxy(boxes), judge, picture, store)
+            parts = shares_of_halves(question, _xyxy(boxes), judge, picture, store, settings.filled > 0)
         except PictureError:
             whole = False
         else:
@@ -203,10 +200,10 @@ def _judge_real(
 
 def _real_questions(
     real: pd.DataFrame, names: Sequence[str], context: float
-) -> Iterator[tuple[_Question, pd.DataFrame]]:
+) -> Iterator[tuple[Question, pd.DataFrame]]:
     """A question a picture of the real boxes, and its rows."""
     for (digest, frame), boxes in real.groupby(["digest", "frame"], sort=False):
-        yield _Question(["real", digest, frame], names, context), boxes
+        yield Question(["real", digest, frame], names, context), boxes
 
 
 def _xyxy(boxes: pd.DataFrame) -> NDArray[np.float64]:
@@ -237,67 +234,6 @@ def _rules(
         context=settings.context,
         filled=filled,
     )
-
-
-@dataclass(frozen=True)
-class _Question:
-    """The picture and names that a judge scores."""
-
-    what: list[str]
-    names: Sequence[str]
-    context: float
-
-    def key(self, xyxy: NDArray[np.float64], judge: str) -> str:
-        """The key in the store of the shares for (N, 4) boxes, pixels; judge: its identity."""
-        return key_of("shares", VERSION, self.what, xyxy.tolist(), judge, list(self.names), self.context)
-
-    def of_halves(self) -> _Question:
-        """The same, for parts of boxes: without what lies around them."""
-        return replace(self, context=0.0)
-
-    def keys(self, xyxy: NDArray[np.float64], judge: str, halves: bool) -> list[str]:
-        """Of the boxes, and where it is asked of their halves."""
-        return [self.key(xyxy, judge), *([self.of_halves().key(halves_of(xyxy), judge)] if halves else [])]
-
-
-def _shares(
-    question: _Question, xyxy: NDArray[np.float64], judge: Judge, load: Callable[[], Pixels], store: Store
-) -> NDArray[np.float64]:
-    """(N, C) shares of the names for (N, 4) boxes of one picture, pixels; from the store, else scored now, and kept."""
-    key, shape = question.key(xyxy, judge.identity), (len(xyxy), len(question.names))
-    known = typed(
-        store.get("shares", key), list[list[float]], lambda rows: [len(r) for r in rows] == [shape[1]] * shape[0]
-    )
-    if known is None:
-        with model_faults():
-            scores = score_boxes(judge, load(), xyxy, question.names, question.context)
-        # Six digits, so that limits do not hang on how boxes happened to be batched; and the same read or made.
-        known = [[float(f"{share:.6g}") for share in row] for row in scores.tolist()]
-        store.put("shares", key, canonical(known))
-    return np.array(known, np.float64).reshape(shape)
-
-
-def halves_of(xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4 N, 4): left, right, upper and lower half of each of (N, 4) boxes."""
-    x0, y0, x1, y1 = xyxy.T
-    x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    parts = ((x0, y0, x, y1), (x, y0, x1, y1), (x0, y0, x1, y), (x0, y, x1, y1))
-    return np.stack([np.stack(part, 1) for part in parts], 1).reshape(-1, 4)
-
-
-def _shares_of_halves(
-    question: _Question,
-    xyxy: NDArray[np.float64],
-    judge: Judge,
-    load: Callable[[], Pixels],
-    store: Store,
-    asked: bool,
-) -> NDArray[np.float64]:
-    """(N, 4, C) of the halves of (N, 4) boxes, NaN where they are not asked for."""
-    shape = (len(xyxy), 4, len(question.names))
-    if not asked:
-        return np.full(shape, np.nan)
-    return _shares(question.of_halves(), halves_of(xyxy), judge, load, store).reshape(shape)
 
 
 # --- painted boxes -----------------------------------------------------------------------------------------------
@@ -351,7 +287,7 @@ def painted_keys(
     """
     _, _, xyxy = _painted(outcome, objects)
     shown = _large_enough(visible_sides(xyxy, outcome.width, outcome.height), settings.min_side)
-    question = _Question(["painted", row.picture, row.sha256], _choices(names, settings), settings.context)
+    question = Question(["painted", row.picture, row.sha256], _choices(names, settings), settings.context)
     return question.keys(xyxy[shown], judge, settings.filled > 0) if shown.any() else []
 
 
@@ -394,10 +330,10 @@ def _verdicts(
     shares = np.full((len(xyxy), len(rules.names)), np.nan)
     halves = np.full((len(xyxy), 4, len(rules.names)), np.nan)
     if enough.any():
-        question = _Question(["painted", row.picture, row.sha256], rules.names, rules.context)
+        question = Question(["painted", row.picture, row.sha256], rules.names, rules.context)
         picture = functools.cache(load)
-        shares[enough] = _shares(question, xyxy[enough], judge, picture, store)
-        halves[enough] = _shares_of_halves(question, xyxy[enough], judge, picture, store, bool(rules.filled))
+        shares[enough] = shares_of(question, xyxy[enough], judge, picture, store)
+        halves[enough] = shares_of_halves(question, xyxy[enough], judge, picture, store, bool(rules.filled))
     labels, limits = [rules.names.index(name) for name in names], rules.limits
     found = verdicts(shares, labels, limits, sides, rules.min_side)
     return held_to_filling(found, filling(halves, labels), labels, limits)
