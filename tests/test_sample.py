@@ -81,18 +81,18 @@ def test_the_result_says_that_it_is_a_sample_and_of_how_many(folder: Path):
     (folder / "boxes.json").write_text(json.dumps(document))
     labelled = read_side(folder, annotations=folder / "boxes.json")
     result = evaluate(labelled, folder, metrics=["fid", "background"], limit=5)
-    assert (result.n_real, result.n_generated, result.whole) == (5, 5, {"real": 12, "generated": 12})
+    assert (result.n_real, result.n_generated, result.sampled_from) == (5, 5, {"real": 12, "generated": 12})
     assert result.pairs is not None and result.pairs.count == 5  # each beside its source
     said = "a random sample: 5 of 12 real, 5 of 12 generated"
     assert said in summary(result) and said.encode() in report_page({"mine": result})
-    assert Evaluation.parse(json.loads(json.dumps(result.document()))).whole == result.whole
+    assert Evaluation.parse(json.loads(json.dumps(result.document()))).sampled_from == result.sampled_from
     pairs = evaluate(labelled, folder, metrics=["background"], limit=5)
     assert said in summary(pairs)
 
 
 def test_a_whole_set_is_measured_as_without_a_limit(folder: Path):
     whole = evaluate(folder, folder, metrics=["fid"], limit=12)
-    assert whole.document() == evaluate(folder, folder, metrics=["fid"]).document() and whole.whole is None
+    assert whole.document() == evaluate(folder, folder, metrics=["fid"]).document() and whole.sampled_from is None
 
 
 def test_the_command_takes_a_limit(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -107,6 +107,6 @@ def test_a_run_measures_a_sample_once_and_tidy_keeps_what_it_read(made_set, tmp_
     given = {"dataset": made_set.dataset, "workspace": tmp_path / "ws", "evaluate": {"limit": 3}}
     augment_dataset(**given)
     numbers = json.loads((tmp_path / "ws" / "report" / "metrics.json").read_text())
-    assert numbers["n_real"] == numbers["n_generated"] == 3 and numbers["whole"]["real"] > 3
+    assert numbers["n_real"] == numbers["n_generated"] == 3 and numbers["sampled_from"]["real"] > 3
     removed = {group.name: group.removed for group in tidy(tmp_path / "ws", dry_run=True)}
     assert not any(removed.values())

@@ -112,7 +112,7 @@ def evaluate(
         "pictures": reading.singles if kinds["pictures"] else None,
         "boxes": reading.boxes if kinds["pictures"] else None,
         "labels": box_figures([whole["real"], *([more] if more else [])], whole["generated"]),
-        "whole": {name: len(side.entries) for name, side in whole.items()}
+        "sampled_from": {name: len(side.entries) for name, side in whole.items()}
         if sides["real"] is not whole["real"]
         else None,
         "failed": reading.failed,

@@ -139,7 +139,7 @@ class Evaluation(BaseModel):
     details: dict[str, Any] = {}  # by metric, of its type MORE
     n_real: int  # pictures that could be read
     n_generated: int
-    whole: dict[str, int] | None = None  # where a sample was measured, pictures of each side: real, generated
+    sampled_from: dict[str, int] | None = None  # where a sample was measured, pictures of each side: real, generated
     features: FeatureSets | None = None  # where sets were measured
     pairs: Pairs | None = None  # where pairs were
     groups: Groups | None = None  # where groups were
@@ -174,9 +174,9 @@ class Evaluation(BaseModel):
     def sizes(self) -> str:
         """How many pictures were measured, in words."""
         counts = {"real": self.n_real, "generated": self.n_generated}
-        if self.whole is None:
+        if self.sampled_from is None:
             return ", ".join(f"{count} {side}" for side, count in counts.items())
-        parts = (f"{count:,} of {self.whole[side]:,} {side}" for side, count in counts.items())
+        parts = (f"{count:,} of {self.sampled_from[side]:,} {side}" for side, count in counts.items())
         return f"a random sample: {', '.join(parts)}"
 
     def kind_of(self, number: str) -> str:
@@ -214,7 +214,7 @@ class Evaluation(BaseModel):
         fields |= counts | {"left_out": self.left_out, "about": self.about}
         fields |= {"failed": [one.model_dump() for one in self.failed], "unreadable": self.unreadable.model_dump()}
         fields |= {"labels": self.labels.model_dump()} if self.labels is not None else {}
-        fields |= {"whole": self.whole} if self.whole is not None else {}
+        fields |= {"sampled_from": self.sampled_from} if self.sampled_from is not None else {}
         fields |= {"verdict": self.verdict.model_dump()}
         safe: dict[str, Any] = json_safe(fields)
         return safe
@@ -276,7 +276,7 @@ def summary(result: Evaluation) -> str:
     lines = [*result.verdict.lines(), ""]
     if result.features is not None:
         lines += _of_sets(result)
-    elif result.whole is not None:
+    elif result.sampled_from is not None:
         lines.append(f"{result.sizes} pictures")
     if result.pairs is not None:
         lines.append(f"{result.pairs.count} pictures beside their sources")
